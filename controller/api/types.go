@@ -1,0 +1,237 @@
+// Package api holds what crosses the control socket: requests, responses and the client. It knows nothing of the controller's inside.
+//
+// Transport: HTTP/1.1 with JSON bodies over a Unix stream socket. Every list carries "schema": 1.
+// Paths (method, request body, response body):
+//
+//	GET  /v1/status?iface=I             -            Status
+//	POST /v1/attach                     AttachRequest   AttachResponse
+//	POST /v1/detach                     DetachRequest   DetachResponse
+//	GET  /v1/flows?iface=&vm=&sort=&limit=   -       Flows
+//	GET  /v1/policy?vm=V                -            PolicyResponse
+//	POST /v1/policy                     PolicyRequest   PolicyResponse
+//	GET  /v1/stats?vm=V                 -            Stats
+//
+// An error is an HTTP status of 400 and above with an ErrorBody.
+package api
+
+import "time"
+
+// Schema is the version of every JSON document the product prints.
+const Schema = 1
+
+// ErrorBody is the body of every failed request. Usage is true when the request itself was wrong (exit code 2),
+// false when a right request failed (exit code 1).
+type ErrorBody struct {
+	Error string `json:"error"`
+	Usage bool   `json:"usage,omitempty"`
+}
+
+// Policy is what coalescing does for one VM. Durations travel as nanoseconds.
+type Policy struct {
+	Coalesce     bool     `json:"coalesce"`
+	IPv4         bool     `json:"ipv4"`
+	IPv6         bool     `json:"ipv6"`
+	Profile      string   `json:"profile"` // "gro" or "rsc"
+	HoldNS       int64    `json:"hold_ns"`
+	MaxBytes     int      `json:"max_bytes"`    // IP length of a superframe
+	MaxSegments  int      `json:"max_segments"` // 0: no limit but the bytes
+	ExcludePorts []uint16 `json:"exclude_ports"`
+}
+
+// PolicyPatch changes the fields that are not nil.
+type PolicyPatch struct {
+	Coalesce     *bool     `json:"coalesce,omitempty"`
+	IPv4         *bool     `json:"ipv4,omitempty"`
+	IPv6         *bool     `json:"ipv6,omitempty"`
+	Profile      *string   `json:"profile,omitempty"`
+	HoldNS       *int64    `json:"hold_ns,omitempty"`
+	MaxBytes     *int      `json:"max_bytes,omitempty"`
+	MaxSegments  *int      `json:"max_segments,omitempty"`
+	ExcludePorts *[]uint16 `json:"exclude_ports,omitempty"`
+}
+
+// PolicyRequest sets (Reset false) or resets the policy of one VM.
+type PolicyRequest struct {
+	VM    string      `json:"vm"`
+	Reset bool        `json:"reset,omitempty"`
+	Patch PolicyPatch `json:"patch"`
+}
+
+// PolicyResponse is the policy in force. Effective differs from Profile when the guest did not negotiate RSC_EXT.
+type PolicyResponse struct {
+	Schema    int    `json:"schema"`
+	VM        string `json:"vm"`
+	Policy    Policy `json:"policy"`
+	Effective string `json:"effective_profile"` // "gro", "rsc" or "off"
+	Note      string `json:"note,omitempty"`    // why Effective is not what was asked
+}
+
+// AttachRequest puts one VM on an interface.
+type AttachRequest struct {
+	Iface       string      `json:"iface"`
+	VM          string      `json:"vm"`
+	MAC         string      `json:"mac"`
+	VLAN        int         `json:"vlan,omitempty"` // 1..4094, 0: untagged
+	VhostUser   string      `json:"vhost_user,omitempty"`
+	Connect     bool        `json:"connect,omitempty"`
+	Policy      PolicyPatch `json:"policy"`
+	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
+	FixOffloads bool        `json:"fix_offloads,omitempty"`
+	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
+	SocketOwner string      `json:"socket_owner,omitempty"` // "user:group", names or numbers
+	DryRun      bool        `json:"dry_run,omitempty"`
+}
+
+// AttachResponse says what was, or with DryRun would be, changed on the host, in order, and what the operator should know.
+type AttachResponse struct {
+	Schema   int      `json:"schema"`
+	Iface    string   `json:"iface"`
+	VM       string   `json:"vm"`
+	Changes  []string `json:"changes"`
+	Warnings []string `json:"warnings"`
+	DryRun   bool     `json:"dry_run"`
+}
+
+// DetachRequest takes one VM (or with VM empty every VM) off an interface.
+type DetachRequest struct {
+	Iface string `json:"iface"`
+	VM    string `json:"vm,omitempty"`
+}
+
+// DetachResponse names the VMs that were detached and what was restored.
+type DetachResponse struct {
+	Schema   int      `json:"schema"`
+	Iface    string   `json:"iface"`
+	VMs      []string `json:"vms"`
+	Restored []string `json:"restored"`
+}
+
+// Status is the state of the whole controller.
+type Status struct {
+	Schema     int         `json:"schema"`
+	PID        int         `json:"pid"`
+	Version    string      `json:"version"`
+	StartedAt  time.Time   `json:"started_at"`
+	State      string      `json:"state_dir"`
+	FlowsPin   string      `json:"flows_pin,omitempty"` // "" when the map is not pinned
+	Warnings   []string    `json:"warnings"`
+	Interfaces []Interface `json:"interfaces"`
+}
+
+// Interface is one uplink.
+type Interface struct {
+	Name     string   `json:"name"`
+	Index    int      `json:"ifindex"`
+	MTU      int      `json:"mtu"`
+	Driver   string   `json:"driver"`
+	XDPMode  string   `json:"xdp_mode"` // "native" or "generic"
+	XSKMode  string   `json:"xsk_mode"` // "copy" or "zerocopy"
+	Metadata bool     `json:"metadata"` // the XDP descriptor arrives with the frames
+	Queues   []Queue  `json:"queues"`
+	Ports    []Port   `json:"ports"`
+	Changes  []string `json:"changes"`
+	Warnings []string `json:"warnings"`
+}
+
+// Queue is one NIC RX queue and its worker.
+type Queue struct {
+	ID          int    `json:"id"`
+	RxFrames    uint64 `json:"rx_frames"`
+	TxFrames    uint64 `json:"tx_frames"`
+	RxFillEmpty uint64 `json:"rx_fill_empty"` // frames AF_XDP dropped: fill ring empty
+	RxRingFull  uint64 `json:"rx_ring_full"`  // frames AF_XDP dropped: RX ring full
+	TxRingFull  uint64 `json:"tx_ring_full"`  // egress frames given up: TX ring or chunks exhausted
+	Chunks      int    `json:"chunks"`
+	ChunkSize   int    `json:"chunk_size"`
+	Held        int    `json:"held_chunks"`
+	OpenSlots   int    `json:"open_slots"`
+}
+
+// Port is one VM.
+type Port struct {
+	VM          string   `json:"vm"`
+	MAC         string   `json:"mac"`
+	VLAN        int      `json:"vlan,omitempty"`
+	Feed        string   `json:"feed"` // "vhost-user"
+	Socket      string   `json:"socket"`
+	Mode        string   `json:"mode"`  // "listen" or "connect"
+	State       string   `json:"state"` // "waiting", "connected", "running", "stopped", "failed"
+	StopReason  string   `json:"stop_reason,omitempty"`
+	QueuePairs  int      `json:"queue_pairs"`
+	QueueSize   int      `json:"queue_size"`
+	Features    []string `json:"features"` // negotiated, by name
+	FeatureBits string   `json:"feature_bits"`
+	Policy      Policy   `json:"policy"`
+	Effective   string   `json:"effective_profile"`
+	PolicyNote  string   `json:"policy_note,omitempty"`
+	AllowSpoof  bool     `json:"allow_spoof,omitempty"`
+	Warnings    []string `json:"warnings"`
+}
+
+// Flow is one row of the BPF flow map. Addresses are text, times nanoseconds.
+type Flow struct {
+	Iface        string            `json:"iface"`
+	VM           string            `json:"vm"`
+	Direction    string            `json:"direction"` // "to_guest"
+	VLAN         int               `json:"vlan,omitempty"`
+	Family       int               `json:"family"` // 4 or 6
+	Src          string            `json:"src"`
+	Dst          string            `json:"dst"`
+	SrcPort      uint16            `json:"src_port"`
+	DstPort      uint16            `json:"dst_port"`
+	Packets      uint64            `json:"packets"`
+	Bytes        uint64            `json:"bytes"`
+	PayloadBytes uint64            `json:"payload_bytes"`
+	TCPFlags     []string          `json:"tcp_flags"`
+	Verdicts     map[string]uint64 `json:"verdicts"`
+	FirstNS      int64             `json:"first_ns"` // CLOCK_MONOTONIC
+	LastNS       int64             `json:"last_ns"`
+	AgeNS        int64             `json:"age_ns"`          // now - last
+	BitsPerSec   float64           `json:"bits_per_second"` // bytes * 8 over the time between first and last packet
+}
+
+// Flows is a sorted, limited list. Total counts the rows before the limit.
+type Flows struct {
+	Schema int    `json:"schema"`
+	Total  int    `json:"total"`
+	Flows  []Flow `json:"flows"`
+}
+
+// Bucket is one histogram bucket: Count values of at most Le (the last bucket has Le 0, meaning no bound).
+type Bucket struct {
+	Le    uint64 `json:"le"`
+	Count uint64 `json:"count"`
+}
+
+// VMStats are the counters of one VM, summed over the workers.
+type VMStats struct {
+	VM    string `json:"vm"`
+	Iface string `json:"iface"`
+
+	RxPackets     uint64            `json:"rx_packets"` // taken from AF_XDP (or multicast) for this VM
+	RxBytes       uint64            `json:"rx_bytes"`
+	Superframes   uint64            `json:"superframes"`    // frames of two and more segments
+	MergedPackets uint64            `json:"merged_packets"` // packets inside superframes, absorbed window updates included
+	GuestFrames   uint64            `json:"guest_frames"`   // frames put into the guest's RX queue
+	GuestBytes    uint64            `json:"guest_bytes"`
+	Passed        map[string]uint64 `json:"passed"`       // packets that left alone, by reason
+	Sealed        map[string]uint64 `json:"sealed"`       // superframes by the reason they left
+	Dropped       map[string]uint64 `json:"dropped"`      // packets dropped, by reason
+	Held          uint64            `json:"held_packets"` // in open slots or waiting for guest buffers now
+	Interrupts    uint64            `json:"interrupts"`
+	TxFrames      uint64            `json:"tx_frames"` // taken from the guest's TX queue
+	TxBytes       uint64            `json:"tx_bytes"`
+	TxWireFrames  uint64            `json:"tx_wire_frames"` // after segmentation
+	TxDropped     map[string]uint64 `json:"tx_dropped"`     // by reason
+	LocalFrames   uint64            `json:"local_frames"`   // delivered from another VM of this uplink
+	FrameBytes    []Bucket          `json:"frame_bytes"`    // sizes of TCP frames delivered
+	HoldNS        []Bucket          `json:"hold_ns"`        // first segment's wait
+}
+
+// Stats lists the VMs, and what AF_XDP and XDP counted beside them.
+type Stats struct {
+	Schema   int               `json:"schema"`
+	VMs      []VMStats         `json:"vms"`
+	Queues   map[string]Queue  `json:"queues"`   // "eth0/0" -> counters
+	Verdicts map[string]uint64 `json:"verdicts"` // XDP verdicts by name, all interfaces
+}
