@@ -1,0 +1,177 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// DefaultSocket is where a controller listens when nothing else is asked for.
+const DefaultSocket = "/run/rscctl/rscctl.sock"
+
+// Limits of a conversation. A request answers within RequestTimeout unless its context ends sooner: attach may wait for a
+// link that XDP flaps, everything else takes milliseconds.
+const (
+	dialTimeout    = 5 * time.Second
+	RequestTimeout = 60 * time.Second
+	maxErrorBody   = 64 << 10
+)
+
+// ErrNoController means that nothing listens on the control socket: it is missing or nobody accepts on it.
+var ErrNoController = errors.New("no controller")
+
+// ErrPermission means that the control socket exists but this user may not connect to it.
+var ErrPermission = errors.New("permission denied")
+
+// Error is a controller's refusal. Its text is the controller's own and complete: what, on what, what to do.
+type Error struct {
+	Status int // HTTP status
+	ErrorBody
+}
+
+func (e *Error) Error() string { return e.ErrorBody.Error }
+
+// Client talks to one controller. It is safe for concurrent use and keeps no state but idle connections.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client for the control socket at path. It does not connect.
+func NewClient(path string) *Client {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	return &Client{
+		path: path,
+		http: &http.Client{
+			Timeout: RequestTimeout,
+			Transport: &http.Transport{
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					return dialer.DialContext(ctx, "unix", path)
+				},
+				MaxIdleConns: 1,
+			},
+		},
+	}
+}
+
+// Socket is the path of the control socket.
+func (c *Client) Socket() string { return c.path }
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns the state of the controller, with iface "" of every interface.
+func (c *Client) Status(ctx context.Context, iface string) (*Status, error) {
+	return get[Status](ctx, c, "/v1/status", query{"iface": iface})
+}
+
+// Attach puts a VM on an interface, or with DryRun says what that would change.
+func (c *Client) Attach(ctx context.Context, req AttachRequest) (*AttachResponse, error) {
+	return post[AttachResponse](ctx, c, "/v1/attach", req)
+}
+
+// Detach takes one VM, or every VM, off an interface.
+func (c *Client) Detach(ctx context.Context, req DetachRequest) (*DetachResponse, error) {
+	return post[DetachResponse](ctx, c, "/v1/detach", req)
+}
+
+// FlowsQuery selects and orders flows. Empty fields do not select; a Limit of 0 means no limit.
+type FlowsQuery struct {
+	Iface, VM, Sort string
+	Limit           int
+}
+
+// FlowSorts are the keys FlowsQuery.Sort understands; the first is the default.
+var FlowSorts = []string{"bytes", "packets", "rate", "age", "vm", "src", "dst"}
+
+// Flows reads the flow map.
+func (c *Client) Flows(ctx context.Context, q FlowsQuery) (*Flows, error) {
+	v := query{"iface": q.Iface, "vm": q.VM, "sort": q.Sort}
+	if q.Limit > 0 {
+		v["limit"] = strconv.Itoa(q.Limit)
+	}
+	return get[Flows](ctx, c, "/v1/flows", v)
+}
+
+// GetPolicy returns the policy of one VM.
+func (c *Client) GetPolicy(ctx context.Context, vm string) (*PolicyResponse, error) {
+	return get[PolicyResponse](ctx, c, "/v1/policy", query{"vm": vm})
+}
+
+// SetPolicy changes or resets the policy of one VM and returns the one now in force.
+func (c *Client) SetPolicy(ctx context.Context, req PolicyRequest) (*PolicyResponse, error) {
+	return post[PolicyResponse](ctx, c, "/v1/policy", req)
+}
+
+// Stats returns the counters of one VM, with vm "" of every VM.
+func (c *Client) Stats(ctx context.Context, vm string) (*Stats, error) {
+	return get[Stats](ctx, c, "/v1/stats", query{"vm": vm})
+}
+
+type query map[string]string
+
+func (q query) encode() string {
+	v := url.Values{}
+	for key, value := range q {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return "?" + v.Encode()
+}
+
+func get[T any](ctx context.Context, c *Client, path string, q query) (*T, error) {
+	return roundTrip[T](ctx, c, http.MethodGet, path+q.encode(), nil)
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (*T, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("client: encode request: %w", err)
+	}
+	return roundTrip[T](ctx, c, http.MethodPost, path, data)
+}
+
+func roundTrip[T any](ctx context.Context, c *Client, method, path string, body []byte) (*T, error) {
+	// The host part is required by HTTP and read by nobody.
+	req, err := http.NewRequestWithContext(ctx, method, "http://rscctl"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("client: request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return nil, readError(resp)
+	}
+	out := new(T)
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return nil, fmt.Errorf("answer of the controller at %s: %w", c.path, err)
+	}
+	return out, nil
+}
+
+func readError(resp *http.Response) error {
+	e := &Error{Status: resp.StatusCode}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	if err != nil || json.Unmarshal(data, &e.ErrorBody) != nil || e.ErrorBody.Error == "" {
+		e.ErrorBody.Error = "controller answered " + resp.Status
+	}
+	return e
+}
