@@ -1,11 +1,15 @@
 package guestmem
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
 )
 
-// MaxRegions is the most regions a table may have: what KVM gives a guest (509 user memory slots), so
-// that no guest can need more, and few enough that a table stays small.
+// MaxRegions is the most regions a table may have: the memory slots that KVM gives a guest for its own use, so no
+// guest can need more.
 const MaxRegions = 509
 
 // Errors of this package. Those of translation carry no numbers, because the numbers come from a guest.
@@ -30,20 +34,16 @@ type Region struct {
 	FD     int    // the file; only borrowed for the call
 }
 
-// Table translates guest addresses. It is immutable and safe for concurrent use until Close.
-type Table struct{ regions []region }
+// Table translates guest addresses. It is immutable and safe for concurrent use until it is closed.
+type Table struct {
+	regions []region // ascending GPA, no overlap, none empty
+	closed  atomic.Bool
+}
 
 type region struct {
 	gpa, size, uva uint64
-	mem            []byte
-}
-
-// Map validates and maps the regions. The file descriptors stay the caller's.
-func Map(regions []Region) (*Table, error) { return nil, ErrNoRegions }
-
-// FromBytes makes a table of one region over memory that the caller owns (tests give it Go heap).
-func FromBytes(gpa, uva uint64, mem []byte) *Table {
-	return &Table{[]region{{gpa, uint64(len(mem)), uva, mem}}}
+	mem            []byte   // size bytes, capacity cut to them
+	m              *mapping // nil when the caller owns mem
 }
 
 // Part is one region over memory that the caller owns.
@@ -52,39 +52,205 @@ type Part struct {
 	Mem      []byte
 }
 
-// FromParts is FromBytes for several regions.
-func FromParts(parts ...Part) (*Table, error) { return nil, nil }
+// Map validates and maps the regions. The file descriptors stay the caller's and may be closed afterwards.
+// On error nothing stays mapped.
+func Map(regions []Region) (*Table, error) {
+	return (*Table)(nil).Replace(regions)
+}
 
-// Replace maps a whole new set of regions and returns a new table; regions that name the same bytes of the same file
-// as one of t keep their mapping. t stays valid until it is closed.
-func (t *Table) Replace(regions []Region) (*Table, error) { return nil, nil }
+// FromBytes makes a table of one region over memory that the caller owns; tests give it Go heap, so that the race
+// detector sees it. An empty mem gives an empty table.
+func FromBytes(gpa, uva uint64, mem []byte) *Table {
+	t := new(Table)
+	if len(mem) > 0 {
+		t.regions = []region{{gpa: gpa, size: uint64(len(mem)), uva: uva, mem: mem[:len(mem):len(mem)]}}
+	}
+	return t
+}
 
-// Add maps one more region and returns a new table that shares t's mappings. t stays valid until it is closed.
-func (t *Table) Add(r Region) (*Table, error) { return nil, nil }
+// FromParts is FromBytes for several regions, with the checks of Map.
+func FromParts(parts ...Part) (*Table, error) {
+	t := new(Table)
+	for _, p := range parts {
+		r := region{gpa: p.GPA, size: uint64(len(p.Mem)), uva: p.UVA, mem: p.Mem[:len(p.Mem):len(p.Mem)]}
+		if err := checkRange(r.gpa, r.size, r.uva, 0); err != nil {
+			return nil, err
+		}
+		if err := t.insert(r); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
 
-// Remove returns a new table without the region of exactly that GPA, UVA and Size; Offset and FD are ignored.
-// t stays valid until it is closed. The new table may be empty.
-func (t *Table) Remove(r Region) (*Table, error) { return nil, nil }
+// Replace maps a whole new set of regions and returns a new table. A region that names the same bytes of the same
+// file as one of t keeps that mapping: a front-end sends its unchanged table again whenever the guest resumes. t stays
+// valid until it is closed.
+func (t *Table) Replace(regions []Region) (*Table, error) {
+	if len(regions) == 0 {
+		return nil, ErrNoRegions
+	}
+	nt := new(Table)
+	for _, r := range regions {
+		if err := nt.mapRegion(r, t); err != nil {
+			nt.Close()
+			return nil, err
+		}
+	}
+	return nt, nil
+}
+
+// Add maps one more region and returns a new table that shares t's mappings (VHOST_USER_ADD_MEM_REG). t stays valid
+// until it is closed, also when Add fails. A nil t counts as empty.
+func (t *Table) Add(r Region) (*Table, error) {
+	nt := t.share()
+	if err := nt.mapRegion(r, nil); err != nil {
+		nt.Close()
+		return nil, err
+	}
+	return nt, nil
+}
+
+// Remove returns a new table without the region of exactly that GPA, UVA and Size (VHOST_USER_REM_MEM_REG); Offset and
+// FD are ignored, as front-ends fill them differently. t stays valid until it is closed. The new table may be empty.
+func (t *Table) Remove(r Region) (*Table, error) {
+	nt := t.share()
+	i := slices.IndexFunc(nt.regions, func(o region) bool { return o.gpa == r.GPA && o.uva == r.UVA && o.size == r.Size })
+	if i < 0 {
+		nt.Close()
+		return nil, ErrNoSuchRegion
+	}
+	gone := nt.regions[i].m
+	nt.regions = slices.Delete(nt.regions, i, i+1)
+	if err := gone.release(); err != nil {
+		nt.Close()
+		return nil, err
+	}
+	return nt, nil
+}
 
 // Close drops the table's hold on its mappings; those that no other table shares are unmapped. Slices got from the
-// table must not be touched afterwards. Closing twice is harmless.
-func (t *Table) Close() error { return nil }
+// table must not be touched afterwards: the caller waits for its readers first. Closing twice, or nil, is harmless.
+func (t *Table) Close() error {
+	if t == nil || t.closed.Swap(true) {
+		return nil
+	}
+	var errs []error
+	for i := range t.regions {
+		errs = append(errs, t.regions[i].m.release())
+	}
+	return errors.Join(errs...)
+}
 
 // Len is the number of regions.
 func (t *Table) Len() int { return len(t.regions) }
 
-// Regions describes the table, FD being -1.
-func (t *Table) Regions() []Region { return nil }
+// Regions describes the table in ascending GPA. FD is -1, as the table keeps no file open.
+func (t *Table) Regions() []Region {
+	out := make([]Region, len(t.regions))
+	for i, r := range t.regions {
+		out[i] = Region{GPA: r.gpa, Size: r.size, UVA: r.uva, FD: -1}
+		if r.m != nil {
+			out[i].Offset = r.m.id.offset
+		}
+	}
+	return out
+}
 
-// Sealed says whether every region's file can no longer shrink (F_SEAL_SHRINK), that is, no SIGBUS can be provoked.
-func (t *Table) Sealed() bool { return false }
+// Sealed says whether no region's file can shrink any more (F_SEAL_SHRINK), so that the front-end cannot provoke a
+// fault by truncating it. Memory of the caller's own counts as sealed.
+func (t *Table) Sealed() bool {
+	for i := range t.regions {
+		if m := t.regions[i].m; m != nil && !m.sealed {
+			return false
+		}
+	}
+	return true
+}
 
-// Slice returns the n bytes at a guest physical address, which must lie in one region.
-func (t *Table) Slice(gpa, n uint64) ([]byte, error) { return nil, ErrRange }
+// share copies the table, counting the mappings once more.
+func (t *Table) share() *Table {
+	nt := new(Table)
+	if t != nil {
+		nt.regions = slices.Clone(t.regions)
+		for i := range nt.regions {
+			nt.regions[i].m.retain()
+		}
+	}
+	return nt
+}
 
-// Append appends the n bytes at a guest physical address to dst, as one slice or, where they run on into adjacent
-// regions, several. It allocates only when dst's capacity does not suffice. On error dst comes back as it was.
-func (t *Table) Append(dst [][]byte, gpa, n uint64) ([][]byte, error) { return dst, ErrRange }
+// mapRegion validates r and adds it to t, which nobody else sees yet. A mapping of old is used again if it fits.
+// Cheap checks come first, so that a hostile message costs little.
+func (t *Table) mapRegion(r Region, old *Table) error {
+	if err := checkRange(r.GPA, r.Size, r.UVA, r.Offset); err != nil {
+		return err
+	}
+	if err := t.vacant(r.GPA, r.Size); err != nil {
+		return err
+	}
+	m, err := old.mappingFor(r)
+	if err != nil {
+		return err
+	}
+	if err := t.insert(region{gpa: r.GPA, size: r.Size, uva: r.UVA, mem: m.region(), m: m}); err != nil {
+		m.release()
+		return err
+	}
+	return nil
+}
 
-// SliceUVA returns the n bytes at an address of the front-end, which must lie in one region.
-func (t *Table) SliceUVA(uva, n uint64) ([]byte, error) { return nil, ErrRange }
+// mappingFor finds or makes the mapping of r, counted once for the caller.
+func (t *Table) mappingFor(r Region) (*mapping, error) {
+	id, f, err := inspect(r)
+	if err != nil {
+		return nil, err
+	}
+	if t != nil {
+		for i := range t.regions {
+			if m := t.regions[i].m; m != nil && m.id == id {
+				m.retain()
+				return m, nil
+			}
+		}
+	}
+	return newMapping(r.FD, id, f)
+}
+
+func (t *Table) insert(r region) error {
+	if err := t.vacant(r.gpa, r.size); err != nil {
+		return err
+	}
+	i, _ := slices.BinarySearchFunc(t.regions, r.gpa, func(o region, gpa uint64) int { return cmp.Compare(o.gpa, gpa) })
+	t.regions = slices.Insert(t.regions, i, r)
+	return nil
+}
+
+// vacant says whether a region of that range may be added. Ranges of UVA may coincide: a front-end may show the same
+// memory at two guest addresses.
+func (t *Table) vacant(gpa, size uint64) error {
+	if len(t.regions) >= MaxRegions {
+		return ErrTooMany
+	}
+	for i := range t.regions {
+		o := &t.regions[i]
+		if gpa < o.gpa+o.size && o.gpa < gpa+size {
+			return ErrOverlap
+		}
+	}
+	return nil
+}
+
+// checkRange refuses what cannot be a region whatever the file holds.
+func checkRange(gpa, size, uva, offset uint64) error {
+	const maxInt = uint64(1<<63 - 1) // of off_t and of a slice's length
+	switch {
+	case size == 0:
+		return ErrEmpty
+	case gpa+size < gpa, uva+size < uva:
+		return ErrOverflow
+	case offset > maxInt, size > maxInt-offset:
+		return fmt.Errorf("offset and size: %w", ErrOverflow)
+	}
+	return nil
+}

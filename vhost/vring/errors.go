@@ -9,7 +9,10 @@ import (
 var (
 	ErrRingSize  = errors.New("ring: size is not a power of two from 1 to 32768")
 	ErrRingShort = errors.New("ring: memory shorter than the ring")
-	ErrAlign     = errors.New("ring: descriptors must be aligned to 16, avail and used to 4 bytes")
+	ErrAlign     = errors.New("ring: descriptor table not aligned to 16 bytes or used ring not to 4")
+	// ErrAvailAlign: the standard allows 2 bytes, but its index can then not be read atomically; no known guest does it.
+	ErrAvailAlign = errors.New("ring: avail ring not aligned to 4 bytes, which this device needs")
+	ErrByteOrder  = errors.New("ring: big-endian hosts are not supported")
 )
 
 // Classes of a driver's misbehaviour; every error of [Device.Next] wraps one of them.
@@ -40,8 +43,10 @@ var (
 
 // Errors of [Driver].
 var (
-	ErrRingFull  = errors.New("ring: no free descriptors")
-	ErrNoBuffers = errors.New("ring: chain without buffers or with more than fit")
-	ErrUsedJump  = errors.New("ring: used.idx moved by more than is outstanding")
-	ErrUsedID    = errors.New("ring: device returned a chain that it does not have")
+	ErrRingFull   = errors.New("ring: no free descriptors")
+	ErrBadBuffers = errors.New("ring: chain is empty, too long, has an empty buffer or a readable one after a writable one")
+	ErrNoArea     = errors.New("ring: memory for indirect tables is too short or misaligned")
+	ErrUsedJump   = errors.New("ring: used.idx moved by more than is outstanding")
+	ErrUsedID     = errors.New("ring: device returned a chain that it does not have")
+	ErrUsedLen    = errors.New("ring: device wrote more than the chain holds")
 )
