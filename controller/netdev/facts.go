@@ -1,0 +1,175 @@
+package netdev
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoDevice is returned when there is no interface of that name (or index) in the namespace.
+	ErrNoDevice = errors.New("no such network interface")
+	// ErrNotVeth is returned by VethPeer for an interface of another kind.
+	ErrNotVeth = errors.New("not a veth interface")
+	// ErrUnreachable is returned when a veth peer lies in a namespace that has no name under /run/netns.
+	ErrUnreachable = errors.New("peer lies in a network namespace without a name")
+	// ErrNoFeature is returned for an offload that the kernel or the interface does not know.
+	ErrNoFeature = errors.New("no such offload")
+	// ErrFixed is returned when an offload is wired to its present state.
+	ErrFixed = errors.New("offload is fixed by the driver")
+	// ErrRefused is returned when the kernel accepted a request and left the offload as it was.
+	ErrRefused = errors.New("offload did not change")
+)
+
+// XDP is the XDP program of an interface.
+type XDP struct {
+	Attached bool
+	Mode     string // "native", "generic", "offload" or "multi"; "" when nothing is attached
+	ProgID   uint32 // kernel id of the program, 0 if unknown (multi)
+}
+
+// Facts are what is true of an interface at one moment.
+type Facts struct {
+	Name        string
+	Index       int // ifindex
+	MTU         int // bytes of an IP packet
+	RxQueues    int // receive queues in use now (at least 1)
+	MaxRxQueues int // receive queues the interface could use
+	Driver      string
+	Kind        string // "veth", "bridge", "tun", ...; "" for hardware
+	MAC         net.HardwareAddr
+	Master      string // the bridge or bond it belongs to, "" if none
+	Up          bool   // administratively up (IFF_UP)
+	Running     bool   // carrier and operation (IFF_RUNNING)
+	Promisc     int    // how many users hold it in promiscuous mode
+	XDP         XDP
+}
+
+// Handle is a netlink and an ethtool socket in one network namespace. Its methods may be called from several goroutines.
+type Handle struct {
+	nl  *netlink.Handle
+	eth *ethtool
+}
+
+// Open opens a handle in the namespace of the calling thread. Close it.
+func Open() (*Handle, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: open: %w", err)
+	}
+	eth, err := openEthtool()
+	if err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return &Handle{nl: nl, eth: eth}, nil
+}
+
+// Close closes both sockets.
+func (h *Handle) Close() error {
+	h.nl.Close()
+	return h.eth.close()
+}
+
+// with runs fn on a handle made for one call.
+func with(fn func(h *Handle) error) error {
+	h, err := Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return fn(h)
+}
+
+// Inspect returns the facts of the interface with that name.
+func Inspect(name string) (f *Facts, err error) {
+	err = with(func(h *Handle) error {
+		f, err = h.Inspect(name)
+		return err
+	})
+	return f, err
+}
+
+// Inspect returns the facts of the interface with that name, or ErrNoDevice.
+func (h *Handle) Inspect(name string) (*Facts, error) {
+	l, err := h.link(name)
+	if err != nil {
+		return nil, err
+	}
+	return h.facts(l), nil
+}
+
+// InspectIndex returns the facts of the interface with that index, or ErrNoDevice.
+func (h *Handle) InspectIndex(index int) (*Facts, error) {
+	l, err := h.nl.LinkByIndex(index)
+	if err != nil {
+		return nil, linkError(fmt.Sprintf("index %d", index), err)
+	}
+	return h.facts(l), nil
+}
+
+func (h *Handle) link(name string) (netlink.Link, error) {
+	// Names longer than IFNAMSIZ-1 would be cut by the kernel and could hit another interface.
+	if name == "" || len(name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("interface: %s: %w", name, ErrNoDevice)
+	}
+	l, err := h.nl.LinkByName(name)
+	if err != nil {
+		return nil, linkError(name, err)
+	}
+	return l, nil
+}
+
+// isNoDevice tells the errors by which the kernel says that an interface is gone.
+func isNoDevice(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing) || errors.Is(err, unix.ENODEV)
+}
+
+func linkError(what string, err error) error {
+	if isNoDevice(err) {
+		err = ErrNoDevice
+	}
+	return fmt.Errorf("interface: %s: %w", what, err)
+}
+
+func (h *Handle) facts(l netlink.Link) *Facts {
+	a := l.Attrs()
+	f := &Facts{
+		Name: a.Name, Index: a.Index, MTU: a.MTU, MAC: a.HardwareAddr, Promisc: a.Promisc,
+		Up: a.RawFlags&unix.IFF_UP != 0, Running: a.RawFlags&unix.IFF_RUNNING != 0,
+		MaxRxQueues: max(a.NumRxQueues, 1),
+	}
+	if k := l.Type(); k != "device" {
+		f.Kind = k
+	}
+	f.Driver = h.eth.driver(a.Name)
+	f.RxQueues = h.rxQueues(a)
+	if a.MasterIndex > 0 {
+		if m, err := h.nl.LinkByIndex(a.MasterIndex); err == nil {
+			f.Master = m.Attrs().Name
+		}
+	}
+	if x := a.Xdp; x != nil && x.Attached {
+		f.XDP = XDP{Attached: true, Mode: xdpMode(x.AttachMode), ProgID: x.ProgId}
+	}
+	return f
+}
+
+// xdpMode names IFLA_XDP_ATTACHED values (linux/if_link.h, XDP_ATTACHED_*).
+func xdpMode(mode uint32) string {
+	switch mode {
+	case 1:
+		return "native"
+	case 2:
+		return "generic"
+	case 3:
+		return "offload"
+	case 4:
+		return "multi"
+	}
+	return ""
+}
