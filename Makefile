@@ -1,0 +1,37 @@
+# rscctl: build, demonstrate, test. Root is needed for demo and for the privileged part of the tests.
+CLANG      := clang-19
+LLVM_STRIP := llvm-strip-19
+BIN        := bin/rscctl
+
+.PHONY: all build demo test test-all generate check fuzz clean
+
+all: build
+
+build:
+	CGO_ENABLED=0 go build -o $(BIN) ./cmd/rscctl
+
+# The whole path on this machine in under a minute: needs root, Linux and Go, nothing else.
+demo: build
+	$(BIN) demo
+
+# Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named.
+test: build
+	bash test/vm/setup.sh race vm
+	go run ./test/report unit race vm
+
+# The long ones as well: every VM configuration, fuzzing, DPDK's front-end, crash cycles.
+test-all: build
+	bash test/vm/setup.sh race vm dpdk
+	go run ./test/report unit race vm fuzz long
+
+# Remakes the committed BPF objects, bit for bit with this clang version.
+generate:
+	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=$(LLVM_STRIP) go generate .
+
+check:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt: these files need it:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+clean:
+	rm -rf bin test/vm/.cache
