@@ -1,0 +1,139 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// PortKey tells the VMs of one interface apart. VLAN is the 802.1Q VLAN id in host byte order, 0 for untagged (and for
+// priority-tagged frames, whose id is 0). It mirrors struct port_key in abi.h.
+type PortKey struct {
+	VLAN uint16
+	MAC  [6]byte
+}
+
+// PortValue is what the program does with the frames of a VM. It mirrors struct port_value in abi.h.
+type PortValue struct {
+	Port  uint32 // the controller's index, handed back in Meta and in FlowKey
+	Flags uint32 // FlagSteer
+}
+
+// FlagSteer sends the VM's frames to AF_XDP. Without it they are counted and passed to the kernel.
+const FlagSteer = 1 << 0
+
+// NumVerdicts is the number of parse verdicts; the numbers and names are those of flowtable/packet.
+const NumVerdicts = 11
+
+// FlowKey is one direction of one TCP connection towards one VM. It mirrors struct flow_key in abi.h.
+type FlowKey struct {
+	Ifindex uint32
+	Port    uint32 // PortValue.Port
+	VLAN    uint16 // VLAN id, 0 untagged
+	Family  uint8  // 4 or 6
+	_       uint8
+	SrcPort uint16 // host byte order
+	DstPort uint16
+	SrcIP   [16]byte // network order; IPv4 in the first 4 bytes, the rest 0
+	DstIP   [16]byte
+}
+
+// Src returns the sender's address and port.
+func (k *FlowKey) Src() netip.AddrPort { return addrPort(k.Family, k.SrcIP, k.SrcPort) }
+
+// Dst returns the VM's address and port.
+func (k *FlowKey) Dst() netip.AddrPort { return addrPort(k.Family, k.DstIP, k.DstPort) }
+
+func addrPort(family uint8, ip [16]byte, port uint16) netip.AddrPort {
+	if family == 4 {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[:4])), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(ip), port)
+}
+
+// FlowStats are the counters of one flow. It mirrors struct flow_stats in abi.h.
+type FlowStats struct {
+	Bytes        uint64              // whole frames, from Ethernet on
+	PayloadBytes uint64              // TCP payload
+	FirstNS      uint64              // first and last frame, CLOCK_MONOTONIC in nanoseconds
+	LastNS       uint64              //
+	TCPFlags     uint32              // every flag seen, ORed: byte 13 of the TCP header
+	_            uint32              //
+	Verdicts     [NumVerdicts]uint64 // packets by parse verdict
+}
+
+// Packets returns the number of frames counted: every one has exactly one verdict.
+func (s *FlowStats) Packets() uint64 {
+	var n uint64
+	for _, v := range s.Verdicts {
+		n += v
+	}
+	return n
+}
+
+// VerdictName returns the name of parse verdict v, as flowtable/packet prints it, "" when out of range.
+func VerdictName(v int) string {
+	if v < 0 || v >= NumVerdicts {
+		return ""
+	}
+	return verdictNames[v]
+}
+
+var verdictNames = [NumVerdicts]string{"ok", "not_ip", "not_tcp", "vlan_stack", "malformed", "truncated", "trailer", "fragment", "ip_options", "ext_header", "reserved_flag"}
+
+// MetaSize is the number of bytes in front of a steered frame that ParseMeta reads.
+const MetaSize = 32
+
+// metaMagic starts every metadata block ("RSC1" in memory). It mirrors META_MAGIC in abi.h.
+const metaMagic = 0x31435352
+
+// Bits of Meta.Flags.
+const (
+	MetaTagged      = 1 << 0 // an 802.1Q tag is in the frame; TCI is its
+	MetaKeyed       = 1 << 1 // addresses and TCP ports are readable: the frame belongs to a flow
+	MetaAccelerated = 1 << 2 // the tag was taken out of the frame on its way; TCI is its
+)
+
+// Meta is what the program found out about a frame. Offsets count from the frame's first byte; those of headers that
+// were not reached are 0. It mirrors struct frame_meta in abi.h.
+type Meta struct {
+	Port       uint32
+	L3         uint16
+	L4         uint16
+	Payload    uint16
+	PayloadLen uint16
+	TCI        uint16 // host byte order; 0 unless Flags has MetaTagged or MetaAccelerated
+	Family     uint8  // 4, 6 or 0
+	Verdict    uint8  // parse verdict, a packet.Verdict
+	Flags      uint8
+	TCPFlags   uint8  // byte 13 of the TCP header
+	Hash       uint32 // of addresses and ports, 0 when not keyed; not secret, not for hash tables that strangers fill
+}
+
+// ParseMeta reads the MetaSize bytes in front of a frame of frameLen bytes. It returns false when they are not the
+// program's, and then the caller parses the frame itself.
+//
+// The bytes in front of a frame are left over from the chunk's earlier use when the driver has no room for metadata, so
+// a magic word alone proves nothing: the caller clears it when it gives a chunk back, and the frame's
+// length must agree. It does not allocate.
+func ParseMeta(before []byte, frameLen int, m *Meta) bool {
+	if len(before) < MetaSize {
+		return false
+	}
+	le := binary.LittleEndian
+	b := before[:MetaSize]
+	if le.Uint32(b) != metaMagic || int64(le.Uint32(b[8:])) != int64(frameLen) {
+		return false
+	}
+	m.Port = le.Uint32(b[4:])
+	m.L3 = le.Uint16(b[12:])
+	m.L4 = le.Uint16(b[14:])
+	m.Payload = le.Uint16(b[16:])
+	m.PayloadLen = le.Uint16(b[18:])
+	m.TCI = le.Uint16(b[20:])
+	m.Family = b[22]
+	m.Verdict = b[23]
+	m.Flags = b[24]
+	m.TCPFlags = b[25]
+	m.Hash = le.Uint32(b[28:])
+	return true
+}

@@ -1,0 +1,20 @@
+// Package bpf holds the XDP program that finds the frames of attached VMs, counts their TCP flows and steers them to
+// AF_XDP sockets, and the typed loader around it.
+//
+// The C sources (rsc.bpf.c, parse.h, abi.h, maps.h, kernel.h) are compiled once; the object and its generated bindings
+// are committed, so a build needs Go alone. `make generate` remakes both bit for bit with the clang version that the
+// Makefile names. The sources include no header of the build machine, which is what makes that possible.
+//
+// # A frame's way
+//
+// The program parses each frame as flowtable/packet does, up to the TCP header. Multicast and broadcast go to the
+// host. Otherwise (VLAN id, destination MAC) is looked up in the map `ports`; a frame of an attached VM is counted in
+// `flows` (TCP only), gets 32 bytes of metadata in front (see Meta) and is redirected to the socket of its RX queue.
+// Everything else, and everything when the controller is gone, is passed to the kernel. The program never drops.
+//
+// # Tags that are not in the frame
+//
+// A NIC or a veth peer may have moved the 802.1Q tag out of the frame. Only a program bound to its device can ask for
+// it (bpf_xdp_metadata_rx_vlan_tag, kernel 6.8, native mode, if the driver answers). ReadsVLANTag says whether this
+// one does. Where it does not, an accelerated tag is invisible here and the caller must have the tags left in the frames.
+package bpf

@@ -1,0 +1,17 @@
+package bpf
+
+import "errors"
+
+// Errors to test for with errors.Is. Each is wrapped with what was tried and what the kernel said.
+var (
+	// ErrForeignXDP: the interface carries an XDP program that is not ours to replace.
+	ErrForeignXDP = errors.New("another XDP program is attached")
+	// ErrUnsupported: the kernel or the driver cannot do this (for Attach: not in the mode asked for).
+	ErrUnsupported = errors.New("not supported by the kernel or the driver")
+	// ErrPermission: CAP_BPF and CAP_NET_ADMIN are missing.
+	ErrPermission = errors.New("no permission for BPF (root, or CAP_BPF and CAP_NET_ADMIN)")
+	// ErrNoDevice: the interface index names no interface of this network namespace.
+	ErrNoDevice = errors.New("no such interface")
+	// ErrNoPort: DeletePort was asked for a key that is not in the map.
+	ErrNoPort = errors.New("no such port")
+)
