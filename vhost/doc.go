@@ -1,0 +1,26 @@
+// Package vhost is a virtual machine's network device seen from the back-end:
+// a Port puts frames into the guest's receive queues and reads what the guest
+// sends, over vhost-user.
+//
+// # Goroutines
+//
+// Each Port has a control goroutine. It owns the connection, answers the
+// front-end, starts and stops rings and calls the Hooks. Frames move on the
+// caller's goroutines, through RxQueue and TxQueue, which stay the same objects
+// for the life of the Port. One mutex per virtqueue keeps the two apart: a data
+// goroutine holds it for a burst, never across a wait; the control goroutine
+// takes it to start or stop that ring.
+//
+// # Trust
+//
+// The guest can write to its rings and buffers at any time, and the front-end
+// can send anything and take its memory away. Whatever it does stops this Port
+// alone: the queues refuse further frames, the connection is closed, State
+// tells the reason until the next connection. A fault in guest memory arrives
+// as a Go panic, which Put, Poll and their kin turn into such a stop.
+//
+// # Frames
+//
+// The package copies frames and checks headers against the negotiated features,
+// but parses no frame: what may be merged is decided elsewhere.
+package vhost

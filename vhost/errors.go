@@ -1,0 +1,39 @@
+package vhost
+
+import "errors"
+
+// Of NewPort and CheckSocket.
+var (
+	ErrConfig      = errors.New("bad port configuration")
+	ErrPathTooLong = errors.New("socket path longer than 107 bytes")
+	ErrSocketInUse = errors.New("somebody listens on that socket")
+	ErrNotSocket   = errors.New("path exists and is not a socket")
+	ErrNoFolder    = errors.New("folder of the socket does not exist")
+)
+
+// Of RxQueue.Put. They are returned as they are, so comparing suffices.
+var (
+	// ErrNoBuffers: the guest has not posted enough; nothing was delivered.
+	ErrNoBuffers = errors.New("guest has too few receive buffers")
+	// ErrTooBig: the frame cannot fit what this guest posts, now or later: one
+	// chain without MRG_RXBUF, else the whole ring.
+	ErrTooBig = errors.New("frame larger than the guest's receive buffers allow")
+	// ErrNotNegotiated: the header uses a feature the guest did not accept.
+	ErrNotNegotiated = errors.New("header needs a feature that was not negotiated")
+	// ErrBadFrame: the caller's frame is inconsistent: Len is not the sum of
+	// Frags, shorter than Ethernet, or longer than any frame.
+	ErrBadFrame = errors.New("malformed frame")
+	// ErrNotRunning: the queue is stopped or disabled.
+	ErrNotRunning = errors.New("queue is not running")
+	// ErrPortFailed: the guest or its front-end broke the rules, or its memory
+	// vanished; State says what happened.
+	ErrPortFailed = errors.New("port failed")
+)
+
+// Reasons of a stopped port beside those of packages user, vring and guestmem.
+var (
+	ErrMemoryFault = errors.New("guest memory vanished while in use")
+	ErrInternal    = errors.New("internal error")
+	ErrQueueStuck  = errors.New("data path holds a queue for too long")
+	ErrClosed      = errors.New("port closed")
+)

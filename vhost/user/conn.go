@@ -1,0 +1,174 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// messageTimeout bounds how long a peer may take to finish a message it has
+// begun or to make room for a reply. Between messages there is no limit.
+const messageTimeout = 5 * time.Second
+
+// Conn reads and writes messages on a Unix stream socket. One goroutine reads
+// and one writes; Close may come from any other.
+type Conn struct {
+	c   *net.UnixConn
+	hdr [HeaderSize]byte
+	buf [MaxPayload]byte
+	oob []byte
+	out []byte
+}
+
+// NewConn takes over c.
+func NewConn(c *net.UnixConn) *Conn {
+	return &Conn{c: c, oob: make([]byte, unix.CmsgSpace(maxFDs*4))}
+}
+
+// Close ends the connection; a blocked Recv returns.
+func (c *Conn) Close() error { return c.c.Close() }
+
+// PeerPID returns the process at the other end when it connected or listened,
+// 0 if the kernel does not say.
+func (c *Conn) PeerPID() int {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
+
+// Recv waits for the next message. The payload is valid until the next call;
+// the descriptors belong to m. On an error no descriptor stays open.
+//
+// The descriptors of a message arrive with its first byte, so only the header
+// is read by recvmsg with control space; descriptors that a peer hangs on the
+// payload are discarded by the kernel.
+func (c *Conn) Recv(m *Message) (err error) {
+	m.FDs, m.Payload = m.FDs[:0], nil
+	defer func() {
+		if err != nil {
+			m.CloseFDs()
+		}
+	}()
+	if err := c.c.SetReadDeadline(time.Time{}); err != nil {
+		return peerError(err)
+	}
+	for have := 0; have < HeaderSize; {
+		n, oobn, flags, _, err := c.c.ReadMsgUnix(c.hdr[have:], c.oob)
+		if oobn > 0 { // also beside an error: what has arrived is ours to close
+			m.FDs = appendFDs(m.FDs, c.oob[:oobn])
+		}
+		switch {
+		case err != nil:
+			return peerError(err)
+		case flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > maxFDs:
+			return fmt.Errorf("message: %w", ErrTruncatedFDs)
+		case n == 0:
+			return peerError(io.EOF)
+		}
+		if have += n; have < HeaderSize {
+			if err := c.c.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
+				return peerError(err)
+			}
+		}
+	}
+	if err := m.Header.Decode(c.hdr[:]); err != nil {
+		return err
+	}
+	if m.Size == 0 {
+		return nil
+	}
+	if err := c.c.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
+		return peerError(err)
+	}
+	m.Payload = c.buf[:m.Size]
+	if _, err := io.ReadFull(c.c, m.Payload); err != nil {
+		return peerError(err)
+	}
+	return nil
+}
+
+// Send writes one message with its descriptors, which stay the caller's.
+func (c *Conn) Send(r Request, flags uint32, payload []byte, fds ...int) error {
+	h := Header{Request: r, Flags: flags, Size: uint32(len(payload))}
+	c.out = append(c.out[:0], make([]byte, HeaderSize)...)
+	h.Encode(c.out)
+	c.out = append(c.out, payload...)
+	if err := c.c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+		return peerError(err)
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	n, _, err := c.c.WriteMsgUnix(c.out, oob, nil)
+	if err == nil && n < len(c.out) {
+		_, err = c.c.Write(c.out[n:])
+	}
+	if err != nil {
+		return peerError(err)
+	}
+	return nil
+}
+
+// peerError gives the ways in which a connection ends their sentinel.
+func peerError(err error) error {
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("connection: %w", ErrInterrupted)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("connection: %w", ErrTimeout)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("connection: %w", ErrDisconnected)
+	}
+	return fmt.Errorf("connection: %w", err)
+}
+
+// appendFDs collects the descriptors of every SCM_RIGHTS block in oob. Blocks
+// it cannot read carry none that the kernel has installed.
+func appendFDs(fds []int, oob []byte) []int {
+	blocks, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return fds
+	}
+	for i := range blocks {
+		if got, err := unix.ParseUnixRights(&blocks[i]); err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	return fds
+}
+
+// TakeFD removes the first descriptor from m and returns it; -1 if there is
+// none. It is then the caller's to close.
+func (m *Message) TakeFD() int {
+	if len(m.FDs) == 0 {
+		return -1
+	}
+	fd := m.FDs[0]
+	m.FDs = slices.Delete(m.FDs, 0, 1)
+	return fd
+}
+
+// CloseFDs closes what nobody took.
+func (m *Message) CloseFDs() {
+	for _, fd := range m.FDs {
+		_ = unix.Close(fd)
+	}
+	m.FDs = m.FDs[:0]
+}
