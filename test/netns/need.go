@@ -1,0 +1,153 @@
+package netnstest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// NoSkipEnv, set to 1, turns every skip of Need into a failure.
+const NoSkipEnv = "RSCCTL_NO_SKIP"
+
+// Requirement is something a test needs of the machine. Name appears in the skip's text, so it is written for the person
+// who reads the list of what was skipped.
+type Requirement struct {
+	Name  string
+	Check func() error // nil: it is there
+}
+
+// Requirements that tests of this module have. Need always checks Root first.
+var (
+	Root    = Requirement{"root (CAP_SYS_ADMIN and CAP_NET_ADMIN)", checkRoot}
+	BPF     = Requirement{"loading BPF programs", checkBPF}
+	AFXDP   = Requirement{"AF_XDP sockets (CONFIG_XDP_SOCKETS)", func() error { return checkSocket(unix.AF_XDP, unix.SOCK_RAW) }}
+	TCX     = Requirement{"TCX, Linux 6.6", func() error { return kernelAtLeast(6, 6) }}
+	TAP     = Device("/dev/net/tun")
+	Vhost   = Device("/dev/vhost-net")
+	BPFFS   = Requirement{"a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", checkBPFFS}
+	Packets = Requirement{"AF_PACKET sockets", func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
+)
+
+// Device requires a device file that can be opened for reading and writing.
+func Device(path string) Requirement {
+	return Requirement{path, func() error {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}}
+}
+
+// Tool requires a program in PATH.
+func Tool(name string) Requirement {
+	return Requirement{"the program " + name, func() error {
+		_, err := exec.LookPath(name)
+		return err
+	}}
+}
+
+// Kernel requires a kernel version.
+func Kernel(major, minor int) Requirement {
+	return Requirement{fmt.Sprintf("Linux %d.%d", major, minor), func() error { return kernelAtLeast(major, minor) }}
+}
+
+// Need skips the test unless the process is root and every requirement is met, naming all that are missing. With
+// RSCCTL_NO_SKIP=1 it fails the test instead.
+func Need(t testing.TB, needs ...Requirement) {
+	t.Helper()
+	if missing := unmet(append([]Requirement{Root}, needs...)); missing != "" {
+		Skip(t, missing)
+	}
+}
+
+// Skip ends a test that cannot run here, or fails it when RSCCTL_NO_SKIP=1. The text says what is missing.
+func Skip(t testing.TB, missing string) {
+	t.Helper()
+	if os.Getenv(NoSkipEnv) == "1" {
+		t.Fatalf("needs %s (a skip is a failure: %s=1)", missing, NoSkipEnv)
+	}
+	t.Skipf("needs %s", missing)
+}
+
+func unmet(needs []Requirement) string {
+	var missing []string
+	for _, n := range needs {
+		err := n.Check()
+		if err == nil {
+			continue
+		}
+		missing = append(missing, fmt.Sprintf("%s: %v", n.Name, err))
+		if n.Name == Root.Name {
+			break // the rest would fail for the same reason
+		}
+	}
+	return strings.Join(missing, "; ")
+}
+
+func checkRoot() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err
+	}
+	for _, c := range []uint{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return errors.New("not permitted")
+		}
+	}
+	return nil
+}
+
+func checkBPF() error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()},
+	})
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+func checkSocket(family, kind int) error {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func checkBPFFS() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/bpf", &fs); err != nil {
+		return err
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return errors.New("not mounted")
+	}
+	return nil
+}
+
+func kernelAtLeast(major, minor int) error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	release := unix.ByteSliceToString(u.Release[:])
+	var a, b int
+	if _, err := fmt.Sscanf(release, "%d.%d", &a, &b); err != nil {
+		return fmt.Errorf("kernel release %q: %w", release, err)
+	}
+	if a < major || a == major && b < minor {
+		return fmt.Errorf("this is %s", release)
+	}
+	return nil
+}
