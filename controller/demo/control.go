@@ -1,0 +1,104 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rscctl/rscctl/controller"
+)
+
+// control runs the real controller in this process, and nothing else. The parent drives it over its control socket as
+// an operator would; the requests here only start it and read the process's CPU time.
+type control struct {
+	ctx     context.Context
+	version string
+	born    time.Time
+	dir     string
+	cancel  context.CancelFunc
+	ended   chan error
+}
+
+func newControl(ctx context.Context, version string) *control {
+	return &control{ctx: ctx, version: version, born: time.Now()}
+}
+
+func (c *control) do(q *request) (*reply, error) {
+	switch q.Op {
+	case "network":
+		// The uplink is the end of the wire that the sender made.
+		return nil, bringUp(uplinkName, "", 0, 0)
+	case "run":
+		return nil, c.run(q)
+	case "snapshot":
+		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpuTime()}}, nil
+	case "stop":
+		return nil, c.close()
+	}
+	return nil, fmt.Errorf("%s: %w", q.Op, errOp)
+}
+
+// run starts the controller and waits until its socket answers. The folder of the pins is an ordinary one, so nothing is
+// pinned: the demo leaves nothing and needs no bpf file system.
+func (c *control) run(q *request) error {
+	c.dir = q.State
+	ctl, err := controller.New(controller.Options{
+		State: filepath.Join(q.State, "state"), Socket: q.Socket, BPFFS: filepath.Join(q.State, "pins"),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Version: c.version,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.cancel = cancel
+	c.ended = make(chan error, 1)
+	go func() {
+		err := ctl.Run(ctx)
+		c.ended <- err
+		if ctx.Err() == nil {
+			// It ended by itself: the parent sees this process end and shows the last line.
+			fmt.Fprintln(os.Stderr, "controller ended:", err)
+			os.Exit(1)
+		}
+	}()
+	return waitForSocket(q.Socket)
+}
+
+// waitForSocket waits until something accepts on a Unix socket.
+func waitForSocket(path string) error {
+	var err error
+	for range 500 {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err == nil {
+			return conn.Close()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("control socket: %w", err)
+}
+
+// close stops the controller the way a service manager would and removes its folder. The parent does the latter too; it
+// is done here for the case that the parent was killed.
+func (c *control) close() error {
+	if c.cancel == nil {
+		return nil
+	}
+	c.cancel()
+	c.cancel = nil
+	var err error
+	select {
+	case err = <-c.ended:
+	case <-time.After(stopTimeout - time.Second):
+		err = errors.New("controller: did not stop in time")
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(c.dir))
+}

@@ -1,0 +1,251 @@
+package demo
+
+import (
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// endpoint is the TCP side of a child: it can send and receive streams, so data goes either way. Its operations are
+//
+//	listen    start to listen; the reply names the address
+//	receive   take Flows connections from now on, hash what they bring
+//	send      open Flows connections and write, Bytes on each or until "finish"
+//	finish    end what "send" began and report
+//	received  wait for the end of what "receive" takes and report
+//
+// "receive" comes before the other side's "send".
+type endpoint struct {
+	ln       *net.TCPListener
+	pattern  []byte
+	received atomic.Int64
+
+	in  *transfer
+	out *transfer
+}
+
+// transfer is the connections of one send or receive.
+type transfer struct {
+	wg    sync.WaitGroup
+	stop  atomic.Bool // sending until told to stop
+	mu    sync.Mutex
+	conns []*net.TCPConn
+	done  []stream
+	errs  []error
+}
+
+var errNoTransfer = errors.New("no transfer is under way")
+
+func (e *endpoint) do(q *request) (*reply, error) {
+	switch q.Op {
+	case "listen":
+		return e.listen(q.Address)
+	case "receive":
+		return nil, e.receive(q.Flows, q.Sum)
+	case "send":
+		return nil, e.send(q)
+	case "finish":
+		t := e.out
+		e.out = nil
+		if t != nil {
+			t.stop.Store(true)
+		}
+		return t.report()
+	case "received":
+		t := e.in
+		e.in = nil
+		return t.report()
+	}
+	return nil, fmt.Errorf("%s: %w", q.Op, errOp)
+}
+
+func (e *endpoint) listen(address string) (*reply, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		return nil, err
+	}
+	e.ln = ln.(*net.TCPListener)
+	return &reply{Address: ln.Addr().String()}, nil
+}
+
+func (e *endpoint) receive(flows int, sum string) error {
+	if e.ln == nil {
+		return errNoTransfer
+	}
+	if _, err := newSum(sum); err != nil {
+		return err
+	}
+	t := &transfer{}
+	e.in = t
+	t.wg.Go(func() {
+		for range flows {
+			conn, err := e.ln.AcceptTCP()
+			if err != nil {
+				t.fail(err)
+				return
+			}
+			t.add(conn)
+			t.wg.Go(func() { t.finish(e.read(conn, sum)) })
+		}
+	})
+	return nil
+}
+
+// readLen is one read. Half a megabyte is one system call per eight superframes.
+const readLen = 512 << 10
+
+func (e *endpoint) read(conn *net.TCPConn, sum string) (stream, error) {
+	defer conn.Close()
+	h, err := newSum(sum)
+	if err != nil {
+		return stream{}, err
+	}
+	buf := make([]byte, readLen)
+	s := stream{Port: conn.RemoteAddr().(*net.TCPAddr).Port}
+	for {
+		n, err := conn.Read(buf)
+		h.Write(buf[:n])
+		s.Bytes += int64(n)
+		e.received.Add(int64(n))
+		if err == io.EOF {
+			s.Sum = sumText(h)
+			return s, nil
+		}
+		if err != nil {
+			return s, fmt.Errorf("receive: %w", err)
+		}
+	}
+}
+
+func (e *endpoint) send(q *request) error {
+	if e.pattern == nil {
+		e.pattern = pattern(q.Seed)
+	}
+	t := &transfer{}
+	e.out = t
+	for i := range q.Flows {
+		conn, err := net.DialTimeout("tcp", q.Address, connectTimeout)
+		if err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		tcp := conn.(*net.TCPConn)
+		t.add(tcp)
+		h, err := newSum(q.Sum)
+		if err != nil {
+			return err
+		}
+		// Each flow begins elsewhere in the pattern: bytes that ended up in the wrong flow differ.
+		pos := i * (patternLen / 16) % patternLen
+		t.wg.Go(func() { t.finish(e.write(t, tcp, h, pos, q.Bytes)) })
+	}
+	return nil
+}
+
+// connectTimeout bounds the handshake: two losses of a SYN fit.
+const connectTimeout = 5 * time.Second
+
+func (e *endpoint) write(t *transfer, conn *net.TCPConn, h hash.Hash, pos int, limit int64) (stream, error) {
+	s := stream{Port: conn.LocalAddr().(*net.TCPAddr).Port}
+	for !t.stop.Load() && (limit == 0 || s.Bytes < limit) {
+		chunk := e.pattern[pos:][:writeLen]
+		if limit > 0 {
+			chunk = chunk[:min(int64(writeLen), limit-s.Bytes)]
+		}
+		n, err := conn.Write(chunk)
+		h.Write(chunk[:n])
+		s.Bytes += int64(n)
+		pos = (pos + n) % patternLen
+		if err != nil {
+			return s, fmt.Errorf("send: %w", err)
+		}
+	}
+	s.Sum = sumText(h)
+	if err := conn.CloseWrite(); err != nil {
+		return s, fmt.Errorf("send: close: %w", err)
+	}
+	// The other side closes once it has read everything, or the connection breaks; either ends this read.
+	_, err := io.Copy(io.Discard, conn)
+	return s, err
+}
+
+// retransmits sums TCP_INFO's total over the sending connections.
+func (e *endpoint) retransmits() (total uint64) {
+	if e.out == nil {
+		return 0
+	}
+	e.out.mu.Lock()
+	defer e.out.mu.Unlock()
+	for _, c := range e.out.conns {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			continue
+		}
+		_ = raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				total += uint64(info.Total_retrans)
+			}
+		})
+	}
+	return total
+}
+
+func (e *endpoint) close() {
+	if e.ln != nil {
+		e.ln.Close()
+	}
+	e.in.abort()
+	e.out.abort()
+}
+
+func (t *transfer) add(c *net.TCPConn) {
+	t.mu.Lock()
+	t.conns = append(t.conns, c)
+	t.mu.Unlock()
+}
+
+func (t *transfer) finish(s stream, err error) {
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	t.mu.Lock()
+	t.done = append(t.done, s)
+	t.mu.Unlock()
+}
+
+func (t *transfer) fail(err error) {
+	t.mu.Lock()
+	t.errs = append(t.errs, err)
+	t.mu.Unlock()
+}
+
+// report waits for the end of every connection.
+func (t *transfer) report() (*reply, error) {
+	if t == nil {
+		return nil, errNoTransfer
+	}
+	t.wg.Wait()
+	defer t.abort()
+	slices.SortFunc(t.done, func(a, b stream) int { return a.Port - b.Port })
+	return &reply{Streams: t.done}, errors.Join(t.errs...)
+}
+
+func (t *transfer) abort() {
+	if t == nil {
+		return
+	}
+	t.stop.Store(true)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.conns {
+		c.Close()
+	}
+}

@@ -1,0 +1,69 @@
+package demo
+
+import (
+	"time"
+
+	"github.com/rscctl/rscctl/vhost/tapguest"
+)
+
+// The parent talks to its children by lines of JSON: a request on the child's standard input, one reply on its standard
+// output, strictly in turn. The end of the standard input ends the child.
+
+// request is what the parent asks. Op chooses which of the fields count.
+type request struct {
+	Op string `json:"op"`
+
+	IPv6 bool `json:"ipv6,omitempty"`
+
+	// network: what the role needs to build its side
+	PeerPID   int    `json:"peer_pid,omitempty"`  // sender: the process whose namespace gets the other end of the wire
+	Socket    string `json:"socket,omitempty"`    // guest: vhost-user; controller: control
+	State     string `json:"state,omitempty"`     // controller
+	NAPI      bool   `json:"napi,omitempty"`      // guest: let its stack merge (GRO)
+	BufferLen int    `json:"buffer,omitempty"`    // guest: bytes of a receive buffer
+	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
+	SysFolder string `json:"sysfolder,omitempty"` // guest: empty folder to mount its own sysfs at
+
+	// transfer
+	Sum     string `json:"sum,omitempty"`   // checksum of the stream: sumCRC or sumSHA
+	Flows   int    `json:"flows,omitempty"` // connections at once
+	Bytes   int64  `json:"bytes,omitempty"` // per connection, 0: until "finish"
+	Address string `json:"address,omitempty"`
+	Seed    uint64 `json:"seed,omitempty"`
+}
+
+// reply is what a child answers. Error is one line, empty on success.
+type reply struct {
+	Error   string        `json:"error,omitempty"`
+	PID     int           `json:"pid,omitempty"`
+	Address string        `json:"address,omitempty"`
+	Streams []stream      `json:"streams,omitempty"`
+	Snap    *snapshot     `json:"snap,omitempty"`
+	Names   []string      `json:"names,omitempty"`
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+}
+
+// stream is one finished connection as one of its ends saw it. Port is the connecting side's port: it pairs the two.
+type stream struct {
+	Port  int    `json:"port"`
+	Bytes int64  `json:"bytes"`
+	Sum   string `json:"sum"`
+}
+
+// snapshot is a child's counters at one moment. Differences of two are what a round measured.
+type snapshot struct {
+	At       time.Time      `json:"-"`        // the parent's clock at the reply, for /proc/stat
+	Clock    time.Duration  `json:"clock"`    // the child's monotonic clock
+	CPU      time.Duration  `json:"cpu"`      // user and system time of the whole child
+	Received int64          `json:"received"` // application bytes read
+	Retrans  uint64         `json:"retrans"`  // of the connections it sends on (TCP_INFO)
+	NIC      nicCounters    `json:"nic"`
+	Guest    tapguest.Stats `json:"guest"`
+}
+
+// nicCounters are the interface's own, as `ip -s link` shows them.
+type nicCounters struct {
+	RxPackets uint64 `json:"rx_packets"`
+	RxBytes   uint64 `json:"rx_bytes"`
+	RxDropped uint64 `json:"rx_dropped"`
+}

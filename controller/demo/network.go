@@ -1,0 +1,121 @@
+package demo
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+)
+
+// The demo's network: one wire from the sender to the controller's uplink, and the guest's NIC, a tap. Addresses need
+// not be free on the host, because no interface of the host is in any of the three namespaces.
+const (
+	wireName   = "wire0"   // sender
+	uplinkName = "uplink0" // controller
+	nicName    = "nic0"    // guest
+	vmName     = "demo"
+	mtu        = 1500
+
+	senderIP4, guestIP4 = "10.77.0.1", "10.77.0.2"
+	senderIP6, guestIP6 = "fd77::1", "fd77::2"
+	bits4, bits6        = 24, 64
+)
+
+// guestMAC is the VM's address, locally administered.
+var guestMAC = net.HardwareAddr{0x02, 0x72, 0x73, 0x63, 0x00, 0x02}
+
+// setSysctl writes a setting of the child's own network namespace. One that this kernel lacks is passed over: without
+// IPv6, for instance, nothing of it has to be configured.
+func setSysctl(path, value string) error {
+	err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("sysctl net/%s: %w", path, err)
+}
+
+// makeWire creates the veth pair in the caller's namespace and puts its other end into that of the process peer. The
+// controller's end has one queue: the demo measures one worker.
+func makeWire(peer int) error {
+	la := netlink.NewLinkAttrs()
+	la.Name, la.MTU = wireName, mtu
+	la.NumTxQueues, la.NumRxQueues = 1, 1
+	la.TxQLen = 1000
+	err := netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: la, PeerName: uplinkName, PeerMTU: mtu, PeerNamespace: netlink.NsPid(peer),
+		PeerNumTxQueues: 1, PeerNumRxQueues: 1,
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("veth pair: this kernel has no veth; load it (modprobe veth) or enable CONFIG_VETH: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("veth pair: %w", err)
+	}
+	// With it on, frames would carry only the pseudo-header's sum, and AF_XDP is not told. Real wires do not do that.
+	if err := netdev.SetOffload(wireName, netdev.TxChecksum, false); err != nil {
+		return fmt.Errorf("wire: %w", err)
+	}
+	return nil
+}
+
+// bringUp gives an interface an address, without waiting for duplicate detection, and sets it up.
+func bringUp(name, address string, bits int, txqlen int) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := netlink.LinkSetMTU(l, mtu); err != nil {
+		return fmt.Errorf("%s: mtu: %w", name, err)
+	}
+	if txqlen > 0 {
+		if err := netlink.LinkSetTxQLen(l, txqlen); err != nil {
+			return fmt.Errorf("%s: queue length: %w", name, err)
+		}
+	}
+	if address != "" {
+		ip := net.ParseIP(address)
+		size := 32
+		flags := 0
+		if ip.To4() == nil {
+			size, flags = 128, unix.IFA_F_NODAD
+		}
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(bits, size)}, Flags: flags}
+		if err := netlink.AddrAdd(l, a); err != nil {
+			if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES) {
+				return fmt.Errorf("%s: address %s: this kernel or container has IPv6 switched off: %w", name, address, err)
+			}
+			return fmt.Errorf("%s: address %s: %w", name, address, err)
+		}
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return fmt.Errorf("%s: up: %w", name, err)
+	}
+	return nil
+}
+
+// nic reads an interface's counters.
+func nic(name string) (nicCounters, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nicCounters{}, fmt.Errorf("%s: %w", name, err)
+	}
+	s := l.Attrs().Statistics
+	if s == nil {
+		return nicCounters{}, fmt.Errorf("%s: the kernel told no counters", name)
+	}
+	return nicCounters{RxPackets: s.RxPackets, RxBytes: s.RxBytes, RxDropped: s.RxDropped}, nil
+}
+
+// socketBuffers lets one connection have as much in flight as the path can hold: tcp_rmem and tcp_wmem are per namespace.
+func socketBuffers() error {
+	const sizes = "4096 262144 16777216"
+	if err := setSysctl("ipv4/tcp_rmem", sizes); err != nil {
+		return err
+	}
+	return setSysctl("ipv4/tcp_wmem", sizes)
+}

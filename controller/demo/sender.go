@@ -1,0 +1,44 @@
+package demo
+
+import (
+	"time"
+)
+
+// sender is the machine at the other end of the wire: nothing but Linux.
+type sender struct {
+	endpoint endpoint
+	born     time.Time
+}
+
+func newSender() *sender { return &sender{born: time.Now()} }
+
+func (s *sender) do(q *request) (*reply, error) {
+	switch q.Op {
+	case "network":
+		return nil, s.network(q)
+	case "snapshot":
+		return &reply{Snap: &snapshot{
+			Clock: time.Since(s.born), CPU: cpuTime(), Received: s.endpoint.received.Load(), Retrans: s.endpoint.retransmits(),
+		}}, nil
+	}
+	return s.endpoint.do(q)
+}
+
+func (s *sender) network(q *request) error {
+	if err := socketBuffers(); err != nil {
+		return err
+	}
+	if err := makeWire(q.PeerPID); err != nil {
+		return err
+	}
+	address, bits := senderIP4, bits4
+	if q.IPv6 {
+		address, bits = senderIP6, bits6
+	}
+	return bringUp(wireName, address, bits, 0)
+}
+
+func (s *sender) close() error {
+	s.endpoint.close()
+	return nil
+}
