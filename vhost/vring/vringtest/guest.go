@@ -6,7 +6,6 @@ package vringtest
 import (
 	"encoding/binary"
 	"fmt"
-	"unsafe"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -59,13 +58,6 @@ func (o Options) defaults() Options {
 }
 
 func roundUp(n int) int { return (n + 63) &^ 63 }
-
-// Heap returns n bytes of Go heap aligned to 64.
-func Heap(n int) []byte {
-	b := make([]byte, n+63)
-	off := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & 63)
-	return b[off : off+n : off+n]
-}
 
 // New makes a guest. It panics on impossible options, being for tests.
 func New(o Options) *Guest {
