@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/netns"
@@ -71,6 +72,11 @@ func Pair(t testing.TB, o Options) *Network {
 		}
 	}
 	n.offloads(t, o)
+	for _, s := range []*Side{n.A, n.B} {
+		if err := s.NS.Do(s.settled); err != nil {
+			t.Fatalf("namespace %s: %v", s.NS.Name(), err)
+		}
+	}
 	return n
 }
 
@@ -192,8 +198,41 @@ func (s *Side) addAddress(l netlink.Link, p netip.Prefix) error {
 	return nil
 }
 
-// ifaFlagNoDAD is IFA_F_NODAD (linux/if_addr.h).
-const ifaFlagNoDAD = 0x02
+// IFA_F_NODAD and IFA_F_TENTATIVE (linux/if_addr.h).
+const (
+	ifaFlagNoDAD     = 0x02
+	ifaFlagTentative = 0x40
+)
+
+// settled waits, in the side's own namespace, for the carrier and for the kernel's work queue to have confirmed the
+// link-local address: before that, IPv6 sends from nowhere.
+func (s *Side) settled() error {
+	for range 200 {
+		ok, err := s.ready()
+		if err != nil || ok {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("%s: not ready after two seconds", s.Dev)
+}
+
+func (s *Side) ready() (bool, error) {
+	l, err := netlink.LinkByIndex(s.Index)
+	if err != nil {
+		return false, err
+	}
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range addrs {
+		if a.Flags&ifaFlagTentative != 0 {
+			return false, nil
+		}
+	}
+	return l.Attrs().Flags&net.FlagRunning != 0, nil
+}
 
 func (s *Side) knows(other *Side) error {
 	for _, p := range []netip.Prefix{other.IPv4, other.IPv6} {
