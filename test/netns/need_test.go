@@ -3,7 +3,9 @@ package netnstest
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -13,9 +15,15 @@ type recorder struct {
 	skipped, failed string
 }
 
-func (r *recorder) Helper()                      {}
-func (r *recorder) Skipf(f string, args ...any)  { r.skipped = fmt.Sprintf(f, args...) }
-func (r *recorder) Fatalf(f string, args ...any) { r.failed = fmt.Sprintf(f, args...) }
+func (r *recorder) Helper() {}
+func (r *recorder) Skipf(f string, args ...any) {
+	r.skipped = fmt.Sprintf(f, args...)
+	runtime.Goexit()
+}
+func (r *recorder) Fatalf(f string, args ...any) {
+	r.failed = fmt.Sprintf(f, args...)
+	runtime.Goexit()
+}
 
 func TestASkipNamesAllThatIsMissing(t *testing.T) {
 	fails := func(name, why string) Requirement { return Requirement{name, func() error { return errors.New(why) }} }
@@ -36,7 +44,9 @@ func TestASkipIsAFailureWhereForbidden(t *testing.T) {
 	for value, forbidden := range map[string]bool{"": false, "0": false, "1": true} {
 		t.Setenv(NoSkipEnv, value)
 		r := &recorder{TB: t}
-		Skip(r, "a tap: no file")
+		var wg sync.WaitGroup
+		wg.Go(func() { Skip(r, "a tap: no file") })
+		wg.Wait()
 		got, other := r.skipped, r.failed
 		if forbidden {
 			got, other = r.failed, r.skipped

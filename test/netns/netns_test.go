@@ -2,9 +2,16 @@ package netnstest
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/rscctl/rscctl/controller/netns"
 )
 
 const testType = 0x88b5 // local experimental EtherType (IEEE 802)
@@ -98,5 +105,37 @@ func TestCommandsRunInside(t *testing.T) {
 	}
 	if bytes.Contains([]byte(out), []byte("tentative")) {
 		t.Errorf("an address still waits for duplicate address detection: %s", out)
+	}
+}
+
+const failEnv = "RSCT_FAIL"
+
+// TestFailsOnPurpose is run by the next test, in a process of its own.
+func TestFailsOnPurpose(t *testing.T) {
+	if os.Getenv(failEnv) == "" {
+		return
+	}
+	n := Pair(t, Options{})
+	n.A.Start(t, exec.Command("sleep", "60"))
+	n.B.Do(t, func() error { return errors.New("on purpose") })
+	t.Error("went on after Fatal")
+}
+
+func TestNothingIsLeftWhenATestFails(t *testing.T) {
+	Need(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestFailsOnPurpose$", "-test.v")
+	cmd.Env = append(os.Environ(), failEnv+"=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("on purpose")) || bytes.Contains(out, []byte("went on")) {
+		t.Fatalf("it should have failed: %v: %s", err, out)
+	}
+	left, err := netns.Leftovers(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range left {
+		if strings.HasSuffix(name, fmt.Sprintf("-%d", cmd.Process.Pid)) {
+			t.Errorf("namespace %s is left", name)
+		}
 	}
 }
