@@ -14,4 +14,6 @@ var (
 	ErrNoDevice = errors.New("no such interface")
 	// ErrNoPort: DeletePort was asked for a key that is not in the map.
 	ErrNoPort = errors.New("no such port")
+	// ErrFull: the map of ports has no room for another VM.
+	ErrFull = errors.New("too many ports")
 )

@@ -1,19 +1,23 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
-// ProgramName is the name of the XDP program as the kernel shows it.
-const ProgramName = "rsc_xdp"
+// ProgramName is the name of the XDP program as the kernel shows it, bound to a device or not.
+const ProgramName = RscProgRscXdp
 
 // LoadOptions says for which interface the program is loaded.
 type LoadOptions struct {
-	Ifindex     int       // the interface; also a part of every FlowKey
+	Ifindex     int       // the interface, looked up in the network namespace of the calling thread
 	Queues      int       // RX queues, the size of the socket map
-	Native      bool      // meant for native mode: bind to the device if the kernel and the driver have the VLAN tag for it
+	Native      bool      // meant for native mode: ask the driver for accelerated VLAN tags if it can tell
 	Flows       *ebpf.Map // shared flow map (OpenFlows); nil: one of its own
 	FlowEntries int       // size of an own flow map, 0: DefaultFlowEntries
 	PortEntries int       // VMs at most, 0: DefaultPortEntries
@@ -26,39 +30,107 @@ const (
 )
 
 // Program is the XDP program of one interface with its maps. Its methods may be called from any goroutine.
-type Program struct{}
+type Program struct {
+	ifindex  int
+	bound    bool // to its device: native mode only
+	prog     *ebpf.Program
+	ports    *ebpf.Map
+	verdicts *ebpf.Map
+	xsks     *ebpf.Map
+	flows    *ebpf.Map // nil when shared
+
+	mu   sync.Mutex
+	link link.Link // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
+	mode string
+}
 
 // Load loads the program and makes its maps. It does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
-func Load(o LoadOptions) (*Program, error) { return nil, fmt.Errorf("xdp: load: %w", ErrUnsupported) }
+//
+// With Native, and when the driver says that it knows accelerated VLAN tags, the program is bound to the device so that it
+// can ask for them. Should the kernel refuse that, it is loaded without (see ReadsVLANTag).
+func Load(o LoadOptions) (*Program, error) {
+	if o.Ifindex <= 0 || o.Queues <= 0 {
+		return nil, fmt.Errorf("xdp: load: interface index %d, %d queues: %w", o.Ifindex, o.Queues, ErrNoDevice)
+	}
+	if o.Native && tellsVLANTag(o.Ifindex) {
+		if p, err := load(o, true); err == nil {
+			return p, nil
+		}
+	}
+	return load(o, false)
+}
 
-// Attach puts the program on its interface, native or generic, through a BPF link that dies with this process.
-// Errors: ErrForeignXDP, ErrUnsupported (this mode), ErrPermission, ErrNoDevice.
-func (p *Program) Attach(native bool) error { return nil }
+func load(o LoadOptions, bound bool) (*Program, error) {
+	spec, err := LoadRsc()
+	if err != nil {
+		return nil, fmt.Errorf("xdp: object: %w", err)
+	}
+	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
+	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, DefaultPortEntries)
+	opts := ebpf.CollectionOptions{}
+	if o.Flows != nil {
+		spec.Maps[RscMapFlows].MaxEntries = o.Flows.MaxEntries()
+		opts.MapReplacements = map[string]*ebpf.Map{RscMapFlows: o.Flows}
+	} else {
+		spec.Maps[RscMapFlows].MaxEntries = orDefault(o.FlowEntries, DefaultFlowEntries)
+	}
+	use, drop := RscProgRscXdp, RscProgRscXdpBound
+	if bound {
+		use, drop = drop, use
+		ps := spec.Programs[use]
+		ps.Name = ProgramName // one name for whoever lists programs
+		ps.Ifindex = uint32(o.Ifindex)
+		ps.Flags |= unix.BPF_F_XDP_DEV_BOUND_ONLY
+	}
+	delete(spec.Programs, drop)
 
-// Detach takes the program off the interface. Detaching twice is no error.
-func (p *Program) Detach() error { return nil }
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return nil, loadError(err)
+	}
+	p := &Program{
+		ifindex: o.Ifindex, bound: bound,
+		prog:  coll.DetachProgram(use),
+		ports: coll.DetachMap(RscMapPorts), verdicts: coll.DetachMap(RscMapVerdicts), xsks: coll.DetachMap(RscMapXsks),
+	}
+	if o.Flows == nil {
+		p.flows = coll.DetachMap(RscMapFlows)
+	}
+	coll.Close() // with a shared map: our reference to it only
+	return p, nil
+}
 
-// Close detaches and frees the program and its own maps; a shared flow map stays open.
-func (p *Program) Close() error { return nil }
+func orDefault(n, def int) uint32 {
+	if n <= 0 {
+		n = def
+	}
+	return uint32(n)
+}
 
-// Mode returns "native", "generic", or "" when not attached.
-func (p *Program) Mode() string { return "" }
+// loadError keeps the verifier's last line; its whole log is in the chain for %+v.
+func loadError(err error) error {
+	var ve *ebpf.VerifierError
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !errors.As(err, &ve):
+		return fmt.Errorf("xdp: load: %w: %w", ErrPermission, err)
+	case errors.As(err, &ve):
+		return fmt.Errorf("xdp: load: %w: verifier: %w", ErrUnsupported, err)
+	}
+	return fmt.Errorf("xdp: load: %w: %w", ErrUnsupported, err)
+}
+
+// Close detaches and frees the program and its own maps; a shared flow map stays open. Closing twice is no error.
+func (p *Program) Close() error {
+	err := p.Detach()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	errs := []error{err, p.prog.Close(), p.ports.Close(), p.verdicts.Close(), p.xsks.Close(), p.flows.Close()}
+	return errors.Join(errs...)
+}
 
 // ReadsVLANTag reports whether the program sees 802.1Q tags that were taken out of the frames. When it is false, the
-// caller must have them left in.
-func (p *Program) ReadsVLANTag() bool { return false }
+// caller must have them left in: such a frame looks untagged.
+func (p *Program) ReadsVLANTag() bool { return p.bound }
 
-// SetPort adds or changes a VM.
-func (p *Program) SetPort(k PortKey, v PortValue) error { return nil }
-
-// DeletePort removes a VM. Error: ErrNoPort.
-func (p *Program) DeletePort(k PortKey) error { return nil }
-
-// SetSocket makes fd, an AF_XDP socket bound to this interface and queue, the target of the queue's frames.
-func (p *Program) SetSocket(queue, fd int) error { return nil }
-
-// ClearSocket removes the queue's socket: its frames are passed to the kernel. Clearing twice is no error.
-func (p *Program) ClearSocket(queue int) error { return nil }
-
-// Verdicts returns how many frames ended in which way, by name, summed over the CPUs.
-func (p *Program) Verdicts() (map[string]uint64, error) { return nil, nil }
+// Flows returns the flow map in use when it is the program's own, nil when it is shared.
+func (p *Program) Flows() *ebpf.Map { return p.flows }

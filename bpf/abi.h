@@ -1,0 +1,104 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+#ifndef RSC_ABI_H
+#define RSC_ABI_H
+
+/* What C and Go share. abi.go mirrors it, and a test compares the two through the object's BTF. */
+
+#include "kernel.h"
+
+/* Structural verdicts of a parse; numbers and names are those of flowtable/packet. */
+enum verdict {
+	V_OK,
+	V_NOT_IP,
+	V_NOT_TCP,
+	V_VLAN_STACK,
+	V_MALFORMED,
+	V_TRUNCATED,
+	V_TRAILER,
+	V_FRAGMENT,
+	V_IP_OPTIONS,
+	V_EXT_HEADER,
+	V_RESERVED_FLAG,
+	NUM_VERDICTS,
+};
+
+/*
+ * What became of a frame. Every frame counts under exactly one of those before NUM_OUTCOMES_OF_FRAMES, so their sum is
+ * the number of frames seen; those after it count events beside that.
+ */
+enum outcome {
+	O_PASS_HOST,             /* for nobody of ours */
+	O_PASS_MULTICAST,        /* multicast or broadcast destination */
+	O_PASS_PORT,             /* for a VM whose frames are not to be steered */
+	O_PASS_NO_SOCKET,        /* for a VM, but the queue has no socket */
+	O_PASS_VLAN_ACCELERATED, /* for a VM, tag outside the frame, and no way to hand it on */
+	O_PASS_VLAN_FOREIGN,     /* service tag, or a tag hidden behind a priority tag */
+	O_REDIRECT,              /* sent to the socket */
+	NUM_OUTCOMES_OF_FRAMES,
+	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
+	O_FLOW_LOST,                            /* a frame that the flow map had no room for */
+	O_VLAN_UNREADABLE,                      /* the driver could not say whether it took a tag out */
+	NUM_OUTCOMES,
+};
+
+struct port_key {
+	u16 vlan; /* VLAN id in host order, 0 untagged */
+	u8 mac[6];
+};
+
+enum { PORT_STEER = 1 };
+
+struct port_value {
+	u32 port;
+	u32 flags;
+};
+
+struct flow_key {
+	u32 ifindex;
+	u32 port;
+	u16 vlan;
+	u8 family; /* 4 or 6 */
+	u8 pad;
+	u16 src_port; /* host order */
+	u16 dst_port;
+	u8 src_ip[16]; /* IPv4: the first 4 bytes */
+	u8 dst_ip[16];
+};
+
+/* One verdict per frame, so the frames of a flow are the sum of the verdicts. */
+struct flow_stats {
+	u64 bytes;
+	u64 payload_bytes;
+	u64 first_ns; /* CLOCK_MONOTONIC */
+	u64 last_ns;
+	u32 tcp_flags; /* ORed */
+	u32 pad;
+	u64 verdicts[NUM_VERDICTS];
+};
+
+#define META_MAGIC 0x31435352u
+
+enum { META_TAGGED = 1, META_KEYED = 2, META_ACCELERATED = 4 };
+
+/* In front of a redirected frame. Offsets count from the frame's first byte. */
+struct frame_meta {
+	u32 magic;
+	u32 port;
+	u32 frame_len;
+	u16 l3;
+	u16 l4;
+	u16 payload;
+	u16 payload_len;
+	u16 tci;
+	u8 family;
+	u8 verdict;
+	u8 flags;
+	u8 tcp_flags;
+	u16 reserved;
+	u32 hash;
+};
+
+_Static_assert(sizeof(struct frame_meta) == 32, "the metadata block is 32 bytes, a multiple of 4 as the kernel asks");
+
+#endif

@@ -1,0 +1,59 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+#ifndef RSC_KERNEL_H
+#define RSC_KERNEL_H
+
+/*
+ * What the program needs of the kernel's ABI (include/uapi/linux/bpf.h), written out here so that the object depends on
+ * the compiler alone and not on the headers of the machine that compiles it. Numbers of the uapi never change.
+ */
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define __always_inline inline __attribute__((always_inline))
+#define __noinline __attribute__((noinline))
+#define __ksym __attribute__((section(".ksyms")))
+
+/* BTF-defined maps: sizes and types are encoded as pointer types. */
+#define __uint(name, val) int(*name)[val]
+#define __type(name, val) typeof(val) *name
+
+#define bpf_ntohs(x) __builtin_bswap16(x)
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_XSKMAP = 17,
+};
+
+enum { BPF_NOEXIST = 1 };
+
+enum xdp_action { XDP_PASS = 2, XDP_REDIRECT = 4 };
+
+struct xdp_md {
+	u32 data;
+	u32 data_end;
+	u32 data_meta;
+	u32 ingress_ifindex;
+	u32 rx_queue_index;
+	u32 egress_ifindex;
+};
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
+
+/*
+ * 0: the tag is in proto (network order) and tci (host order); -ENODATA: the frame had none; -EOPNOTSUPP: the driver
+ * cannot say. Only for programs bound to their device (Documentation/networking/xdp-rx-metadata.rst).
+ */
+extern int bpf_xdp_metadata_rx_vlan_tag(const struct xdp_md *ctx, u16 *proto, u16 *tci) __ksym;
+
+#endif

@@ -1,0 +1,94 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Names of what becomes of a frame, in the order of enum outcome in abi.h. Every frame counts under exactly one of the
+// first numFrameOutcomes; the others count events beside that.
+var outcomeNames = [...]string{
+	"pass_host",             // for nobody of ours
+	"pass_multicast",        // multicast or broadcast destination
+	"pass_port",             // for a VM whose frames are not steered
+	"pass_no_socket",        // for a VM, but the queue has no socket
+	"pass_vlan_accelerated", // for a VM, the tag outside the frame, and no room to hand it on
+	"pass_vlan_foreign",     // a service tag, or a tag inside an accelerated or priority tag
+	"redirect",              // sent to the socket
+	"no_metadata",           // of these: without metadata
+	"flow_lost",             // TCP frames the flow map had no room for
+	"vlan_unreadable",       // the driver could not say whether it took a tag out
+}
+
+const numFrameOutcomes = 7
+
+// OutcomeNames returns the keys of Verdicts. Every frame counts under exactly one name of frames; events are counted
+// beside that.
+func OutcomeNames() (frames, events []string) {
+	return append([]string(nil), outcomeNames[:numFrameOutcomes]...), append([]string(nil), outcomeNames[numFrameOutcomes:]...)
+}
+
+// Verdicts returns how many frames ended in which way, by name (see OutcomeNames), summed over the CPUs.
+func (p *Program) Verdicts() (map[string]uint64, error) {
+	out := make(map[string]uint64, len(outcomeNames))
+	var perCPU []uint64
+	for i, name := range outcomeNames {
+		if err := p.verdicts.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("xdp: verdicts: %w", err)
+		}
+		var sum uint64
+		for _, n := range perCPU {
+			sum += n
+		}
+		out[name] = sum
+	}
+	return out, nil
+}
+
+// SetPort adds or changes a VM. Frames on their way may still carry the old value. Error: ErrFull.
+func (p *Program) SetPort(k PortKey, v PortValue) error {
+	err := p.ports.Put(k, v)
+	switch {
+	case errors.Is(err, unix.E2BIG):
+		return fmt.Errorf("xdp: port: %w (%d)", ErrFull, p.ports.MaxEntries())
+	case err != nil:
+		return fmt.Errorf("xdp: port: %w", err)
+	}
+	return nil
+}
+
+// DeletePort removes a VM. Frames on their way may still carry it. Error: ErrNoPort.
+func (p *Program) DeletePort(k PortKey) error {
+	err := p.ports.Delete(k)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("xdp: port: %w", ErrNoPort)
+	}
+	if err != nil {
+		return fmt.Errorf("xdp: port: %w", err)
+	}
+	return nil
+}
+
+// SetSocket makes fd, an AF_XDP socket bound to this interface and queue, the target of the queue's frames. The kernel
+// takes the entry out again when the socket is closed.
+func (p *Program) SetSocket(queue, fd int) error {
+	if queue < 0 || queue >= int(p.xsks.MaxEntries()) {
+		return fmt.Errorf("xdp: socket: queue %d of %d: %w", queue, p.xsks.MaxEntries(), ErrNoDevice)
+	}
+	if err := p.xsks.Put(uint32(queue), uint32(fd)); err != nil {
+		return fmt.Errorf("xdp: socket of queue %d: %w", queue, err)
+	}
+	return nil
+}
+
+// ClearSocket removes the queue's socket: its frames are passed to the kernel. Clearing twice is no error.
+func (p *Program) ClearSocket(queue int) error {
+	err := p.xsks.Delete(uint32(queue))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("xdp: socket of queue %d: %w", queue, err)
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+#ifndef RSC_MAPS_H
+#define RSC_MAPS_H
+
+#include "abi.h"
+
+/* Sizes here are only defaults; the loader sets the real ones. */
+
+/* The VMs of this interface. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct port_key);
+	__type(value, struct port_value);
+} ports SEC(".maps");
+
+/*
+ * TCP flows of all interfaces. Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line
+ * is rarely fought over, and a per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU
+ * forget a flow on its own, so that sums over the CPUs would be wrong.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow_stats);
+} flows SEC(".maps");
+
+/* Frames by outcome. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NUM_OUTCOMES);
+	__type(key, u32);
+	__type(value, u64);
+} verdicts SEC(".maps");
+
+/* One AF_XDP socket per RX queue. A closed socket leaves the map by itself, and its queue's frames are passed on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, u32);
+	__type(value, u32);
+} xsks SEC(".maps");
+
+#endif

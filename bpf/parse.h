@@ -1,0 +1,238 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+#ifndef RSC_PARSE_H
+#define RSC_PARSE_H
+
+#include "abi.h"
+
+/*
+ * The twin of flowtable/packet.Parse: same checks, same order, the first that fails decides. A test runs both on the same
+ * frames. Headers are read byte by byte through peek, so alignment and padding do not matter.
+ */
+
+#define ETH_LEN 14
+#define TAG_LEN 4
+#define IPV4_LEN 20
+#define IPV6_LEN 40
+#define TCP_LEN 20
+#define MIN_FRAME 60 /* without FCS: up to here, bytes behind the IP packet are Ethernet padding */
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88a8
+
+#define PROTO_HOPOPTS 0
+#define PROTO_TCP 6
+#define PROTO_ROUTING 43
+#define PROTO_FRAGMENT 44
+#define PROTO_DSTOPTS 60
+#define MAX_EXT_HEADERS 8
+
+#define IP_RESERVED 0x8000
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+
+/* More than all headers together: 14 + 4 + 40 + 8 * 2048 + 60. The verifier wants a bound on a variable offset. */
+#define MAX_OFFSET 0x7fff
+
+struct frame {
+	const u8 *data;
+	const u8 *end;
+	u32 len;
+};
+
+struct info {
+	u32 l3;
+	u32 l4;
+	u32 ip_end; /* one past the last byte of the IP packet */
+	u32 payload;
+	u32 payload_len;
+	u16 ethertype; /* of what follows the tag */
+	u16 tci;
+	u8 tagged;
+	u8 family;
+	u8 keyed;
+	u8 tcp_flags;
+	u8 verdict;
+};
+
+/* len bytes at off, or 0. len is a constant everywhere. */
+static __always_inline const u8 *peek(const struct frame *f, u32 off, u32 len)
+{
+	const u8 *p;
+
+	if (off > MAX_OFFSET)
+		return 0;
+	p = f->data + off;
+	if (p + len > f->end)
+		return 0;
+	return p;
+}
+
+static __always_inline u16 be16(const u8 *p)
+{
+	return (u16)(p[0] << 8 | p[1]);
+}
+
+/* Reads Ethernet and one tag. False: the verdict is final. */
+static __always_inline int take_ether(const struct frame *f, struct info *i)
+{
+	const u8 *p = peek(f, 0, ETH_LEN);
+
+	i->verdict = V_TRUNCATED;
+	if (!p)
+		return 0;
+	i->l3 = ETH_LEN;
+	i->ethertype = be16(p + 12);
+	if (i->ethertype == ETH_P_8021Q) {
+		p = peek(f, ETH_LEN, TAG_LEN);
+		if (!p)
+			return 0;
+		i->tagged = 1;
+		i->tci = be16(p);
+		i->ethertype = be16(p + 2);
+		i->l3 = ETH_LEN + TAG_LEN;
+	}
+	if (i->ethertype == ETH_P_8021Q || i->ethertype == ETH_P_8021AD) {
+		i->verdict = V_VLAN_STACK;
+		return 0;
+	}
+	i->verdict = V_OK;
+	return 1;
+}
+
+/* Reads TCP at i->l4, all of it inside the IP packet. */
+static __always_inline enum verdict take_tcp(const struct frame *f, struct info *i, struct flow_key *k)
+{
+	u32 have = i->ip_end - i->l4;
+	const u8 *p;
+	u32 hlen;
+
+	if (have < 4 || !(p = peek(f, i->l4, 4)))
+		return V_MALFORMED;
+	k->src_port = be16(p);
+	k->dst_port = be16(p + 2);
+	i->keyed = 1;
+	if (have < TCP_LEN || !(p = peek(f, i->l4, TCP_LEN)))
+		return V_MALFORMED;
+	hlen = (p[12] >> 4) * 4;
+	if (hlen < TCP_LEN || hlen > have)
+		return V_MALFORMED;
+	i->tcp_flags = p[13];
+	i->payload = i->l4 + hlen;
+	i->payload_len = have - hlen;
+	return V_OK;
+}
+
+static __always_inline enum verdict take_ipv4(const struct frame *f, struct info *i, struct flow_key *k)
+{
+	const u8 *p = peek(f, i->l3, IPV4_LEN);
+	enum verdict v = V_OK, tcp;
+	u32 hlen, total, frag;
+
+	i->family = 4;
+	if (!p)
+		return V_TRUNCATED;
+	hlen = (p[0] & 15) * 4;
+	if (p[0] >> 4 != 4 || hlen < IPV4_LEN)
+		return V_MALFORMED;
+	total = be16(p + 2);
+	if (total < hlen || total > f->len - i->l3)
+		return V_MALFORMED;
+	i->ip_end = i->l3 + total;
+	if (p[9] != PROTO_TCP)
+		return V_NOT_TCP;
+	__builtin_memcpy(k->src_ip, p + 12, 4);
+	__builtin_memcpy(k->dst_ip, p + 16, 4);
+	frag = be16(p + 6);
+	if (frag & IP_OFFSET)
+		return V_FRAGMENT;
+	i->l4 = i->l3 + hlen;
+	if (frag & IP_MF)
+		v = V_FRAGMENT;
+	else if (hlen > IPV4_LEN)
+		v = V_IP_OPTIONS;
+	else if (frag & IP_RESERVED)
+		v = V_RESERVED_FLAG;
+	tcp = take_tcp(f, i, k);
+	return v != V_OK ? v : tcp;
+}
+
+/* Walks the extension headers from next to TCP. Sets i->l4 when TCP is there. */
+static __always_inline enum verdict walk_ext(const struct frame *f, struct info *i, u8 next)
+{
+	enum verdict v = V_EXT_HEADER;
+	u32 off = i->l3 + IPV6_LEN;
+	const u8 *p;
+	u32 frag;
+	int n;
+
+	for (n = 0; n < MAX_EXT_HEADERS; n++) {
+		if (next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_DSTOPTS && next != PROTO_FRAGMENT)
+			break;
+		p = peek(f, off, 8);
+		if (!p || off + 8 > i->ip_end)
+			return V_NOT_TCP;
+		if (next == PROTO_FRAGMENT) {
+			frag = be16(p + 2);
+			if (frag & 0xfff8)
+				return V_FRAGMENT;
+			if (frag & 1)
+				v = V_FRAGMENT;
+			off += 8;
+		} else {
+			off += (p[1] + 1) * 8;
+		}
+		next = p[0];
+	}
+	if (next != PROTO_TCP || off > i->ip_end)
+		return V_NOT_TCP;
+	i->l4 = off;
+	return v;
+}
+
+static __always_inline enum verdict take_ipv6(const struct frame *f, struct info *i, struct flow_key *k)
+{
+	const u8 *p = peek(f, i->l3, IPV6_LEN);
+	enum verdict v = V_OK, tcp;
+	u32 total;
+
+	i->family = 6;
+	if (!p)
+		return V_TRUNCATED;
+	if (p[0] >> 4 != 6)
+		return V_MALFORMED;
+	total = IPV6_LEN + be16(p + 4);
+	if (total > f->len - i->l3)
+		return V_MALFORMED;
+	i->ip_end = i->l3 + total;
+	__builtin_memcpy(k->src_ip, p + 8, 16);
+	__builtin_memcpy(k->dst_ip, p + 24, 16);
+	if (p[6] == PROTO_TCP)
+		i->l4 = i->l3 + IPV6_LEN;
+	else
+		v = walk_ext(f, i, p[6]);
+	if (!i->l4)
+		return v;
+	tcp = take_tcp(f, i, k);
+	return v != V_OK ? v : tcp;
+}
+
+/* Reads on after take_ether. The addresses and ports in k count only when i->keyed. */
+static __always_inline void take_ip(const struct frame *f, struct info *i, struct flow_key *k)
+{
+	enum verdict v;
+
+	if (i->ethertype == ETH_P_IP)
+		v = take_ipv4(f, i, k);
+	else if (i->ethertype == ETH_P_IPV6)
+		v = take_ipv6(f, i, k);
+	else
+		v = V_NOT_IP;
+	if (v == V_OK && f->len > i->ip_end && f->len > MIN_FRAME + i->tagged * TAG_LEN)
+		v = V_TRAILER;
+	i->verdict = (u8)v;
+}
+
+#endif

@@ -1,0 +1,201 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+
+/*
+ * The XDP program of one interface: which VM is a frame for, count its flow, describe the frame for the controller and
+ * send it to the AF_XDP socket of its RX queue. What is not for a VM goes to the kernel; nothing is dropped here.
+ */
+
+#include "abi.h"
+#include "maps.h"
+#include "parse.h"
+
+char __license[] SEC("license") = "Dual BSD/GPL";
+
+#define VLAN_ID 0x0fff
+
+/* A tag that was taken out of the frame before XDP. */
+struct outer_tag {
+	u16 proto; /* host order, 0: none */
+	u16 tci;
+};
+
+static __always_inline void count(u32 outcome)
+{
+	u64 *n = bpf_map_lookup_elem(&verdicts, &outcome);
+
+	if (n)
+		*n += 1; /* per CPU, and XDP is not preempted by XDP */
+}
+
+static __always_inline int pass(u32 outcome)
+{
+	count(outcome);
+	return XDP_PASS;
+}
+
+/*
+ * Finds or makes the flow's row. Two CPUs may race to make it: the loser's update fails with EEXIST and its second
+ * lookup finds the winner's row. Rows start at zero, so that everyone only adds.
+ */
+static __always_inline struct flow_stats *flow_row(const struct flow_key *k, u64 now)
+{
+	struct flow_stats *row = bpf_map_lookup_elem(&flows, k);
+	struct flow_stats fresh = {};
+
+	if (row)
+		return row;
+	fresh.first_ns = now;
+	fresh.last_ns = now;
+	bpf_map_update_elem(&flows, k, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&flows, k);
+}
+
+static __always_inline void count_flow(const struct flow_key *k, const struct info *i, u32 len)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct flow_stats *row = flow_row(k, now);
+	u32 v = i->verdict;
+
+	if (!row) {
+		count(O_FLOW_LOST);
+		return;
+	}
+	__sync_fetch_and_add(&row->bytes, len);
+	if (i->payload_len)
+		__sync_fetch_and_add(&row->payload_bytes, i->payload_len);
+	if (v < NUM_VERDICTS)
+		__sync_fetch_and_add(&row->verdicts[v], 1);
+	if ((row->tcp_flags & i->tcp_flags) != i->tcp_flags)
+		__sync_fetch_and_or(&row->tcp_flags, i->tcp_flags);
+	row->last_ns = now; /* a racing CPU is at most nanoseconds away */
+}
+
+/* A cheap mix of addresses and ports. */
+static __always_inline u32 flow_hash(const struct flow_key *k)
+{
+	const u32 *w = (const u32 *)&k->src_port; /* ports, source, destination: nine words */
+	u32 h = 0;
+	int n;
+
+	for (n = 0; n < 9; n++) {
+		h = (h ^ w[n]) * 0x9e3779b1u;
+		h ^= h >> 15;
+	}
+	return h;
+}
+
+/* Puts m in front of the frame. False: the driver has no room there. It ends all pointers into the packet. */
+static __noinline int put_meta(struct xdp_md *ctx, const struct frame_meta *m)
+{
+	struct frame_meta *to;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*m)))
+		return 0;
+	to = (void *)(long)ctx->data_meta;
+	if ((void *)(to + 1) > (void *)(long)ctx->data)
+		return 0;
+	__builtin_memcpy(to, m, sizeof(*m));
+	return 1;
+}
+
+/* The VLAN a frame is in, or -1 when no port can be. */
+static __always_inline int vlan_of(const struct info *i, struct outer_tag outer)
+{
+	int id;
+
+	if (outer.proto && (outer.proto != ETH_P_8021Q || i->tagged || i->verdict == V_VLAN_STACK))
+		return -1; /* a tag inside an accelerated one: a guest must not see the inner one as its own */
+	if (i->verdict == V_VLAN_STACK && !i->tagged)
+		return -1; /* a service tag */
+	id = (outer.proto ? outer.tci : i->tci) & VLAN_ID;
+	if (i->verdict == V_VLAN_STACK && id == 0)
+		return -1; /* removing the priority tag would lay the inner tag bare */
+	return id;
+}
+
+static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
+{
+	struct frame f = { (void *)(long)ctx->data, (void *)(long)ctx->data_end, 0 };
+	struct outer_tag outer = { outer_proto, outer_tci };
+	struct info i = {};
+	struct port_key pk = {};
+	struct flow_key fk = {};
+	struct frame_meta m = {};
+	struct port_value *port;
+	int more, vlan, act;
+
+	f.len = (u32)(f.end - f.data);
+	more = take_ether(&f, &i);
+	if (f.data + ETH_LEN > f.end)
+		return pass(O_PASS_HOST);
+	if (f.data[0] & 1)
+		return pass(O_PASS_MULTICAST);
+	vlan = vlan_of(&i, outer);
+	if (vlan < 0)
+		return pass(O_PASS_VLAN_FOREIGN);
+	pk.vlan = (u16)vlan;
+	__builtin_memcpy(pk.mac, f.data, sizeof(pk.mac));
+	port = bpf_map_lookup_elem(&ports, &pk);
+	if (!port)
+		return pass(O_PASS_HOST);
+
+	if (more)
+		take_ip(&f, &i, &fk);
+	if (i.keyed) {
+		fk.ifindex = ctx->ingress_ifindex;
+		fk.port = port->port;
+		fk.vlan = pk.vlan;
+		fk.family = i.family;
+		count_flow(&fk, &i, f.len);
+		m.flags = META_KEYED;
+		m.hash = flow_hash(&fk);
+	}
+	if (!(port->flags & PORT_STEER))
+		return pass(O_PASS_PORT);
+
+	m.magic = META_MAGIC;
+	m.port = port->port;
+	m.frame_len = f.len;
+	m.l3 = (u16)i.l3;
+	m.l4 = (u16)i.l4;
+	m.payload = (u16)i.payload;
+	m.payload_len = (u16)i.payload_len;
+	m.tci = outer.proto ? outer.tci : i.tci;
+	m.family = i.family;
+	m.verdict = i.verdict;
+	if (i.tagged)
+		m.flags |= META_TAGGED;
+	if (outer.proto)
+		m.flags |= META_ACCELERATED;
+	m.tcp_flags = i.tcp_flags;
+	if (!put_meta(ctx, &m)) {
+		if (outer.proto)
+			return pass(O_PASS_VLAN_ACCELERATED); /* without metadata the controller would take it for untagged */
+		count(O_NO_METADATA);
+	}
+	act = (int)bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+	count(act == XDP_REDIRECT ? O_REDIRECT : O_PASS_NO_SOCKET);
+	return act;
+}
+
+/* For every mode and kernel: tags outside the frame are invisible. */
+SEC("xdp")
+int rsc_xdp(struct xdp_md *ctx)
+{
+	return steer(ctx, 0, 0);
+}
+
+/* Bound to its device, native mode only: asks the driver for the tag. */
+SEC("xdp")
+int rsc_xdp_bound(struct xdp_md *ctx)
+{
+	u16 proto = 0, tci = 0;
+	int err = bpf_xdp_metadata_rx_vlan_tag(ctx, &proto, &tci);
+
+	if (!err)
+		return steer(ctx, bpf_ntohs(proto), tci);
+	if (err != -61 /* ENODATA */)
+		count(O_VLAN_UNREADABLE);
+	return steer(ctx, 0, 0);
+}
