@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// Exit codes of every verb.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitNoController = 3
+)
+
+// streams is where a command reads and writes. Tests give it buffers.
+type streams struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+}
+
+// usageError is a command line that cannot be right. It ends in exit code 2.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// execute runs one command line (without the program's name) and returns the exit code. It writes at most one line about
+// an error, to s.err.
+func execute(ctx context.Context, args []string, s streams) int {
+	app := newApp(s)
+	line, err := rearrange(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, append([]string{app.Name}, line...))
+	}
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintf(s.err, "rscctl: %s\n", oneLine(err.Error()))
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var usage *usageError
+	var refused *api.Error
+	switch {
+	case errors.Is(err, api.ErrNoController):
+		return exitNoController
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &refused) && refused.Usage:
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// oneLine keeps the promise of one line per error, whatever a library put into it.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+func newApp(s streams) *cli.App {
+	app := &cli.App{
+		Name:    "rscctl",
+		Usage:   "eBPF-assisted receive coalescing for KVM guests",
+		Version: version(),
+		Description: `The controller ('rscctl run') merges consecutive TCP segments of a flow into one large frame and puts it into
+a VM's virtio-net receive queue. Every other verb talks to it over its control socket; replay and demo need no controller.
+
+A first session, as root:
+   rscctl run &
+   rscctl attach eth0 --vm web --mac 52:54:00:12:34:56 --vhost-user /run/rscctl/web.sock
+   rscctl status
+   rscctl stats --vm web
+   rscctl policy set web --coalesce off
+   rscctl detach eth0 --vm web
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
+		Writer:         s.out,
+		ErrWriter:      s.err,
+		Reader:         s.in,
+		ExitErrHandler: func(*cli.Context, error) {}, // execute decides
+		OnUsageError:   onUsageError,
+		Action:         noVerb,
+		Commands: []*cli.Command{
+			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
+			statsCommand(s), replayCommand(s), demoCommand(s), demoChildCommand(),
+		},
+	}
+	for _, c := range app.Commands {
+		finish(c)
+	}
+	return app
+}
+
+// finish sets what all verbs have in common.
+func finish(c *cli.Command) {
+	c.HideHelpCommand = true // 'rscctl help VERB' and 'rscctl VERB --help' are enough
+	c.OnUsageError = onUsageError
+	for _, sub := range c.Subcommands {
+		finish(sub)
+	}
+}
+
+func onUsageError(_ *cli.Context, err error, _ bool) error {
+	return usagef("%v: see rscctl --help", err)
+}
+
+func noVerb(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("%s: no such verb: see rscctl --help", c.Args().First())
+	}
+	return usagef("no verb given: see rscctl --help")
+}

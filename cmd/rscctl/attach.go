@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+func attachCommand(s streams) *cli.Command {
+	flags := []cli.Flag{
+		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, any text of your own (required)"},
+		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
+		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (required)"},
+		boolFlag("connect", "dial the socket (QEMU serves it) instead of listening on it"),
+		&cli.IntFlag{Name: "vlan", Usage: "access port of VLAN `ID` 1 to 4094; without it the VM gets untagged frames",
+			DefaultText: "untagged"},
+		&cli.StringFlag{Name: "socket-mode", Usage: "file `MODE` of the vhost-user socket, octal", DefaultText: "0660"},
+		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP` (QEMU runs as another user)",
+			DefaultText: "unchanged"},
+		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
+		boolFlag("fix-offloads", "switch off what hides checksums from us on a reachable veth peer"),
+		boolFlag("dry-run", "say what would be changed, change nothing"),
+		outputFlag(), socketFlag(),
+	}
+	return &cli.Command{
+		Name:      "attach",
+		Usage:     "put a VM on an interface",
+		ArgsUsage: "IFACE",
+		UsageText: "rscctl attach IFACE --vm NAME --mac MAC --vhost-user SOCKET [flags]",
+		Description: `Frames for the VM's MAC address (and VLAN) that arrive on IFACE go to the VM, merged by its policy; everything else
+stays with the host. Several VMs may share an interface. By default rscctl listens on the socket and QEMU connects:
+   -chardev socket,id=c0,path=SOCKET,reconnect=1 -netdev vhost-user,id=n0,chardev=c0
+
+What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach.`,
+		Flags:  append(flags, policyFlags()...),
+		Action: func(c *cli.Context) error { return attach(c, s) },
+	}
+}
+
+func attach(c *cli.Context, s streams) error {
+	asJSON, err := format(c)
+	if err != nil {
+		return err
+	}
+	req, err := attachRequest(c)
+	if err != nil {
+		return err
+	}
+	resp, err := client(c).Attach(c.Context, req)
+	if err != nil {
+		return on("attach", err)
+	}
+	if asJSON {
+		return printJSON(s.out, resp)
+	}
+	p := newPrinter(s.out)
+	title, verb := "attached", "changed"
+	if resp.DryRun {
+		title, verb = "would attach", "would change"
+	}
+	p.line("%s %s to %s", title, resp.VM, resp.Iface)
+	for _, change := range resp.Changes {
+		p.line("  %s: %s", verb, change)
+	}
+	if len(resp.Changes) == 0 {
+		p.line("  %s: nothing", verb)
+	}
+	for _, w := range resp.Warnings {
+		p.line("  warning: %s", w)
+	}
+	return p.flush()
+}
+
+// attachRequest refuses what no controller could accept; whether names and places are free is the controller's to say.
+func attachRequest(c *cli.Context) (api.AttachRequest, error) {
+	req := api.AttachRequest{
+		VM: c.String("vm"), MAC: c.String("mac"), VLAN: c.Int("vlan"),
+		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"),
+		AllowSpoof: c.Bool("allow-spoof"), FixOffloads: c.Bool("fix-offloads"),
+		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
+		DryRun: c.Bool("dry-run"),
+	}
+	args, err := positionals(c, 1, 1, "IFACE")
+	if err != nil {
+		return req, err
+	}
+	req.Iface = args[0]
+	for _, name := range []string{"vm", "mac", "vhost-user"} {
+		if c.String(name) == "" {
+			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
+		}
+	}
+	hw, err := net.ParseMAC(req.MAC)
+	if err != nil || len(hw) != 6 {
+		return req, usagef("attach: --mac %s: not a MAC address: say six bytes like 52:54:00:12:34:56", req.MAC)
+	}
+	req.MAC = hw.String()
+	if c.IsSet("vlan") && (req.VLAN < 1 || req.VLAN > 4094) {
+		return req, usagef("attach: --vlan %d: no such VLAN: say 1 to 4094, or leave it out for untagged frames", req.VLAN)
+	}
+	if req.VhostUser, err = socketPath(req.VhostUser); err != nil {
+		return req, err
+	}
+	if req.SocketMode != "" {
+		if _, err := strconv.ParseUint(req.SocketMode, 8, 9); err != nil {
+			return req, usagef("attach: --socket-mode %s: not a file mode: say an octal number like 0660", req.SocketMode)
+		}
+	}
+	if req.Connect && (req.SocketMode != "" || req.SocketOwner != "") {
+		return req, usagef("attach: --connect: the socket is QEMU's: leave out --socket-mode and --socket-owner")
+	}
+	req.Policy, err = policyPatch(c)
+	if err != nil {
+		return req, fmt.Errorf("attach: %w", err)
+	}
+	return req, nil
+}
+
+// socketPath makes a path absolute: the controller's working folder is another one than ours.
+func socketPath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("attach: --vhost-user %s: %w", path, err)
+	}
+	return abs, nil
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// fakeController serves fixed answers on a Unix socket and remembers what it was asked. It tests the command line only:
+// the real controller has tests of its own.
+type fakeController struct {
+	socket string
+	mu     sync.Mutex
+	asked  []string // "METHOD path?query body"
+	refuse *api.Error
+}
+
+func newFake(t *testing.T) *fakeController {
+	t.Helper()
+	f := &fakeController{socket: filepath.Join(t.TempDir(), "s")}
+	l, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: f}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return f
+}
+
+func (f *fakeController) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var body bytes.Buffer
+	body.ReadFrom(r.Body)
+	f.mu.Lock()
+	f.asked = append(f.asked, r.Method+" "+r.URL.RequestURI()+" "+body.String())
+	refuse := f.refuse
+	f.mu.Unlock()
+	if refuse != nil {
+		w.WriteHeader(refuse.Status)
+		json.NewEncoder(w).Encode(refuse.ErrorBody)
+		return
+	}
+	json.NewEncoder(w).Encode(answer(r, body.Bytes()))
+}
+
+func (f *fakeController) last() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.asked) == 0 {
+		return ""
+	}
+	return f.asked[len(f.asked)-1]
+}
+
+func (f *fakeController) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.asked)
+}
+
+func answer(r *http.Request, body []byte) any {
+	switch r.URL.Path {
+	case "/v1/status":
+		return sampleStatus()
+	case "/v1/attach":
+		var req api.AttachRequest
+		json.Unmarshal(body, &req)
+		return api.AttachResponse{
+			Schema: 1, Iface: req.Iface, VM: req.VM, DryRun: req.DryRun,
+			Changes:  []string{"XDP program in native mode (the link may flap)", "unicast filter: 52:54:00:12:34:56 added"},
+			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
+		}
+	case "/v1/detach":
+		return api.DetachResponse{Schema: 1, Iface: "eth0", VMs: []string{"web", "db"}, Restored: []string{"XDP program removed"}}
+	case "/v1/flows":
+		return sampleFlows()
+	case "/v1/policy":
+		return samplePolicy()
+	case "/v1/stats":
+		return sampleStats()
+	}
+	return nil
+}
+
+func samplePolicy() api.PolicyResponse {
+	return api.PolicyResponse{
+		Schema: 1, VM: "web", Effective: "gro", Note: "the guest did not negotiate RSC_EXT",
+		Policy: api.Policy{Coalesce: true, IPv4: true, Profile: "rsc", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{22, 53}},
+	}
+}
+
+func sampleStatus() api.Status {
+	pol := samplePolicy().Policy
+	return api.Status{
+		Schema: 1, PID: 4711, Version: "v1.2.3", StartedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), State: "/var/lib/rscctl",
+		FlowsPin: "/sys/fs/bpf/rscctl/flows", Warnings: []string{"the bpf filesystem is nearly full"},
+		Interfaces: []api.Interface{{
+			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: true,
+			Queues: []api.Queue{
+				{ID: 0, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
+				{ID: 1, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
+			},
+			Ports: []api.Port{
+				{VM: "web", MAC: "52:54:00:12:34:56", Feed: "vhost-user", Socket: "/run/rscctl/web.sock", Mode: "listen",
+					State: "running", QueuePairs: 2, QueueSize: 1024, Features: []string{"GUEST_CSUM", "GUEST_TSO4", "MRG_RXBUF"},
+					FeatureBits: "0x8082", Policy: pol, Effective: "gro", PolicyNote: "the guest did not negotiate RSC_EXT"},
+				{VM: "db", MAC: "52:54:00:12:34:57", VLAN: 100, Feed: "vhost-user", Socket: "/run/rscctl/db.sock", Mode: "connect",
+					State: "failed", StopReason: "bad descriptor index", AllowSpoof: true, Effective: "off",
+					Warnings: []string{"the guest asked for an absurd ring"}},
+			},
+			Changes:  []string{"XDP program in native mode"},
+			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
+		}},
+	}
+}
+
+func sampleFlows() api.Flows {
+	return api.Flows{Schema: 1, Total: 5, Flows: []api.Flow{
+		{Iface: "eth0", VM: "web", Direction: "to_guest", Family: 4, Src: "10.0.0.1", Dst: "10.0.0.2", SrcPort: 43210, DstPort: 5201,
+			Packets: 1234567, Bytes: 1869134438, PayloadBytes: 1787652016, TCPFlags: []string{"SYN", "ACK", "PSH"},
+			Verdicts: map[string]uint64{"ok": 1234567}, FirstNS: 1, LastNS: 10000000001, AgeNS: 1250000, BitsPerSec: 1.495e9},
+		{Iface: "eth0", VM: "db", Direction: "to_guest", VLAN: 100, Family: 6, Src: "fd00::1", Dst: "fd00::2", SrcPort: 1, DstPort: 443,
+			Packets: 3, Bytes: 222, Verdicts: map[string]uint64{"ok": 1, "ext_header": 2}, AgeNS: 3725e9},
+	}}
+}
+
+func sampleStats() api.Stats {
+	return api.Stats{
+		Schema: 1,
+		VMs: []api.VMStats{{
+			VM: "web", Iface: "eth0", RxPackets: 100000, RxBytes: 151400000, Superframes: 2200, MergedPackets: 98800,
+			GuestFrames: 3380, GuestBytes: 145000000, Passed: map[string]uint64{"pure_ack": 1000, "syn": 20, "deadline": 160},
+			Sealed: map[string]uint64{"max_bytes": 2000, "psh": 150, "deadline": 50}, Dropped: map[string]uint64{"guest_no_buffers": 12},
+			Held: 8, Interrupts: 900, TxFrames: 500, TxBytes: 33000, TxWireFrames: 510, TxDropped: map[string]uint64{"source_mac": 4},
+			LocalFrames: 6,
+			FrameBytes:  []api.Bucket{{Le: 128, Count: 0}, {Le: 1514, Count: 1180}, {Le: 32768, Count: 200}, {Le: 0, Count: 2000}},
+			HoldNS:      []api.Bucket{{Le: 1000, Count: 3170}, {Le: 50000, Count: 210}, {Le: 0, Count: 0}},
+		}},
+		Queues:   map[string]api.Queue{"eth0/1": {ID: 1, RxFrames: 7, Chunks: 4096}, "eth0/0": {RxFrames: 100000, Chunks: 4096, Held: 8}},
+		Verdicts: map[string]uint64{"redirect": 100007, "pass_host": 55},
+	}
+}
+
+// rscctl runs one command line in process.
+func rscctl(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	code = execute(ctx, args, streams{in: bytes.NewReader(nil), out: &out, err: &errs})
+	return code, out.String(), errs.String()
+}
+
+// golden compares text with testdata/name, or with -update rewrites it.
+func golden(t *testing.T, name, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != text {
+		t.Errorf("%s differs.\ngot:\n%s\nwant:\n%s", path, text, want)
+	}
+}

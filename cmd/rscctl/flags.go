@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+func socketFlag() cli.Flag {
+	return &cli.StringFlag{Name: "socket", Usage: "control socket `PATH`", Value: api.DefaultSocket,
+		EnvVars: []string{"RSCCTL_SOCKET"}}
+}
+
+// boolFlag is off unless given, which its help need not say.
+func boolFlag(name, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Usage: usage, DisableDefaultText: true}
+}
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "output `FORMAT`: table or json", Value: "table"}
+}
+
+func watchFlags() []cli.Flag {
+	return []cli.Flag{
+		boolFlag("watch", "print again and again until interrupted"),
+		&cli.DurationFlag{Name: "interval", Usage: "time between two prints with --watch", Value: time.Second},
+	}
+}
+
+func policyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "coalesce", Category: "policy:", Usage: "merge segments: `on|off`", DefaultText: "on"},
+		&cli.StringFlag{Name: "ipv4", Category: "policy:", Usage: "merge IPv4: `on|off`", DefaultText: "on"},
+		&cli.StringFlag{Name: "ipv6", Category: "policy:", Usage: "merge IPv6: `on|off`", DefaultText: "on"},
+		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules: `gro` (lossless) or rsc (Windows' rules, needs " +
+			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
+		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors; 0: " +
+			"only segments received together merge", DefaultText: "50us"},
+		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`",
+			DefaultText: "65535"},
+		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "most segments in one frame; 0: no limit `N`",
+			DefaultText: "0"},
+		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated; " +
+			"none: no port is excluded", DefaultText: "none"},
+	}
+}
+
+// policyPatch reads the policy flags. Only flags that were given change anything.
+func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
+	var p api.PolicyPatch
+	var err error
+	keep := func(e error) {
+		if err == nil {
+			err = e
+		}
+	}
+	for _, s := range []struct {
+		name   string
+		target **bool
+	}{{"coalesce", &p.Coalesce}, {"ipv4", &p.IPv4}, {"ipv6", &p.IPv6}} {
+		if c.IsSet(s.name) {
+			on, e := onOff(s.name, c.String(s.name))
+			*s.target = &on
+			keep(e)
+		}
+	}
+	if c.IsSet("profile") {
+		v := c.String("profile")
+		p.Profile = &v
+		keep(checkProfile(v))
+	}
+	if c.IsSet("hold") {
+		d, e := parseHold(c.String("hold"))
+		ns := d.Nanoseconds()
+		p.HoldNS = &ns
+		keep(e)
+	}
+	for _, s := range []struct {
+		name   string
+		target **int
+	}{{"max-bytes", &p.MaxBytes}, {"max-segments", &p.MaxSegments}} {
+		if c.IsSet(s.name) {
+			n, e := count(s.name, c.String(s.name))
+			*s.target = &n
+			keep(e)
+		}
+	}
+	if c.IsSet("exclude-port") {
+		ports, e := excludePorts(c.StringSlice("exclude-port"))
+		p.ExcludePorts = &ports
+		keep(e)
+	}
+	return p, err
+}
+
+func onOff(name, v string) (bool, error) {
+	switch v {
+	case "on":
+		return true, nil
+	case "off":
+		return false, nil
+	}
+	return false, usagef("--%s %s: not a switch: say on or off", name, v)
+}
+
+func checkProfile(v string) error {
+	if v == "gro" || v == "rsc" {
+		return nil
+	}
+	return usagef("--profile %s: no such profile: say gro or rsc", v)
+}
+
+func parseHold(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 {
+		return 0, usagef("--hold %s: not a duration: say for example 50us, 300us, 1ms or 0", v)
+	}
+	return d, nil
+}
+
+func count(name, v string) (int, error) {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 {
+		return 0, usagef("--%s %s: not a count: say a whole number of 0 and above", name, v)
+	}
+	return n, nil
+}
+
+// excludePorts never returns nil: an empty list is sent as one, it clears the list of the VM.
+func excludePorts(values []string) ([]uint16, error) {
+	ports := []uint16{}
+	for _, v := range values {
+		if v == "none" && len(values) == 1 {
+			return ports, nil
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(v), 10, 16)
+		if err != nil || n == 0 {
+			return ports, usagef("--exclude-port %s: not a TCP port: say 1 to 65535, or none alone", v)
+		}
+		ports = append(ports, uint16(n))
+	}
+	return ports, nil
+}
+
+// format checks -o.
+func format(c *cli.Context) (asJSON bool, err error) {
+	switch v := c.String("output"); v {
+	case "table":
+		return false, nil
+	case "json":
+		return true, nil
+	default:
+		return false, usagef("--output %s: no such format: say table or json", v)
+	}
+}
+
+// positionals checks the number of words and returns them. names are what the words mean, for the message.
+func positionals(c *cli.Context, required, most int, names string) ([]string, error) {
+	args := c.Args().Slice()
+	verb := strings.TrimPrefix(c.Command.HelpName, "rscctl ")
+	switch {
+	case len(args) < required:
+		return nil, usagef("%s: %s missing: usage: rscctl %s %s", verb, names, verb, names)
+	case len(args) > most && most == 0:
+		return nil, usagef("%s: %s: takes no such word: see rscctl %s --help", verb, args[0], verb)
+	case len(args) > most:
+		return nil, usagef("%s: %s: one word too many: usage: rscctl %s %s", verb, args[most], verb, names)
+	}
+	for _, a := range args {
+		if a == "" {
+			return nil, usagef("%s: empty word: usage: rscctl %s %s", verb, verb, names)
+		}
+	}
+	return args, nil
+}
+
+// client returns the client for the socket the command line or the environment names.
+func client(c *cli.Context) *api.Client { return api.NewClient(c.String("socket")) }
+
+// on puts the verb in front of an error. A refusal of the controller is complete as it is.
+func on(verb string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", verb, err)
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// The cli package hands everything behind the first positional argument to the action unparsed, so `attach eth0 --vm a`
+// would lose its flags. rearrange puts a command line into the one order the package understands:
+//
+//	verb [subverb] --flag=value ... -- positional ...
+//
+// On the way it finds what the package would let through: unknown flags by their own name, a flag without its value, and a
+// flag given twice.
+
+type parsed struct {
+	flags []flagUse
+	words []string // positionals, the verb among them
+}
+
+type flagUse struct {
+	name  string
+	value string
+	given bool // a value was given
+}
+
+func rearrange(app *cli.App, args []string) ([]string, error) {
+	p, err := split(args, takesValue(app))
+	if err != nil {
+		return nil, err
+	}
+	path, flags := []string(nil), []cli.Flag{cli.HelpFlag, cli.VersionFlag}
+	level := app.Commands
+	for len(p.words) > 0 {
+		c := find(level, p.words[0])
+		if c == nil {
+			break
+		}
+		path, p.words = append(path, c.Name), p.words[1:]
+		flags, level = append([]cli.Flag{cli.HelpFlag}, c.Flags...), c.Subcommands
+		if len(level) == 0 {
+			break
+		}
+	}
+	if len(path) == 0 && len(p.words) > 0 && p.words[0] != "help" && p.words[0] != "h" {
+		return nil, usagef("%s: no such verb: see rscctl --help", p.words[0])
+	}
+	line, err := render(p.flags, flags, strings.Join(append([]string{"rscctl"}, path...), " "))
+	if err != nil {
+		return nil, err
+	}
+	line = append(path, line...)
+	if slices.Contains(line, "--help") {
+		return line, nil // with a word behind it the package would look for a topic of that name
+	}
+	if len(p.words) > 0 {
+		if len(path) > 0 {
+			line = append(line, "--")
+		}
+		line = append(line, p.words...)
+	}
+	return line, nil
+}
+
+// split sorts arguments into flags and words. "--" ends the flags, a lone "-" is a word.
+func split(args []string, takes map[string]bool) (parsed, error) {
+	var p parsed
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == "--":
+			p.words = append(p.words, args[i+1:]...)
+			return p, nil
+		case len(arg) < 2 || arg[0] != '-':
+			p.words = append(p.words, arg)
+			continue
+		}
+		name, value, given := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+		if takes[name] && !given {
+			if i++; i == len(args) {
+				return p, usagef("%s: needs a value: see --help of the verb", arg)
+			}
+			value, given = args[i], true
+		}
+		p.flags = append(p.flags, flagUse{name, value, given})
+	}
+	return p, nil
+}
+
+// render writes the flags of one verb in a form that cannot be misread.
+func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {
+	var line []string
+	seen := map[string]bool{}
+	for _, u := range uses {
+		f := lookup(known, u.name)
+		if f == nil {
+			return nil, usagef("--%s: no such flag: see %s --help", u.name, verb)
+		}
+		name := f.Names()[0]
+		if _, repeats := f.(*cli.StringSliceFlag); seen[name] && !repeats {
+			return nil, usagef("--%s: given twice: give it once", name)
+		}
+		seen[name] = true
+		if u.given {
+			line = append(line, "--"+name+"="+u.value)
+		} else {
+			line = append(line, "--"+name)
+		}
+	}
+	return line, nil
+}
+
+// takesValue tells for every flag of every verb whether it needs a value. A name means the same everywhere, so flags may
+// even stand in front of the verb.
+func takesValue(app *cli.App) map[string]bool {
+	takes := map[string]bool{}
+	var walk func([]*cli.Command)
+	walk = func(commands []*cli.Command) {
+		for _, c := range commands {
+			for _, f := range c.Flags {
+				if _, isBool := f.(*cli.BoolFlag); isBool {
+					continue
+				}
+				for _, name := range f.Names() {
+					takes[name] = true
+				}
+			}
+			walk(c.Subcommands)
+		}
+	}
+	walk(app.Commands)
+	return takes
+}
+
+func find(commands []*cli.Command, name string) *cli.Command {
+	for _, c := range commands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+func lookup(flags []cli.Flag, name string) cli.Flag {
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			return f
+		}
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller"
+)
+
+func runCommand(s streams) *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "run the controller in the foreground",
+		Description: `Attaches what the state directory remembers, then serves the control socket until interrupted. A clean stop takes
+programs, links and sockets away and keeps the state. Several controllers run side by side when state, socket and bpffs
+differ. Needs root.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of what survives a restart", Value: "/var/lib/rscctl",
+				EnvVars: []string{"RSCCTL_STATE"}},
+			socketFlag(),
+			&cli.StringFlag{Name: "bpffs", Usage: "`DIR` on a bpf filesystem for the pinned flow map", Value: "/sys/fs/bpf/rscctl",
+				EnvVars: []string{"RSCCTL_BPFFS"}},
+		},
+		Action: func(c *cli.Context) error { return runController(c, s) },
+	}
+}
+
+func runController(c *cli.Context, s streams) error {
+	if _, err := positionals(c, 0, 0, ""); err != nil {
+		return err
+	}
+	ctl, err := controller.New(controller.Options{
+		State:   c.String("state"),
+		Socket:  c.String("socket"),
+		BPFFS:   c.String("bpffs"),
+		Logger:  slog.New(slog.NewTextHandler(s.err, nil)),
+		Version: version(),
+	})
+	if err != nil {
+		return on("run", err)
+	}
+	return on("run", ctl.Run(c.Context))
+}

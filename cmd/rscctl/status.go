@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+func statusCommand(s streams) *cli.Command {
+	return &cli.Command{
+		Name:      "status",
+		Usage:     "show interfaces, queues, modes, VMs, negotiated features and health",
+		ArgsUsage: "[IFACE]",
+		UsageText: "rscctl status [IFACE]",
+		Flags:     []cli.Flag{outputFlag(), socketFlag()},
+		Action:    func(c *cli.Context) error { return status(c, s) },
+	}
+}
+
+func status(c *cli.Context, s streams) error {
+	asJSON, err := format(c)
+	if err != nil {
+		return err
+	}
+	args, err := positionals(c, 0, 1, "[IFACE]")
+	if err != nil {
+		return err
+	}
+	st, err := client(c).Status(c.Context, strings.Join(args, ""))
+	if err != nil {
+		return on("status", err)
+	}
+	if asJSON {
+		return printJSON(s.out, st)
+	}
+	return printStatus(s.out, st, time.Now())
+}
+
+func printStatus(w io.Writer, st *api.Status, now time.Time) error {
+	p := newPrinter(w)
+	p.row("controller", fmt.Sprintf("%s, pid %d, up %s", st.Version, st.PID, duration(now.Sub(st.StartedAt))))
+	p.row("state", st.State)
+	pin := st.FlowsPin
+	if pin == "" {
+		pin = "not pinned: flow counters end with the controller"
+	}
+	p.row("flow map", pin)
+	warnings := allWarnings(st)
+	p.row("health", health(len(warnings)))
+	if len(st.Interfaces) == 0 {
+		p.line("\nno VM is attached: see rscctl attach --help")
+	} else {
+		printInterfaces(p, st)
+		printQueues(p, st)
+		printPorts(p, st)
+		printFeatures(p, st)
+		printChanges(p, st)
+	}
+	if len(warnings) > 0 {
+		p.line("\nwarnings:")
+		for _, w := range warnings {
+			p.line("  %s", w)
+		}
+	}
+	return p.flush()
+}
+
+func health(warnings int) string {
+	switch warnings {
+	case 0:
+		return "good"
+	case 1:
+		return "1 warning, see below"
+	}
+	return strconv.Itoa(warnings) + " warnings, see below"
+}
+
+// allWarnings puts what a warning is about in front of it.
+func allWarnings(st *api.Status) []string {
+	list := append([]string(nil), st.Warnings...)
+	for i := range st.Interfaces {
+		nic := &st.Interfaces[i]
+		for _, w := range nic.Warnings {
+			list = append(list, nic.Name+": "+w)
+		}
+		for j := range nic.Ports {
+			if port := &nic.Ports[j]; port.State == "failed" {
+				list = append(list, nic.Name+"/"+port.VM+": failed: "+orDash(port.StopReason))
+			}
+			for _, w := range nic.Ports[j].Warnings {
+				list = append(list, nic.Name+"/"+nic.Ports[j].VM+": "+w)
+			}
+		}
+	}
+	return list
+}
+
+func printInterfaces(p *printer, st *api.Status) {
+	p.line("")
+	p.row("INTERFACE", "DRIVER", "MTU", "XDP", "AF_XDP", "METADATA", "QUEUES", "VMS")
+	for i := range st.Interfaces {
+		nic := &st.Interfaces[i]
+		metadata := "no, frames are parsed twice"
+		if nic.Metadata {
+			metadata = "yes"
+		}
+		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), nic.XDPMode, nic.XSKMode, metadata,
+			strconv.Itoa(len(nic.Queues)), strconv.Itoa(len(nic.Ports)))
+	}
+}
+
+func printQueues(p *printer, st *api.Status) {
+	p.line("")
+	p.row("QUEUE", "RX FRAMES", "TX FRAMES", "LOST: FILL EMPTY", "RX FULL", "TX FULL", "CHUNKS HELD", "OPEN SLOTS")
+	for i := range st.Interfaces {
+		for _, q := range st.Interfaces[i].Queues {
+			p.row(queueCells(st.Interfaces[i].Name+"/"+strconv.Itoa(q.ID), q)...)
+		}
+	}
+}
+
+func queueCells(name string, q api.Queue) []string {
+	return []string{
+		name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull),
+		fmt.Sprintf("%d of %d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots),
+	}
+}
+
+func printPorts(p *printer, st *api.Status) {
+	p.line("")
+	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET")
+	for i := range st.Interfaces {
+		for _, port := range st.Interfaces[i].Ports {
+			vlan := "-"
+			if port.VLAN != 0 {
+				vlan = strconv.Itoa(port.VLAN)
+			}
+			profile := port.Effective
+			if profile != port.Policy.Profile && port.Policy.Coalesce {
+				profile += " (asked: " + port.Policy.Profile + ")"
+			}
+			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlan, port.State, strconv.Itoa(port.QueuePairs),
+				strconv.Itoa(port.QueueSize), onOffText(port.Policy.Coalesce), profile,
+				duration(time.Duration(port.Policy.HoldNS)), port.Feed, port.Socket+" ("+port.Mode+")")
+		}
+	}
+}
+
+func printFeatures(p *printer, st *api.Status) {
+	p.line("")
+	p.row("VM", "NEGOTIATED FEATURES AND NOTES")
+	for i := range st.Interfaces {
+		for _, port := range st.Interfaces[i].Ports {
+			features := strings.Join(port.Features, " ")
+			if features == "" {
+				features = "none yet"
+			}
+			p.row(port.VM, features)
+			for _, note := range portNotes(port) {
+				p.row("", note)
+			}
+		}
+	}
+}
+
+func portNotes(port api.Port) []string {
+	var notes []string
+	if port.StopReason != "" && port.State != "failed" { // a failure stands among the warnings
+		notes = append(notes, port.State+": "+port.StopReason)
+	}
+	if port.PolicyNote != "" {
+		notes = append(notes, "profile: "+port.PolicyNote)
+	}
+	if port.AllowSpoof {
+		notes = append(notes, "may send with foreign source MACs")
+	}
+	return notes
+}
+
+func printChanges(p *printer, st *api.Status) {
+	first := true
+	for i := range st.Interfaces {
+		for _, change := range st.Interfaces[i].Changes {
+			if first {
+				p.line("\nchanged on this host, undone by detach:")
+				first = false
+			}
+			p.line("  %s: %s", st.Interfaces[i].Name, change)
+		}
+	}
+}

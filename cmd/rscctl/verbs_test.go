@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+func TestOutputOfEveryVerbIsStable(t *testing.T) {
+	fake := newFake(t)
+	attach := []string{"attach", "eth0", "--vm", "web", "--mac", "52:54:00:12:34:56", "--vhost-user", "/run/web.sock"}
+	for _, tt := range []struct {
+		golden string
+		args   []string
+	}{
+		{"attach.golden", attach},
+		{"attach-dry-run.golden", append(attach, "--dry-run")},
+		{"attach.json.golden", append(attach, "-o", "json")},
+		{"detach.golden", []string{"detach", "eth0"}},
+		{"flows.golden", []string{"flows"}},
+		{"flows.json.golden", []string{"flows", "-o", "json"}},
+		{"policy.golden", []string{"policy", "get", "web"}},
+		{"policy.json.golden", []string{"policy", "set", "web", "--coalesce=off", "-o=json"}},
+		{"stats.golden", []string{"stats"}},
+		{"stats.json.golden", []string{"stats", "-o", "json"}},
+		{"status.json.golden", []string{"status", "-o", "json"}},
+	} {
+		t.Run(tt.golden, func(t *testing.T) {
+			code, out, errs := rscctl(t, append(tt.args, "--socket", fake.socket)...)
+			if code != exitDone || errs != "" {
+				t.Fatalf("exit %d, stderr %q", code, errs)
+			}
+			golden(t, tt.golden, out)
+		})
+	}
+	t.Run("status.golden", func(t *testing.T) { // its up time needs a clock that stands
+		var out bytes.Buffer
+		st := sampleStatus()
+		if err := printStatus(&out, &st, st.StartedAt.Add(192*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "status.golden", out.String())
+	})
+}
+
+func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
+	fake := newFake(t)
+	for _, tt := range []struct{ args, want string }{
+		{"status", "GET /v1/status "},
+		{"status eth0", "GET /v1/status?iface=eth0 "},
+		{"flows --vm web --limit 3 --sort rate", "GET /v1/flows?limit=3&sort=rate&vm=web "},
+		{"stats --vm web", "GET /v1/stats?vm=web "},
+		{"detach --vm web eth0", `POST /v1/detach {"iface":"eth0","vm":"web"}`},
+		{"policy reset web", `POST /v1/policy {"vm":"web","reset":true,"patch":{}}`},
+		{"policy set web --hold 300us --ipv6 off", `POST /v1/policy {"vm":"web","patch":{"ipv6":false,"hold_ns":300000}}`},
+		{"policy --hold 0 set --max-segments 0 web", `POST /v1/policy {"vm":"web","patch":{"hold_ns":0,"max_segments":0}}`},
+		{"policy set web --exclude-port 22 --exclude-port 53", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[22,53]}}`},
+		{"policy set web --exclude-port none", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[]}}`},
+		{"attach --vm web --mac 52-54-00-12-34-5A --vhost-user /s eth0 --vlan 7 --connect --allow-spoof --fix-offloads",
+			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vlan":7,"vhost_user":"/s","connect":true,` +
+				`"policy":{},"allow_spoof":true,"fix_offloads":true}`},
+		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --vhost-user /s --socket-mode 0600 --socket-owner q:kvm --profile rsc",
+			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vhost_user":"/s","policy":{"profile":"rsc"},` +
+				`"socket_mode":"0600","socket_owner":"q:kvm"}`},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			code, _, errs := rscctl(t, append(strings.Fields(tt.args), "--socket="+fake.socket)...)
+			if code != exitDone {
+				t.Fatalf("exit %d: %s", code, errs)
+			}
+			if got := fake.last(); got != tt.want {
+				t.Errorf("asked %s\nwant  %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
+	fake := newFake(t)
+	for _, line := range []string{
+		"", "foo", "why web", "top", "doctor", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan x",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --socket-mode 999",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --connect --socket-mode 0600",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --hold soon",
+		"attach eth0 eth1 --vm a --mac 52:54:00:12:34:56 --vhost-user /s", "attach eth0 --vm a --vm b", "attach eth0 --vm",
+		"attach eth0 --tap tap0", "attach eth0 --vm=", "detach", "detach eth0 --vm=", "detach a b", "status a b", "status --bogus",
+		"status -o yaml", "flows x", "flows --sort colour", "flows --limit 0", "flows --limit many", "flows --interval 1s",
+		"flows --watch --interval 0s", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
+		"policy get", "policy get web --hold 1us", "policy set web --coalesce yes", "policy set web --profile tso",
+		"policy set web --hold=-1us", "policy set web --max-bytes -1", "policy set web --exclude-port 65536",
+		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --metrics :1", "run x", "replay",
+		"replay a.pcap b.pcap", "replay a.pcap --profile x", "replay a.pcap --hold 2h", "replay a.pcap --features +magic",
+		"replay a.pcap --features csum,-tso4", "demo x", "demo-child",
+	} {
+		t.Run(line, func(t *testing.T) {
+			t.Setenv("RSCCTL_SOCKET", fake.socket)
+			code, out, errs := rscctl(t, strings.Fields(line)...)
+			if code != exitUsage || out != "" {
+				t.Errorf("exit %d, stdout %q, stderr %q; want exit 2 and nothing printed", code, out, errs)
+			}
+			oneErrorLine(t, errs)
+		})
+	}
+	if n := fake.count(); n != 0 {
+		t.Errorf("the controller was asked %d times: %v", n, fake.asked)
+	}
+}
+
+func oneErrorLine(t *testing.T, errs string) {
+	t.Helper()
+	if !strings.HasPrefix(errs, "rscctl: ") || strings.Count(errs, "\n") != 1 || !strings.HasSuffix(errs, "\n") {
+		t.Errorf("stderr is not one line of ours: %q", errs)
+	}
+}
+
+func TestNoControllerExitsWith3(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: stale}); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(fd)
+	for _, socket := range []string{filepath.Join(dir, "missing"), filepath.Join(dir, "no", "folder"), stale} {
+		for _, verb := range []string{"status", "flows", "flows --watch", "stats", "policy get web", "policy set web --ipv4 on",
+			"policy reset web", "detach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s"} {
+			code, _, errs := rscctl(t, append(strings.Fields(verb), "--socket", socket)...)
+			if code != exitNoController || !strings.Contains(errs, socket) {
+				t.Errorf("%s on %s: exit %d, %q", verb, socket, code, errs)
+			}
+			oneErrorLine(t, errs)
+		}
+	}
+}
+
+func TestRefusalsKeepTheControllersWordsAndTheirExitCode(t *testing.T) {
+	fake := newFake(t)
+	for _, tt := range []struct {
+		refuse api.Error
+		code   int
+		want   string
+	}{
+		{api.Error{Status: http.StatusConflict, ErrorBody: api.ErrorBody{Error: "eth0: held by a foreign XDP program: take it off"}},
+			exitFailed, "rscctl: status: eth0: held by a foreign XDP program: take it off\n"},
+		{api.Error{Status: http.StatusBadRequest, ErrorBody: api.ErrorBody{Error: "eth9: no such interface:\nsee ip link", Usage: true}},
+			exitUsage, "rscctl: status: eth9: no such interface:; see ip link\n"},
+		{api.Error{Status: http.StatusBadGateway}, exitFailed, "rscctl: status: controller answered 502 Bad Gateway\n"},
+	} {
+		fake.refuse = &tt.refuse
+		code, _, errs := rscctl(t, "status", "--socket", fake.socket)
+		if code != tt.code || errs != tt.want {
+			t.Errorf("exit %d, %q; want %d, %q", code, errs, tt.code, tt.want)
+		}
+	}
+}
+
+func TestSocketComesFromTheEnvironmentAndTheFlagWins(t *testing.T) {
+	fake := newFake(t)
+	t.Setenv("RSCCTL_SOCKET", fake.socket)
+	if code, _, errs := rscctl(t, "status"); code != exitDone {
+		t.Errorf("environment: exit %d: %s", code, errs)
+	}
+	if code, _, _ := rscctl(t, "status", "--socket", "/nowhere"); code != exitNoController {
+		t.Errorf("flag over environment: exit %d", code)
+	}
+}
+
+func TestWatchAppendsUntilInterrupted(t *testing.T) {
+	fake := newFake(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var out, errs bytes.Buffer
+	done := make(chan int)
+	go func() {
+		args := []string{"flows", "--watch", "--interval", "10ms", "--socket", fake.socket}
+		done <- execute(ctx, args, streams{out: &out, err: &errs})
+	}()
+	for fake.count() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if code := <-done; code != exitDone || errs.Len() > 0 {
+		t.Fatalf("exit %d, %q", code, errs.String())
+	}
+	if n := strings.Count(out.String(), "VERDICTS"); n < 2 || strings.Contains(out.String(), "\x1b") {
+		t.Errorf("%d pages in %q", n, out.String())
+	}
+}
+
+func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
+	code, out, errs := rscctl(t, "--help")
+	if code != exitDone || errs != "" {
+		t.Fatalf("exit %d, %q", code, errs)
+	}
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "replay", "demo"} {
+		if !strings.Contains(out, "\n   "+verb+" ") {
+			t.Errorf("%s is missing:\n%s", verb, out)
+		}
+		if code, out, _ := rscctl(t, verb, "--help"); code != exitDone || !strings.Contains(out, "rscctl "+verb) {
+			t.Errorf("%s --help: exit %d\n%s", verb, code, out)
+		}
+	}
+	if strings.Contains(out, "demo-child") {
+		t.Errorf("hidden verb in\n%s", out)
+	}
+	for _, args := range [][]string{{"attach", "eth0", "-h"}, {"help", "attach"}, {"policy", "set", "web", "--help"}, {"-v"}} {
+		if code, out, errs := rscctl(t, args...); code != exitDone || out == "" || errs != "" {
+			t.Errorf("%v: exit %d, stdout %q, stderr %q", args, code, out, errs)
+		}
+	}
+}
+
+func TestMain(m *testing.M) {
+	// The tests name their sockets; one of the machine's own must not answer.
+	for _, name := range []string{"RSCCTL_SOCKET", "RSCCTL_STATE", "RSCCTL_BPFFS"} {
+		os.Unsetenv(name)
+	}
+	os.Exit(m.Run())
+}

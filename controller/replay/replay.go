@@ -1,0 +1,188 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+const (
+	// DefaultHold is the data path's.
+	DefaultHold = 50 * time.Microsecond
+	// MaxHold is the longest hold accepted.
+	MaxHold = time.Hour
+
+	// MaxHeld packets are in open slots at most.
+	MaxHeld      = 32768
+	maxHeldBytes = 256 << 20
+
+	ctxEvery = 1024 // packets between two looks at the context
+)
+
+// ErrOutput means that a frame could not be written.
+var ErrOutput = errors.New("output")
+
+// Options say how a capture is replayed.
+type Options struct {
+	Profile  flowtable.Profile
+	Hold     time.Duration // 0: packets with equal timestamps form a burst
+	Features Features
+}
+
+// engine is one replay. It is the flow table's Output.
+type engine struct {
+	table *flowtable.Table
+	pool  pool
+	sinks []Sink
+	hold  time.Duration
+
+	now     int64 // the capture's clock, ns
+	started bool
+	count   uint64 // packets read
+	frame   Frame  // reused
+	sum     Summary
+	err     error // the first one of a sink
+}
+
+// Run replays a capture into sinks. The summary is complete also when an error is returned: frames before the damage have
+// been delivered, and Summary.Error says what happened.
+func Run(ctx context.Context, in io.Reader, opt Options, sinks ...Sink) (*Summary, error) {
+	e := &engine{sinks: sinks, hold: opt.Hold, sum: newSummary()}
+	err := e.run(ctx, in, opt)
+	if err != nil {
+		text := err.Error()
+		e.sum.Error = &text
+	}
+	return &e.sum, err
+}
+
+func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
+	if opt.Hold < 0 || opt.Hold > MaxHold {
+		return fmt.Errorf("hold %v: not between 0 and %v", opt.Hold, MaxHold)
+	}
+	src, err := newCapture(in)
+	if err != nil {
+		return err
+	}
+	e.table, err = flowtable.New(flowtable.Config{MaxHeld: MaxHeld, Ports: 1}, e)
+	if err != nil {
+		return err
+	}
+	pc := flowtable.DefaultPortConfig()
+	pc.Profile, pc.Hold = opt.Profile, opt.Hold
+	f := opt.Features
+	pc.GuestCsum, pc.TSO4, pc.TSO6, pc.ECN, pc.RSCExt = f.Csum, f.TSO4, f.TSO6, f.ECN, f.RSC
+	if err := e.table.SetPort(0, pc, 0); err != nil {
+		return err
+	}
+	err = e.packets(ctx, src)
+	if e.err == nil {
+		e.finish()
+	}
+	e.sum.count(e.count, e.table.PortStats(0))
+	if e.err != nil {
+		return fmt.Errorf("%w: %w", ErrOutput, e.err)
+	}
+	return err
+}
+
+// packets feeds the table until the capture ends, well or not.
+func (e *engine) packets(ctx context.Context, src *capture) error {
+	for {
+		if e.count%ctxEvery == 0 && ctx.Err() != nil {
+			return fmt.Errorf("packet %d: %w", e.count, context.Cause(ctx))
+		}
+		rec, err := src.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("packet %d: %w", e.count, err)
+		}
+		e.tick(rec)
+		e.add(rec)
+		if e.err != nil {
+			return nil
+		}
+	}
+}
+
+// tick moves the clock to a packet's time and lets everything happen that is due before it.
+func (e *engine) tick(rec record) {
+	if !e.started {
+		e.started = true
+		if rec.timed {
+			e.now = rec.ts
+		}
+		return
+	}
+	if !rec.timed || rec.ts <= e.now {
+		return
+	}
+	if e.hold == 0 {
+		e.table.EndBurst(e.now)
+	}
+	for {
+		deadline, ok := e.table.NextDeadline()
+		if !ok || deadline > rec.ts {
+			break
+		}
+		e.now = max(e.now, deadline)
+		e.table.Expire(e.now)
+	}
+	e.now = rec.ts
+}
+
+func (e *engine) add(rec record) {
+	ref := e.pool.put(rec.data, e.count, rec.orig)
+	e.count++
+	p := flowtable.Packet{Data: e.pool.slots[ref].buf, Ref: ref}
+	packet.Parse(p.Data, &p.Info)
+	if rec.orig > len(rec.data) {
+		// The snap length cut it: what is missing cannot be verified, so it passes, whatever its headers say.
+		p.Info.Verdict = packet.Truncated
+	}
+	e.table.Add(&p, e.now)
+	if e.pool.bytes > maxHeldBytes {
+		e.table.Close(flowtable.ReasonPressure, e.now)
+	}
+}
+
+// finish delivers what is held at the end of the capture.
+func (e *engine) finish() {
+	if e.hold == 0 {
+		e.table.EndBurst(e.now)
+	}
+	e.table.Close(flowtable.ReasonStop, e.now)
+}
+
+// Deliver implements flowtable.Output.
+func (e *engine) Deliver(sf *flowtable.Superframe) {
+	f := &e.frame
+	f.TS, f.Len, f.Orig = e.now, sf.Len, sf.Len
+	f.Segments, f.DupAcks = sf.Segments, sf.DupAcks
+	f.GSOType, f.GSOSize, f.Flags = sf.GSOType, sf.GSOSize, sf.Flags
+	f.Reason = sf.Reason.String()
+	f.Frags = sf.Frags
+	f.Packets = f.Packets[:0]
+	for _, ref := range sf.Refs {
+		f.Packets = append(f.Packets, e.pool.slots[ref].index)
+	}
+	if len(sf.Refs) == 1 {
+		f.Orig = max(f.Orig, e.pool.slots[sf.Refs[0]].orig)
+	}
+	for _, s := range e.sinks {
+		if e.err != nil {
+			break
+		}
+		e.err = s.Frame(f)
+	}
+	for _, ref := range sf.Refs {
+		e.pool.release(ref)
+	}
+}
