@@ -1,6 +1,6 @@
 package vhost
 
-// Names of Counters.TxDropped.
+// Names in Counters.TxDropped.
 const (
 	TxBadHeader = "bad_header" // header against the features or shorter than one
 	TxTooShort  = "too_short"  // less than an Ethernet header
@@ -8,15 +8,65 @@ const (
 	TxDisabled  = "disabled"   // sent on a queue that the guest has disabled
 )
 
+// Indexes of counts.txDropped.
+const (
+	dropHeader = iota
+	dropShort
+	dropLong
+	dropDisabled
+	numDrops
+)
+
+var dropNames = [numDrops]string{TxBadHeader, TxTooShort, TxTooLong, TxDisabled}
+
 // Counters of one queue or of a Port. They grow for the life of the Port.
 type Counters struct {
-	RxFrames, RxBytes uint64 // delivered to the guest
+	RxFrames, RxBytes uint64 // delivered to the guest, headers not counted
 	RxBuffers         uint64 // descriptor chains they took
 	RxNoBuffers       uint64 // Puts that found too few
-	RxTooBig          uint64
-	RxRefused         uint64 // header or frame refused
+	RxTooBig          uint64 // Puts of frames that no buffers would ever hold
+	RxRefused         uint64 // Puts whose header or frame was refused
 	TxFrames, TxBytes uint64 // handed to the callback and not left for later
 	TxDropped         map[string]uint64
 	Calls             uint64 // interrupts sent
-	CallsLost         uint64 // could not be written
+	CallsLost         uint64 // that could not be written
+}
+
+// counts are a queue's own, guarded by its lock.
+type counts struct {
+	rxFrames, rxBytes, rxBuffers    uint64
+	rxNoBuffers, rxTooBig, rxRefuse uint64
+	txFrames, txBytes               uint64
+	txDropped                       [numDrops]uint64
+	calls, callsLost                uint64
+}
+
+func (c *counts) snapshot() Counters {
+	s := Counters{
+		RxFrames: c.rxFrames, RxBytes: c.rxBytes, RxBuffers: c.rxBuffers,
+		RxNoBuffers: c.rxNoBuffers, RxTooBig: c.rxTooBig, RxRefused: c.rxRefuse,
+		TxFrames: c.txFrames, TxBytes: c.txBytes, TxDropped: make(map[string]uint64, numDrops),
+		Calls: c.calls, CallsLost: c.callsLost,
+	}
+	for i, n := range c.txDropped {
+		s.TxDropped[dropNames[i]] = n
+	}
+	return s
+}
+
+// add sums o into s.
+func (s *Counters) add(o Counters) {
+	s.RxFrames += o.RxFrames
+	s.RxBytes += o.RxBytes
+	s.RxBuffers += o.RxBuffers
+	s.RxNoBuffers += o.RxNoBuffers
+	s.RxTooBig += o.RxTooBig
+	s.RxRefused += o.RxRefused
+	s.TxFrames += o.TxFrames
+	s.TxBytes += o.TxBytes
+	for k, n := range o.TxDropped {
+		s.TxDropped[k] += n
+	}
+	s.Calls += o.Calls
+	s.CallsLost += o.CallsLost
 }

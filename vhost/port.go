@@ -1,8 +1,15 @@
 package vhost
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"sync"
+	"time"
 
+	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -13,8 +20,19 @@ const DefaultFeatures = virtio.Features(1<<virtio.FCsum | 1<<virtio.FGuestCsum |
 	1<<virtio.FMrgRxbuf | 1<<virtio.FGuestAnnounce | 1<<virtio.FMQ |
 	1<<virtio.FIndirectDesc | 1<<virtio.FEventIdx | 1<<virtio.FVersion1 | 1<<virtio.FRSCExt)
 
-// MaxQueuePairs bounds Config.MaxPairs.
-const MaxQueuePairs = 64
+// MaxQueuePairs bounds Config.MaxPairs: ring numbers are one byte in the
+// messages that carry eventfds.
+const MaxQueuePairs = 128
+
+const (
+	defaultPairs = 8
+	// handover is how long a new connection waits for the old one to be torn
+	// down: a front-end that comes back at once is not an intruder.
+	handover = 500 * time.Millisecond
+	// redialPause keeps a front-end that we dial and that fails each time from
+	// being dialled in a tight loop.
+	redialPause = 200 * time.Millisecond
+)
 
 // Config describes a Port.
 type Config struct {
@@ -49,39 +67,201 @@ type Hooks struct {
 }
 
 // Port is one network device. Its methods may be called from any goroutine.
-type Port struct{}
+type Port struct {
+	cfg    Config
+	rx     []*RxQueue
+	tx     []*TxQueue
+	l      *listener // nil when dialling
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	closed sync.Once
 
-// CheckSocket says, without changing anything, whether NewPort would accept
-// the configuration's socket.
-func CheckSocket(cfg Config) error { return nil }
+	mu       sync.Mutex
+	session  *user.Session // nil without a front-end
+	failure  error         // why the data path gave this session up
+	last     error         // why the last session ended
+	closing  bool
+	sessions uint64
+}
 
-// NewPort opens the socket (or prepares to dial it) and starts the control
-// goroutine.
-func NewPort(cfg Config) (*Port, error) { return &Port{}, nil }
+// NewPort opens the socket, or prepares to dial it, and starts the control
+// goroutine. The errors are those of CheckSocket.
+func NewPort(cfg Config) (*Port, error) {
+	if cfg.MaxPairs == 0 {
+		cfg.MaxPairs = defaultPairs
+	}
+	if cfg.Offer == 0 {
+		cfg.Offer = DefaultFeatures
+	}
+	if cfg.Logf == nil {
+		cfg.Logf = func(string, ...any) {}
+	}
+	if cfg.MaxPairs < 1 || cfg.MaxPairs > MaxQueuePairs {
+		return nil, fmt.Errorf("port %s: %d queue pairs, 1 to %d are possible: %w", cfg.Name, cfg.MaxPairs, MaxQueuePairs, ErrConfig)
+	}
+	if err := cfg.Offer.Check(); err != nil {
+		return nil, fmt.Errorf("port %s: %w: %w", cfg.Name, ErrConfig, err)
+	}
+	p := &Port{cfg: cfg}
+	for i := range cfg.MaxPairs {
+		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
+		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	if cfg.Connect {
+		if err := CheckSocket(cfg); err != nil {
+			cancel()
+			return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
+		}
+		p.wg.Go(func() { p.dialLoop(ctx) })
+		return p, nil
+	}
+	l, err := listen(cfg)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
+	}
+	p.l = l
+	conns := make(chan *net.UnixConn)
+	p.wg.Go(func() { p.acceptLoop(ctx, conns) })
+	p.wg.Go(func() {
+		for c := range conns {
+			p.serve(c)
+		}
+	})
+	return p, nil
+}
+
+// acceptLoop hands connections to the control goroutine, which takes one at a
+// time. A second front-end is turned away.
+func (p *Port) acceptLoop(ctx context.Context, conns chan<- *net.UnixConn) {
+	defer close(conns)
+	for {
+		c, err := p.l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			p.logf("accept: %v", err) // EMFILE and the like: they pass
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		t := time.NewTimer(handover)
+		select {
+		case conns <- c:
+		case <-t.C:
+			_ = c.Close()
+			p.logf("second front-end refused, one is connected")
+		case <-ctx.Done():
+			_ = c.Close()
+		}
+		t.Stop()
+	}
+}
+
+func (p *Port) dialLoop(ctx context.Context) {
+	for {
+		c, err := dial(ctx, p.cfg.Socket)
+		if err != nil {
+			return
+		}
+		p.serve(c)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(redialPause):
+		}
+	}
+}
+
+// serve runs one connection to its end.
+func (p *Port) serve(c *net.UnixConn) {
+	s := user.NewSession(user.NewConn(c), user.SessionConfig{
+		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
+		Device: &device{p: p}, Logf: p.logf,
+	})
+	p.mu.Lock()
+	closing := p.closing
+	p.session, p.failure = s, nil
+	p.sessions++
+	p.mu.Unlock()
+	if closing { // Close came before it could see the session
+		s.Interrupt()
+	} else {
+		p.logf("front-end connected (process %d)", s.Info().PeerPID)
+	}
+
+	err := s.Run()
+
+	p.mu.Lock()
+	if p.failure != nil {
+		err = p.failure
+	}
+	if p.closing {
+		err = nil
+	}
+	p.session, p.last = nil, err
+	p.mu.Unlock()
+	switch {
+	case err == nil:
+	case errors.Is(err, user.ErrDisconnected):
+		p.logf("front-end disconnected")
+	default:
+		p.logf("front-end thrown out: %v", err)
+	}
+	if f := p.cfg.Hooks.Stopped; f != nil {
+		f(p, err)
+	}
+}
+
+// fail ends the session from a data goroutine, which holds a queue's lock. It
+// does not wait.
+func (p *Port) fail(reason error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failure == nil {
+		p.failure = reason
+	}
+	if p.session != nil {
+		p.session.Interrupt()
+	}
+}
 
 // Close stops the rings, ends the connection and removes the socket file if it
-// is still ours.
-func (p *Port) Close() error { return nil }
-
-// State returns a snapshot.
-func (p *Port) State() State { return State{} }
-
-// Counters returns a snapshot, summed over the queues.
-func (p *Port) Counters() Counters { return Counters{} }
-
-// Features returns what the guest accepted, 0 before it has.
-func (p *Port) Features() virtio.Features { return 0 }
-
-// Pairs returns how many pairs have a running receive queue: the pairs are
-// 0..n-1, as guests enable them in order.
-func (p *Port) Pairs() int { return 0 }
+// is still ours. It returns when the control goroutine has ended.
+func (p *Port) Close() error {
+	var err error
+	p.closed.Do(func() {
+		p.mu.Lock()
+		p.closing = true
+		s := p.session
+		p.mu.Unlock()
+		p.cancel()
+		if p.l != nil {
+			err = p.l.close()
+		}
+		if s != nil {
+			s.Interrupt()
+		}
+	})
+	p.wg.Wait()
+	return err
+}
 
 // MaxPairs returns how many pairs RX and TX know.
-func (p *Port) MaxPairs() int { return 0 }
+func (p *Port) MaxPairs() int { return len(p.rx) }
 
-// RX returns the receive queue of pair i, TX its transmit queue; both panic
-// unless 0 <= i < MaxPairs.
-func (p *Port) RX(i int) *RxQueue { return nil }
+// RX returns the receive queue of pair i; it panics unless 0 <= i < MaxPairs.
+func (p *Port) RX(i int) *RxQueue { return p.rx[i] }
 
-// TX returns the transmit queue of pair i.
-func (p *Port) TX(i int) *TxQueue { return nil }
+// TX returns the transmit queue of pair i, as RX does.
+func (p *Port) TX(i int) *TxQueue { return p.tx[i] }
+
+func (p *Port) logf(format string, args ...any) {
+	p.cfg.Logf("port %s: "+format, append([]any{p.cfg.Name}, args...)...)
+}

@@ -1,33 +1,265 @@
 package vhost
 
+import (
+	"runtime/debug"
+
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
 // RxQueue is a receive virtqueue: frames to the guest.
-type RxQueue struct{}
+type RxQueue struct {
+	queue
+
+	mrg      bool
+	flags    uint8 // of a header that the guest's features allow
+	oldFault bool  // of the goroutine between Begin and Commit
+
+	short bool   // the last Put found too few buffers; kicks are armed
+	armed bool   // kicks are armed
+	seen  uint16 // avail index when short was set
+
+	taken []taken  // chains of the frame in hand
+	segs  [][]byte // their memory, in order
+	hdr   [virtio.HdrSize]byte
+}
+
+// taken is a chain that Put has taken off the ring.
+type taken struct {
+	head uint16
+	len  int // writable bytes
+}
 
 // Begin locks the queue for a burst. It returns false, and leaves the queue
 // unlocked, when it is not running and enabled. After true, Commit must follow
 // on the same goroutine.
-func (q *RxQueue) Begin() bool { return false }
-
-// Put copies one frame into guest buffers: all of it or nothing. The guest
-// sees it after Commit. The errors are ErrNoBuffers, ErrTooBig,
-// ErrNotNegotiated, ErrBadFrame and ErrPortFailed.
-func (q *RxQueue) Put(f *Frame) error { return nil }
-
-// ArmKick asks the guest for a kick when it posts buffers and reports whether
-// some have arrived since the last Put found too few: then retry instead of
-// waiting. Between Begin and Commit only.
-func (q *RxQueue) ArmKick() (available bool) { return false }
+func (q *RxQueue) Begin() bool {
+	q.mu.Lock()
+	if q.dev == nil || !q.enabled || q.failed {
+		q.mu.Unlock()
+		return false
+	}
+	q.oldFault = debug.SetPanicOnFault(true)
+	return true
+}
 
 // Commit makes the burst visible by one store of the used index, calls the
 // guest at most once, and unlocks.
-func (q *RxQueue) Commit() {}
+func (q *RxQueue) Commit() {
+	if !q.failed {
+		_ = q.publish() // the port has been told
+	}
+	debug.SetPanicOnFault(q.oldFault)
+	q.mu.Unlock()
+}
 
-// KickFD is the eventfd that the guest kicks, -1 if there is none. It stays
-// open from Hooks.Started until Hooks.BeforeStop has returned.
-func (q *RxQueue) KickFD() int { return -1 }
+func (q *RxQueue) publish() (err error) {
+	defer q.guard(&err)
+	if q.dev.Publish() {
+		q.signal()
+	}
+	if q.armed && !q.short {
+		q.armed = false
+		q.dev.DisableNotify()
+	}
+	return nil
+}
 
-// AckKick takes a kick off KickFD. It never waits.
-func (q *RxQueue) AckKick() {}
+// Put copies one frame into guest buffers: all of it or nothing. The guest
+// sees it after Commit. Between Begin and Commit only. The errors are
+// ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame and ErrPortFailed.
+func (q *RxQueue) Put(f *Frame) error {
+	if q.failed {
+		return ErrPortFailed
+	}
+	err := q.check(f)
+	if err == nil {
+		err = q.put(f)
+	}
+	switch err {
+	case nil:
+		q.cnt.rxFrames++
+		q.cnt.rxBytes += uint64(f.Len)
+		q.cnt.rxBuffers += uint64(len(q.taken))
+	case ErrNoBuffers:
+		q.cnt.rxNoBuffers++
+	case ErrTooBig:
+		q.cnt.rxTooBig++
+	case ErrNotNegotiated, ErrBadFrame:
+		q.cnt.rxRefuse++
+	}
+	return err
+}
 
-// Counters returns a snapshot.
-func (q *RxQueue) Counters() Counters { return Counters{} }
+// check refuses what the guest's features do not allow. It looks at the header
+// only: whether it fits the frame is the caller's business, and the tests'.
+func (q *RxQueue) check(f *Frame) error {
+	n := 0
+	for _, b := range f.Frags {
+		n += len(b)
+	}
+	if n != f.Len || n < minFrame || n > MaxFrame {
+		return ErrBadFrame
+	}
+	h := &f.Hdr
+	if h.Flags&^q.flags != 0 {
+		return ErrNotNegotiated
+	}
+	if h.GSOType == virtio.GSONone {
+		return nil
+	}
+	switch h.GSOType &^ virtio.GSOECN {
+	case virtio.GSOTCPv4:
+		if !q.features.Has(virtio.FGuestTSO4) {
+			return ErrNotNegotiated
+		}
+	case virtio.GSOTCPv6:
+		if !q.features.Has(virtio.FGuestTSO6) {
+			return ErrNotNegotiated
+		}
+	default:
+		return ErrNotNegotiated
+	}
+	if h.GSOType&virtio.GSOECN != 0 && !q.features.Has(virtio.FGuestECN) {
+		return ErrNotNegotiated
+	}
+	if h.GSOSize == 0 || h.Flags&virtio.HdrNeedsCsum == 0 { // section 5.1.6.4.1: always with a GSO type
+		return ErrBadFrame
+	}
+	return nil
+}
+
+// put gathers chains until the frame fits, then copies. Nothing is written into
+// buffers before there are enough, and the ring is rewound if there are not.
+func (q *RxQueue) put(f *Frame) (err error) {
+	defer q.guard(&err)
+	need := q.hdrLen + f.Len
+	if err := q.gather(need); err != nil {
+		return err
+	}
+	q.short = false
+	f.Hdr.NumBuffers = uint16(len(q.taken)) // at most the ring's size
+	f.Hdr.Encode(q.hdr[:])
+	scatter(q.segs, q.hdr[:q.hdrLen], f.Frags)
+	for _, t := range q.taken {
+		n := min(t.len, need) // every chain but the last is filled (section 5.1.6.4.1)
+		need -= n
+		q.dev.Push(t.head, uint32(n))
+	}
+	return nil
+}
+
+// gather takes chains for need bytes.
+func (q *RxQueue) gather(need int) error {
+	q.taken, q.segs = q.taken[:0], q.segs[:0]
+	mark := q.dev.Mark()
+	for armed := false; need > 0; {
+		ok, err := q.dev.Next(&q.chain)
+		if err != nil {
+			return q.fail(err)
+		}
+		if !ok {
+			if len(q.taken) == q.size {
+				q.dev.Rewind(mark)
+				return ErrTooBig // the whole ring is posted and does not suffice
+			}
+			// Ask for a kick at the point where the ring is empty for us, and look
+			// again: avail_event must lie behind the chains that are given back, or
+			// the guest's next buffers would not pass it.
+			if !armed {
+				armed, q.armed = true, true
+				if q.dev.EnableNotify() {
+					continue
+				}
+			}
+			q.short, q.seen = true, q.dev.Base()
+			q.dev.Rewind(mark)
+			return ErrNoBuffers
+		}
+		c := &q.chain
+		if c.ReadLen > 0 {
+			q.dev.Fail(vring.ErrReadable)
+			return q.fail(vring.ErrReadable)
+		}
+		if !q.mrg && c.WriteLen < need {
+			q.dev.Rewind(mark)
+			return ErrTooBig
+		}
+		q.taken = append(q.taken, taken{c.Head, c.WriteLen})
+		q.segs = append(q.segs, c.Writable...)
+		need -= c.WriteLen
+	}
+	return nil
+}
+
+// scatter copies hdr and frags into segs, which hold enough.
+func scatter(segs [][]byte, hdr []byte, frags [][]byte) {
+	dst, src := segs[0], hdr
+	segs = segs[1:]
+	for {
+		n := copy(dst, src)
+		dst, src = dst[n:], src[n:]
+		for len(src) == 0 {
+			if len(frags) == 0 {
+				return
+			}
+			src, frags = frags[0], frags[1:]
+		}
+		if len(dst) == 0 {
+			dst, segs = segs[0], segs[1:]
+		}
+	}
+}
+
+// ArmKick asks the guest for a kick when it posts buffers and reports whether
+// some have arrived since a Put last found too few (or, without such a Put,
+// whether there are any): then retry instead of waiting. Between Begin and
+// Commit only.
+func (q *RxQueue) ArmKick() (available bool) {
+	if q.failed {
+		return false
+	}
+	available, _ = q.arm()
+	return available
+}
+
+func (q *RxQueue) arm() (available bool, err error) {
+	defer q.guard(&err)
+	q.armed = true
+	if q.short { // put has armed the kick behind the buffers that it gave back
+		return q.dev.Base()+uint16(q.dev.Pending()) != q.seen, nil
+	}
+	return q.dev.EnableNotify(), nil
+}
+
+func (q *RxQueue) startRing(r user.RingSetup) error {
+	if err := q.lock(); err != nil {
+		return err
+	}
+	defer q.mu.Unlock()
+	q.start(r)
+	q.mrg = r.Features.Has(virtio.FMrgRxbuf)
+	q.flags = 0
+	if r.Features.Has(virtio.FGuestCsum) {
+		q.flags |= virtio.HdrNeedsCsum | virtio.HdrDataValid
+	}
+	if r.Features.Has(virtio.FRSCExt) {
+		q.flags |= virtio.HdrRSCInfo
+	}
+	q.short, q.armed = false, false
+	q.dev.DisableNotify() // buffers posted are no news until we run out of them
+	if q.taken == nil {
+		q.taken, q.segs = make([]taken, 0, 64), make([][]byte, 0, 256)
+	}
+	return nil
+}
+
+func (q *RxQueue) stopRing() (base uint16, err error) {
+	if err := q.lock(); err != nil {
+		return 0, err
+	}
+	defer q.mu.Unlock()
+	clear(q.segs[:cap(q.segs)])
+	return q.stop(), nil
+}

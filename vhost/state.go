@@ -1,6 +1,8 @@
 package vhost
 
 import (
+	"errors"
+
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -9,7 +11,7 @@ import (
 const (
 	StateWaiting   = "waiting"   // no front-end
 	StateConnected = "connected" // a front-end, no running ring
-	StateRunning   = "running"   // at least one ring runs
+	StateRunning   = "running"   // at least one receive queue runs
 	StateFailed    = "failed"    // no front-end, and the last one was thrown out
 	StateClosed    = "closed"
 )
@@ -17,15 +19,83 @@ const (
 // State is a snapshot of a Port for people.
 type State struct {
 	Name        string
-	Reason      string // why the last connection ended, "" if it did not or in order
+	Reason      string // why the last connection ended; "" while one is there or after none
 	Err         error  // the same
 	Features    virtio.Features
 	Protocol    user.ProtocolFeatures
-	Pairs       int  // running
-	QueueSize   int  // descriptors of receive queue 0, 0 before it ran
-	MTU         int  // told by the front-end, 0 if not
-	Regions     int  // of guest memory
-	MemorySafe  bool // the front-end cannot cut the memory short (sealed)
-	PeerPID     int
+	Pairs       int    // running
+	QueueSize   int    // descriptors of receive queue 0, 0 before it was set up
+	MTU         int    // told by the front-end, 0 if not
+	Regions     int    // of guest memory
+	Sealed      bool   // the front-end cannot cut the memory short
+	PeerPID     int    // of the front-end, 0 if unknown
 	Connections uint64 // front-ends so far
+}
+
+// State returns a snapshot.
+func (p *Port) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := State{Name: StateWaiting, Err: p.last, Connections: p.sessions}
+	switch {
+	case p.closing:
+		return State{Name: StateClosed, Connections: p.sessions}
+	case p.session != nil:
+		i := p.session.Info()
+		s.Name, s.Err = StateConnected, nil
+		s.Features, s.Protocol, s.MTU = i.Features, i.Protocol, i.MTU
+		s.QueueSize, s.Regions, s.Sealed, s.PeerPID = i.QueueSize, i.Regions, i.Sealed, i.PeerPID
+		if s.Pairs = p.Pairs(); s.Pairs > 0 {
+			s.Name = StateRunning
+		}
+		if p.failure != nil { // about to be torn down
+			s.Name, s.Err = StateFailed, p.failure
+		}
+	case p.last != nil && !errors.Is(p.last, user.ErrDisconnected):
+		s.Name = StateFailed
+	}
+	if s.Err != nil {
+		s.Reason = s.Err.Error()
+	}
+	return s
+}
+
+// Features returns what the guest accepted, 0 before it has.
+func (p *Port) Features() virtio.Features {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session == nil {
+		return 0
+	}
+	return p.session.Info().Features
+}
+
+// Pairs returns how many pairs have a running, enabled receive queue: pairs 0
+// to n-1, as guests enable them in order.
+func (p *Port) Pairs() int {
+	n := 0
+	for n < len(p.rx) && p.rx[n].active.Load() {
+		n++
+	}
+	return n
+}
+
+// started says whether any ring runs, enabled or not. Control goroutine only.
+func (p *Port) started() bool {
+	for i := range p.rx {
+		if p.rx[i].running.Load() || p.tx[i].running.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// Counters returns a snapshot, summed over the queues.
+func (p *Port) Counters() Counters {
+	sum := Counters{TxDropped: make(map[string]uint64, numDrops)}
+	for i := range p.rx {
+		sum.add(p.rx[i].Counters())
+		sum.add(p.tx[i].Counters())
+	}
+	return sum
 }

@@ -1,7 +1,21 @@
 package vhost
 
+import (
+	"runtime/debug"
+
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
 // TxQueue is a transmit virtqueue: frames from the guest.
-type TxQueue struct{}
+type TxQueue struct {
+	queue
+
+	frame TxFrame
+	buf   []byte   // header and frame of the chain in hand
+	done  []uint16 // heads taken and not yet published
+}
 
 // Poll takes up to budget frames from the guest in order and hands each to fn;
 // all that were taken are completed at the end by one store of the used index
@@ -9,24 +23,159 @@ type TxQueue struct{}
 // the queue. Unusable frames are dropped and counted, as is everything on a
 // queue that the guest has disabled. n counts all that were taken. The error is
 // ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn runs with
-// the queue locked: it may use other queues' Begin, not this one.
+// the queue locked: it may use other queues, not this one.
 func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err error) {
-	return 0, nil
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.dev == nil:
+		return 0, ErrNotRunning
+	case q.failed:
+		return 0, ErrPortFailed
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	q.done = q.done[:0]
+	for len(q.done) < budget {
+		mark := q.dev.Mark()
+		got, usable, terr := q.take()
+		if terr != nil {
+			err = terr
+			break
+		}
+		if !got {
+			break
+		}
+		if usable {
+			if fn(&q.frame) {
+				q.dev.Rewind(mark)
+				break
+			}
+			q.cnt.txFrames++
+			q.cnt.txBytes += uint64(len(q.frame.Data))
+		}
+		q.done = append(q.done, q.chain.Head)
+	}
+	// Also after a broken chain: what was sent must not be sent again by a guest
+	// that reconnects and goes on at the used index.
+	if len(q.done) > 0 {
+		if perr := q.publish(); err == nil {
+			err = perr
+		}
+	}
+	return len(q.done), err
+}
+
+// take copies the next chain out of guest memory; usable says that it holds a
+// frame for the callback.
+func (q *TxQueue) take() (got, usable bool, err error) {
+	defer q.guard(&err)
+	c := &q.chain
+	ok, err := q.dev.Next(c)
+	if err != nil {
+		return false, false, q.fail(err)
+	}
+	if !ok {
+		return false, false, nil
+	}
+	if c.WriteLen > 0 {
+		q.dev.Fail(vring.ErrWritable)
+		return false, false, q.fail(vring.ErrWritable)
+	}
+	drop := -1
+	switch n := c.ReadLen - q.hdrLen; {
+	case !q.enabled: // a started queue is consumed even so
+		drop = dropDisabled
+	case n < 0:
+		drop = dropHeader
+	case n < minFrame:
+		drop = dropShort
+	case n > MaxFrame:
+		drop = dropLong
+	}
+	if drop < 0 && !q.copyOut(c) {
+		drop = dropHeader
+	}
+	if drop >= 0 {
+		q.cnt.txDropped[drop]++
+		return true, false, nil
+	}
+	return true, true, nil
+}
+
+// copyOut fills q.frame and judges its header: by the copy, which the guest
+// cannot change any more.
+func (q *TxQueue) copyOut(c *vring.Chain) bool {
+	n := 0
+	for _, b := range c.Readable {
+		n += copy(q.buf[n:], b)
+	}
+	q.frame.Data = q.buf[q.hdrLen:n]
+	return q.frame.Hdr.Decode(q.buf[:q.hdrLen]) == nil &&
+		virtio.CheckTx(&q.frame.Hdr, len(q.frame.Data), q.features) == nil
+}
+
+// publish completes what was taken, in order: that is what lets a front-end that
+// loses us go on at the used index without loss or repetition.
+func (q *TxQueue) publish() (err error) {
+	defer q.guard(&err)
+	for _, head := range q.done {
+		q.dev.Push(head, 0)
+	}
+	if q.dev.Publish() {
+		q.signal()
+	}
+	return nil
 }
 
 // ArmKick asks the guest for a kick when it sends and reports whether there is
 // something to poll already.
-func (q *TxQueue) ArmKick() (more bool) { return false }
+func (q *TxQueue) ArmKick() (more bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dev == nil || q.failed {
+		return false
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	more, _ = q.notify(true)
+	return more
+}
 
 // DisarmKick tells the guest that it need not kick: somebody polls.
-func (q *TxQueue) DisarmKick() {}
+func (q *TxQueue) DisarmKick() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dev == nil || q.failed {
+		return
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	_, _ = q.notify(false)
+}
 
-// KickFD is the eventfd that the guest kicks, -1 if there is none. It stays
-// open from Hooks.Started until Hooks.BeforeStop has returned.
-func (q *TxQueue) KickFD() int { return -1 }
+func (q *TxQueue) notify(on bool) (more bool, err error) {
+	defer q.guard(&err)
+	if on {
+		return q.dev.EnableNotify(), nil
+	}
+	q.dev.DisableNotify()
+	return false, nil
+}
 
-// AckKick takes a kick off KickFD. It never waits.
-func (q *TxQueue) AckKick() {}
+func (q *TxQueue) startRing(r user.RingSetup) error {
+	if err := q.lock(); err != nil {
+		return err
+	}
+	defer q.mu.Unlock()
+	if q.buf == nil {
+		q.buf = make([]byte, virtio.HdrSize+MaxFrame)
+	}
+	q.start(r)
+	return nil
+}
 
-// Counters returns a snapshot.
-func (q *TxQueue) Counters() Counters { return Counters{} }
+func (q *TxQueue) stopRing() (base uint16, err error) {
+	if err := q.lock(); err != nil {
+		return 0, err
+	}
+	defer q.mu.Unlock()
+	return q.stop(), nil
+}

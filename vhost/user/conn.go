@@ -35,6 +35,18 @@ func NewConn(c *net.UnixConn) *Conn {
 // Close ends the connection; a blocked Recv returns.
 func (c *Conn) Close() error { return c.c.Close() }
 
+// shutdown ends the connection in both directions without waiting for whoever
+// reads it.
+func (c *Conn) shutdown() error {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) { serr = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	return errors.Join(err, serr)
+}
+
 // PeerPID returns the process at the other end when it connected or listened,
 // 0 if the kernel does not say.
 func (c *Conn) PeerPID() int {

@@ -182,7 +182,9 @@ func (f *Frontend) TX(i int) *Ring { return f.rings[2*i+1] }
 
 // Alloc takes n bytes of guest memory, aligned to align, a power of two. There
 // is no way to give them back. The error is ErrNoMemory.
-func (f *Frontend) Alloc(n, align int) (gpa uint64, mem []byte, err error) { return f.mem.alloc(n, align) }
+func (f *Frontend) Alloc(n, align int) (gpa uint64, mem []byte, err error) {
+	return f.mem.alloc(n, align)
+}
 
 // MemoryFile returns the memfd behind the guest's memory; it stays ours.
 func (f *Frontend) MemoryFile() int { return f.mem.fd }

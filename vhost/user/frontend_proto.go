@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -219,7 +217,7 @@ func (f *Frontend) getU64(r Request) (uint64, error) {
 // request, flags of exactly 5, no descriptors.
 func (f *Frontend) reply(r Request) (*Message, error) {
 	m := new(Message)
-	timer := time.AfterFunc(f.cfg.Timeout, func() { _ = unixShutdown(f.conn) })
+	timer := time.AfterFunc(f.cfg.Timeout, func() { _ = f.conn.shutdown() })
 	defer timer.Stop()
 	if err := f.conn.Recv(m); err != nil {
 		if errors.Is(err, ErrDisconnected) && !timer.Stop() {
@@ -232,15 +230,4 @@ func (f *Frontend) reply(r Request) (*Message, error) {
 		return nil, fmt.Errorf("front-end: %s answered by %s, flags %#x: %w", r, m.Request, m.Flags, ErrReply)
 	}
 	return m, nil
-}
-
-// unixShutdown wakes a reader for good.
-func unixShutdown(c *Conn) error {
-	raw, err := c.c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	err = raw.Control(func(fd uintptr) { serr = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
-	return errors.Join(err, serr)
 }

@@ -1,0 +1,77 @@
+package vhost
+
+import "github.com/rscctl/rscctl/vhost/user"
+
+// device is the Port as its session sees it. It runs on the control goroutine.
+type device struct {
+	p         *Port
+	announced bool // Hooks.Started was the last hook
+}
+
+// starter is either direction of queue.
+type starter interface {
+	startRing(r user.RingSetup) error
+	stopRing() (base uint16, err error)
+}
+
+func (d *device) ring(index int) (starter, *queue) {
+	if index%2 == 0 {
+		q := d.p.rx[index/2]
+		return q, &q.queue
+	}
+	q := d.p.tx[index/2]
+	return q, &q.queue
+}
+
+func (d *device) BeforeChange() {
+	if !d.announced {
+		return
+	}
+	d.announced = false
+	if f := d.p.cfg.Hooks.BeforeStop; f != nil {
+		f(d.p)
+	}
+}
+
+func (d *device) AfterChange() {
+	if d.announced || !d.p.started() {
+		return
+	}
+	d.announced = true
+	if f := d.p.cfg.Hooks.Started; f != nil {
+		f(d.p)
+	}
+}
+
+func (d *device) StartRing(r user.RingSetup) error {
+	s, _ := d.ring(r.Index)
+	return s.startRing(r)
+}
+
+func (d *device) StopRing(index int) (base uint16, err error) {
+	s, _ := d.ring(index)
+	return s.stopRing()
+}
+
+// EnableRing takes the queue's lock even to switch on: when it returns, no burst
+// of the old state is under way.
+func (d *device) EnableRing(index int, on bool) error {
+	_, q := d.ring(index)
+	if err := q.lock(); err != nil {
+		return err
+	}
+	defer q.mu.Unlock()
+	q.enabled = on
+	q.active.Store(on && q.dev != nil)
+	return nil
+}
+
+func (d *device) SetCall(index int, call *user.EventFD) error {
+	_, q := d.ring(index)
+	if err := q.lock(); err != nil {
+		return err
+	}
+	defer q.mu.Unlock()
+	q.setCall(call)
+	return nil
+}

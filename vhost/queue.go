@@ -1,0 +1,160 @@
+package vhost
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
+// stuckAfter is how long the control side waits for a data goroutine to end its
+// burst. Bursts take microseconds; the front-end's main loop stands still
+// meanwhile.
+const stuckAfter = 2 * time.Second
+
+// queue is what both directions share. mu is held by a data goroutine for a
+// burst and by the control goroutine to start, stop or switch the ring; it
+// guards everything but the atomics.
+type queue struct {
+	port *Port
+	name string // "rx queue 0"
+
+	mu       sync.Mutex
+	dev      *vring.Device // nil while stopped
+	size     int
+	features virtio.Features
+	hdrLen   int
+	enabled  bool
+	failed   bool // until the ring stops
+	call     *user.EventFD
+	owesCall bool // a call was due and there was no eventfd
+	chain    vring.Chain
+	cnt      counts
+
+	running atomic.Bool                  // dev is there
+	active  atomic.Bool                  // running and enabled, for Pairs and State
+	kick    atomic.Pointer[user.EventFD] // read without mu, by pollers
+}
+
+// KickFD is the eventfd that the guest kicks, -1 if there is none. It stays
+// open from Hooks.Started until Hooks.BeforeStop has returned.
+func (q *queue) KickFD() int { return q.kick.Load().FD() }
+
+// AckKick takes a kick off KickFD. It never waits.
+func (q *queue) AckKick() { q.kick.Load().Drain() }
+
+// lock takes mu for the control side. It gives up with ErrQueueStuck when a
+// data goroutine does not end its burst.
+func (q *queue) lock() error {
+	if q.mu.TryLock() {
+		return nil
+	}
+	got := make(chan struct{})
+	go func() { // Lock, not a loop of TryLock, gets its turn also against a busy data goroutine
+		q.mu.Lock()
+		close(got)
+	}()
+	t := time.NewTimer(stuckAfter)
+	defer t.Stop()
+	select {
+	case <-got:
+		return nil
+	case <-t.C:
+		go func() {
+			<-got
+			q.mu.Unlock()
+		}()
+		return fmt.Errorf("%s: %w", q.name, ErrQueueStuck)
+	}
+}
+
+// start runs the ring. The caller holds mu.
+func (q *queue) start(r user.RingSetup) {
+	q.dev, q.size, q.features, q.hdrLen = r.Dev, r.Size, r.Features, r.Features.HdrLen()
+	q.enabled, q.failed, q.owesCall = r.Enabled, false, false
+	q.call = r.Call
+	q.kick.Store(r.Kick)
+	q.running.Store(true)
+	q.active.Store(q.enabled)
+}
+
+// stop ends the ring. Between bursts nothing is taken and not published, so the
+// device's index is where a successor goes on. The kick eventfd stays readable
+// for pollers until the control side is done with BeforeStop. The caller holds mu.
+func (q *queue) stop() (base uint16) {
+	if q.dev == nil {
+		return 0
+	}
+	base = q.dev.Base()
+	q.dev, q.call, q.failed = nil, nil, false
+	q.chain = vring.Chain{} // no slice of memory that goes away stays behind
+	q.running.Store(false)
+	q.active.Store(false)
+	q.kick.Store(nil)
+	return base
+}
+
+// setCall replaces the eventfd and makes up for a call that was due meanwhile.
+// The caller holds mu.
+func (q *queue) setCall(call *user.EventFD) {
+	q.call = call
+	if q.owesCall && call != nil {
+		q.owesCall = false
+		q.signal()
+	}
+}
+
+// signal interrupts the guest. The write cannot wait: see user.EventFD.
+func (q *queue) signal() {
+	if q.call == nil {
+		q.owesCall = true
+		return
+	}
+	if err := q.call.Signal(); err != nil {
+		q.cnt.callsLost++
+		return
+	}
+	q.cnt.calls++
+}
+
+// fail stops this queue for good and asks the control goroutine to end the
+// connection. The caller holds mu. The text must hold nothing of the guest's.
+func (q *queue) fail(err error) error {
+	if !q.failed {
+		q.failed = true
+		q.port.fail(fmt.Errorf("%s: %w", q.name, err))
+	}
+	return ErrPortFailed
+}
+
+// guard is deferred around everything that touches guest memory. The runtime
+// turns SIGBUS and SIGSEGV there into a panic with an address, given
+// debug.SetPanicOnFault; any other runtime error is a mistake of ours that a
+// guest has found. Either way only this port stops.
+func (q *queue) guard(err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	re, ok := r.(runtime.Error)
+	if !ok {
+		panic(r)
+	}
+	if _, fault := re.(interface{ Addr() uintptr }); fault {
+		*err = q.fail(ErrMemoryFault)
+		return
+	}
+	*err = q.fail(fmt.Errorf("%w: %w", ErrInternal, re))
+}
+
+// Counters returns a snapshot.
+func (q *queue) Counters() Counters {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.cnt.snapshot()
+}

@@ -1,0 +1,280 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
+// maxRefusals ends a session whose peer asks for nothing that can be granted.
+const maxRefusals = 256
+
+// Device is what a Session serves: it runs the rings. All calls come from the
+// goroutine in Run.
+//
+// Whatever is running changes only between BeforeChange and AfterChange. When
+// the connection is lost the rings are stopped first and BeforeChange follows.
+type Device interface {
+	BeforeChange()
+	AfterChange()
+	// StartRing runs a ring that is stopped; it may get buffers at once. The
+	// eventfds stay the session's and open until StopRing and BeforeChange have
+	// returned.
+	StartRing(r RingSetup) error
+	// StopRing ends it and returns the index of the next avail entry. An error
+	// means that the ring may still be in use, so its memory must stay.
+	StopRing(index int) (base uint16, err error)
+	// EnableRing is told to rings running or not.
+	EnableRing(index int, on bool) error
+	// SetCall replaces the call eventfd of a running ring; nil for none. The old
+	// one is closed after it returns, unless with an error.
+	SetCall(index int, call *EventFD) error
+}
+
+// RingSetup is a ring that is ready to run.
+type RingSetup struct {
+	Index      int // RX of pair p is 2p, TX 2p+1
+	Size       int // descriptors
+	Enabled    bool
+	Features   virtio.Features
+	Dev        *vring.Device
+	Kick, Call *EventFD // nil where the front-end gave none
+}
+
+// SessionConfig says what a Session offers.
+type SessionConfig struct {
+	Features virtio.Features  // PROTOCOL_FEATURES is added
+	Protocol ProtocolFeatures // 0 means DefaultProtocol
+	MaxPairs int
+	MaxMTU   int // 0: any
+	Device   Device
+	Logf     func(format string, args ...any) // for refusals that do not end the session; may be nil
+}
+
+// Info is a snapshot of what a session has learnt.
+type Info struct {
+	Features  virtio.Features // PROTOCOL_FEATURES left out
+	Protocol  ProtocolFeatures
+	MTU       int
+	Status    uint8 // of the virtio device, as the front-end last said
+	Regions   int
+	Sealed    bool // no memory file can shrink
+	QueueSize int  // descriptors of ring 0
+	PeerPID   int
+}
+
+// Session is the back-end's side of one connection.
+type Session struct {
+	cfg  SessionConfig
+	conn *Conn
+	dev  Device
+
+	features   virtio.Features
+	negotiated bool // SET_FEATURES was seen
+	protocol   ProtocolFeatures
+	mtu        int
+	status     uint8
+	mem        *guestmem.Table
+	rings      []ring
+	refusals   int
+
+	interrupted atomic.Bool
+
+	mu   sync.Mutex
+	info Info
+}
+
+// ring is what the front-end has said about one virtqueue.
+type ring struct {
+	num     int
+	base    uint16
+	addr    VringAddr
+	hasAddr bool
+	kicked  bool // SET_VRING_KICK was seen: the ring shall run
+	enabled bool
+	running bool
+	kick    *EventFD
+	call    *EventFD
+	err     *EventFD
+}
+
+// NewSession takes over conn.
+func NewSession(conn *Conn, cfg SessionConfig) *Session {
+	if cfg.Protocol == 0 {
+		cfg.Protocol = DefaultProtocol
+	}
+	if cfg.Logf == nil {
+		cfg.Logf = func(string, ...any) {}
+	}
+	s := &Session{cfg: cfg, conn: conn, dev: cfg.Device, rings: make([]ring, 2*cfg.MaxPairs)}
+	s.info.PeerPID = conn.PeerPID()
+	return s
+}
+
+// Interrupt makes Run return soon and shows the front-end that the connection
+// is over. It does not wait. Safe from any goroutine.
+func (s *Session) Interrupt() {
+	s.interrupted.Store(true)
+	_ = s.conn.shutdown() // not Close, which waits for the reader
+}
+
+// Info returns a snapshot. Safe from any goroutine.
+func (s *Session) Info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
+
+func (s *Session) publish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info.Features, s.info.Protocol = s.features, s.protocol
+	s.info.MTU, s.info.Status = s.mtu, s.status
+	s.info.QueueSize = s.rings[0].num
+	s.info.Regions, s.info.Sealed = 0, false
+	if s.mem != nil {
+		s.info.Regions, s.info.Sealed = s.mem.Len(), s.mem.Sealed()
+	}
+}
+
+// Run answers the front-end until the connection ends, then stops every ring
+// and lets go of the guest's memory. The error says why it ended and is never
+// nil.
+func (s *Session) Run() error {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var m Message
+	for {
+		err := s.conn.Recv(&m)
+		if s.interrupted.Load() { // whatever is still in the socket
+			m.CloseFDs()
+			err = ErrInterrupted
+		}
+		if err == nil {
+			err = s.serve(&m)
+			m.CloseFDs()
+		}
+		if err != nil {
+			s.end()
+			return err
+		}
+	}
+}
+
+// serve answers one message. An error ends the session.
+func (s *Session) serve(m *Message) error {
+	if m.Flags&FlagReply != 0 {
+		return fmt.Errorf("%s: reply where a request belongs: %w", m.Request, ErrBadHeader)
+	}
+	reply, err := s.dispatch(m)
+	s.publish()
+	ack := m.Flags&FlagNeedReply != 0 && s.protocol.Has(ProtoReplyAck) && reply == nil
+	if err == nil {
+		if ack {
+			reply = AppendU64(nil, 0)
+		}
+		if reply == nil {
+			return nil
+		}
+		return s.conn.Send(m.Request, replyFlags, reply)
+	}
+	err = fmt.Errorf("%s: %w", m.Request, err)
+	if !ack {
+		return err
+	}
+	if serr := s.conn.Send(m.Request, replyFlags, AppendU64(nil, 1)); serr != nil {
+		return fmt.Errorf("%w; %w", err, serr)
+	}
+	if !isRefusal(err) {
+		return err
+	}
+	if s.refusals++; s.refusals > maxRefusals {
+		return fmt.Errorf("%w, the last: %w", ErrRefusals, err)
+	}
+	if s.refusals <= 8 { // a peer must not fill the log
+		s.cfg.Logf("refused: %v", err)
+	}
+	return nil
+}
+
+// isRefusal says whether the front-end can live with a negative answer: it asked
+// for something optional, and nothing has changed. All else is a front-end that
+// is broken or hostile.
+func isRefusal(err error) bool {
+	for _, target := range []error{ErrUnknown, ErrUnsupported, ErrMTU, ErrTooManySlots, ErrNoRegion} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// dispatch finds the request's handler. A fault in guest memory and a mistake of
+// ours end the session instead of the process.
+func (s *Session) dispatch(m *Message) (reply []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicError(r)
+		}
+	}()
+	if m.Request >= numRequests || handlers[m.Request].run == nil {
+		return nil, ErrUnknown
+	}
+	h := &handlers[m.Request]
+	if h.size >= 0 && len(m.Payload) != h.size {
+		return nil, fmt.Errorf("%d bytes: %w", len(m.Payload), ErrBadPayload)
+	}
+	return h.run(s, m)
+}
+
+// panicError tells a fault in guest memory, which the runtime reports with an
+// address, from a mistake of ours.
+func panicError(r any) error {
+	err, ok := r.(runtime.Error)
+	if !ok {
+		panic(r)
+	}
+	if _, fault := r.(interface{ Addr() uintptr }); fault {
+		return ErrMemoryFault
+	}
+	return fmt.Errorf("%w: %w", ErrInternal, err)
+}
+
+// end stops everything at once; the peer is gone or has to go. It waits for the
+// data path as long as that takes: nobody waits for us any more.
+func (s *Session) end() {
+	_ = s.conn.Close()
+	for i := range s.rings {
+		for s.rings[i].running {
+			if err := s.stopRing(i); err != nil {
+				s.cfg.Logf("ring %d: %v", i, err)
+			}
+		}
+	}
+	s.dev.BeforeChange()
+	for i := range s.rings {
+		r := &s.rings[i]
+		closeEvents(&r.kick, &r.call, &r.err)
+	}
+	if err := s.mem.Close(); err != nil {
+		s.cfg.Logf("%v", err)
+	}
+	s.mem = nil
+	s.publish()
+}
+
+// closeEvents closes what is open and forgets it.
+func closeEvents(events ...**EventFD) {
+	for _, e := range events {
+		if *e != nil {
+			_ = (*e).Close()
+			*e = nil
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// handler answers one kind of request. run returns the reply's payload, or nil
+// for a request that has none of its own.
+type handler struct {
+	size int // bytes of payload; -1 when run checks
+	run  func(s *Session, m *Message) ([]byte, error)
+}
+
+// handlers is indexed by Request; holes are unknown requests. Descriptors that a
+// handler does not take are closed after it.
+var handlers = [numRequests]handler{
+	GetFeatures:         {0, (*Session).getFeatures},
+	SetFeatures:         {sizeU64, (*Session).setFeatures},
+	SetOwner:            {0, ignore},
+	ResetOwner:          {0, (*Session).resetOwner},
+	SetMemTable:         {-1, (*Session).setMemTable},
+	SetLogBase:          {sizeLog, unsupported}, // LOG_SHMFD
+	SetLogFD:            {-1, ignore},
+	SetVringNum:         {sizeVringState, (*Session).setVringNum},
+	SetVringAddr:        {sizeVringAddr, (*Session).setVringAddr},
+	SetVringBase:        {sizeVringState, (*Session).setVringBase},
+	GetVringBase:        {sizeVringState, (*Session).getVringBase},
+	SetVringKick:        {sizeU64, (*Session).setVringKick},
+	SetVringCall:        {sizeU64, (*Session).setVringCall},
+	SetVringErr:         {sizeU64, (*Session).setVringErr},
+	GetProtocolFeatures: {0, (*Session).getProtocolFeatures},
+	SetProtocolFeatures: {sizeU64, (*Session).setProtocolFeatures},
+	GetQueueNum:         {0, (*Session).getQueueNum},
+	SetVringEnable:      {sizeVringState, (*Session).setVringEnable},
+	SendRARP:            {sizeU64, unsupported}, // RARP: guests announce themselves
+	NetSetMTU:           {sizeU64, (*Session).netSetMTU},
+	SetBackendReqFD:     {-1, unsupported}, // BACKEND_REQ
+	IOTLBMsg:            {-1, unsupported}, // ACCESS_PLATFORM
+	SetVringEndian:      {-1, unsupported}, // CROSS_ENDIAN
+	GetConfig:           {-1, unsupported}, // CONFIG
+	SetConfig:           {-1, unsupported},
+	GetInflightFD:       {-1, unsupported}, // INFLIGHT_SHMFD
+	SetInflightFD:       {-1, unsupported},
+	ResetDevice:         {0, (*Session).resetDevice},
+	GetMaxMemSlots:      {0, (*Session).getMaxMemSlots},
+	AddMemReg:           {sizeSingleRegion, (*Session).addMemReg},
+	RemMemReg:           {sizeSingleRegion, (*Session).remMemReg},
+	SetStatus:           {sizeU64, (*Session).setStatus},
+	GetStatus:           {0, (*Session).getStatus},
+}
+
+func ignore(*Session, *Message) ([]byte, error) { return nil, nil }
+
+func unsupported(*Session, *Message) ([]byte, error) { return nil, ErrUnsupported }
+
+// protocolBit is always offered: without it QEMU never enables a network ring.
+const protocolBit = virtio.Features(1 << virtio.FProtocolFeatures)
+
+func (s *Session) getFeatures(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(s.cfg.Features|protocolBit)), nil
+}
+
+// setFeatures arrives once per queue pair and again after every restart of the
+// guest's driver. Rings that run meanwhile go on under the new features.
+func (s *Session) setFeatures(m *Message) ([]byte, error) {
+	v, err := U64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	acked := virtio.Features(v)
+	if extra := acked &^ (s.cfg.Features | protocolBit); extra != 0 {
+		return nil, fmt.Errorf("%v: %w", extra.Names(), ErrFeatures)
+	}
+	if err := acked.Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFeatures, err)
+	}
+	if f := acked &^ protocolBit; f != s.features || !s.negotiated {
+		err := s.changeAll(func() error {
+			s.features, s.negotiated = f, true
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if acked&protocolBit != 0 {
+		return nil, nil
+	}
+	// A front-end that knows no protocol features knows no SET_VRING_ENABLE.
+	for i := range s.rings {
+		if err := s.enable(i, true); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (s *Session) getProtocolFeatures(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(s.cfg.Protocol)), nil
+}
+
+func (s *Session) setProtocolFeatures(m *Message) ([]byte, error) {
+	v, err := U64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if extra := ProtocolFeatures(v) &^ s.cfg.Protocol; extra != 0 {
+		return nil, fmt.Errorf("protocol features %#x: %w", uint64(extra), ErrFeatures)
+	}
+	s.protocol = ProtocolFeatures(v)
+	return nil, nil
+}
+
+func (s *Session) getQueueNum(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(s.cfg.MaxPairs)), nil
+}
+
+// resetOwner is deprecated; libvhost-user and the specification's advice are to
+// disable the rings.
+func (s *Session) resetOwner(*Message) ([]byte, error) {
+	for i := range s.rings {
+		if err := s.enable(i, false); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// resetDevice forgets all but the connection and the memory.
+func (s *Session) resetDevice(*Message) ([]byte, error) {
+	s.dev.BeforeChange()
+	for i := range s.rings {
+		if s.rings[i].running {
+			if err := s.stopRing(i); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.dev.EnableRing(i, false); err != nil {
+			return nil, err
+		}
+		r := &s.rings[i]
+		closeEvents(&r.kick, &r.call, &r.err)
+		*r = ring{}
+	}
+	s.features, s.negotiated, s.status = 0, false, 0
+	s.publish()
+	s.dev.AfterChange()
+	return nil, nil
+}
+
+// netSetMTU: the smallest MTU is that of IPv4 (RFC 791).
+func (s *Session) netSetMTU(m *Message) ([]byte, error) {
+	v, err := U64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if v < 68 || v > 65535 || s.cfg.MaxMTU > 0 && v > uint64(s.cfg.MaxMTU) {
+		return nil, fmt.Errorf("%d: %w", v, ErrMTU)
+	}
+	s.mtu = int(v)
+	return nil, nil
+}
+
+// setStatus only keeps the byte: QEMU 7.2 writes 0 before it asks for the ring
+// bases, so 0 cannot mean that they are void.
+func (s *Session) setStatus(m *Message) ([]byte, error) {
+	v, err := U64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if v > 0xff {
+		return nil, fmt.Errorf("status %#x: %w", v, ErrBadPayload)
+	}
+	s.status = uint8(v)
+	return nil, nil
+}
+
+func (s *Session) getStatus(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(s.status)), nil
+}
+
+func (s *Session) getMaxMemSlots(*Message) ([]byte, error) {
+	return AppendU64(nil, guestmem.MaxRegions), nil
+}
+
+// setMemTable replaces all memory. Files that stay keep their mapping.
+func (s *Session) setMemTable(m *Message) ([]byte, error) {
+	regions, err := DecodeMemTable(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.FDs) != len(regions) {
+		return nil, fmt.Errorf("%d descriptors for %d regions: %w", len(m.FDs), len(regions), ErrFDCount)
+	}
+	want := make([]guestmem.Region, len(regions))
+	for i, r := range regions {
+		want[i] = guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA, Offset: r.Offset, FD: m.FDs[i]}
+	}
+	table, err := s.mem.Replace(want)
+	return nil, s.setMemory(table, err)
+}
+
+func (s *Session) addMemReg(m *Message) ([]byte, error) {
+	r, err := DecodeSingleRegion(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.FDs) != 1 {
+		return nil, fmt.Errorf("%d descriptors for 1 region: %w", len(m.FDs), ErrFDCount)
+	}
+	table, err := s.mem.Add(guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA, Offset: r.Offset, FD: m.FDs[0]})
+	return nil, s.setMemory(table, err)
+}
+
+func (s *Session) remMemReg(m *Message) ([]byte, error) {
+	r, err := DecodeSingleRegion(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	table, err := s.mem.Remove(guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA})
+	return nil, s.setMemory(table, err)
+}
+
+// setMemory puts table in place of the one in use: readers stop, rings move to
+// the new addresses, and only then the old mappings go, because the reply lets
+// the front-end use that memory otherwise.
+func (s *Session) setMemory(table *guestmem.Table, err error) error {
+	switch {
+	case errors.Is(err, guestmem.ErrTooMany):
+		return fmt.Errorf("%w: %w", ErrTooManySlots, err)
+	case errors.Is(err, guestmem.ErrNoSuchRegion):
+		return fmt.Errorf("%w: %w", ErrNoRegion, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrMemory, err)
+	}
+	old := s.mem
+	if err := s.changeAll(func() error { s.mem = table; return nil }); err != nil {
+		if s.mem == table { // rings stopped: nobody uses the old one
+			table = old
+		}
+		_ = table.Close()
+		return err
+	}
+	if err := old.Close(); err != nil {
+		return err
+	}
+	for i := range s.rings {
+		if err := s.maybeStart(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}

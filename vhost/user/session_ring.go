@@ -1,0 +1,300 @@
+package user
+
+import (
+	"fmt"
+
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
+// change runs fn, which alters what is running.
+func (s *Session) change(fn func() error) error {
+	s.dev.BeforeChange()
+	err := fn()
+	s.publish()
+	if err == nil {
+		s.dev.AfterChange()
+	}
+	return err
+}
+
+// changeAll runs fn while every ring is stopped and starts those again that ran.
+// With none running it just runs fn.
+func (s *Session) changeAll(fn func() error) error {
+	var ran []int
+	for i := range s.rings {
+		if s.rings[i].running {
+			ran = append(ran, i)
+		}
+	}
+	if len(ran) == 0 {
+		return fn()
+	}
+	return s.change(func() error {
+		for _, i := range ran {
+			if err := s.stopRing(i); err != nil {
+				return err
+			}
+		}
+		if err := fn(); err != nil {
+			return err
+		}
+		for _, i := range ran {
+			if err := s.startRing(i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// stopRing stops a running ring and keeps where it stopped.
+func (s *Session) stopRing(i int) error {
+	base, err := s.dev.StopRing(i)
+	if err != nil {
+		return err
+	}
+	s.rings[i].base, s.rings[i].running = base, false
+	return nil
+}
+
+// maybeStart starts a ring once everything about it is known. Front-ends differ
+// in the order of their messages; SET_VRING_KICK is what asks for the start, as
+// in libvhost-user and DPDK, not the first kick.
+func (s *Session) maybeStart(i int) error {
+	r := &s.rings[i]
+	if r.running || !r.kicked || r.num == 0 || !r.hasAddr || s.mem == nil {
+		return nil
+	}
+	return s.change(func() error { return s.startRing(i) })
+}
+
+func (s *Session) startRing(i int) error {
+	r := &s.rings[i]
+	l, err := s.layout(r)
+	if err != nil {
+		return err
+	}
+	dev, err := vring.NewDevice(s.mem, l, s.features, r.base)
+	if err != nil {
+		return fmt.Errorf("ring %d: %w: %w", i, ErrRingAddress, err)
+	}
+	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call})
+	if err != nil {
+		return fmt.Errorf("ring %d: %w", i, err)
+	}
+	r.running = true
+	return nil
+}
+
+// layout translates the ring's addresses, which are the front-end's own. Each
+// part must lie in one region, so that it is one slice.
+func (s *Session) layout(r *ring) (l vring.Layout, err error) {
+	l.Num = r.num
+	for _, part := range []struct {
+		dst  *[]byte
+		addr uint64
+		size int
+	}{
+		{&l.Desc, r.addr.Desc, vring.DescBytes(r.num)},
+		{&l.Avail, r.addr.Avail, vring.AvailBytes(r.num)},
+		{&l.Used, r.addr.Used, vring.UsedBytes(r.num)},
+	} {
+		if *part.dst, err = s.mem.SliceUVA(part.addr, uint64(part.size)); err != nil {
+			return l, fmt.Errorf("%w: %w", ErrRingAddress, err)
+		}
+	}
+	return l, nil
+}
+
+// ringState decodes a ring state message and finds the ring.
+func (s *Session) ringState(m *Message) (i int, num uint32, err error) {
+	var v VringState
+	if err := v.Decode(m.Payload); err != nil {
+		return 0, 0, err
+	}
+	return int(v.Index), v.Num, s.checkIndex(v.Index)
+}
+
+func (s *Session) checkIndex(i uint32) error {
+	if i >= uint32(len(s.rings)) {
+		return fmt.Errorf("ring %d of %d: %w", i, len(s.rings), ErrRingIndex)
+	}
+	return nil
+}
+
+func (s *Session) setVringNum(m *Message) ([]byte, error) {
+	i, num, err := s.ringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num == 0 || num > vring.MaxSize || num&(num-1) != 0 {
+		return nil, fmt.Errorf("ring %d, size %d: %w", i, num, ErrRingSize)
+	}
+	r := &s.rings[i]
+	if r.running && r.num != int(num) {
+		return nil, fmt.Errorf("ring %d: size: %w", i, ErrRingRunning)
+	}
+	r.num = int(num)
+	return nil, s.maybeStart(i)
+}
+
+func (s *Session) setVringBase(m *Message) ([]byte, error) {
+	i, num, err := s.ringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num > 0xffff {
+		return nil, fmt.Errorf("ring %d, base %d: %w", i, num, ErrBadPayload)
+	}
+	if s.rings[i].running {
+		return nil, fmt.Errorf("ring %d: base: %w", i, ErrRingRunning)
+	}
+	s.rings[i].base = uint16(num)
+	return nil, nil
+}
+
+// setVringAddr on a running ring can only toggle logging, which we do not offer:
+// the same addresses again are accepted.
+func (s *Session) setVringAddr(m *Message) ([]byte, error) {
+	var a VringAddr
+	if err := a.Decode(m.Payload); err != nil {
+		return nil, err
+	}
+	if err := s.checkIndex(a.Index); err != nil {
+		return nil, err
+	}
+	r := &s.rings[a.Index]
+	if r.running && (a.Desc != r.addr.Desc || a.Avail != r.addr.Avail || a.Used != r.addr.Used) {
+		return nil, fmt.Errorf("ring %d: address: %w", a.Index, ErrRingRunning)
+	}
+	r.addr, r.hasAddr = a, true
+	return nil, s.maybeStart(int(a.Index))
+}
+
+// getVringBase stops the ring. Once the reply is out, neither memory nor
+// eventfds of the ring are touched.
+func (s *Session) getVringBase(m *Message) ([]byte, error) {
+	i, _, err := s.ringState(m)
+	if err != nil {
+		return nil, err
+	}
+	r := &s.rings[i]
+	if r.running {
+		err := s.change(func() error {
+			err := s.stopRing(i)
+			if err == nil {
+				r.kicked = false
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	r.kicked = false
+	closeEvents(&r.kick, &r.call)
+	return VringState{Index: uint32(i), Num: uint32(r.base)}.Append(nil), nil
+}
+
+func (s *Session) setVringEnable(m *Message) ([]byte, error) {
+	i, num, err := s.ringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num > 1 {
+		return nil, fmt.Errorf("ring %d, enable %d: %w", i, num, ErrBadPayload)
+	}
+	return nil, s.enable(i, num == 1)
+}
+
+// enable remembers the switch also for a ring that does not run: QEMU sends it
+// before anything else about the ring, and repeatedly.
+func (s *Session) enable(i int, on bool) error {
+	r := &s.rings[i]
+	if r.enabled == on {
+		return nil
+	}
+	set := func() error {
+		r.enabled = on
+		return s.dev.EnableRing(i, on)
+	}
+	if r.running {
+		return s.change(set)
+	}
+	return set()
+}
+
+// fdWord decodes the message that carries a ring's eventfd; e is nil if the
+// front-end says that there is none.
+func (s *Session) fdWord(m *Message) (i int, e *EventFD, err error) {
+	v, err := U64(m.Payload)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := s.checkIndex(uint32(v & fdWordIndex)); err != nil {
+		return 0, nil, err
+	}
+	i = int(v & fdWordIndex)
+	if v&fdWordNoFD != 0 {
+		return i, nil, nil
+	}
+	if len(m.FDs) != 1 {
+		return 0, nil, fmt.Errorf("ring %d: %d descriptors for 1: %w", i, len(m.FDs), ErrFDCount)
+	}
+	if e, err = AdoptEventFD(m.TakeFD()); err != nil {
+		return 0, nil, fmt.Errorf("ring %d: %w", i, err)
+	}
+	return i, e, nil
+}
+
+func (s *Session) setVringKick(m *Message) ([]byte, error) {
+	i, e, err := s.fdWord(m)
+	if err != nil {
+		return nil, err
+	}
+	r := &s.rings[i]
+	if !r.running {
+		closeEvents(&r.kick)
+		r.kick, r.kicked = e, true
+		return nil, s.maybeStart(i)
+	}
+	return nil, s.change(func() error {
+		err := s.stopRing(i)
+		if err != nil {
+			closeEvents(&e)
+			return err
+		}
+		closeEvents(&r.kick) // BeforeChange has returned: nobody polls it
+		r.kick = e
+		return s.startRing(i)
+	})
+}
+
+func (s *Session) setVringCall(m *Message) ([]byte, error) {
+	i, e, err := s.fdWord(m)
+	if err != nil {
+		return nil, err
+	}
+	r := &s.rings[i]
+	if r.running {
+		if err := s.dev.SetCall(i, e); err != nil {
+			closeEvents(&e)
+			return nil, err
+		}
+	}
+	closeEvents(&r.call)
+	r.call = e
+	return nil, nil
+}
+
+// setVringErr keeps the eventfd that tells the front-end of a broken ring; we
+// close the connection instead, which no front-end can overlook.
+func (s *Session) setVringErr(m *Message) ([]byte, error) {
+	i, e, err := s.fdWord(m)
+	if err != nil {
+		return nil, err
+	}
+	closeEvents(&s.rings[i].err)
+	s.rings[i].err = e
+	return nil, nil
+}
