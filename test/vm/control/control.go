@@ -1,0 +1,138 @@
+// Package control is the language between the test harness and the program inside the guest: JSON objects, one a line,
+// over a serial port of their own. The network is what is being tested, so it cannot carry the orders.
+//
+// The harness sends a [Request], the guest answers with one [Reply] of the same ID, in any order: a reception of minutes
+// does not hold up a look at the counters. A Reply with an Event and no ID is the guest speaking by itself.
+package control
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// EventReady is sent once after every boot, when the guest takes orders. Its Result is a Hello.
+const EventReady = "ready"
+
+// The orders. Args and Result name the types that travel with each.
+const (
+	OpAddr     = "addr"     // Addr -> nothing: the NIC goes up with these addresses
+	OpNIC      = "nic"      // nothing -> NIC
+	OpOffload  = "offload"  // Offload -> nothing
+	OpListen   = "listen"   // Listen -> nothing: from here on a peer can connect
+	OpReceive  = "receive"  // Receive -> Transfer: accepts one connection and reads to its end
+	OpSend     = "send"     // Send -> Transfer
+	OpEcho     = "echo"     // Echo -> nothing: answers UDP datagrams on a port until power off
+	OpPing     = "ping"     // Probe -> ProbeResult: ICMP echo
+	OpUDP      = "udp"      // Probe -> ProbeResult: UDP datagrams to an echo server
+	OpForget   = "forget"   // nothing -> nothing: empties the neighbour tables
+	OpRebind   = "rebind"   // nothing -> nothing: the NIC's driver lets go of the device and takes it again
+	OpReboot   = "reboot"   // nothing -> nothing; then a new EventReady
+	OpPowerOff = "poweroff" // nothing -> nothing; then QEMU ends
+)
+
+// Request is one order.
+type Request struct {
+	ID   uint64          `json:"id"`
+	Op   string          `json:"op"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// Reply answers the order of the same ID: Error is empty on success.
+type Reply struct {
+	ID     uint64          `json:"id,omitempty"`
+	Event  string          `json:"event,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  string          `json:"error,omitempty"`
+}
+
+// Hello is what the guest says of itself when it is up.
+type Hello struct {
+	Kernel string `json:"kernel"`
+	CPUs   int    `json:"cpus"`
+	NIC    string `json:"nic"` // the interface's name; "" when there is no virtio NIC
+}
+
+// Addr lists addresses with prefix lengths. Those of IPv6 are usable at once (no duplicate address detection).
+type Addr struct {
+	Addrs []string `json:"addrs"`
+}
+
+// NIC is what the guest's kernel knows of its virtio NIC.
+type NIC struct {
+	MAC      string            `json:"mac"`
+	Carrier  bool              `json:"carrier"`
+	RxQueues int               `json:"rx_queues"`
+	Features string            `json:"features"` // the negotiated virtio bits as sysfs shows them: a '0' or '1' each, bit 0 first
+	Stats    map[string]uint64 `json:"stats"`    // /sys/class/net/NIC/statistics
+	CPU      CPU               `json:"cpu"`
+}
+
+// Has tells whether a virtio feature bit was negotiated.
+func (n *NIC) Has(bit int) bool { return bit < len(n.Features) && n.Features[bit] == '1' }
+
+// CPU is the guest's processor time since boot, summed over its CPUs.
+type CPU struct {
+	Busy time.Duration `json:"busy"`
+	Idle time.Duration `json:"idle"`
+}
+
+// Offload switches a feature of the NIC by its ethtool name ("rx-gro", "tx-tcp-segmentation", ...).
+type Offload struct {
+	Feature string `json:"feature"`
+	On      bool   `json:"on"`
+}
+
+// Listen opens a TCP port on all addresses.
+type Listen struct {
+	Port int `json:"port"`
+}
+
+// Receive accepts on a port that was opened by Listen. Timeout bounds the whole of it.
+type Receive struct {
+	Port    int           `json:"port"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// Send connects to "ADDRESS:PORT" and writes Bytes bytes of the stream of Seed.
+type Send struct {
+	To      string        `json:"to"`
+	Bytes   int64         `json:"bytes"`
+	Seed    uint64        `json:"seed"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// Transfer is what one side saw of a TCP connection.
+type Transfer struct {
+	Bytes    int64         `json:"bytes"`
+	SHA256   string        `json:"sha256"`   // of the bytes read or written, in hex
+	Duration time.Duration `json:"duration"` // from connected to the end of the stream
+	Error    string        `json:"error"`    // what cut it short; Bytes and SHA256 then say how far it went
+}
+
+// BitsPerSecond is the mean rate of the application's bytes.
+func (t *Transfer) BitsPerSecond() float64 {
+	if t.Duration <= 0 {
+		return 0
+	}
+	return float64(t.Bytes) * 8 / t.Duration.Seconds()
+}
+
+// Echo names the UDP port to answer on.
+type Echo struct {
+	Port int `json:"port"`
+}
+
+// Probe asks for Count round trips of Size bytes of payload, one after the other.
+type Probe struct {
+	To      string        `json:"to"` // an address; for UDP "ADDRESS:PORT"
+	Size    int           `json:"size"`
+	Count   int           `json:"count"`
+	Timeout time.Duration `json:"timeout"` // for each round trip
+}
+
+// ProbeResult counts the answers that were right to the last byte.
+type ProbeResult struct {
+	Sent     int             `json:"sent"`
+	Answered int             `json:"answered"`
+	RTT      []time.Duration `json:"rtt"`
+}

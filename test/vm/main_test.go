@@ -1,0 +1,150 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/netns"
+	"github.com/rscctl/rscctl/test/vm/control"
+)
+
+// Environment variables that say what runs.
+const (
+	envVM     = "RSCCTL_VM"      // 1: boot VMs
+	envLong   = "RSCCTL_LONG"    // 1: and run the tests that take minutes each
+	envNoSkip = "RSCCTL_NO_SKIP" // 1: a skip is a failure
+)
+
+// bootWithin is generous: an emulated boot takes 3 s on an idle machine, and CI machines are not idle.
+const bootWithin = 2 * time.Minute
+
+// shared is what all tests of a run use, made by the first that needs it.
+var shared struct {
+	dir    string
+	kernel func() (Kernel, string, error) // and the initramfs
+	rscctl func() (string, error)         // the product's binary
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "rscctl-vm-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	shared.dir = dir
+	initrd := filepath.Join(dir, "initrd")
+	build := sync.OnceValues(func() (Kernel, error) {
+		k, err := FindKernel(".")
+		if err != nil {
+			return k, err
+		}
+		return k, BuildInitrd(context.Background(), k, initrd)
+	})
+	shared.kernel = func() (Kernel, string, error) {
+		k, err := build()
+		return k, initrd, err
+	}
+	shared.rscctl = sync.OnceValues(func() (string, error) {
+		out := filepath.Join(dir, "rscctl")
+		return out, goBuild(context.Background(), out, "github.com/rscctl/rscctl/cmd/rscctl")
+	})
+	// What a killed run left.
+	if os.Geteuid() == 0 {
+		_, _ = netns.Sweep(nsPrefix)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// skip leaves a test out, or fails it where nothing may be left out.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv(envNoSkip) == "1" {
+		t.Fatalf("%s (and %s=1 forbids skipping)", why, envNoSkip)
+	}
+	t.Skip(why)
+}
+
+// needVM returns what a VM needs, or skips.
+func needVM(t *testing.T) (Kernel, string) {
+	t.Helper()
+	if testing.Short() || os.Getenv(envVM) != "1" {
+		skip(t, "boots a VM: set "+envVM+"=1 (make test does)")
+	}
+	if _, err := exec.LookPath(QEMU); err != nil {
+		skip(t, QEMU+" is not installed: run test/vm/setup.sh")
+	}
+	k, initrd, err := shared.kernel()
+	if errors.Is(err, ErrNoKernel) {
+		skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, initrd
+}
+
+// needLong skips a test that takes minutes unless asked for. Leaving it out of a short run is the plan, so NO_SKIP does
+// not forbid it.
+func needLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv(envLong) != "1" {
+		t.Skip("takes minutes: set " + envLong + "=1 (make test-all does)")
+	}
+}
+
+// start starts a VM that ends with the test, and shows what it said when the test has failed.
+func start(t *testing.T, o Options) *VM {
+	t.Helper()
+	o.Kernel, o.Initrd = needVM(t)
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	v, err := Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(v.Report())
+		}
+		v.Kill()
+	})
+	return v
+}
+
+// boot starts a VM and waits until it takes orders.
+func boot(t *testing.T, o Options) (*VM, control.Hello) {
+	t.Helper()
+	v := start(t, o)
+	return v, ready(t, v)
+}
+
+func ready(t *testing.T, v *VM) control.Hello {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootWithin)
+	defer cancel()
+	hello, err := v.WaitReady(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hello
+}
+
+// do gives an order that must succeed within the time.
+func do(t *testing.T, v *VM, within time.Duration, op string, args, result any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := v.Do(ctx, op, args, result); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,100 @@
+package vm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Options describe one VM. The zero value of a field is what its comment says.
+type Options struct {
+	Kernel Kernel
+	Initrd string // as BuildInitrd wrote it
+	Dir    string // where the console log goes
+	Name   string // of that log, and in errors; "vm"
+
+	CPUs   int    // 1
+	Memory string // "512M", shared with the back-end
+	Append string // more kernel arguments
+
+	// Netdev is the back-end of the NIC without its id, for example "tap,ifname=tap0,script=no,downscript=no". VhostUser
+	// is its usual value: the socket where the back-end listens. Both empty: no NIC.
+	Netdev    string
+	VhostUser string
+	Reconnect int // seconds after which QEMU dials a lost back-end again; 1
+	Pairs     int // queue pairs; 1
+	MAC       string
+
+	RxQueue    int      // rx_queue_size; 1024: superframes need many buffers
+	TxQueue    int      // tx_queue_size; 256. More than that is for vhost-user only
+	NoMrgRxbuf bool     // a buffer must hold a whole frame
+	NoIndirect bool     // indirect_desc=off
+	NoEventIdx bool     // event_idx=off
+	Device     []string // more properties of virtio-net-pci
+}
+
+func (o *Options) defaults() {
+	def(&o.Name, "vm")
+	def(&o.CPUs, 1)
+	def(&o.Memory, "512M")
+	def(&o.Reconnect, 1)
+	def(&o.Pairs, 1)
+	def(&o.RxQueue, 1024)
+	def(&o.TxQueue, 256)
+}
+
+func def[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// args is QEMU's command line. The control port is its standard input and output.
+func (o *Options) args(console string) []string {
+	a := []string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-machine", "pc,memory-backend=ram,usb=off,vmport=off,hpet=off",
+		"-accel", "tcg,thread=multi",
+		// TCG executes `rep movsb` byte by byte; without these flags the guest copies by words.
+		"-cpu", "max,-erms,-fsrm",
+		"-smp", fmt.Sprint(o.CPUs), "-m", o.Memory,
+		// Shared, or a vhost-user back-end could not map it.
+		"-object", "memory-backend-memfd,id=ram,share=on,size=" + o.Memory,
+		"-kernel", o.Kernel.Image, "-initrd", o.Initrd,
+		"-append", strings.TrimSpace("console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on " + o.Append),
+		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
+		"-chardev", "stdio,id=control,signal=off", "-serial", "chardev:control",
+	}
+	netdev := o.Netdev
+	if o.VhostUser != "" {
+		a = append(a, "-chardev", fmt.Sprintf("socket,id=backend,path=%s,reconnect=%d", o.VhostUser, o.Reconnect))
+		netdev = fmt.Sprintf("vhost-user,chardev=backend,queues=%d", o.Pairs)
+	}
+	if netdev == "" {
+		return a
+	}
+	return append(a, "-netdev", netdev+",id=net0", "-device", o.device())
+}
+
+func (o *Options) device() string {
+	d := []string{"virtio-net-pci,netdev=net0", "romfile=", // no option ROM: the BIOS must not touch the NIC
+		// QEMU 7.2 without KVM crashes when a vhost-user NIC's interrupts become MSI-X.
+		"vectors=0",
+		fmt.Sprintf("rx_queue_size=%d", o.RxQueue), fmt.Sprintf("tx_queue_size=%d", o.TxQueue),
+		"mrg_rxbuf=" + onOff(!o.NoMrgRxbuf), "indirect_desc=" + onOff(!o.NoIndirect), "event_idx=" + onOff(!o.NoEventIdx),
+	}
+	if o.MAC != "" {
+		d = append(d, "mac="+o.MAC)
+	}
+	if o.Pairs > 1 {
+		d = append(d, "mq=on")
+	}
+	return strings.Join(append(d, o.Device...), ",")
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

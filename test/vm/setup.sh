@@ -1,0 +1,152 @@
+#!/bin/sh
+# Gets what the tests need and this machine lacks. Quick when everything is there; needs root only when it is not.
+#
+#   test/vm/setup.sh [vm] [race] [generate] [dpdk]      (no argument: vm)
+#
+#   vm        QEMU, and a guest kernel with its modules, unpacked into test/vm/.cache and not installed
+#   race      a C compiler for `go test -race`
+#   generate  clang and llvm-strip of the version `make generate` names
+#   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
+#
+# RSCCTL_VM_KERNEL (a bzImage) and RSCCTL_VM_MODULES (its lib/modules/VERSION folder) replace the
+# downloaded kernel. On Debian and Ubuntu apt gets the rest; elsewhere this says what to install.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cache=$here/.cache
+CLANG=${RSCCTL_CLANG_VERSION:-19}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+is_debian() { have apt-get && have dpkg-deb; }
+
+# apt-get, waiting for another apt instead of failing beside it, and never asking a question.
+apt() {
+	DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -qq "$@"
+}
+
+# Package lists are fetched once a run, and only when apt knows no candidate or a download failed: lists older than the
+# archive name files that are gone.
+updated=
+update() {
+	[ -z "$updated" ] || return 0
+	[ "$(id -u)" = 0 ] || die "apt-get update needs root: run this as root once"
+	updated=yes
+	say "apt-get update"
+	apt update >&2
+}
+
+known() { apt-cache show "$1" >/dev/null 2>&1; }
+
+install_packages() {
+	is_debian || die "cannot install here (no apt); please install: $1"
+	[ "$(id -u)" = 0 ] || die "installing needs root; run this as root, or install: $2"
+	for p in $2; do known "$p" || update; done
+	say "installing $2"
+	# shellcheck disable=SC2086
+	apt install -y --no-install-recommends $2 >&2 && return 0
+	update
+	# shellcheck disable=SC2086
+	apt install -y --no-install-recommends $2 >&2
+}
+
+need_qemu() {
+	case $(uname -m) in
+	x86_64) ;;
+	*) die "the VM tests boot an x86-64 guest and were written for an x86-64 host" ;;
+	esac
+	have qemu-system-x86_64 || install_packages "QEMU with the x86_64 system emulator (7.2 or newer)" "qemu-system-x86"
+}
+
+# kernel_package prints the package behind the metapackage: it carries the ABI number, so it changes with updates.
+kernel_package() {
+	apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+}
+
+# need_kernel leaves .cache/kernel/vmlinuz and .cache/kernel/modules. The folder appears by one rename, so a run that was
+# interrupted leaves nothing half-made under that name.
+need_kernel() {
+	if [ -n "${RSCCTL_VM_KERNEL:-}" ]; then
+		[ -r "$RSCCTL_VM_KERNEL" ] || die "RSCCTL_VM_KERNEL=$RSCCTL_VM_KERNEL cannot be read"
+		[ -n "${RSCCTL_VM_MODULES:-}" ] || die "RSCCTL_VM_KERNEL also needs RSCCTL_VM_MODULES, its module folder"
+		[ -d "$RSCCTL_VM_MODULES" ] || die "RSCCTL_VM_MODULES=$RSCCTL_VM_MODULES is not a folder"
+		return 0
+	fi
+	[ -r "$cache/kernel/vmlinuz" ] && [ -d "$cache/kernel/modules" ] && return 0
+	is_debian || die "no kernel for the guest: set RSCCTL_VM_KERNEL (a bzImage with the virtio PCI drivers)" \
+		"and RSCCTL_VM_MODULES (its lib/modules/VERSION folder)"
+	# Ubuntu has no cloud flavour under this name; its nearest is linux-image-virtual, whose modules are a package apart.
+	meta=linux-image-cloud-amd64
+	package=$(kernel_package $meta)
+	if [ -z "$package" ]; then
+		update
+		package=$(kernel_package $meta)
+	fi
+	extra=
+	if [ -z "$package" ]; then
+		package=$(kernel_package linux-image-virtual)
+		[ -n "$package" ] || die "no package behind $meta or linux-image-virtual: set RSCCTL_VM_KERNEL and RSCCTL_VM_MODULES"
+		extra=linux-modules-${package#linux-image-}
+	fi
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/unpack.XXXXXX")
+	trap 'rm -rf "$work"' EXIT INT TERM
+	# apt downloads as another user when it can; without this it complains about a folder of ours.
+	chmod 755 "$work"
+	say "downloading $package $extra"
+	# shellcheck disable=SC2086
+	(cd "$work" && apt -o APT::Sandbox::User=root download $package $extra) >&2 || {
+		update
+		package=$(kernel_package $meta)
+		# shellcheck disable=SC2086
+		(cd "$work" && apt -o APT::Sandbox::User=root download ${package:-linux-image-virtual} $extra) >&2
+	}
+	for deb in "$work"/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+	image=$(find "$work/root/boot" -name 'vmlinuz-*' | head -n 1)
+	modules=$(find "$work/root" -type d -path '*/lib/modules/*' -prune | head -n 1)
+	[ -n "$image" ] && [ -n "$modules" ] || die "$package holds no kernel image or no modules"
+	mkdir "$work/kernel"
+	cp "$image" "$work/kernel/vmlinuz"
+	mv "$modules" "$work/kernel/modules"
+	basename "$modules" >"$work/kernel/release"
+	rm -rf "$cache/kernel"
+	mv "$work/kernel" "$cache/kernel"
+	say "guest kernel $(cat "$cache/kernel/release") is in $cache/kernel"
+}
+
+need_race() { have gcc || have cc || install_packages "a C compiler (gcc) and the C library's headers" "gcc libc6-dev"; }
+
+need_generate() {
+	missing=
+	have "clang-$CLANG" || missing="clang-$CLANG"
+	have "llvm-strip-$CLANG" || missing="$missing llvm-$CLANG"
+	[ -z "$missing" ] || install_packages "clang and llvm-strip, version $CLANG" "$missing"
+}
+
+need_dpdk() {
+	missing=
+	have dpdk-testpmd || missing="dpdk-dev"
+	# The driver is a shared object that testpmd loads; its name ends in DPDK's ABI number.
+	ls /usr/lib/*/dpdk/pmds-*/librte_net_virtio.so* >/dev/null 2>&1 || {
+		is_debian || die "cannot install here (no apt); please install: DPDK with testpmd and the net_virtio driver"
+		known librte-net-virtio23 || update
+		driver=$(apt-cache pkgnames librte-net-virtio | sort | tail -n 1)
+		missing="$missing ${driver:-librte-net-virtio23}"
+	}
+	[ -z "$missing" ] || install_packages "DPDK with testpmd and the net_virtio driver" "$missing"
+}
+
+[ $# -gt 0 ] || set -- vm
+for what in "$@"; do
+	case $what in
+	vm)
+		need_qemu
+		need_kernel
+		;;
+	race) need_race ;;
+	generate) need_generate ;;
+	dpdk) need_dpdk ;;
+	*) die "what is \"$what\"? vm, race, generate or dpdk" ;;
+	esac
+done
