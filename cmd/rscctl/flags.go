@@ -182,10 +182,14 @@ func positionals(c *cli.Context, required, most int, names string) ([]string, er
 // client returns the client for the socket the command line or the environment names.
 func client(c *cli.Context) *api.Client { return api.NewClient(c.String("socket")) }
 
-// on puts the verb in front of an error. A refusal of the controller is complete as it is.
+// on puts the verb in front of an error, unless the controller's words already begin with it.
 func on(verb string, err error) error {
 	if err == nil {
 		return nil
+	}
+	noun, _, _ := strings.Cut(verb, " ")
+	if text := err.Error(); strings.HasPrefix(text, verb+": ") || strings.HasPrefix(text, noun+": ") {
+		return err
 	}
 	return fmt.Errorf("%s: %w", verb, err)
 }

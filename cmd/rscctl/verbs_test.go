@@ -159,6 +159,8 @@ func TestRefusalsKeepTheControllersWordsAndTheirExitCode(t *testing.T) {
 			exitFailed, "rscctl: status: eth0: held by a foreign XDP program: take it off\n"},
 		{api.Error{Status: http.StatusBadRequest, ErrorBody: api.ErrorBody{Error: "eth9: no such interface:\nsee ip link", Usage: true}},
 			exitUsage, "rscctl: status: eth9: no such interface:; see ip link\n"},
+		{api.Error{Status: http.StatusNotFound, ErrorBody: api.ErrorBody{Error: "status: interface eth9: not attached"}},
+			exitFailed, "rscctl: status: interface eth9: not attached\n"},
 		{api.Error{Status: http.StatusBadGateway}, exitFailed, "rscctl: status: controller answered 502 Bad Gateway\n"},
 	} {
 		fake.refuse = &tt.refuse

@@ -90,7 +90,7 @@ type FlowsQuery struct {
 }
 
 // FlowSorts are the keys FlowsQuery.Sort understands; the first is the default.
-var FlowSorts = []string{"bytes", "packets", "rate", "age", "vm", "src", "dst"}
+var FlowSorts = []string{"bytes", "packets", "rate", "age", "vm"}
 
 // Flows reads the flow map.
 func (c *Client) Flows(ctx context.Context, q FlowsQuery) (*Flows, error) {

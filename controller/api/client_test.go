@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func serve(t *testing.T, h http.HandlerFunc) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	c := NewClient(path)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestEveryCallUsesItsMethodAndPath(t *testing.T) {
+	var got string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r.Method + " " + r.URL.RequestURI()
+		w.Write([]byte(`{"schema":1}`))
+	})
+	ctx := context.Background()
+	schema := func(n int, err error) (int, error) { return n, err }
+	for want, call := range map[string]func() (int, error){
+		"GET /v1/status":         func() (int, error) { r, err := c.Status(ctx, ""); return schema(r.Schema, err) },
+		"GET /v1/status?iface=i": func() (int, error) { r, err := c.Status(ctx, "i"); return schema(r.Schema, err) },
+		"POST /v1/attach":        func() (int, error) { r, err := c.Attach(ctx, AttachRequest{}); return schema(r.Schema, err) },
+		"POST /v1/detach":        func() (int, error) { r, err := c.Detach(ctx, DetachRequest{}); return schema(r.Schema, err) },
+		"GET /v1/flows?limit=2&vm=a+b%26c": func() (int, error) {
+			r, err := c.Flows(ctx, FlowsQuery{VM: "a b&c", Limit: 2})
+			return schema(r.Schema, err)
+		},
+		"GET /v1/policy?vm=v": func() (int, error) { r, err := c.GetPolicy(ctx, "v"); return schema(r.Schema, err) },
+		"POST /v1/policy":     func() (int, error) { r, err := c.SetPolicy(ctx, PolicyRequest{}); return schema(r.Schema, err) },
+		"GET /v1/stats?vm=v":  func() (int, error) { r, err := c.Stats(ctx, "v"); return schema(r.Schema, err) },
+	} {
+		if n, err := call(); err != nil || n != Schema || got != want {
+			t.Errorf("%s: asked %s, schema %d, %v", want, got, n, err)
+		}
+	}
+}
+
+func TestRefusalIsATypedError(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		json.NewEncoder(w).Encode(ErrorBody{Error: "eth9: no such interface: see ip link", Usage: true})
+	})
+	_, err := c.Status(context.Background(), "eth9")
+	var e *Error
+	if !errors.As(err, &e) || !e.Usage || e.Status != http.StatusBadRequest || e.Error() != "eth9: no such interface: see ip link" {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestRubbishForAnAnswerIsAnError(t *testing.T) {
+	for name, body := range map[string]string{"no JSON": "hello", "empty": "", "cut short": `{"schema":1,`, "other type": `[1]`} {
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(body)) })
+		if _, err := c.Stats(context.Background(), ""); err == nil || !strings.Contains(err.Error(), c.Socket()) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestNothingListeningIsErrNoController(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(dir, "missing"), filepath.Join(file, "below-a-file"), stale, file} {
+		_, err := NewClient(path).Status(context.Background(), "")
+		if !errors.Is(err, ErrNoController) || !strings.Contains(err.Error(), "rscctl run") {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+}
+
+func TestPermissionErrorSaysWhoMayConnect(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may connect everywhere; explain is tested below")
+	}
+	c := serve(t, func(http.ResponseWriter, *http.Request) {})
+	if err := os.Chmod(c.Socket(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(context.Background(), ""); !errors.Is(err, ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPermissionRemedyNamesTheSocketsGroup(t *testing.T) {
+	c := NewClient(filepath.Join(t.TempDir(), "s"))
+	if err := os.WriteFile(c.Socket(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := c.explain(context.Background(), os.ErrPermission)
+	if !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "run as root") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOverlongSocketPathIsNamed(t *testing.T) {
+	_, err := NewClient("/"+strings.Repeat("x", 200)).Status(context.Background(), "")
+	if err == nil || errors.Is(err, ErrNoController) || !strings.Contains(err.Error(), "at most 107") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestContextEndsACall(t *testing.T) {
+	hold := make(chan struct{})
+	c := serve(t, func(http.ResponseWriter, *http.Request) { <-hold })
+	defer close(hold)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.Status(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
