@@ -45,6 +45,7 @@ type engine struct {
 	started bool
 	count   uint64 // packets read
 	frame   Frame  // reused
+	whole   []byte // reused: a cut packet at its full length
 	sum     Summary
 	err     error // the first one of a sink
 }
@@ -142,14 +143,28 @@ func (e *engine) add(rec record) {
 	ref := e.pool.put(rec.data, e.count, rec.orig)
 	e.count++
 	p := flowtable.Packet{Data: e.pool.slots[ref].buf, Ref: ref}
-	packet.Parse(p.Data, &p.Info)
 	if rec.orig > len(rec.data) {
-		// The snap length cut it: what is missing cannot be verified, so it passes, whatever its headers say.
-		p.Info.Verdict = packet.Truncated
+		e.parseCut(p.Data, rec.orig, &p.Info)
+	} else {
+		packet.Parse(p.Data, &p.Info)
 	}
 	e.table.Add(&p, e.now)
 	if e.pool.bytes > maxHeldBytes {
 		e.table.Close(flowtable.ReasonPressure, e.now)
+	}
+}
+
+// parseCut parses a packet of which the capture kept only the beginning. What is missing cannot be verified, so it passes
+// whatever its headers say; but where they are all there it must not overtake its flow, so it keeps its key. The parser
+// would find the IP length beyond the bytes and stop there, hence it sees the packet filled up with zeros.
+func (e *engine) parseCut(data []byte, orig int, info *packet.Info) {
+	n := min(orig, maxPacket)
+	e.whole = append(e.whole[:0], data...)
+	e.whole = append(e.whole, make([]byte, n-len(data))...)
+	packet.Parse(e.whole, info)
+	info.Verdict = packet.Truncated
+	if int(info.L4)+4 > len(data) {
+		*info = packet.Info{Verdict: packet.Truncated}
 	}
 }
 
