@@ -152,3 +152,12 @@ func (r *Ring) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// SetCall gives the back-end the ring's call eventfd, or takes it away: then
+// the driver polls.
+func (f *Frontend) SetCall(r *Ring, on bool) error {
+	if on {
+		return f.ack(SetVringCall, AppendU64(nil, uint64(r.index)), r.call.FD())
+	}
+	return f.ack(SetVringCall, AppendU64(nil, uint64(r.index)|fdWordNoFD))
+}
