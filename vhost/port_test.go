@@ -1,0 +1,439 @@
+package vhost_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// checkAlternating holds the hooks to their contract.
+func checkAlternating(t *testing.T, events []string) {
+	t.Helper()
+	running := false
+	for i, e := range events {
+		switch e {
+		case "started":
+			if running {
+				t.Fatalf("event %d of %v: started twice", i, events)
+			}
+			running = true
+		case "before stop":
+			if !running {
+				t.Fatalf("event %d of %v: stopped twice", i, events)
+			}
+			running = false
+		case "stopped":
+			if running {
+				t.Fatalf("event %d of %v: connection ended without stop", i, events)
+			}
+		}
+	}
+}
+
+// exchange moves a frame in each direction through a pair.
+func exchange(t *testing.T, p *vhost.Port, g *guest, pair int) {
+	t.Helper()
+	want := makeFrame(1514, byte(pair))
+	g.post(g.RX(pair), true, 2048)
+	g.kick(g.RX(pair))
+	if err := put(t, p.RX(pair), plain(want)); err != nil {
+		t.Fatalf("pair %d: %v", pair, err)
+	}
+	if _, got, _ := g.recv(g.RX(pair)); !bytes.Equal(got, want) {
+		t.Fatalf("pair %d: frame differs", pair)
+	}
+	g.send(g.TX(pair), virtio.NetHdr{}, want)
+	g.kick(g.TX(pair))
+	if got := poll(t, p.TX(pair), 8); len(got) != 1 || !bytes.Equal(got[0], want) {
+		t.Fatalf("pair %d: %d frames sent", pair, len(got))
+	}
+	reap(t, g.TX(pair))
+}
+
+func TestTwoPairsWorkAndOneCanBeSwitchedOff(t *testing.T) {
+	p, socket, log := newPort(t, nil)
+	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.Pairs = 2 }).start()
+	if p.Pairs() != 2 {
+		t.Fatalf("%d pairs", p.Pairs())
+	}
+	for range 3 {
+		exchange(t, p, g, 0)
+		exchange(t, p, g, 1)
+	}
+	if err := g.Enable(1, false); err != nil {
+		t.Fatal(err)
+	}
+	if p.Pairs() != 1 || p.RX(1).Begin() {
+		t.Error("pair 1 still runs")
+	}
+	exchange(t, p, g, 0)
+	if err := g.Enable(1, true); err != nil {
+		t.Fatal(err)
+	}
+	exchange(t, p, g, 1)
+	checkAlternating(t, log.all())
+}
+
+func TestStoppedRingsResumeWhereTheyStopped(t *testing.T) {
+	for _, protocol := range []user.ProtocolFeatures{0, user.DefaultProtocol &^ (1 << user.ProtoMemSlots), 1 << user.ProtoMQ} {
+		p, socket, log := newPort(t, nil)
+		g := newGuest(t, socket, func(c *user.FrontendConfig) { c.Protocol = protocol }).start()
+		settled := func() bool { return p.State().Name == vhost.StateRunning && p.TX(0).KickFD() >= 0 && p.Pairs() == 1 }
+		for round := range 3 {
+			waitFor(t, "running", settled) // without REPLY_ACK, Start returns early
+			exchange(t, p, g, 0)
+			g.send(g.TX(0), virtio.NetHdr{}, makeFrame(99, 9)) // left in the ring over the stop
+			bases, err := g.Stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := []uint16{uint16(round + 1), uint16(2*round + 1)}; !slices.Equal(bases, want) {
+				t.Fatalf("round %d: bases %v, want %v", round, bases, want)
+			}
+			if p.RX(0).Begin() || p.TX(0).KickFD() != -1 {
+				t.Fatal("queue runs after the stop")
+			}
+			g.start()
+			waitFor(t, "running", settled)
+			g.kick(g.TX(0))
+			if got := poll(t, p.TX(0), 8); len(got) != 1 || len(got[0]) != 99 {
+				t.Fatalf("%d frames were left", len(got))
+			}
+			reap(t, g.TX(0))
+		}
+		checkAlternating(t, log.all())
+	}
+}
+
+func TestADriverReloadChangesFeatures(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	exchange(t, p, g, 0)
+	for _, f := range []virtio.Features{virtio.Mask(virtio.FVersion1), all, 0, all} {
+		if err := g.Renegotiate(f); err != nil {
+			t.Fatal(err)
+		}
+		g.start()
+		if p.Features() != f {
+			t.Errorf("features %v, want %v", p.Features().Names(), f.Names())
+		}
+		exchange(t, p, g, 0)
+	}
+}
+
+func TestStateTellsWhatWasNegotiated(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	if s := p.State(); s.Name != vhost.StateWaiting || s.Reason != "" {
+		t.Errorf("at first: %+v", s)
+	}
+	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.MTU, c.RingSize = 1500, 128 })
+	waitFor(t, "connected", func() bool { return p.State().Name == vhost.StateConnected })
+	g.start()
+	s := p.State()
+	if s.Name != vhost.StateRunning || s.MTU != 1500 || s.QueueSize != 128 || s.Pairs != 1 || s.Regions != 1 ||
+		s.Features != all || s.PeerPID != os.Getpid() || s.Connections != 1 {
+		t.Errorf("running: %+v", s)
+	}
+	_ = g.Close()
+	waitFor(t, "waiting", func() bool { return p.State().Name == vhost.StateWaiting })
+	if s := p.State(); s.Features != 0 || !errors.Is(s.Err, user.ErrDisconnected) || strings.Contains(s.Reason, "\n") {
+		t.Errorf("after: %+v", s)
+	}
+}
+
+func TestASecondFrontEndIsTurnedAway(t *testing.T) {
+	p, socket, log := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("second connection: %v", err)
+	}
+	waitFor(t, "log line", func() bool { return log.has("second front-end refused") })
+	exchange(t, p, g, 0)
+}
+
+func TestAFrontEndMayComeBackAtOnce(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	for range 20 {
+		g := newGuest(t, socket, nil).start()
+		exchange(t, p, g, 0)
+		_ = g.Close()
+	}
+}
+
+func TestALostConnectionLosesAndRepeatsNoFrame(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	r := g.TX(0)
+	for i := range 6 {
+		g.send(r, virtio.NetHdr{}, makeFrame(60+i, 1))
+	}
+	g.kick(r)
+	var lens []int
+	note := func(frames [][]byte) {
+		for _, f := range frames {
+			lens = append(lens, len(f))
+		}
+	}
+	note(poll(t, p.TX(0), 4))
+	for range 3 {
+		g.post(g.RX(0), true, 2000)
+	}
+	g.kick(g.RX(0))
+	if err := put(t, p.RX(0), plain(makeFrame(100, 1))); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := g.Reconnect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	note(poll(t, p.TX(0), 64))
+	if !slices.Equal(lens, []int{60, 61, 62, 63, 64, 65}) {
+		t.Errorf("sent %v", lens)
+	}
+	for i := range 2 {
+		if err := put(t, p.RX(0), plain(makeFrame(101+i, 1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		if _, b, _ := g.recv(g.RX(0)); len(b) != 100+i {
+			t.Errorf("received %d bytes, want %d", len(b), 100+i)
+		}
+	}
+}
+
+func TestAPortThatDialsFindsItsFrontEndAgain(t *testing.T) {
+	p, socket, _ := newPort(t, func(c *vhost.Config) { c.Connect = true })
+	for range 2 {
+		g := newGuest(t, socket, func(c *user.FrontendConfig) { c.Listen = true }).start()
+		waitFor(t, "running", func() bool { return p.State().Name == vhost.StateRunning })
+		exchange(t, p, g, 0)
+		_ = g.Close()
+		waitFor(t, "waiting", func() bool { return p.State().Name == vhost.StateWaiting })
+	}
+}
+
+func TestASocketThatCannotBeUsedIsRefused(t *testing.T) {
+	dir, err := os.MkdirTemp("", "vhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := func(name string) string { return filepath.Join(dir, name) }
+	live, err := net.Listen("unix", path("live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	if err := os.WriteFile(path("file"), []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path("file"), path("link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path("folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, socket string
+		connect      bool
+		want         error
+	}{
+		{"live", path("live"), false, vhost.ErrSocketInUse},
+		{"file", path("file"), false, vhost.ErrNotSocket},
+		{"file dialled", path("file"), true, vhost.ErrNotSocket},
+		{"link", path("link"), false, vhost.ErrNotSocket},
+		{"folder", path("folder"), false, vhost.ErrNotSocket},
+		{"missing folder", path("none/s"), false, vhost.ErrNoFolder},
+		{"missing folder dialled", path("none/s"), true, vhost.ErrNoFolder},
+		{"file as folder", path("file/s"), false, nil},
+		{"too long", path(strings.Repeat("x", 108-len(dir)-1)), false, vhost.ErrPathTooLong},
+		{"empty", "", false, vhost.ErrConfig},
+		{"abstract", "@x", false, vhost.ErrConfig},
+	}
+	for _, tt := range tests {
+		cfg := vhost.Config{Name: "vm", Socket: tt.socket, Connect: tt.connect, UID: -1, GID: -1}
+		err := vhost.CheckSocket(cfg)
+		if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
+			t.Errorf("%s: check: %v", tt.name, err)
+		}
+		p, err := vhost.NewPort(cfg)
+		if err == nil {
+			_ = p.Close()
+		}
+		if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: more than one line", tt.name)
+		}
+	}
+	if b, _ := os.ReadFile(path("file")); string(b) != "precious" {
+		t.Error("file changed")
+	}
+	if c, err := net.Dial("unix", path("live")); err != nil {
+		t.Error("live socket gone")
+	} else {
+		_ = c.Close()
+	}
+}
+
+func TestAStaleSocketIsReplacedAndOursRemoved(t *testing.T) {
+	dir, err := os.MkdirTemp("", "vhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, strings.Repeat("s", 107-len(dir)-1)) // the longest that fits
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(fd)
+	cfg := vhost.Config{Name: "vm", Socket: path, Mode: 0o620, UID: os.Getuid(), GID: os.Getgid()}
+	p, err := vhost.NewPort(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o620 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if err := vhost.CheckSocket(cfg); !errors.Is(err, vhost.ErrSocketInUse) {
+		t.Errorf("second port: %v", err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("left behind: %v", err)
+	}
+	if err := p.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+
+	p, err = vhost.NewPort(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("somebody else's file removed: %v", err)
+	}
+}
+
+func TestBadConfigurationIsRefused(t *testing.T) {
+	for name, cfg := range map[string]vhost.Config{
+		"pairs":    {Socket: "/tmp/never", MaxPairs: 129},
+		"negative": {Socket: "/tmp/never", MaxPairs: -1},
+		"features": {Socket: "/tmp/never", Offer: virtio.Mask(virtio.FGuestTSO4)},
+	} {
+		if p, err := vhost.NewPort(cfg); !errors.Is(err, vhost.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+			if err == nil {
+				_ = p.Close()
+			}
+		}
+	}
+}
+
+func TestCloseWhileRunningStopsInOrder(t *testing.T) {
+	p, socket, log := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	exchange(t, p, g, 0)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if reason := <-log.stopped; reason != nil {
+		t.Errorf("reason %v", reason)
+	}
+	checkAlternating(t, log.all())
+	if s := p.State(); s.Name != vhost.StateClosed {
+		t.Errorf("state %s", s.Name)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := g.Gone(ctx); !errors.Is(err, user.ErrDisconnected) {
+		t.Errorf("front-end sees %v", err)
+	}
+}
+
+func TestHeldFramesAreDeliveredBeforeTheRingStops(t *testing.T) {
+	late := errors.New("never delivered")
+	_, socket, _ := newPort(t, func(c *vhost.Config) {
+		var held *vhost.Frame
+		c.Hooks = vhost.Hooks{
+			Started: func(p *vhost.Port) {
+				if p.Pairs() == 1 && late != nil {
+					held = plain(makeFrame(777, 1))
+				}
+			},
+			BeforeStop: func(p *vhost.Port) {
+				if held != nil && p.RX(0).Begin() {
+					late = p.RX(0).Put(held)
+					p.RX(0).Commit()
+				}
+			},
+		}
+	})
+	g := newGuest(t, socket, nil).start()
+	g.post(g.RX(0), true, 2000)
+	g.post(g.RX(0), true, 2000)
+	g.kick(g.RX(0))
+	bases, err := g.Stop()
+	if err != nil || bases[0] == 0 {
+		t.Fatal(bases, err)
+	}
+	if late != nil {
+		t.Fatal(late)
+	}
+	if _, b, ok := g.recv(g.RX(0)); !ok || len(b) != 777 {
+		t.Error("held frame not there when the reply came")
+	}
+}
+
+func TestADataPathThatHangsDoesNotHangTheFrontEnd(t *testing.T) {
+	t.Parallel()
+	p, socket, log := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	if !p.RX(0).Begin() {
+		t.Fatal("not running")
+	}
+	if _, err := g.Stop(); err == nil {
+		t.Error("stopped while a burst is under way")
+	}
+	p.RX(0).Commit()
+	if reason := <-log.stopped; !errors.Is(reason, vhost.ErrQueueStuck) {
+		t.Errorf("reason %v", reason)
+	}
+	g = newGuest(t, socket, nil).start()
+	exchange(t, p, g, 0)
+}
