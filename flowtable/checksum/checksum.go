@@ -1,97 +1,105 @@
-// Package checksum computes the Internet checksum (RFC 1071): sums, the pseudo-headers of TCP and UDP, completion of
-// partial checksums, and the incremental update of RFC 1624. It does not know what the bytes mean.
-//
-// A sum here is the ones-complement sum of 16-bit big-endian words, folded to 16 bits and not complemented. A field holds
-// the complement of a sum. Data with its field in place sums to 0xffff when the field is right.
 package checksum
 
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/bits"
 )
 
-// ErrRange: a checksum's start or offset points outside the frame.
-var ErrRange = errors.New("checksum: start or offset outside the frame")
+// ErrRange means that a checksum field lies outside the frame.
+var ErrRange = errors.New("checksum: field outside the frame")
 
-// Sum returns the folded sum of b, beginning with initial, which need not be folded. An odd last byte counts as the high
-// byte of a word. Any length, any alignment.
+// vectorMin is the length from which vector code pays.
+const vectorMin = 64
+
+// Sum returns the folded ones-complement sum of b and initial, not complemented. initial is a partial sum, folded or not:
+// a pseudo header's, or an earlier Sum of an even number of bytes.
 func Sum(b []byte, initial uint32) uint16 {
-	// The sum of little-endian words is the byte-swapped sum of big-endian ones (RFC 1071, 2.B).
-	return Fold(uint64(initial) + uint64(bits.ReverseBytes16(fold64(sumWords(b)))))
+	var acc uint64 // sum of little-endian words: swapping the bytes of a folded sum swaps those of every word
+	if len(b) >= vectorMin {
+		acc, b = sumVector(b)
+	}
+	acc = addWords(acc, b)
+	return fold(uint64(bits.ReverseBytes16(fold(acc))) + uint64(initial))
 }
 
-// Fold brings a sum down to 16 bits by adding the carries.
-func Fold(s uint64) uint16 { return fold64(s) }
-
-func fold64(s uint64) uint16 {
-	s = s>>32 + s&0xffffffff
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return uint16(s>>16 + s)
+// sumPortable is Sum without vector code.
+func sumPortable(b []byte, initial uint32) uint16 {
+	return fold(uint64(bits.ReverseBytes16(fold(addWords(0, b)))) + uint64(initial))
 }
 
-// sumPortable adds b as little-endian words with end-around carry, eight bytes at a time.
-func sumPortable(b []byte) uint64 {
-	var s, c uint64
-	for len(b) >= 64 {
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b), 0)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[8:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[16:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[24:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[32:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[40:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[48:]), c)
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b[56:]), c)
-		s += c // a carry here means s is far from full
-		b = b[64:]
+// addWords adds b as little-endian words to acc; 64 bits at a time, with the carry brought round.
+func addWords(acc uint64, b []byte) uint64 {
+	var carry uint64
+	for len(b) >= 32 {
+		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b), carry)
+		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b[8:]), carry)
+		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b[16:]), carry)
+		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b[24:]), carry)
+		b = b[32:]
 	}
 	for len(b) >= 8 {
-		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b), 0)
-		s += c
+		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b), carry)
 		b = b[8:]
 	}
-	var last [8]byte
-	copy(last[:], b)
-	s, c = bits.Add64(s, binary.LittleEndian.Uint64(last[:]), 0)
-	return s + c
-}
-
-// Pseudo4 is the sum of the IPv4 pseudo-header (RFC 9293, 3.1): src and dst of 4 bytes, l4len the bytes of the TCP or UDP
-// header and data. The result is not folded: hand it to Sum, or Fold it.
-func Pseudo4(src, dst []byte, proto uint8, l4len uint32) uint32 {
-	return words(src[:4]) + words(dst[:4]) + uint32(proto) + l4len>>16 + l4len&0xffff
-}
-
-// Pseudo6 is the same for IPv6 (RFC 8200, 8.1): src and dst of 16 bytes.
-func Pseudo6(src, dst []byte, proto uint8, l4len uint32) uint32 {
-	return words(src[:16]) + words(dst[:16]) + uint32(proto) + l4len>>16 + l4len&0xffff
-}
-
-func words(b []byte) (s uint32) {
-	for i := 0; i+1 < len(b); i += 2 {
-		s += uint32(b[i])<<8 | uint32(b[i+1])
+	var rest uint64
+	if len(b) >= 4 {
+		rest = uint64(binary.LittleEndian.Uint32(b))
+		b = b[4:]
 	}
-	return s
+	if len(b) >= 2 {
+		rest += uint64(binary.LittleEndian.Uint16(b))
+		b = b[2:]
+	}
+	if len(b) == 1 {
+		rest += uint64(b[0])
+	}
+	acc, carry = bits.Add64(acc, rest, carry)
+	acc, carry = bits.Add64(acc, 0, carry)
+	return acc + carry
 }
 
-// Complete finishes a partial checksum in place: the field of 2 bytes at start+offset holds the pseudo-header's sum and
-// becomes the complement of the sum from start to the frame's end. A UDP checksum (offset 6) of 0 is written as 0xffff,
-// since 0 would mean "none" (RFC 768). The error is ErrRange.
+func fold(acc uint64) uint16 {
+	acc = acc>>32 + acc&0xffffffff
+	acc = acc>>32 + acc&0xffffffff
+	acc = acc>>16 + acc&0xffff
+	acc = acc>>16 + acc&0xffff
+	return uint16(acc>>16 + acc&0xffff)
+}
+
+// Pseudo4 is the partial sum of an IPv4 pseudo header: src and dst have 4 bytes, l4len is the length of the transport
+// header and its payload (RFC 9293 section 3.1).
+func Pseudo4(src, dst []byte, proto uint8, l4len uint32) uint32 {
+	s, d := binary.BigEndian.Uint32(src), binary.BigEndian.Uint32(dst)
+	return s>>16 + s&0xffff + d>>16 + d&0xffff + uint32(proto) + l4len>>16 + l4len&0xffff
+}
+
+// Pseudo6 is the partial sum of an IPv6 pseudo header: src and dst have 16 bytes (RFC 8200 section 8.1).
+func Pseudo6(src, dst []byte, proto uint8, l4len uint32) uint32 {
+	acc := uint64(proto) + uint64(l4len)
+	for i := 0; i < 16; i += 4 {
+		acc += uint64(binary.BigEndian.Uint32(src[i:])) + uint64(binary.BigEndian.Uint32(dst[i:]))
+	}
+	return uint32(fold(acc))
+}
+
+// Complete finishes a checksum that was left partial (virtio NEEDS_CSUM): the field at start+offset holds the sum of the
+// pseudo header, and the complement of the sum from start to the frame's end replaces it. A UDP checksum (offset 6) of 0
+// would mean none, so it becomes 0xffff (RFC 768).
 func Complete(frame []byte, start, offset int) error {
 	if start < 0 || offset < 0 || start > len(frame) || offset > len(frame)-start-2 {
-		return ErrRange
+		return fmt.Errorf("%w: start %d, offset %d, length %d", ErrRange, start, offset, len(frame))
 	}
-	c := ^Sum(frame[start:], 0)
-	if c == 0 && offset == 6 {
-		c = 0xffff
+	sum := ^Sum(frame[start:], 0)
+	if sum == 0 && offset == 6 {
+		sum = 0xffff
 	}
-	binary.BigEndian.PutUint16(frame[start+offset:], c)
+	binary.BigEndian.PutUint16(frame[start+offset:], sum)
 	return nil
 }
 
-// Update16 returns the field old after a word it covers changed from from to to (RFC 1624, equation 3).
-func Update16(old, from, to uint16) uint16 {
-	return ^Fold(uint64(^old) + uint64(^from) + uint64(to))
+// Update16 returns the checksum field after one word under it changed (RFC 1624, equation 3).
+func Update16(check, from, to uint16) uint16 {
+	return ^fold(uint64(^check) + uint64(^from) + uint64(to))
 }

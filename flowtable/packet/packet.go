@@ -1,39 +1,11 @@
-// Package packet finds the headers of an Ethernet frame: one 802.1Q tag at most, IPv4 or IPv6, TCP. It yields offsets,
-// copies nothing, and never reads outside the frame. What of it may be merged is not decided here.
-//
-// # Order of the checks
-//
-// The first check that fails decides the verdict. The BPF program (bpf/parse.h) makes the same checks in the same order,
-// and a test runs the same frames through both.
-//
-//	frame        14 bytes                                   else Truncated
-//	EtherType    0x8100: the tag (4 bytes) is there          else Truncated
-//	             a second tag, or 0x88a8                     VLANStack
-//	             0x0800 or 0x86dd                            else NotIP
-//	IPv4         20 bytes                                    else Truncated
-//	             version 4, IHL at least 5                   else Malformed
-//	             IHL*4 <= total length <= bytes present      else Malformed
-//	             protocol 6                                  else NotTCP
-//	             MF and offset 0                             else Fragment
-//	             IHL 5                                       else IPOptions
-//	             reserved flag 0                             else ReservedFlag
-//	IPv6         40 bytes                                    else Truncated
-//	             version 6, payload length <= bytes present  else Malformed
-//	             next header 6, or behind extension headers  else NotTCP; ExtHeader or Fragment
-//	TCP          20 bytes, 20 <= data offset*4 <= TCP bytes  else Malformed
-//	frame        ends with the IP packet, or is padded to    else Trailer
-//	             60 bytes (64 with a tag)
-//
-// A frame whose addresses and TCP ports can be read is Keyed whatever its verdict, so that its flow can be closed before
-// it passes. A TCP header that is cut or lies turns every other TCP verdict (Fragment apart) into Malformed.
 package packet
 
 import "encoding/binary"
 
-// Verdict says what stands against merging a frame, by structure alone. The numbers are shared with bpf/abi.h.
+// Verdict is what the structure of a frame says about merging it. The numbers are shared with bpf/abi.h.
 type Verdict uint8
 
-// The verdicts. OK is a TCP segment with nothing structural against it.
+// The verdicts. OK is TCP with nothing structural against merging; the others are explained in the package comment.
 const (
 	OK Verdict = iota
 	NotIP
@@ -49,204 +21,232 @@ const (
 	numVerdicts
 )
 
-var verdictNames = [numVerdicts]string{
-	"ok", "not_ip", "not_tcp", "vlan_stack", "malformed", "truncated", "trailer", "fragment", "ip_options", "ext_header", "reserved_flag",
+// NumVerdicts is the number of verdicts.
+const NumVerdicts = int(numVerdicts)
+
+var verdictNames = [...]string{
+	"ok", "not_ip", "not_tcp", "vlan_stack", "malformed", "truncated", "trailer", "fragment", "ip_options", "ext_header",
+	"reserved_flag",
 }
 
-// String returns the fixed name, as counters and replay print it.
+// String returns the verdict's fixed name, which is also the name of the flow table's reason.
 func (v Verdict) String() string {
-	if v < numVerdicts {
+	if int(v) < len(verdictNames) {
 		return verdictNames[v]
 	}
-	return "invalid"
+	return "unknown"
 }
 
-// Info is what Parse found. Offsets count bytes from the frame's first; 0 is an offset that was not reached.
-type Info struct {
-	L3         uint32 // IP header: 14, or 18 behind a tag
-	L4         uint32 // TCP header
-	Payload    uint32 // first byte behind the TCP header
-	PayloadLen uint32 // TCP payload bytes, by the IP length
-	TCI        uint16 // tag control information, host order, if Tagged
-	Tagged     bool   // an 802.1Q tag is in the frame
-	Family     uint8  // 4 or 6 by EtherType, otherwise 0
-	TCPFlags   uint8  // byte 13 of the TCP header
-	Keyed      bool   // addresses and TCP ports are readable
-	Verdict    Verdict
-}
-
-// Sizes and numbers of the protocols.
+// Flags in byte 13 of the TCP header.
 const (
-	EthernetLen = 14
-	TagLen      = 4
-	IPv4Len     = 20
-	IPv6Len     = 40
-	TCPLen      = 20
-	MinFrame    = 60 // IEEE 802.3 without FCS: shorter frames are padded to it
-
-	etherIPv4  = 0x0800
-	etherIPv6  = 0x86dd
-	etherVLAN  = 0x8100
-	etherSVLAN = 0x88a8
-
-	protoTCP       = 6
-	extHopByHop    = 0
-	extRouting     = 43
-	extFragment    = 44
-	extDestination = 60
-	maxExtHeaders  = 8
+	FIN = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+	ECE
+	CWR
 )
 
-// Parse fills info from a frame, Ethernet first. It never panics and does not allocate.
+const (
+	ethLen = 14
+	tagLen = 4
+	ip4Len = 20
+	ip6Len = 40
+	tcpLen = 20
+
+	minFrame = 60 // without FCS: up to here, bytes behind the IP packet are padding
+
+	typeIPv4  = 0x0800
+	typeIPv6  = 0x86dd
+	typeVLAN  = 0x8100
+	typeSVLAN = 0x88a8
+
+	protoHopOpts  = 0
+	protoTCP      = 6
+	protoRouting  = 43
+	protoFragment = 44
+	protoDstOpts  = 60
+
+	maxExtHeaders = 8
+
+	flagReserved = 0x8000
+	flagMF       = 0x2000
+	maskOffset   = 0x1fff
+)
+
+// Info is what Parse found. Offsets count from the frame's first byte.
+type Info struct {
+	L3         uint32  // IP header; 0 when not reached
+	L4         uint32  // TCP header; 0 when not reached
+	Payload    uint32  // TCP payload; 0 when not reached
+	PayloadLen uint32  // by the IP length, so without Ethernet padding
+	TCI        uint16  // of the tag in the frame
+	Tagged     bool    // there is one 802.1Q tag in the frame
+	Family     uint8   // 4, 6, or 0
+	TCPFlags   uint8   // byte 13 of the TCP header
+	Keyed      bool    // addresses and TCP ports were read: older packets of that flow go first
+	Verdict    Verdict // see the package comment
+}
+
+// Parse fills info from a frame. It never reads beyond the frame, never allocates, and leaves nothing of info as it was.
 func Parse(frame []byte, info *Info) {
 	*info = Info{}
-	info.Verdict = parse(frame, info)
-}
-
-func parse(frame []byte, info *Info) Verdict {
-	if len(frame) < EthernetLen {
-		return Truncated
+	if len(frame) < ethLen {
+		info.Verdict = Truncated
+		return
 	}
-	l3 := EthernetLen
-	typ := binary.BigEndian.Uint16(frame[12:])
-	if typ == etherVLAN {
-		if len(frame) < EthernetLen+TagLen {
-			return Truncated
+	l3 := uint32(ethLen)
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if kind == typeVLAN {
+		if len(frame) < ethLen+tagLen {
+			info.L3, info.Verdict = l3, Truncated
+			return
 		}
-		info.Tagged = true
-		info.TCI = binary.BigEndian.Uint16(frame[14:])
-		typ = binary.BigEndian.Uint16(frame[16:])
-		l3 += TagLen
+		info.Tagged, info.TCI = true, binary.BigEndian.Uint16(frame[14:])
+		kind = binary.BigEndian.Uint16(frame[16:])
+		l3 += tagLen
 	}
-	switch typ {
-	case etherVLAN, etherSVLAN:
-		return VLANStack
-	case etherIPv4:
-		info.L3, info.Family = uint32(l3), 4
-		return parseIPv4(frame, l3, info)
-	case etherIPv6:
-		info.L3, info.Family = uint32(l3), 6
-		return parseIPv6(frame, l3, info)
+	info.L3 = l3
+	var end uint32 // of the IP packet
+	switch kind {
+	case typeIPv4:
+		info.Family = 4
+		info.Verdict, end = parse4(frame, info)
+	case typeIPv6:
+		info.Family = 6
+		info.Verdict, end = parse6(frame, info)
+	case typeVLAN, typeSVLAN:
+		info.Verdict = VLANStack
+		return
+	default:
+		info.Verdict = NotIP
+		return
 	}
-	return NotIP
+	if info.Verdict != OK {
+		return
+	}
+	least := uint32(minFrame)
+	if info.Tagged {
+		least += tagLen
+	}
+	if n := uint32(len(frame)); n > end && n > least {
+		info.Verdict = Trailer
+	}
 }
 
-func parseIPv4(frame []byte, l3 int, info *Info) Verdict {
-	ip := frame[l3:]
-	if len(ip) < IPv4Len {
-		return Truncated
+func parse4(frame []byte, info *Info) (Verdict, uint32) {
+	ip := frame[info.L3:]
+	if len(ip) < ip4Len {
+		return Truncated, 0
 	}
-	ihl := int(ip[0]&0x0f) * 4
-	if ip[0]>>4 != 4 || ihl < IPv4Len {
-		return Malformed
-	}
+	ihl := int(ip[0]&15) * 4
 	total := int(binary.BigEndian.Uint16(ip[2:]))
-	if total < ihl || total > len(ip) {
-		return Malformed
+	if ip[0]>>4 != 4 || ihl < ip4Len || total < ihl || total > len(ip) {
+		return Malformed, 0
 	}
 	if ip[9] != protoTCP {
-		return NotTCP
-	}
-	frag := binary.BigEndian.Uint16(ip[6:])
-	switch {
-	case frag&0x1fff != 0:
-		return Fragment // no ports in a later fragment
-	case frag&0x2000 != 0:
-		info.reach(l3+ihl, total-ihl)
-		return Fragment
+		return NotTCP, 0
 	}
 	v := OK
-	if ihl > IPv4Len {
+	frag := binary.BigEndian.Uint16(ip[6:])
+	switch {
+	case frag&maskOffset != 0: // what follows is not a TCP header
+		return Fragment, 0
+	case frag&flagMF != 0:
+		v = Fragment
+	case ihl > ip4Len:
 		v = IPOptions
-	} else if frag&0x8000 != 0 {
+	case frag&flagReserved != 0:
 		v = ReservedFlag
 	}
-	return parseTCP(frame, l3+ihl, l3+total, v, info)
+	info.L4 = info.L3 + uint32(ihl)
+	end := info.L3 + uint32(total)
+	if t := parseTCP(frame[:end], info); v == OK {
+		v = t
+	}
+	return v, end
 }
 
-func parseIPv6(frame []byte, l3 int, info *Info) Verdict {
-	ip := frame[l3:]
-	if len(ip) < IPv6Len {
-		return Truncated
+func parse6(frame []byte, info *Info) (Verdict, uint32) {
+	ip := frame[info.L3:]
+	if len(ip) < ip6Len {
+		return Truncated, 0
 	}
-	if ip[0]>>4 != 6 {
-		return Malformed
+	total := ip6Len + int(binary.BigEndian.Uint16(ip[4:]))
+	if ip[0]>>4 != 6 || total > len(ip) {
+		return Malformed, 0
 	}
-	payload := int(binary.BigEndian.Uint16(ip[4:]))
-	if payload > len(ip)-IPv6Len {
-		return Malformed
+	end := info.L3 + uint32(total)
+	v := OK
+	if ip[6] == protoTCP {
+		info.L4 = info.L3 + ip6Len
+	} else if v = walkExt(frame[:end], info, ip[6]); info.L4 == 0 {
+		return v, end
 	}
-	end := l3 + IPv6Len + payload
-	next, at, v := ip[6], l3+IPv6Len, OK
+	if t := parseTCP(frame[:end], info); v == OK {
+		v = t
+	}
+	return v, end
+}
+
+// walkExt follows the extension headers of an IPv6 packet, the first of them of type next, and sets info.L4 when they end
+// at TCP. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the first 8.
+func walkExt(packet []byte, info *Info, next uint8) Verdict {
+	v := ExtHeader
+	off := int(info.L3) + ip6Len
 	for range maxExtHeaders {
-		if next == protoTCP {
-			break
+		switch next {
+		case protoHopOpts, protoRouting, protoDstOpts, protoFragment:
+		default:
+			return endExt(packet, info, next, off, v)
 		}
-		if next != extHopByHop && next != extRouting && next != extFragment && next != extDestination {
+		if off+8 > len(packet) {
 			return NotTCP
 		}
-		if end-at < 8 {
-			return Malformed
-		}
 		size := 8
-		if next == extFragment { // RFC 8200, 4.5: offset in the high 13 bits, M in the lowest
-			switch word := binary.BigEndian.Uint16(frame[at+2:]); {
-			case word&0xfff8 != 0:
+		if next == protoFragment {
+			frag := binary.BigEndian.Uint16(packet[off+2:])
+			if frag&0xfff8 != 0 {
 				return Fragment
-			case word&1 != 0:
+			}
+			if frag&1 != 0 {
 				v = Fragment
 			}
 		} else {
-			size = 8 + int(frame[at+1])*8
+			size = (int(packet[off+1]) + 1) * 8
 		}
-		if v == OK {
-			v = ExtHeader
-		}
-		if end-at < size {
-			return Malformed
-		}
-		next = frame[at]
-		at += size
+		next = packet[off]
+		off += size
 	}
-	if next != protoTCP {
+	return endExt(packet, info, next, off, v)
+}
+
+func endExt(packet []byte, info *Info, next uint8, off int, v Verdict) Verdict {
+	if next != protoTCP || off > len(packet) {
 		return NotTCP
 	}
-	if v == Fragment {
-		info.reach(at, end-at)
-		return Fragment
-	}
-	return parseTCP(frame, at, end, v, info)
+	info.L4 = uint32(off)
+	return v
 }
 
-// reach notes a TCP header at off with n bytes of the packet left: its ports make the frame keyed.
-func (info *Info) reach(off, n int) {
-	if n >= 4 {
-		info.L4, info.Keyed = uint32(off), true
-	}
-}
-
-// parseTCP checks the TCP header at off of a packet that ends at end. v is what the IP header brought.
-func parseTCP(frame []byte, off, end int, v Verdict, info *Info) Verdict {
-	info.reach(off, end-off)
-	if end-off < TCPLen {
+// parseTCP reads the TCP header at info.L4 of a packet that ends where IP says.
+func parseTCP(packet []byte, info *Info) Verdict {
+	tcp := packet[info.L4:]
+	if len(tcp) < 4 {
 		return Malformed
 	}
-	header := int(frame[off+12]>>4) * 4
-	if header < TCPLen || header > end-off {
+	info.Keyed = true
+	if len(tcp) < tcpLen {
 		return Malformed
 	}
-	info.TCPFlags = frame[off+13]
-	info.Payload = uint32(off + header)
-	info.PayloadLen = uint32(end - off - header)
-	if v != OK {
-		return v
+	doff := int(tcp[12]>>4) * 4
+	if doff < tcpLen || doff > len(tcp) {
+		return Malformed
 	}
-	pad := MinFrame
-	if info.Tagged {
-		pad += TagLen
-	}
-	if len(frame) > end && len(frame) > pad {
-		return Trailer
-	}
+	info.TCPFlags = tcp[13]
+	info.Payload = info.L4 + uint32(doff)
+	info.PayloadLen = uint32(len(tcp) - doff)
 	return OK
 }
