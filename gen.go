@@ -2,7 +2,7 @@
 //
 // The committed files bpf/rsc_bpfel.go and bpf/rsc_bpfel.o are made by clang, so a build needs Go alone.
 // `make generate` runs this with the clang version the Makefile names, which yields them bit for bit: the sources include
-// no header of the machine, and paths of the machine stay out of the object (-fdebug-prefix-map, and strip).
+// no header of the machine, and paths of the machine stay out of the object.
 package rscctl
 
 //go:generate go tool bpf2go -target bpfel -output-dir bpf -output-stem rsc -go-package bpf Rsc bpf/rsc.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow

@@ -38,7 +38,7 @@ enum outcome {
 	NUM_OUTCOMES_OF_FRAMES,
 	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
 	O_FLOW_LOST,                            /* a frame that the flow map had no room for */
-	O_VLAN_UNREADABLE,                      /* the driver could not say whether it took a tag out */
+	O_VLAN_UNREADABLE,                      /* it could not be read whether a tag was taken out */
 	NUM_OUTCOMES,
 };
 

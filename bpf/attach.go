@@ -16,7 +16,7 @@ const (
 
 // Attach puts the program on its interface, native or generic, through a BPF link that dies with this process: when the
 // controller is gone, the kernel has the frames back. Errors: ErrForeignXDP, ErrUnsupported (in this mode), ErrPermission,
-// ErrNoDevice. A program loaded with Native may be bound to the device, and then refuses generic mode.
+// ErrNoDevice. A program that reads tags (ReadsVLANTag) refuses generic mode.
 func (p *Program) Attach(native bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -27,8 +27,8 @@ func (p *Program) Attach(native bool) error {
 	if p.link != nil {
 		return fmt.Errorf("xdp: attach %s: %w (ours, %s)", mode, ErrForeignXDP, p.mode)
 	}
-	if p.bound && !native {
-		return fmt.Errorf("xdp: attach generic: %w: the program is bound to the device: load it without Native", ErrUnsupported)
+	if p.readsTag && !native {
+		return fmt.Errorf("xdp: attach generic: %w: the program was loaded for native mode", ErrUnsupported)
 	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: p.prog, Interface: p.ifindex, Flags: flags})
 	if err != nil {

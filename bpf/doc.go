@@ -14,7 +14,7 @@
 //
 // # Tags that are not in the frame
 //
-// A NIC or a veth peer may have moved the 802.1Q tag out of the frame. Only a program bound to its device can ask for
-// it (bpf_xdp_metadata_rx_vlan_tag, kernel 6.8, native mode, if the driver answers). ReadsVLANTag says whether this
-// one does. Where it does not, an accelerated tag is invisible here and the caller must have the tags left in the frames.
+// A NIC or a veth peer may have moved the 802.1Q tag out of the frame. On a veth in native mode the program reads it where
+// the driver keeps it, if the kernel's BTF says where that is (6.3 and later). Otherwise an accelerated tag is invisible
+// here, the frame looks untagged, and the caller must have the tags left in the frames. ReadsVLANTag says which.
 package bpf

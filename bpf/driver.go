@@ -1,48 +1,76 @@
 package bpf
 
 import (
-	"encoding/binary"
-
+	"github.com/cilium/ebpf/btf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 )
 
-// The generic netlink family "netdev" (include/uapi/linux/netdev.h, kernel 6.3).
-const (
-	netdevFamily        = "netdev"
-	netdevCmdDevGet     = 1
-	netdevAttrIfindex   = 1
-	netdevAttrRxMeta    = 5
-	netdevRxMetaVLANTag = 1 << 2 // NETDEV_XDP_RX_METADATA_VLAN_TAG, kernel 6.8
-)
+// The kernel's own way to ask for a tag that the driver took out of a frame is bpf_xdp_metadata_rx_vlan_tag, for programs
+// loaded with BPF_F_XDP_DEV_BOUND_ONLY. It is not used: the kernel keeps a pointer to such a program with the device
+// (struct bpf_prog_offload in kernel/bpf/offload.c), and does not move it along when the verifier's patches make the
+// program grow into new memory. When the device goes away before the program, it follows the stale pointer: seen on
+// 6.18, an oops in __bpf_prog_offload_destroy under the rtnl lock, which stops all network configuration until a reboot.
 
-// tellsVLANTag asks whether the driver answers bpf_xdp_metadata_rx_vlan_tag. Loading alone does not show it: where the
-// driver lacks the function the kernel puts one in that always answers EOPNOTSUPP. An older kernel means no.
-func tellsVLANTag(ifindex int) bool {
-	f, err := netlink.GenlFamilyGet(netdevFamily)
-	if err != nil {
-		return false
-	}
-	req := nl.NewNetlinkRequest(int(f.ID), 0)
-	req.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: uint8(f.Version)})
-	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex))))
-	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
-	return err == nil && rxMetaHas(msgs, netdevRxMetaVLANTag)
+// tagOffsets says where a veth in native mode keeps a frame's tag. The zero value: nowhere we know of.
+type tagOffsets struct {
+	skb  uint32 // from the program's context to the pointer to the skb
+	vlan uint32 // in the skb, vlan_all
 }
 
-func rxMetaHas(msgs [][]byte, bit uint64) bool {
-	for _, m := range msgs {
-		if len(m) < nl.SizeofGenlmsg {
-			continue
-		}
-		attrs, err := nl.ParseRouteAttrAsMap(m[nl.SizeofGenlmsg:])
-		if err != nil {
-			continue
-		}
-		if a, ok := attrs[netdevAttrRxMeta]; ok && len(a.Value) >= 8 {
-			return binary.NativeEndian.Uint64(a.Value)&bit != 0
+// vethTagOffsets looks the offsets up in the kernel's types: struct veth_xdp_buff (drivers/net/veth.c, Linux 6.3) begins
+// with the xdp_buff that the program gets as its context.
+func vethTagOffsets() (at tagOffsets, ok bool) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return at, false
+	}
+	var skb *btf.Struct
+	if err := kernel.TypeByName("sk_buff", &skb); err != nil {
+		return at, false
+	}
+	vlan, ok := memberOffset(skb.Members, "vlan_all")
+	if !ok {
+		return at, false
+	}
+	var buff *btf.Struct
+	if err := kernel.TypeByName("veth_xdp_buff", &buff); err != nil {
+		module, err := btf.LoadKernelModuleSpec("veth")
+		if err != nil || module.TypeByName("veth_xdp_buff", &buff) != nil {
+			return at, false
 		}
 	}
-	return false
+	xdp, okXDP := memberOffset(buff.Members, "xdp")
+	ptr, okPtr := memberOffset(buff.Members, "skb")
+	if !okXDP || !okPtr || xdp != 0 || ptr == 0 {
+		return at, false
+	}
+	return tagOffsets{skb: ptr, vlan: vlan}, true
+}
+
+// memberOffset finds a member in a struct or in the anonymous structs and unions inside it, in bytes.
+func memberOffset(members []btf.Member, name string) (uint32, bool) {
+	for _, m := range members {
+		if m.Name == name {
+			return m.Offset.Bytes(), true
+		}
+		if m.Name != "" {
+			continue
+		}
+		var inner []btf.Member
+		switch t := btf.UnderlyingType(m.Type).(type) {
+		case *btf.Struct:
+			inner = t.Members
+		case *btf.Union:
+			inner = t.Members
+		}
+		if off, ok := memberOffset(inner, name); ok {
+			return m.Offset.Bytes() + off, true
+		}
+	}
+	return 0, false
+}
+
+func isVeth(ifindex int) bool {
+	l, err := netlink.LinkByIndex(ifindex)
+	return err == nil && l.Type() == "veth"
 }

@@ -16,7 +16,6 @@ typedef unsigned long long u64;
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
-#define __ksym __attribute__((section(".ksyms")))
 
 /* BTF-defined maps: sizes and types are encoded as pointer types. */
 #define __uint(name, val) int(*name)[val]
@@ -49,11 +48,6 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
-
-/*
- * 0: the tag is in proto (network order) and tci (host order); -ENODATA: the frame had none; -EOPNOTSUPP: the driver
- * cannot say. Only for programs bound to their device (Documentation/networking/xdp-rx-metadata.rst).
- */
-extern int bpf_xdp_metadata_rx_vlan_tag(const struct xdp_md *ctx, u16 *proto, u16 *tci) __ksym;
+static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
 
 #endif

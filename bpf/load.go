@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ProgramName is the name of the XDP program as the kernel shows it, bound to a device or not.
+// ProgramName is the name of the XDP program as the kernel shows it.
 const ProgramName = RscProgRscXdp
 
 // LoadOptions says for which interface the program is loaded.
 type LoadOptions struct {
 	Ifindex     int       // the interface, looked up in the network namespace of the calling thread
 	Queues      int       // RX queues, the size of the socket map
-	Native      bool      // meant for native mode: ask the driver for accelerated VLAN tags if it can tell
+	Native      bool      // meant for native mode: read accelerated VLAN tags if that is possible on this interface
 	Flows       *ebpf.Map // shared flow map (OpenFlows); nil: one of its own
 	FlowEntries int       // size of an own flow map, 0: DefaultFlowEntries
 	PortEntries int       // VMs at most, 0: DefaultPortEntries
@@ -32,7 +32,7 @@ const (
 // Program is the XDP program of one interface with its maps. Its methods may be called from any goroutine.
 type Program struct {
 	ifindex  int
-	bound    bool // to its device: native mode only
+	readsTag bool // relies on how veth calls it: native mode only
 	prog     *ebpf.Program
 	ports    *ebpf.Map
 	verdicts *ebpf.Map
@@ -46,21 +46,23 @@ type Program struct {
 
 // Load loads the program and makes its maps. It does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
 //
-// With Native, and when the driver says that it knows accelerated VLAN tags, the program is bound to the device so that it
-// can ask for them. Should the kernel refuse that, it is loaded without (see ReadsVLANTag).
+// With Native on a veth of a kernel that shows how, the program reads VLAN tags beside the frame (see ReadsVLANTag) and can
+// then be attached in native mode only. Should the kernel refuse that, it is loaded without.
 func Load(o LoadOptions) (*Program, error) {
 	if o.Ifindex <= 0 || o.Queues <= 0 {
 		return nil, fmt.Errorf("xdp: load: interface index %d, %d queues: %w", o.Ifindex, o.Queues, ErrNoDevice)
 	}
-	if o.Native && tellsVLANTag(o.Ifindex) {
-		if p, err := load(o, true); err == nil {
-			return p, nil
+	if o.Native && isVeth(o.Ifindex) {
+		if at, ok := vethTagOffsets(); ok {
+			if p, err := load(o, at); err == nil {
+				return p, nil
+			}
 		}
 	}
-	return load(o, false)
+	return load(o, tagOffsets{})
 }
 
-func load(o LoadOptions, bound bool) (*Program, error) {
+func load(o LoadOptions, at tagOffsets) (*Program, error) {
 	spec, err := LoadRsc()
 	if err != nil {
 		return nil, fmt.Errorf("xdp: object: %w", err)
@@ -74,23 +76,18 @@ func load(o LoadOptions, bound bool) (*Program, error) {
 	} else {
 		spec.Maps[RscMapFlows].MaxEntries = orDefault(o.FlowEntries, DefaultFlowEntries)
 	}
-	use, drop := RscProgRscXdp, RscProgRscXdpBound
-	if bound {
-		use, drop = drop, use
-		ps := spec.Programs[use]
-		ps.Name = ProgramName // one name for whoever lists programs
-		ps.Ifindex = uint32(o.Ifindex)
-		ps.Flags |= unix.BPF_F_XDP_DEV_BOUND_ONLY
+	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("xdp: object: %w", err)
+		}
 	}
-	delete(spec.Programs, drop)
-
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		return nil, loadError(err)
 	}
 	p := &Program{
-		ifindex: o.Ifindex, bound: bound,
-		prog:  coll.DetachProgram(use),
+		ifindex: o.Ifindex, readsTag: at.skb != 0,
+		prog:  coll.DetachProgram(RscProgRscXdp),
 		ports: coll.DetachMap(RscMapPorts), verdicts: coll.DetachMap(RscMapVerdicts), xsks: coll.DetachMap(RscMapXsks),
 	}
 	if o.Flows == nil {
@@ -130,7 +127,7 @@ func (p *Program) Close() error {
 
 // ReadsVLANTag reports whether the program sees 802.1Q tags that were taken out of the frames. When it is false, the
 // caller must have them left in: such a frame looks untagged.
-func (p *Program) ReadsVLANTag() bool { return p.bound }
+func (p *Program) ReadsVLANTag() bool { return p.readsTag }
 
 // Flows returns the flow map in use when it is the program's own, nil when it is shared.
 func (p *Program) Flows() *ebpf.Map { return p.flows }

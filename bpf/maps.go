@@ -20,7 +20,7 @@ var outcomeNames = [...]string{
 	"redirect",              // sent to the socket
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
-	"vlan_unreadable",       // the driver could not say whether it took a tag out
+	"vlan_unreadable",       // it could not be read whether a tag was taken out
 }
 
 const numFrameOutcomes = 7

@@ -14,6 +14,13 @@ char __license[] SEC("license") = "Dual BSD/GPL";
 
 #define VLAN_ID 0x0fff
 
+/*
+ * Set by the loader for veth in native mode, from the kernel's BTF, otherwise 0: where the pointer to the skb lies behind
+ * ctx (struct veth_xdp_buff), and where the tag lies in the skb (vlan_all: protocol in network order, TCI in host order).
+ */
+const volatile u32 veth_skb = 0;
+const volatile u32 skb_vlan = 0;
+
 /* A tag that was taken out of the frame before XDP. */
 struct outer_tag {
 	u16 proto; /* host order, 0: none */
@@ -179,23 +186,34 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	return act;
 }
 
-/* For every mode and kernel: tags outside the frame are invisible. */
+/*
+ * Finds the tag of a frame that a veth peer handed over with the tag beside it. There the xdp_buff that ctx really is lies
+ * in front of a pointer to the skb. The official way, bpf_xdp_metadata_rx_vlan_tag, wants a program bound to its device, and
+ * those have crashed kernels when the device went away (see driver.go).
+ */
+static __always_inline struct outer_tag veth_tag(struct xdp_md *ctx)
+{
+	struct outer_tag tag = {};
+	const u8 *skb = 0;
+
+	if (bpf_probe_read_kernel(&skb, sizeof(skb), (const u8 *)ctx + veth_skb)) {
+		count(O_VLAN_UNREADABLE);
+		return tag;
+	}
+	if (!skb) /* an XDP frame: those carry no tag beside them */
+		return tag;
+	if (bpf_probe_read_kernel(&tag, sizeof(tag), skb + skb_vlan))
+		count(O_VLAN_UNREADABLE);
+	tag.proto = bpf_ntohs(tag.proto);
+	return tag;
+}
+
 SEC("xdp")
 int rsc_xdp(struct xdp_md *ctx)
 {
-	return steer(ctx, 0, 0);
-}
+	struct outer_tag tag = {};
 
-/* Bound to its device, native mode only: asks the driver for the tag. */
-SEC("xdp")
-int rsc_xdp_bound(struct xdp_md *ctx)
-{
-	u16 proto = 0, tci = 0;
-	int err = bpf_xdp_metadata_rx_vlan_tag(ctx, &proto, &tci);
-
-	if (!err)
-		return steer(ctx, bpf_ntohs(proto), tci);
-	if (err != -61 /* ENODATA */)
-		count(O_VLAN_UNREADABLE);
-	return steer(ctx, 0, 0);
+	if (veth_skb)
+		tag = veth_tag(ctx);
+	return steer(ctx, tag.proto, tag.tci);
 }

@@ -53,12 +53,13 @@ type RscPortValue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	RscMapFlows        = "flows"
-	RscMapPorts        = "ports"
-	RscMapVerdicts     = "verdicts"
-	RscMapXsks         = "xsks"
-	RscProgRscXdp      = "rsc_xdp"
-	RscProgRscXdpBound = "rsc_xdp_bound"
+	RscMapFlows    = "flows"
+	RscMapPorts    = "ports"
+	RscMapVerdicts = "verdicts"
+	RscMapXsks     = "xsks"
+	RscProgRscXdp  = "rsc_xdp"
+	RscVarSkbVlan  = "skb_vlan"
+	RscVarVethSkb  = "veth_skb"
 )
 
 // LoadRsc returns the embedded CollectionSpec for Rsc.
@@ -103,8 +104,7 @@ type RscSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscProgramSpecs struct {
-	RscXdp      *ebpf.ProgramSpec `ebpf:"rsc_xdp"`
-	RscXdpBound *ebpf.ProgramSpec `ebpf:"rsc_xdp_bound"`
+	RscXdp *ebpf.ProgramSpec `ebpf:"rsc_xdp"`
 }
 
 // RscMapSpecs contains maps before they are loaded into the kernel.
@@ -121,6 +121,8 @@ type RscMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscVariableSpecs struct {
+	SkbVlan *ebpf.VariableSpec `ebpf:"skb_vlan"`
+	VethSkb *ebpf.VariableSpec `ebpf:"veth_skb"`
 }
 
 // RscObjects contains all objects after they have been loaded into the kernel.
@@ -162,20 +164,20 @@ func (m *RscMaps) Close() error {
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscVariables struct {
+	SkbVlan *ebpf.Variable `ebpf:"skb_vlan"`
+	VethSkb *ebpf.Variable `ebpf:"veth_skb"`
 }
 
 // RscPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscPrograms struct {
-	RscXdp      *ebpf.Program `ebpf:"rsc_xdp"`
-	RscXdpBound *ebpf.Program `ebpf:"rsc_xdp_bound"`
+	RscXdp *ebpf.Program `ebpf:"rsc_xdp"`
 }
 
 func (p *RscPrograms) Close() error {
 	return _RscClose(
 		p.RscXdp,
-		p.RscXdpBound,
 	)
 }
 
