@@ -2,9 +2,17 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
 )
 
 // ChildVerb is the hidden verb of the binary that runs one of the demo's processes: os.Executable() ChildVerb ROLE.
@@ -26,15 +34,124 @@ type Options struct {
 	Executable string
 }
 
+// Defaults of Options.
+const (
+	defaultRound  = 2 * time.Second
+	defaultRounds = 3
+)
+
+// ErrInterrupted is returned when a signal ended the demo.
+var ErrInterrupted = errors.New("demo: interrupted; everything it made is gone again")
+
 // Run runs the demo and prints its result. When it fails it cleans up, prints {"schema","error"} if JSON was asked for,
-// and returns the error (one line; the caller prints it to stderr and exits 1). It ends early when ctx ends.
-// It needs root. It is not safe to call twice at once in one process.
+// and returns the error (one line; the caller prints it to stderr and exits 1). It ends early when ctx ends, and on
+// SIGINT and SIGTERM. It needs root.
 func Run(ctx context.Context, o Options) error {
-	return errors.New("demo: not built yet")
+	if o.Round == 0 {
+		o.Round = defaultRound
+	}
+	if o.Rounds == 0 {
+		o.Rounds = defaultRounds
+	}
+	if o.Stderr == nil {
+		o.Stderr = io.Discard
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			cancel(ErrInterrupted)
+		case <-ctx.Done():
+		}
+	}()
+
+	r, err := run(ctx, o)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause // whatever failed, failed because of that
+	}
+	if err != nil {
+		if o.JSON {
+			return errors.Join(err, writeFailure(o.Stdout, err))
+		}
+		return err
+	}
+	if o.JSON {
+		return json.NewEncoder(o.Stdout).Encode(r)
+	}
+	return r.text(o.Stdout)
 }
 
-// Child is the body of ChildVerb: it serves the demo in one of the roles "sender", "controller" and "guest" until its
-// standard input ends.
-func Child(ctx context.Context, role string, version string) error {
-	return errors.New("demo: not built yet")
+// run is Run without the printing.
+func run(ctx context.Context, o Options) (_ *Result, err error) {
+	if err := preflight(); err != nil {
+		return nil, err
+	}
+	d := &demo{opt: o, flows: 1, seed: rand.Uint64()}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.start(ctx); err != nil {
+		return nil, err
+	}
+	r := &Result{Schema: api.Schema, Kernel: kernelRelease()}
+	if r.XDPMode, r.XSKMode, err = d.waitForPort(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.verify(ctx); err != nil {
+		return nil, err
+	}
+	r.DataMatch = true // every transfer is compared, here and in the rounds; one that differs is an error
+	if err := d.measure(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, d.detach(ctx)
+}
+
+// measure takes the rounds, the settings in turn, so that a machine that changes its speed does so for all of them.
+func (d *demo) measure(ctx context.Context, r *Result) error {
+	rounds := map[setting][]Mode{}
+	for i := range d.opt.Rounds {
+		for _, s := range []setting{settingOff, settingOn, settingGRO} {
+			m, err := d.round(ctx, s)
+			if err != nil {
+				return err
+			}
+			d.say("round %d of %d, %s: %.2f Gb/s, mean frame %.0f bytes", i+1, d.opt.Rounds, s.name, m.Gbps, m.MeanBytes)
+			rounds[s] = append(rounds[s], m)
+		}
+	}
+	r.Off, r.On, r.OffGuestGRO = median(rounds[settingOff]), median(rounds[settingOn]), median(rounds[settingGRO])
+	r.Speedup = ratio(r.On.Gbps, r.Off.Gbps)
+	return nil
+}
+
+// verifyBytes is the length of a verification transfer.
+const verifyBytes = 32 << 20
+
+// verify sends a stream in both directions with coalescing off and on and compares SHA-256.
+func (d *demo) verify(ctx context.Context) error {
+	for _, s := range []setting{settingOff, settingOn} {
+		if err := d.apply(ctx, s); err != nil {
+			return err
+		}
+		for _, t := range []transferPlan{
+			{from: d.sender, to: d.guest, address: d.guestAddress, sum: sumSHA, flows: 1, bytes: verifyBytes},
+			{from: d.guest, to: d.sender, address: d.senderAddress, sum: sumSHA, flows: 1, bytes: verifyBytes},
+		} {
+			if err := d.begin(ctx, t); err != nil {
+				return err
+			}
+			if _, err := d.finish(ctx, t); err != nil {
+				return err
+			}
+			d.say("coalescing %s: %d MB from %s to %s, SHA-256 equal", s.name, verifyBytes>>20, t.from.role, t.to.role)
+		}
+	}
+	return nil
+}
+
+func (d *demo) say(format string, args ...any) {
+	fmt.Fprintf(d.opt.Stderr, "demo: "+format+"\n", args...)
 }

@@ -20,6 +20,7 @@ import (
 //	receive   take Flows connections from now on, hash what they bring
 //	send      open Flows connections and write, Bytes on each or until "finish"
 //	finish    end what "send" began and report
+//	complete  report when "send" has written everything
 //	received  wait for the end of what "receive" takes and report
 //
 // "receive" comes before the other side's "send".
@@ -52,10 +53,10 @@ func (e *endpoint) do(q *request) (*reply, error) {
 		return nil, e.receive(q.Flows, q.Sum)
 	case "send":
 		return nil, e.send(q)
-	case "finish":
+	case "finish", "complete":
 		t := e.out
 		e.out = nil
-		if t != nil {
+		if t != nil && q.Op == "finish" {
 			t.stop.Store(true)
 		}
 		return t.report()

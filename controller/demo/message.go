@@ -58,6 +58,7 @@ type snapshot struct {
 	Received int64          `json:"received"` // application bytes read
 	Retrans  uint64         `json:"retrans"`  // of the connections it sends on (TCP_INFO)
 	NIC      nicCounters    `json:"nic"`
+	Packets  uint64         `json:"packets"` // IP packets its stack received (after its GRO)
 	Guest    tapguest.Stats `json:"guest"`
 }
 

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -109,6 +112,49 @@ func nic(name string) (nicCounters, error) {
 		return nicCounters{}, fmt.Errorf("%s: the kernel told no counters", name)
 	}
 	return nicCounters{RxPackets: s.RxPackets, RxBytes: s.RxBytes, RxDropped: s.RxDropped}, nil
+}
+
+// ipReceived is how many IP packets the namespace's stack has taken in. Packets that GRO merged are one.
+func ipReceived() (total uint64, err error) {
+	for _, x := range []struct{ file, table, counter string }{
+		{"/proc/net/snmp", "Ip:", "InReceives"}, {"/proc/net/snmp6", "", "Ip6InReceives"},
+	} {
+		b, err := os.ReadFile(x.file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // no IPv6
+		}
+		if err != nil {
+			return 0, fmt.Errorf("packet counters: %w", err)
+		}
+		total += procCounter(string(b), x.table, x.counter)
+	}
+	return total, nil
+}
+
+// procCounter reads one counter of /proc/net/snmp (a line of names, then a line of numbers, per table) or, without a
+// table, of /proc/net/snmp6 (a name and a number per line); 0 if it is not there.
+func procCounter(text, table, name string) uint64 {
+	var names []string
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		value := ""
+		switch {
+		case table == "" && len(f) == 2 && f[0] == name:
+			value = f[1]
+		case table != "" && len(f) > 0 && f[0] == table && names == nil:
+			names = f
+			continue
+		case table != "" && len(f) > 0 && f[0] == table:
+			if i := slices.Index(names, name); i > 0 && i < len(f) {
+				value = f[i]
+			}
+		}
+		if value != "" {
+			n, _ := strconv.ParseUint(value, 10, 64)
+			return n
+		}
+	}
+	return 0
 }
 
 // socketBuffers lets one connection have as much in flight as the path can hold: tcp_rmem and tcp_wmem are per namespace.

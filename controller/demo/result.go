@@ -1,0 +1,125 @@
+package demo
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// Result is what the demo found. Its JSON form is part of the command line's contract.
+type Result struct {
+	Schema  int    `json:"schema"`
+	Kernel  string `json:"kernel"`
+	XDPMode string `json:"xdp_mode"` // "native" or "generic"
+	XSKMode string `json:"xsk_mode"` // "copy" or "zerocopy"
+
+	Off         Mode `json:"off"`           // coalescing off
+	OffGuestGRO Mode `json:"off_guest_gro"` // coalescing off, the guest's stack merges for itself
+	On          Mode `json:"on"`            // coalescing on
+
+	Speedup   float64 `json:"speedup"`    // on.gbps / off.gbps
+	DataMatch bool    `json:"data_match"` // every stream, in both directions, arrived as it was sent
+}
+
+// Mode is how one setting did: the round whose rate is the median of its rounds, as a whole, so that its figures fit
+// each other. Rates are application bytes the guest received; 1 GB is 10^9 bytes.
+type Mode struct {
+	Gbps        float64           `json:"gbps"`
+	WireFrames  uint64            `json:"wire_frames"`            // from AF_XDP, sender to guest
+	GuestFrames uint64            `json:"guest_frames"`           // rx_packets of the guest's tap
+	MeanBytes   float64           `json:"mean_guest_frame_bytes"` // rx_bytes / rx_packets of it
+	Segments    float64           `json:"segments_per_frame"`     // TCP data segments per frame with TCP data
+	Retransmits uint64            `json:"retransmits"`            // of the sender
+	CPU         CPU               `json:"cpu_seconds_per_gb"`
+	Reasons     map[string]uint64 `json:"reasons"` // frames delivered, by the reason they left the flow table
+
+	StackPackets uint64    `json:"-"` // IP packets the guest's stack handled: fewer than guest frames if its GRO merged
+	AllGbps      []float64 `json:"-"` // the rates of all rounds, in order
+}
+
+// CPU is processor time per 10^9 application bytes. Total is the whole machine's, the sender included.
+type CPU struct {
+	Controller float64 `json:"controller"`
+	Guest      float64 `json:"guest"`
+	Total      float64 `json:"total"`
+}
+
+// failure is printed instead of a Result.
+type failure struct {
+	Schema int    `json:"schema"`
+	Error  string `json:"error"`
+}
+
+func writeFailure(w io.Writer, err error) error {
+	return json.NewEncoder(w).Encode(failure{Schema: api.Schema, Error: err.Error()})
+}
+
+// median takes the middle round by rate; of an even number the slower one of the two in the middle.
+func median(rounds []Mode) Mode {
+	if len(rounds) == 0 {
+		return Mode{}
+	}
+	sorted := slices.Clone(rounds)
+	slices.SortStableFunc(sorted, func(a, b Mode) int { return cmp.Compare(a.Gbps, b.Gbps) })
+	m := sorted[(len(sorted)-1)/2]
+	for _, r := range rounds {
+		m.AllGbps = append(m.AllGbps, r.Gbps)
+	}
+	return m
+}
+
+// text writes the result for people.
+func (r *Result) text(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "\toff\toff + guest GRO\ton\t")
+	row := func(name, format string, get func(m *Mode) any) {
+		fmt.Fprintf(tw, "%s\t"+format+"\t"+format+"\t"+format+"\t\n", name, get(&r.Off), get(&r.OffGuestGRO), get(&r.On))
+	}
+	row("rate, Gb/s", "%.2f", func(m *Mode) any { return m.Gbps })
+	row("wire frames", "%d", func(m *Mode) any { return m.WireFrames })
+	row("guest frames", "%d", func(m *Mode) any { return m.GuestFrames })
+	row("packets in the guest's stack", "%d", func(m *Mode) any { return m.StackPackets })
+	row("mean guest frame, bytes", "%.0f", func(m *Mode) any { return m.MeanBytes })
+	row("segments per data frame", "%.1f", func(m *Mode) any { return m.Segments })
+	row("retransmits", "%d", func(m *Mode) any { return m.Retransmits })
+	row("controller, CPU s/GB", "%.3f", func(m *Mode) any { return m.CPU.Controller })
+	row("guest, CPU s/GB", "%.3f", func(m *Mode) any { return m.CPU.Guest })
+	row("machine, CPU s/GB", "%.3f", func(m *Mode) any { return m.CPU.Total })
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	match := "every stream arrived as it was sent"
+	if !r.DataMatch {
+		match = "STREAMS DIFFER"
+	}
+	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s; medians of %d rounds\n",
+		r.Speedup, ratio(r.Off.CPU.Guest, r.On.CPU.Guest), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, len(r.On.AllGbps))
+	return err
+}
+
+// reasonText lists reasons, the most frequent first.
+func reasonText(m map[string]uint64) string {
+	if len(m) == 0 {
+		return "none"
+	}
+	names := slices.SortedFunc(maps.Keys(m), func(a, b string) int { return cmp.Or(cmp.Compare(m[b], m[a]), cmp.Compare(a, b)) })
+	parts := make([]string, 0, len(names))
+	for _, n := range names {
+		parts = append(parts, fmt.Sprintf("%s %d", n, m[n]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}

@@ -1,0 +1,242 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// demo is the stage: three processes, the folder with their sockets, and the client of the controller.
+type demo struct {
+	opt    Options
+	flows  int
+	seed   uint64
+	dir    string
+	client *api.Client
+
+	sender, control, guest      *child
+	senderAddress, guestAddress string
+
+	coalesce, guestGRO bool // as set now
+}
+
+var (
+	errRoot = errors.New("demo: needs root, for network namespaces, XDP and a tap; run it with sudo")
+	errPort = errors.New("the VM's port did not start")
+)
+
+// preflight finds out what can be known before anything is made.
+func preflight() error {
+	if os.Geteuid() != 0 {
+		return errRoot
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("demo: /dev/net/tun: %w; load the driver (modprobe tun), or give the container the device", err)
+	}
+	_ = unix.Close(fd)
+	return nil
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// start builds everything up to a running port.
+func (d *demo) start(ctx context.Context) (err error) {
+	if d.opt.Executable == "" {
+		if d.opt.Executable, err = os.Executable(); err != nil {
+			return fmt.Errorf("demo: own binary: %w", err)
+		}
+	}
+	if err := d.makeDir(); err != nil {
+		return err
+	}
+	// The controller gets the milder signal when this process is killed: it then removes the folder as well.
+	for _, c := range []struct {
+		to    **child
+		role  string
+		death syscall.Signal
+	}{{&d.sender, roleSender, syscall.SIGKILL}, {&d.control, roleController, syscall.SIGTERM}, {&d.guest, roleGuest, syscall.SIGKILL}} {
+		if *c.to, err = startChild(d.opt.Executable, c.role, c.death); err != nil {
+			return err
+		}
+	}
+	d.say("sender, controller and guest in namespaces of their own (processes %d, %d, %d)",
+		d.sender.cmd.Process.Pid, d.control.cmd.Process.Pid, d.guest.cmd.Process.Pid)
+	if err := d.startController(ctx); err != nil {
+		return err
+	}
+	if err := d.startGuest(ctx, false); err != nil {
+		return err
+	}
+	r, err := d.guest.ask(ctx, request{Op: "features"})
+	if err != nil {
+		return err
+	}
+	d.say("guest: vhost-user front-end behind a tap; negotiated %v", r.Names)
+	return d.listen(ctx)
+}
+
+// makeDir makes the folder of the sockets. Their paths must fit into 107 bytes (unix(7)), which TMPDIR may not grant.
+func (d *demo) makeDir() (err error) {
+	base := os.TempDir()
+	if len(base) > 60 {
+		base = "/tmp"
+	}
+	if d.dir, err = os.MkdirTemp(base, "rscdemo-"); err != nil {
+		return fmt.Errorf("demo: folder for sockets: %w", err)
+	}
+	if err := os.Mkdir(d.path("sys"), 0o700); err != nil {
+		return fmt.Errorf("demo: folder for sockets: %w", err)
+	}
+	return nil
+}
+
+func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+// startController makes the wire, runs the controller on its end and attaches the VM as an operator would.
+func (d *demo) startController(ctx context.Context) error {
+	for _, x := range []struct {
+		c *child
+		q request
+	}{
+		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid}},
+		{d.control, request{Op: "network"}},
+		{d.control, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}},
+	} {
+		if _, err := x.c.ask(ctx, x.q); err != nil {
+			return err
+		}
+	}
+	d.client = api.NewClient(d.path("control.sock"))
+	off := false
+	a, err := d.client.Attach(ctx, api.AttachRequest{
+		Iface: uplinkName, VM: vmName, MAC: guestMAC.String(), VhostUser: d.path("vm.sock"), Policy: api.PolicyPatch{Coalesce: &off},
+	})
+	if err != nil {
+		return fmt.Errorf("demo: attach: %w", err)
+	}
+	for _, w := range a.Warnings {
+		d.say("attach: %s", w)
+	}
+	return nil
+}
+
+// bufferLen is the guest's receive buffer: what Linux's driver settles on under large frames.
+const bufferLen = 4096
+
+func (d *demo) startGuest(ctx context.Context, gro bool) error {
+	_, err := d.guest.ask(ctx, request{
+		Op: "network", IPv6: d.opt.IPv6, Socket: d.path("vm.sock"), NAPI: gro, BufferLen: bufferLen, SysFolder: d.path("sys"),
+	})
+	d.guestGRO = gro
+	return err
+}
+
+func (d *demo) listen(ctx context.Context) error {
+	senderIP, guestIP := senderIP4, guestIP4
+	if d.opt.IPv6 {
+		senderIP, guestIP = senderIP6, guestIP6
+	}
+	r, err := d.sender.ask(ctx, request{Op: "listen", Address: senderIP})
+	if err != nil {
+		return err
+	}
+	d.senderAddress = r.Address
+	if r, err = d.guest.ask(ctx, request{Op: "listen", Address: guestIP}); err != nil {
+		return err
+	}
+	d.guestAddress = r.Address
+	return nil
+}
+
+// portTimeout is how long the rings may take to start, or to start again after a reconnect.
+const portTimeout = 5 * time.Second
+
+// waitForPort waits until the VM's port runs and tells the modes of its interface.
+func (d *demo) waitForPort(ctx context.Context) (xdp, xsk string, err error) {
+	state := ""
+	for end := time.Now().Add(portTimeout); time.Now().Before(end); {
+		s, err := d.client.Status(ctx, uplinkName)
+		if err != nil {
+			return "", "", fmt.Errorf("demo: status: %w", err)
+		}
+		if len(s.Interfaces) == 1 && len(s.Interfaces[0].Ports) == 1 {
+			i := s.Interfaces[0]
+			if state = i.Ports[0].State; state == "running" {
+				return i.XDPMode, i.XSKMode, nil
+			}
+			state += " " + i.Ports[0].StopReason
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return "", "", err
+		}
+	}
+	return "", "", fmt.Errorf("demo: %w within %v: %s", errPort, portTimeout, state)
+}
+
+// apply changes the setting: the guest is made anew if its own GRO is to change, coalescing is switched over the control
+// socket while everything runs.
+func (d *demo) apply(ctx context.Context, s setting) error {
+	if s.guestGRO != d.guestGRO {
+		if err := d.startGuest(ctx, s.guestGRO); err != nil {
+			return err
+		}
+		if _, _, err := d.waitForPort(ctx); err != nil {
+			return err
+		}
+		if err := d.listen(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := d.client.SetPolicy(ctx, api.PolicyRequest{VM: vmName, Patch: api.PolicyPatch{Coalesce: &s.coalesce}})
+	if err != nil {
+		return fmt.Errorf("demo: policy: %w", err)
+	}
+	return nil
+}
+
+// detach takes the VM off and stops the controller in order. Had it to be done by force, close would do that.
+func (d *demo) detach(ctx context.Context) error {
+	if _, err := d.guest.ask(ctx, request{Op: "stop"}); err != nil {
+		return err
+	}
+	if _, err := d.client.Detach(ctx, api.DetachRequest{Iface: uplinkName}); err != nil {
+		return fmt.Errorf("demo: detach: %w", err)
+	}
+	if _, err := d.control.ask(ctx, request{Op: "stop"}); err != nil {
+		return err
+	}
+	d.say("detached, controller stopped")
+	return nil
+}
+
+// close ends the processes, and with them their namespaces, devices and programs, and removes the folder.
+func (d *demo) close() error {
+	if d.client != nil {
+		d.client.Close()
+	}
+	for _, c := range []*child{d.guest, d.control, d.sender} {
+		c.stop()
+	}
+	if d.dir == "" {
+		return nil
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		return fmt.Errorf("demo: clean up: %w", err)
+	}
+	return nil
+}
