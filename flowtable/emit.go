@@ -1,0 +1,158 @@
+package flowtable
+
+import (
+	"encoding/binary"
+
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// alone lets a packet leave by itself, as it came. With hold 0 it waits in a slot if something older of its port is held.
+// pt is nil for a packet of no known port, which is in no count.
+func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
+	segments := 1
+	if p.Info.Payload != 0 && p.Info.PayloadLen == 0 {
+		segments = 0
+	}
+	tcp := p.Info.Payload != 0
+	if pt != nil && pt.hold == 0 && pt.oldest != 0 {
+		if t.held >= t.maxHeld || t.free == 0 {
+			t.relieve()
+		}
+		if pt.oldest != 0 {
+			_, s := t.take(pt, p.Port)
+			s.state, s.reason, s.verified = slotWaiting, r, verified
+			s.plain, s.tcp = uint8(1+segments), tcp
+			s.meta = uint64(p.Port) << metaPort
+			s.head, s.ref = p.Data, p.Ref
+			t.held++
+			return
+		}
+	}
+	sf := t.single(p.Port, r, p.Data, p.Ref)
+	sf.Segments, sf.TCP = segments, tcp
+	if pt == nil {
+		t.out.Deliver(sf)
+		return
+	}
+	if verified && pt.csum {
+		sf.Flags = hdrDataValid
+	}
+	pt.stats.out(sf, false)
+	t.out.Deliver(sf)
+}
+
+// single fills t.sf with one frame as it came.
+func (t *Table) single(port uint32, r Reason, data []byte, ref uint64) *Superframe {
+	t.frags[0], t.refs[0] = data, ref
+	t.sf = Superframe{Port: port, Reason: r, Segments: 1, Frags: t.frags[:1], Len: len(data), Refs: t.refs[:1]}
+	return &t.sf
+}
+
+// emit gives out the frame of a closed slot.
+func (t *Table) emit(pt *port, s *slot) {
+	sf := t.single(uint32(s.meta>>metaPort)&0xffff, s.reason, s.head, s.ref)
+	sf.TCP = s.tcp
+	sf.Held = t.now - s.born
+	if s.verified && pt.csum {
+		sf.Flags = hdrDataValid
+	}
+	switch {
+	case s.plain != 0:
+		sf.Segments = int(s.plain - 1)
+	case s.segs == 1:
+		if s.updates != 0 {
+			t.gather(sf, s)
+			t.updateSingle(s)
+		}
+	default:
+		t.gather(sf, s)
+		t.merge(pt, sf, s)
+	}
+	pt.stats.out(sf, s.plain == 0)
+	if s.segs > 1 && s.plain == 0 {
+		pt.stats.MergedBytes += uint64(sf.Len) - uint64(s.payload)
+	}
+	t.out.Deliver(sf)
+}
+
+// gather puts what stands behind the first packet into t.sf.
+func (t *Table) gather(sf *Superframe, s *slot) {
+	frags, refs := 1, 1
+	left := s.extra
+	for b := s.firstBlock; left > 0; b = t.blocks.next[b] {
+		n := min(left, blockLen)
+		left -= n
+		refs += copy(t.refs[refs:], t.blocks.refs[b][:n])
+		if s.updates == 0 {
+			frags += copy(t.frags[frags:], t.blocks.frags[b][:n])
+			continue
+		}
+		for _, f := range t.blocks.frags[b][:n] {
+			if f != nil { // a window update has none
+				t.frags[frags] = f
+				frags++
+			}
+		}
+	}
+	sf.Frags, sf.Refs = t.frags[:frags], t.refs[:refs]
+}
+
+// merge rewrites the headers, in the first packet's memory, to those of the superframe, and fills sf.
+func (t *Table) merge(pt *port, sf *Superframe, s *slot) {
+	head := s.head
+	ip, tcp := head[s.l3:s.l4], head[s.l4:s.payload]
+	l4len := s.ipLen - uint32(s.l4-s.l3)
+	var pseudo uint32
+	var end uint32 // of the first packet, without padding
+	ipv6 := s.meta&metaIPv6 != 0
+	if ipv6 {
+		end = uint32(s.l3) + 40 + uint32(binary.BigEndian.Uint16(ip[4:]))
+		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
+		ip[7] = s.hop
+		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
+		sf.GSOType = gsoTCPv6
+	} else {
+		end = uint32(s.l3) + uint32(binary.BigEndian.Uint16(ip[2:]))
+		binary.BigEndian.PutUint16(ip[2:], uint16(s.ipLen))
+		ip[8] = s.hop
+		ip[10], ip[11] = 0, 0
+		binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
+		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, l4len)
+		sf.GSOType = gsoTCPv4
+	}
+	binary.BigEndian.PutUint32(tcp[8:], s.ack)
+	tcp[13] |= s.flags
+	binary.BigEndian.PutUint16(tcp[14:], s.win)
+	binary.BigEndian.PutUint16(tcp[16:], checksum.Sum(nil, pseudo))
+	if tcp[13]&packet.CWR != 0 {
+		sf.GSOType |= gsoECN
+	}
+	sf.Segments = int(s.segs)
+	sf.HdrLen, sf.GSOSize = uint16(s.payload), s.gso
+	sf.FixedID = s.idMode == idFixed
+	sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum, uint16(s.l4), 16
+	if pt.rscInfo { // virtio 1.2, 5.1.6.4.1: the fields count segments and duplicate ACKs instead
+		sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum|hdrRSCInfo, s.segs, 0
+	}
+	t.frags[0] = head[:end:end]
+	sf.Len = int(uint32(s.l3) + s.ipLen)
+}
+
+// updateSingle brings the window of absorbed updates, and the smallest TTL, into a packet that found no second one. Its
+// checksums are corrected, not computed anew (RFC 1624).
+func (t *Table) updateSingle(s *slot) {
+	ip, tcp := s.head[s.l3:s.l4], s.head[s.l4:s.payload]
+	check := binary.BigEndian.Uint16(tcp[16:])
+	check = checksum.Update16(check, binary.BigEndian.Uint16(tcp[14:]), s.win)
+	binary.BigEndian.PutUint16(tcp[16:], check)
+	binary.BigEndian.PutUint16(tcp[14:], s.win)
+	if s.meta&metaIPv6 != 0 {
+		ip[7] = s.hop
+		return
+	}
+	from := binary.BigEndian.Uint16(ip[8:])
+	ip[8] = s.hop
+	check = checksum.Update16(binary.BigEndian.Uint16(ip[10:]), from, binary.BigEndian.Uint16(ip[8:]))
+	binary.BigEndian.PutUint16(ip[10:], check)
+}

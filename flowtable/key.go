@@ -1,0 +1,127 @@
+package flowtable
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// key names a flow: the port, the VLAN, the addresses, the TCP ports. Two VMs may use the same addresses, so the port comes
+// first. Everything else in the headers is compared by match.
+type key struct {
+	addr uint64    // IPv4: both addresses; IPv6: the first half of the source
+	meta uint64    // TCP ports, port, family, tag
+	rest [3]uint64 // IPv6: the other halves
+}
+
+// Bits of key.meta below the TCP ports (32 bits) and the port (16 bits).
+const (
+	metaTagged = 1 << 12 // above the VLAN id
+	metaIPv6   = 1 << 13
+	metaPort   = 16
+	metaTCP    = 32
+)
+
+// readKey reads a flow's key from a frame whose Info says that it is there (Keyed) and whose offsets were checked.
+func readKey(data []byte, in *packet.Info, port uint32, k *key) {
+	k.meta = uint64(binary.LittleEndian.Uint32(data[in.L4:]))<<metaTCP | uint64(port)<<metaPort
+	if in.Tagged {
+		k.meta |= metaTagged | uint64(in.TCI&0xfff)
+	}
+	if in.Family == 4 {
+		k.addr = binary.LittleEndian.Uint64(data[in.L3+12:])
+		return
+	}
+	k.meta |= metaIPv6
+	a := data[in.L3+8 : in.L3+40 : in.L3+40]
+	k.addr = binary.LittleEndian.Uint64(a)
+	k.rest[0] = binary.LittleEndian.Uint64(a[8:])
+	k.rest[1] = binary.LittleEndian.Uint64(a[16:])
+	k.rest[2] = binary.LittleEndian.Uint64(a[24:])
+}
+
+// seed holds the secret of a table's hash.
+type seed [6]uint64
+
+// hash multiplies halves of the key by secret numbers and keeps both ends of the product. As long as the seed is secret and
+// random, nobody can choose flows that fall into one bucket more often than chance has it (multiply-shift hashing).
+func (k *key) hash(s *seed) uint64 {
+	h := k.addr
+	if k.meta&metaIPv6 != 0 {
+		h = mix(k.addr^s[2], k.rest[0]^s[3]) ^ mix(k.rest[1]^s[4], k.rest[2]^s[5])
+	}
+	return mix(h^s[0], k.meta^s[1])
+}
+
+func mix(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
+
+// looseInfo tries to find addresses and ports of a malformed packet: an IP length that says more than there is (a capture
+// cut short) or too little does not hide whose packet it is, and that flow's held packets must go first.
+func looseInfo(data []byte, in *packet.Info) (packet.Info, bool) {
+	out := *in
+	n := uint32(len(data))
+	switch {
+	case in.L3 < 14 || in.L3 > 18:
+		return out, false
+	case in.Family == 4:
+		if n < in.L3+20 || data[in.L3]>>4 != 4 || data[in.L3]&15 < 5 || data[in.L3+9] != 6 || binary.BigEndian.Uint16(data[in.L3+6:])&0x1fff != 0 {
+			return out, false
+		}
+		out.L4 = in.L3 + uint32(data[in.L3]&15)*4
+	case in.Family == 6:
+		if n < in.L3+40 || data[in.L3]>>4 != 6 || data[in.L3+6] != 6 {
+			return out, false
+		}
+		out.L4 = in.L3 + 40
+	default:
+		return out, false
+	}
+	return out, n >= out.L4+4
+}
+
+// sound tells whether the offsets of an Info can be used on data. They come from the caller, who may have them from
+// elsewhere than packet.Parse; what does not fit is parsed again.
+func sound(data []byte, in *packet.Info) bool {
+	n := uint64(len(data))
+	if in.Verdict != packet.OK {
+		if !in.Keyed {
+			return true
+		}
+		ip := uint64(20)
+		if in.Family == 6 {
+			ip = 40
+		}
+		return (in.Family == 4 || in.Family == 6) && in.L3 >= 14 && in.L3 <= 18 &&
+			uint64(in.L4) >= uint64(in.L3)+ip && uint64(in.L4)+4 <= n
+	}
+	var l3 uint32 = 14
+	if in.Tagged {
+		l3 = 18
+	}
+	end := uint64(in.Payload) + uint64(in.PayloadLen)
+	if !in.Keyed || in.L3 != l3 || end > n || in.Payload > 18+40+60 {
+		return false
+	}
+	var total, l4 uint32
+	switch in.Family {
+	case 4:
+		l4 = l3 + 20
+	case 6:
+		l4 = l3 + 40
+	default:
+		return false
+	}
+	if in.L4 != l4 || in.Payload < l4+20 || n < uint64(l4)+20 {
+		return false
+	}
+	if in.Family == 4 {
+		total = uint32(binary.BigEndian.Uint16(data[l3+2:]))
+	} else {
+		total = 40 + uint32(binary.BigEndian.Uint16(data[l3+4:]))
+	}
+	return end == uint64(l3+total) && uint32(data[l4+12]>>4)*4 == in.Payload-l4 && data[l4+13] == in.TCPFlags
+}

@@ -1,0 +1,124 @@
+package flowtable
+
+import (
+	"encoding/binary"
+
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// words are a packet's header fields that must equal those of the superframe's first packet, packed so that one pass over
+// six words compares them all:
+//
+//	0  destination MAC, first two bytes of the source MAC
+//	1  rest of the source MAC | TCI << 32 | TOS or traffic class << 48 | TTL or hop limit << 56
+//	2  IPv4 flags, or IPv6 flow label | urgent pointer << 32 | TCP flags without PSH and FIN << 48 | reserved bits, NS << 56
+//	3  acknowledgement | window << 32 | data offset << 48
+//	4  TCP options, first 8 bytes
+//	5  next 8 bytes
+type words [6]uint64
+
+const inlineOptions = 16
+
+// mismatch is one row of the comparison, in the order in which rows decide.
+type mismatch struct {
+	word   int
+	mask   uint64
+	reason Reason
+}
+
+const (
+	maskTTL    = 0xff << 56
+	maskUrgent = 0xffff << 32
+	maskWindow = 0xffff << 32
+	maskACK    = 0xffffffff
+)
+
+// mismatches is the order of coalescing rules 7.1: MACs, flow label, TOS, TTL, DF, then TCP as its header has it.
+var mismatches = [...]mismatch{
+	{0, ^uint64(0), ReasonMACChange},
+	{1, 0xffffffff, ReasonMACChange},
+	{1, 0xffff << 32, ReasonVLANPriority}, // the VLAN id is in the key
+	{2, 0x000fffff, ReasonFlowLabel},      // IPv4: ReasonDFChange, see mismatchOf
+	{1, 0xfc << 48, ReasonDSCPChange},
+	{1, 0x03 << 48, ReasonECNChange},
+	{1, maskTTL, ReasonTTLChange},
+	{2, 0xffff << 48, ReasonTCPFlagsChange},
+	{2, maskUrgent, ReasonUrgentPointer},
+	{3, maskACK, ReasonACKChange},
+	{3, maskWindow, ReasonWindowChange},
+	{3, 0xffff << 48, ReasonOptionsChange},
+	{4, ^uint64(0), ReasonOptionsChange},
+	{5, ^uint64(0), ReasonOptionsChange},
+}
+
+// groMask compares everything; rscMask leaves out what the newest packet or the smallest value decides.
+var (
+	groMask = words{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
+	rscMask = words{^uint64(0), ^uint64(maskTTL), ^uint64(maskUrgent), ^uint64(maskACK | maskWindow), ^uint64(0), ^uint64(0)}
+)
+
+// readWords fills w from a frame whose Info is sound and OK.
+func readWords(data []byte, in *packet.Info, w *words) {
+	tcp := data[in.L4 : in.L4+20 : in.L4+20]
+	w[0] = binary.LittleEndian.Uint64(data)
+	w[1] = uint64(binary.LittleEndian.Uint32(data[8:])) | uint64(in.TCI)<<32
+	if in.Family == 4 {
+		ip := data[in.L3 : in.L3+20 : in.L3+20]
+		w[1] |= uint64(ip[1])<<48 | uint64(ip[8])<<56
+		w[2] = uint64(binary.BigEndian.Uint16(ip[6:]))
+	} else {
+		ip := data[in.L3 : in.L3+40 : in.L3+40]
+		first := binary.BigEndian.Uint32(ip)
+		w[1] |= uint64(first>>20&0xff)<<48 | uint64(ip[7])<<56
+		w[2] = uint64(first & 0xfffff)
+	}
+	w[2] |= uint64(binary.BigEndian.Uint16(tcp[18:]))<<32 | uint64(tcp[13]&^(packet.PSH|packet.FIN))<<48 | uint64(tcp[12]&15)<<56
+	w[3] = uint64(binary.BigEndian.Uint32(tcp[8:])) | uint64(binary.BigEndian.Uint16(tcp[14:]))<<32 | uint64(tcp[12]>>4)<<48
+	w[4], w[5] = 0, 0
+	options := data[in.L4+20 : in.Payload]
+	switch {
+	case len(options) == 0:
+	case len(options) == 12: // timestamps, by far the most common
+		w[4] = binary.LittleEndian.Uint64(options)
+		w[5] = uint64(binary.LittleEndian.Uint32(options[8:]))
+	case len(options) >= inlineOptions:
+		w[4] = binary.LittleEndian.Uint64(options)
+		w[5] = binary.LittleEndian.Uint64(options[8:])
+	default: // 4 or 8
+		w[4] = uint64(binary.LittleEndian.Uint32(options))
+		if len(options) == 8 {
+			w[4] |= uint64(binary.LittleEndian.Uint32(options[4:])) << 32
+		}
+	}
+}
+
+// differs tells whether any compared field of two packets differs.
+func (w *words) differs(v, mask *words) bool {
+	return (w[0]^v[0])&mask[0]|(w[1]^v[1])&mask[1]|(w[2]^v[2])&mask[2]|
+		(w[3]^v[3])&mask[3]|(w[4]^v[4])&mask[4]|(w[5]^v[5])&mask[5] != 0
+}
+
+// mismatchOf names the first field that differs.
+func (w *words) mismatchOf(v, mask *words, ipv6 bool) Reason {
+	for i := range mismatches {
+		m := &mismatches[i]
+		if (w[m.word]^v[m.word])&mask[m.word]&m.mask == 0 {
+			continue
+		}
+		if m.reason == ReasonFlowLabel && !ipv6 {
+			continue // DF: behind TTL, below
+		}
+		if !ipv6 && i > rowTTL && (w[2]^v[2])&0xffff != 0 {
+			return ReasonDFChange
+		}
+		return m.reason
+	}
+	return ReasonDFChange
+}
+
+const rowTTL = 6 // index in mismatches
+
+// timestampsOnly tells whether a TCP header's options are none, or NOP NOP TIMESTAMP: what rsc merges.
+func timestampsOnly(options []byte) bool {
+	return len(options) == 0 || len(options) == 12 && binary.BigEndian.Uint32(options) == 0x0101080a
+}

@@ -1,0 +1,105 @@
+package flowtable
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// port is one port's rules, its slots by age, and its counters.
+type port struct {
+	hold   int64 // ns
+	mask   *words
+	maxIP  [2]uint32 // untagged, tagged
+	maxSeg uint32
+	gate   [2]Reason // IPv4, IPv6: why everything is passed, or open
+	oldest uint32    // slots in the order of their first packets
+	newest uint32
+	active uint32 // 1 + index in Table.active, 0: no slots
+
+	rsc, csum, ecn, rscInfo, fixedID, tagged, pshClose bool
+
+	exclude []uint16 // sorted
+	stats   Stats
+}
+
+// open is the gate of a family that may be merged.
+const open = Reason(NumReasons)
+
+// configure replaces the rules. The caller has sealed what is held.
+func (p *port) configure(c *PortConfig) error {
+	if c.MaxBytes == 0 {
+		c.MaxBytes = MaxIPLength
+	}
+	switch {
+	case c.Hold < 0:
+		return fmt.Errorf("%w: hold %v is negative", ErrConfig, c.Hold)
+	case c.MaxBytes < 0 || c.MaxBytes > MaxIPLength:
+		return fmt.Errorf("%w: %d bytes at most: not between 1 and %d", ErrConfig, c.MaxBytes, MaxIPLength)
+	case c.MaxSegments < 0 || c.MaxFrame < 0:
+		return fmt.Errorf("%w: negative limit", ErrConfig)
+	case c.Profile > RSC:
+		return fmt.Errorf("%w: unknown profile %d", ErrConfig, c.Profile)
+	}
+	p.hold = c.Hold.Nanoseconds()
+	p.rsc = c.Profile == RSC && c.RSCExt
+	p.mask = &groMask
+	if p.rsc {
+		p.mask = &rscMask
+	}
+	p.maxIP = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
+	if c.MaxFrame > 0 {
+		p.maxIP[0] = min(p.maxIP[0], uint32(max(c.MaxFrame-14, 0)))
+		p.maxIP[1] = min(p.maxIP[1], uint32(max(c.MaxFrame-18, 0)))
+	}
+	p.maxSeg = math.MaxUint16
+	if c.MaxSegments > 0 {
+		p.maxSeg = uint32(min(c.MaxSegments, math.MaxUint16))
+	}
+	p.gate = [2]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6)}
+	p.csum, p.ecn, p.rscInfo = c.GuestCsum, c.ECN, c.RSCExt
+	p.fixedID, p.pshClose = c.FixedID, c.PSHClose
+	p.tagged = c.MergeVLAN && !p.rsc // Microsoft's rules promise untagged frames only
+	p.exclude = slices.Sorted(slices.Values(c.ExcludePorts))
+	return nil
+}
+
+// gate tells why a family's packets all pass, or open.
+func gate(c *PortConfig, family, tso bool) Reason {
+	switch {
+	case !c.Coalesce:
+		return ReasonPolicyOff
+	case !family:
+		return ReasonFamilyOff
+	case !c.GuestCsum || !tso:
+		return ReasonNotNegotiated
+	}
+	return open
+}
+
+// shut tells why a TCP packet of sound structure passes by policy, or open.
+func (p *port) shut(data []byte, in *packet.Info) Reason {
+	r := p.gate[0]
+	if in.Family == 6 {
+		r = p.gate[1]
+	}
+	if r != open {
+		return r
+	}
+	if len(p.exclude) > 0 {
+		src := uint16(data[in.L4])<<8 | uint16(data[in.L4+1])
+		dst := uint16(data[in.L4+2])<<8 | uint16(data[in.L4+3])
+		if _, ok := slices.BinarySearch(p.exclude, src); ok {
+			return ReasonPortExcluded
+		}
+		if _, ok := slices.BinarySearch(p.exclude, dst); ok {
+			return ReasonPortExcluded
+		}
+	}
+	if in.Tagged && !p.tagged {
+		return ReasonVLANTag
+	}
+	return open
+}

@@ -1,0 +1,112 @@
+package flowtable
+
+// State of a slot.
+const (
+	slotFree    = iota
+	slotOpen    // in the hash: more may be appended
+	slotWaiting // hold 0: closed, or passed alone, but something older of its port is still here
+)
+
+// How the IPv4 ID of a train behaves; the second packet decides.
+const (
+	idUnknown = iota
+	idCounts
+	idFixed
+)
+
+// slot is one open superframe, or, with hold 0, a frame that waits for its turn. The first two cache lines are all that an
+// append touches. Links are indexes into Table.slots; slot 0 is not used and ends every list.
+type slot struct {
+	// Line 0: whose it is and what must be equal.
+	addr uint64
+	meta uint64
+	w    words
+
+	// Line 1: what grows.
+	born       int64
+	nxt        uint32 // sequence number that is due
+	ack        uint32 // of the last packet
+	ipLen      uint32 // of the superframe
+	segs       uint16 // with data
+	gso        uint16 // payload of the first (gro) or largest (rsc) segment
+	id         uint16 // IPv4 ID of the last packet
+	win        uint16 // of the last packet, as in the header
+	idMode     uint8
+	state      uint8
+	flags      uint8 // PSH and FIN seen
+	hop        uint8 // smallest TTL or hop limit
+	reason     Reason
+	verified   bool
+	updates    uint16 // window updates absorbed; stops at its largest value
+	extra      uint32 // packets behind the first
+	firstBlock uint32
+	lastBlock  uint32
+	hashNext   uint32
+	agePrev    uint32 // of the same port
+	ageNext    uint32
+	bucket     uint32
+
+	// Line 2: needed to open and to close.
+	rest    [3]uint64
+	head    []byte
+	ref     uint64
+	l3      uint8
+	l4      uint8
+	payload uint8
+	plain   uint8 // passed alone: 1 + data segments; 0: was a head
+	tcp     bool
+}
+
+// blockLen packets behind the first share a block, so that closing a slot walks few links.
+const blockLen = 8
+
+// blocks holds the packets behind the first of every slot, in lists of blocks.
+type blocks struct {
+	frags [][blockLen][]byte
+	refs  [][blockLen]uint64
+	next  []uint32 // block 0 is not used
+	free  uint32
+}
+
+func newBlocks(n int) blocks {
+	b := blocks{frags: make([][blockLen][]byte, n+1), refs: make([][blockLen]uint64, n+1), next: make([]uint32, n+1)}
+	for i := n; i > 0; i-- {
+		b.next[i], b.free = b.free, uint32(i)
+	}
+	return b
+}
+
+// add appends a packet to a slot. There is always a block: see New.
+func (b *blocks) add(s *slot, frag []byte, ref uint64) {
+	i := s.extra % blockLen
+	if i == 0 {
+		n := b.free
+		b.free = b.next[n]
+		b.next[n] = 0
+		if s.extra == 0 {
+			s.firstBlock = n
+		} else {
+			b.next[s.lastBlock] = n
+		}
+		s.lastBlock = n
+	}
+	b.frags[s.lastBlock][i] = frag
+	b.refs[s.lastBlock][i] = ref
+	s.extra++
+}
+
+// release gives a slot's blocks back.
+func (b *blocks) release(s *slot) {
+	if s.extra > 0 {
+		b.next[s.lastBlock] = b.free
+		b.free = s.firstBlock
+	}
+}
+
+// bytesPerSlot is what one slot costs: itself, its block that may be partly filled, and two hash buckets.
+func bytesPerSlot() int { return slotBytes + blockBytes + 2*4 }
+
+const (
+	slotBytes  = 192
+	blockBytes = blockLen*(24+8) + 4
+)

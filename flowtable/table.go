@@ -1,0 +1,299 @@
+package flowtable
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Table holds the open superframes of many flows and ports. It is used by one goroutine and allocates nothing after New
+// (SetPort copies its list of ports).
+//
+// Times are ns of any clock that does not run backwards; where it does, the table's clock stands.
+type Table struct {
+	out    Output
+	slots  []slot
+	free   uint32 // list of free slots by hashNext
+	blocks blocks
+
+	buckets []uint32
+	shift   uint8
+	seed    seed
+
+	held     int // Refs in slots
+	maxHeld  int
+	opened   int // slots in use
+	noVerify bool
+
+	now    int64
+	due    int64 // no deadline is earlier
+	ports  []port
+	active []uint32 // ports with slots, in no order
+
+	sf    Superframe
+	frags [][]byte
+	refs  []uint64
+}
+
+// New returns a table whose ports pass everything until SetPort.
+func New(cfg Config, out Output) (*Table, error) {
+	if cfg.Slots == 0 {
+		cfg.Slots = DefaultSlots
+	}
+	if cfg.MaxHeld == 0 {
+		cfg.MaxHeld = 4 * cfg.Slots
+	}
+	switch {
+	case out == nil:
+		return nil, fmt.Errorf("%w: no output", ErrConfig)
+	case cfg.Slots < 1 || cfg.Slots > MaxSlots:
+		return nil, fmt.Errorf("%w: %d slots: not between 1 and %d", ErrConfig, cfg.Slots, MaxSlots)
+	case cfg.MaxHeld < 1 || cfg.MaxHeld > 1<<24:
+		return nil, fmt.Errorf("%w: %d chunks held: not between 1 and %d", ErrConfig, cfg.MaxHeld, 1<<24)
+	case cfg.Ports < 1 || cfg.Ports > 1<<16:
+		return nil, fmt.Errorf("%w: %d ports: not between 1 and %d", ErrConfig, cfg.Ports, 1<<16)
+	}
+	t := &Table{
+		out: out, maxHeld: cfg.MaxHeld, noVerify: cfg.NoVerify,
+		slots: make([]slot, cfg.Slots+1),
+		// Full blocks hold at most MaxHeld packets together, and every slot may have one that is not full.
+		blocks: newBlocks(cfg.MaxHeld/blockLen + cfg.Slots),
+		due:    math.MaxInt64,
+		ports:  make([]port, cfg.Ports),
+		active: make([]uint32, 0, cfg.Ports),
+		// No superframe has more packets than bytes; window updates have no bytes, but are held.
+		frags: make([][]byte, min(cfg.MaxHeld, MaxIPLength)+1),
+		refs:  make([]uint64, cfg.MaxHeld+1),
+	}
+	for i := cfg.Slots; i > 0; i-- {
+		t.slots[i].hashNext, t.free = t.free, uint32(i)
+	}
+	order := bits.Len(uint(2*cfg.Slots - 1))
+	t.buckets = make([]uint32, 1<<order)
+	t.shift = uint8(64 - order)
+	var random [len(t.seed) * 8]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, fmt.Errorf("flow table: seed: %w", err)
+	}
+	for i := range t.seed {
+		t.seed[i] = binary.LittleEndian.Uint64(random[8*i:])
+	}
+	for i := range t.ports {
+		off := PortConfig{}
+		if err := t.ports[i].configure(&off); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// SetPort changes the rules of a port. What is held for it leaves first, for reason policy.
+func (t *Table) SetPort(index uint32, c PortConfig, now int64) error {
+	if uint64(index) >= uint64(len(t.ports)) {
+		return fmt.Errorf("%w: %d of %d", ErrPort, index, len(t.ports))
+	}
+	var check port
+	if err := check.configure(&c); err != nil {
+		return err
+	}
+	t.ClearPort(index, ReasonPolicy, now)
+	return t.ports[index].configure(&c)
+}
+
+// ClearPort gives out everything held for a port, oldest first, for the reason r.
+func (t *Table) ClearPort(index uint32, r Reason, now int64) {
+	t.tick(now)
+	if uint64(index) < uint64(len(t.ports)) {
+		t.clear(&t.ports[index], r)
+	}
+}
+
+// Close gives out everything held. The table can be used on.
+func (t *Table) Close(r Reason, now int64) {
+	t.tick(now)
+	for len(t.active) > 0 {
+		t.clear(&t.ports[t.active[len(t.active)-1]], r)
+	}
+}
+
+// EndBurst ends a burst: what ports with hold 0 hold leaves in the order of its first packets, and so does what is overdue
+// elsewhere.
+func (t *Table) EndBurst(now int64) {
+	t.tick(now)
+	for i := len(t.active) - 1; i >= 0; i-- { // clearing moves the last entry, which was seen, to i
+		if p := &t.ports[t.active[i]]; p.hold == 0 {
+			t.clear(p, ReasonBurstEnd)
+		}
+	}
+	t.expire()
+}
+
+// Expire gives out what was held for as long as its port allows. It costs nothing before NextDeadline.
+func (t *Table) Expire(now int64) {
+	t.tick(now)
+	t.expire()
+}
+
+func (t *Table) expire() {
+	if t.now < t.due {
+		return
+	}
+	for i := len(t.active) - 1; i >= 0; i-- {
+		p := &t.ports[t.active[i]]
+		if p.hold == 0 {
+			continue
+		}
+		for p.oldest != 0 && t.slots[p.oldest].born+p.hold <= t.now {
+			t.shutSlot(p, p.oldest, ReasonDeadline)
+		}
+	}
+	t.due = t.nextDue()
+}
+
+// NextDeadline returns when Expire has to be called next. ok is false when nothing waits for a time.
+func (t *Table) NextDeadline() (ns int64, ok bool) {
+	t.due = t.nextDue()
+	return t.due, t.due != math.MaxInt64
+}
+
+func (t *Table) nextDue() int64 {
+	due := int64(math.MaxInt64)
+	for _, i := range t.active {
+		if p := &t.ports[i]; p.hold != 0 {
+			due = min(due, t.slots[p.oldest].born+p.hold) // the hold of a port is the same for all of its slots
+		}
+	}
+	return due
+}
+
+// Held is the number of Refs the table has.
+func (t *Table) Held() int { return t.held }
+
+// Open is the number of slots in use.
+func (t *Table) Open() int { return t.opened }
+
+// PortStats returns a port's counters, which the table goes on changing; nil if there is no such port.
+func (t *Table) PortStats(index uint32) *Stats {
+	if uint64(index) >= uint64(len(t.ports)) {
+		return nil
+	}
+	return &t.ports[index].stats
+}
+
+func (t *Table) tick(now int64) {
+	// Half of the range is left for holds to be added.
+	t.now = max(t.now, min(now, math.MaxInt64/2))
+}
+
+// clear gives out all slots of a port in order.
+func (t *Table) clear(p *port, r Reason) {
+	for p.oldest != 0 {
+		t.shutSlot(p, p.oldest, r)
+	}
+}
+
+// relieve makes room: the oldest of all goes out.
+func (t *Table) relieve() {
+	var p *port
+	var born int64
+	for _, i := range t.active {
+		q := &t.ports[i]
+		if b := t.slots[q.oldest].born; p == nil || b < born {
+			p, born = q, b
+		}
+	}
+	if p != nil {
+		t.shutSlot(p, p.oldest, ReasonPressure)
+	}
+}
+
+// take returns a free slot, entered as the newest of its port.
+func (t *Table) take(p *port, index uint32) (uint32, *slot) {
+	for t.free == 0 {
+		t.relieve()
+	}
+	n := t.free
+	s := &t.slots[n]
+	t.free = s.hashNext
+	t.opened++
+	s.born = t.now
+	s.agePrev, s.ageNext = p.newest, 0
+	if p.newest != 0 {
+		t.slots[p.newest].ageNext = n
+	} else {
+		p.oldest = n
+		t.active = append(t.active, index)
+		p.active = uint32(len(t.active))
+	}
+	p.newest = n
+	return n, s
+}
+
+// drop takes a slot whose frame is gone out of its port's list.
+func (t *Table) drop(p *port, n uint32, s *slot) {
+	if s.agePrev != 0 {
+		t.slots[s.agePrev].ageNext = s.ageNext
+	} else {
+		p.oldest = s.ageNext
+	}
+	if s.ageNext != 0 {
+		t.slots[s.ageNext].agePrev = s.agePrev
+	} else {
+		p.newest = s.agePrev
+	}
+	if p.oldest == 0 {
+		last := t.active[len(t.active)-1]
+		t.active[p.active-1] = last
+		t.ports[last].active = p.active
+		t.active = t.active[:len(t.active)-1]
+		p.active = 0
+	}
+	t.blocks.release(s)
+	t.held -= 1 + int(s.extra)
+	t.opened--
+	s.state, s.extra = slotFree, 0
+	s.hashNext, t.free = t.free, n
+}
+
+// find looks a flow up.
+func (t *Table) find(k *key) (bucket, n uint32) {
+	bucket = uint32(k.hash(&t.seed) >> t.shift)
+	for n = t.buckets[bucket]; n != 0; n = t.slots[n].hashNext {
+		s := &t.slots[n]
+		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || s.rest == k.rest) {
+			break
+		}
+	}
+	return bucket, n
+}
+
+// unhash takes an open slot out of its bucket.
+func (t *Table) unhash(n uint32, s *slot) {
+	at := &t.buckets[s.bucket]
+	for *at != n {
+		at = &t.slots[*at].hashNext
+	}
+	*at = s.hashNext
+}
+
+// shutSlot closes a slot. With a hold its frame leaves at once; with hold 0 when nothing older of its port is held.
+func (t *Table) shutSlot(p *port, n uint32, r Reason) {
+	s := &t.slots[n]
+	if s.state == slotOpen {
+		t.unhash(n, s)
+		s.state, s.reason = slotWaiting, r
+	}
+	if p.hold != 0 {
+		t.emit(p, s)
+		t.drop(p, n, s)
+		return
+	}
+	for p.oldest != 0 && t.slots[p.oldest].state == slotWaiting {
+		n = p.oldest
+		s = &t.slots[n]
+		t.emit(p, s)
+		t.drop(p, n, s)
+	}
+}

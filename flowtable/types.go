@@ -1,0 +1,123 @@
+package flowtable
+
+import (
+	"errors"
+	"time"
+
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// The errors of New, SetPort and Segmenter.
+var (
+	ErrConfig = errors.New("flow table: configuration")
+	ErrPort   = errors.New("flow table: no such port")
+)
+
+// Profile chooses the rules.
+type Profile uint8
+
+// The profiles.
+const (
+	GRO Profile = iota // lossless: a Segmenter gives back the packets bit for bit
+	RSC                // Windows' rules; GRO is used unless RSC_EXT was negotiated
+)
+
+// String returns "gro" or "rsc".
+func (p Profile) String() string {
+	if p == RSC {
+		return "rsc"
+	}
+	return "gro"
+}
+
+// Limits of lengths, in bytes.
+const (
+	MaxIPLength       = 65535 // IP total length of a superframe, both families
+	MaxTaggedIPLength = 65532 // with a tag in the frame: what is left of a 65,562-byte guest buffer
+	MaxSlots          = 65536
+	DefaultSlots      = 4096
+)
+
+// Values in virtio_net_hdr (virtio 1.2, section 5.1.6). The table does not import the package that speaks virtio.
+const (
+	hdrNeedsCsum = 1
+	hdrDataValid = 2
+	hdrRSCInfo   = 4
+
+	gsoNone  = 0
+	gsoTCPv4 = 1
+	gsoTCPv6 = 4
+	gsoECN   = 0x80
+)
+
+// PortConfig is what holds for one port: the operator's policy and what the guest negotiated.
+type PortConfig struct {
+	Coalesce     bool // off: every packet leaves alone
+	IPv4, IPv6   bool
+	Profile      Profile
+	Hold         time.Duration // longest wait of a first segment; 0: to the end of the burst
+	MaxBytes     int           // IP length of a superframe, 1 to MaxIPLength
+	MaxFrame     int           // Ethernet length of a superframe, tag included; 0: no limit beyond MaxBytes
+	MaxSegments  int           // 0: no limit
+	ExcludePorts []uint16      // TCP ports, source or destination, that are never merged
+
+	GuestCsum, TSO4, TSO6, ECN, RSCExt bool // VIRTIO_NET_F_GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, GUEST_ECN, RSC_EXT
+
+	FixedID   bool // merge IPv4 trains with DF set whose ID stands still
+	MergeVLAN bool // gro: merge frames with an 802.1Q tag
+	PSHClose  bool // rsc: a segment with PSH ends the superframe
+}
+
+// DefaultPortConfig merges what it may for at most 50 us, for a guest that negotiated nothing yet.
+func DefaultPortConfig() PortConfig {
+	return PortConfig{
+		Coalesce: true, IPv4: true, IPv6: true,
+		Hold: 50 * time.Microsecond, MaxBytes: MaxIPLength,
+		FixedID: true, MergeVLAN: true,
+	}
+}
+
+// Packet is one frame on its way in. Data is borrowed: it must stay as it is until Ref comes back in a Superframe. The
+// table may rewrite the headers in it then.
+type Packet struct {
+	Data     []byte // Ethernet first
+	Ref      uint64 // the caller's name for Data's memory
+	Port     uint32
+	Info     packet.Info // what packet.Parse says of Data; of a cut frame the caller may set Verdict to Truncated
+	GSOInput bool        // more than one segment, or a partial checksum, by the caller's knowledge: passed with flags 0
+}
+
+// Superframe is one frame on its way out: a single packet as it came, or many with one set of headers. The fields named
+// as in virtio_net_hdr hold what belongs there, in host byte order. It and its slices are valid only during Deliver; the
+// memory behind Frags belongs to Output from then on, together with Refs.
+type Superframe struct {
+	Port       uint32
+	Reason     Reason
+	Segments   int // data segments; 0 for a TCP segment without payload, 1 for anything else that is alone
+	DupAcks    int // always 0: duplicate acknowledgements leave alone
+	Flags      uint8
+	GSOType    uint8
+	GSOSize    uint16
+	HdrLen     uint16
+	CsumStart  uint16
+	CsumOffset uint16
+	Frags      [][]byte // their concatenation is the frame; Frags[0] begins with the headers, in the first packet's memory
+	Len        int      // bytes in Frags
+	Refs       []uint64 // in merge order, those of absorbed window updates included
+	FixedID    bool     // the packets' IPv4 ID stands still: a Segmenter is to be told
+	Held       int64    // ns the first packet waited
+	TCP        bool     // a whole TCP header was read
+}
+
+// Output takes what the table gives out, in order of delivery. Deliver must not call the table.
+type Output interface {
+	Deliver(sf *Superframe)
+}
+
+// Config sizes a table. All of its memory is allocated by New.
+type Config struct {
+	Slots    int  // packets and superframes held at a time, 0: DefaultSlots, at most MaxSlots
+	MaxHeld  int  // chunks (Refs) held at a time, 0: four times Slots; the oldest superframe leaves when it is reached
+	Ports    int  // ports are 0..Ports-1, at most 65,536
+	NoVerify bool // benchmarks only: checksums are believed, and DATA_VALID is never set
+}
