@@ -2,81 +2,159 @@ package xsk
 
 // Config says what to open. Ring sizes are powers of two.
 type Config struct {
-	Ifindex, Queue int
+	Ifindex, Queue int  // looked up in the network namespace of the calling thread
 	Chunks         int  // chunks in the UMEM
-	ChunkSize      int  // bytes, 2048 or 4096; 256 of them are the headroom XDP keeps for itself
+	ChunkSize      int  // bytes, 2048 or 4096; XDP keeps 256 of them in front of each frame
 	RxSize, TxSize int  // entries
 	FillSize       int  //
-	CompSize       int  // at least TxSize is wise
+	CompSize       int  // at least TxSize: a full completion ring stops sending
 	TxReserve      int  // chunks Refill leaves for AllocTx; 0: TxSize, but at most a quarter of the UMEM
-	NeedWakeup     bool // ask the kernel to say when it wants to be woken
-	Native         bool // the XDP program runs in the driver: zero-copy is tried first
+	NeedWakeup     bool // let the kernel say when it wants to be woken: fewer system calls
+	Native         bool // the XDP program runs in the driver, so zero-copy is tried first
 }
 
-// Desc is one frame in the UMEM: the offset of its first byte and its length.
+// Desc is one frame in the UMEM: the offset of its first byte, and its length in bytes.
 type Desc struct {
 	Addr uint64
 	Len  uint32
 }
 
-// Stats are the kernel's counters of the socket (XDP_STATISTICS).
-type Stats struct {
-	RxDropped   uint64 // frames lost for another reason, for instance longer than a chunk
-	RxInvalid   uint64 // bad descriptors in the fill ring
-	TxInvalid   uint64 // bad descriptors in the TX ring
-	RxRingFull  uint64 // frames lost: RX ring full
-	FillEmpty   uint64 // frames lost: fill ring empty
-	TxRingEmpty uint64 // wake-ups that found nothing to send
-}
+// MetaSize is the length of what Meta returns.
+const MetaSize = 32
+
+// Headroom is what XDP keeps free in front of a received frame (XDP_PACKET_HEADROOM); AllocTx leaves as much.
+const Headroom = 256
 
 // Socket is one bound AF_XDP socket with its UMEM. Use it from one goroutine.
-type Socket struct{}
-
-// Open makes the socket and binds it to one queue of one interface.
-func Open(c Config) (*Socket, error) { return nil, ErrUnsupported }
+type Socket struct {
+	fd         int
+	zeroCopy   bool
+	mapped     [][]byte // what Close unmaps, the UMEM last
+	umem       *umem
+	fill       addrRing
+	comp       addrRing
+	rx         descRing
+	tx         descRing
+	reserve    int // chunks that Refill leaves
+	txPending  int // sent and not completed
+	txQueued   bool
+	txBudget   int // frames the kernel sends per wake-up at most
+	alwaysWake bool
+	batch      [64]uint64
+}
 
 // FD returns the socket's file descriptor, readable when frames wait in the RX ring.
-func (s *Socket) FD() int { return -1 }
+func (s *Socket) FD() int { return s.fd }
 
 // ZeroCopy reports whether the driver reads and writes the UMEM itself.
-func (s *Socket) ZeroCopy() bool { return false }
-
-// Close frees everything. Slices from Frame, Meta and AllocTx must not be used any more. Closing twice is no error.
-func (s *Socket) Close() error { return nil }
+func (s *Socket) ZeroCopy() bool { return s.zeroCopy }
 
 // Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send.
-func (s *Socket) Recv(d []Desc) int { return 0 }
+func (s *Socket) Recv(d []Desc) int { return s.rx.consume(d) }
 
-// Frame returns the frame's bytes.
-func (s *Socket) Frame(d Desc) []byte { return nil }
+// Frame returns the frame's bytes. They may be written, which does not touch a neighbour's chunk. nil: d is none of ours.
+func (s *Socket) Frame(d Desc) []byte { return s.umem.frame(d) }
 
-// Meta returns the MetaSize bytes in front of the frame, nil when there is no room for them in the chunk.
-func (s *Socket) Meta(d Desc) []byte { return nil }
+// Meta returns the MetaSize bytes in front of the frame, nil when they would not lie in its chunk. Free makes them
+// unreadable as metadata, so that what is found here belongs to this frame.
+func (s *Socket) Meta(d Desc) []byte { return s.umem.meta(d) }
 
-// Free gives the chunk with address addr in it back to the pool.
-func (s *Socket) Free(addr uint64) {}
+// Free gives the chunk with address addr in it back to the pool. Addresses that are not out are ignored.
+func (s *Socket) Free(addr uint64) { s.umem.give(addr) }
 
 // Refill moves chunks from the pool to the fill ring, as many as fit and the TX reserve allows, with one store of the
 // producer index. It returns how many.
-func (s *Socket) Refill() int { return 0 }
+func (s *Socket) Refill() int {
+	total := 0
+	for {
+		n := min(len(s.umem.free)-max(0, s.reserve-s.txPending), len(s.batch))
+		if n <= 0 {
+			break
+		}
+		n = min(n, int(s.fill.room(uint32(n))))
+		if n == 0 {
+			break
+		}
+		for range n {
+			a, _ := s.umem.take()
+			s.umem.clearMeta(Desc{Addr: a + Headroom})
+			s.fill.entries[s.fill.cachedP&s.fill.mask] = a
+			s.fill.cachedP++
+		}
+		total += n
+	}
+	if total > 0 {
+		s.fill.publish()
+	}
+	return total
+}
 
-// AllocTx takes a chunk to build a frame in. Send or Free ends it.
-func (s *Socket) AllocTx() (buf []byte, d Desc, ok bool) { return nil, Desc{}, false }
+// AllocTx takes a chunk to build a frame in; buf is all of it behind Headroom. Send or Free ends it. ok is false when the
+// pool is empty.
+func (s *Socket) AllocTx() (buf []byte, d Desc, ok bool) {
+	a, ok := s.umem.take()
+	if !ok {
+		return nil, Desc{}, false
+	}
+	size := s.umem.chunkSize()
+	d = Desc{Addr: a + Headroom, Len: uint32(size - Headroom)}
+	return s.umem.frame(d), d, true
+}
 
-// Send queues the first n bytes of d's buffer. It returns false, and the chunk stays the caller's, when the TX ring is full.
-func (s *Socket) Send(d Desc, n int) bool { return false }
+// Send queues the first n bytes of d for the wire. It returns false, and the chunk stays the caller's, when the TX ring is
+// full or n bytes are not in the chunk. The chunk comes back to the pool by itself.
+func (s *Socket) Send(d Desc, n int) bool {
+	d.Len = uint32(n)
+	if n <= 0 || s.umem.frame(d) == nil || s.tx.room(1) == 0 {
+		return false
+	}
+	s.tx.put(d)
+	s.txPending++
+	s.txQueued = true
+	return true
+}
 
-// TxRoom returns how many frames AllocTx and Send take now.
-func (s *Socket) TxRoom() int { return 0 }
+// TxRoom returns how many frames AllocTx and Send take now. It takes completed chunks back first.
+func (s *Socket) TxRoom() int {
+	if s.txPending > 0 {
+		s.reap()
+	}
+	return min(int(s.tx.room(s.tx.size)), len(s.umem.free))
+}
 
-// Flush makes what Send queued visible, wakes the kernel at most once, and takes completed chunks back.
-func (s *Socket) Flush() error { return nil }
+// Flush makes what Send queued visible, wakes the kernel (once, but in copy mode before Linux 6.18 once per 32 frames), and takes completed chunks back. A kernel that is
+// busy is no error: what is queued goes with the next Flush. Call it again while TxPending is not 0 and the ring is to move.
+func (s *Socket) Flush() error {
+	if s.txQueued {
+		s.tx.publish()
+		s.txQueued = false
+	}
+	var err error
+	if s.txPending > 0 && (s.alwaysWake || s.tx.needsWakeup()) {
+		err = s.wake()
+	}
+	s.reap()
+	return err
+}
 
-// NeedsRxWakeup reports whether the kernel wants a system call (a poll of FD) to go on receiving.
-func (s *Socket) NeedsRxWakeup() bool { return false }
+// TxPending returns how many frames were sent and are not completed.
+func (s *Socket) TxPending() int { return s.txPending }
 
-// Stats asks the kernel for the socket's counters.
-func (s *Socket) Stats() (Stats, error) { return Stats{}, nil }
+func (s *Socket) reap() {
+	for s.txPending > 0 {
+		n := s.comp.consume(s.batch[:])
+		for _, a := range s.batch[:n] {
+			s.umem.give(a)
+		}
+		s.txPending -= n
+		if n < len(s.batch) {
+			return
+		}
+	}
+}
+
+// NeedsRxWakeup reports whether the kernel wants a system call (a poll of FD does) to go on receiving.
+func (s *Socket) NeedsRxWakeup() bool { return s.fill.needsWakeup() }
 
 // FreeChunks returns how many chunks the pool holds.
-func (s *Socket) FreeChunks() int { return 0 }
+func (s *Socket) FreeChunks() int { return len(s.umem.free) }

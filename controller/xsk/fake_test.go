@@ -1,0 +1,91 @@
+package xsk
+
+import (
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeKernel is the kernel's side of a socket over plain memory: the same rings with the roles changed.
+type fakeKernel struct {
+	s        *Socket
+	fill     addrRing
+	comp     addrRing
+	rx       descRing
+	tx       descRing
+	sequence byte
+}
+
+// ringMemory lays a ring out as the kernel does: the indices on lines of their own, then the entries. It comes from a slice
+// of words, so that it is aligned.
+func ringMemory(entries, entrySize int) ([]byte, unix.XDPRingOffset) {
+	const desc = 192
+	words := make([]uint64, (desc+entries*entrySize)/8)
+	mem := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
+	return mem, unix.XDPRingOffset{Producer: 0, Consumer: 64, Flags: 128, Desc: desc}
+}
+
+func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
+	s := &Socket{fd: -1, umem: newUmem(make([]byte, chunks*chunkSize), chunkSize), reserve: reserve, txBudget: maxTxBudget}
+	k := &fakeKernel{s: s}
+	m, off := ringMemory(ring, addrSize)
+	s.fill, k.fill = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
+	m, off = ringMemory(ring, addrSize)
+	s.comp, k.comp = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
+	m, off = ringMemory(ring, descSize)
+	s.rx, k.rx = newDescRing(m, off, ring), newDescRing(m, off, ring)
+	m, off = ringMemory(ring, descSize)
+	s.tx, k.tx = newDescRing(m, off, ring), newDescRing(m, off, ring)
+	return s, k
+}
+
+// receive does what the kernel does with up to n frames of length bytes: a chunk from the fill ring, the frame behind the
+// headroom, a descriptor into the RX ring.
+func (k *fakeKernel) receive(n, length int) int {
+	done := 0
+	var one [1]uint64
+	for done < n && k.rx.room(1) > 0 && k.fill.consume(one[:]) == 1 {
+		d := Desc{Addr: one[0] + Headroom, Len: uint32(length)}
+		k.sequence++
+		for i := range k.s.umem.frame(d) {
+			k.s.umem.mem[int(d.Addr)+i] = k.sequence
+		}
+		k.rx.put(d)
+		done++
+	}
+	k.rx.publish()
+	return done
+}
+
+// send takes up to n frames off the TX ring and completes them.
+func (k *fakeKernel) send(n int) []Desc {
+	out := make([]Desc, n)
+	out = out[:k.tx.consume(out)]
+	for _, d := range out {
+		k.comp.entries[k.comp.cachedP&k.comp.mask] = d.Addr
+		k.comp.cachedP++
+	}
+	k.comp.publish()
+	return out
+}
+
+func (k *fakeKernel) wantWakeup(x *index, on bool) {
+	*x.flags = 0
+	if on {
+		*x.flags = needWakeup
+	}
+}
+
+func mustConserve(t *testing.T, s *Socket, chunks int) {
+	t.Helper()
+	out := 0
+	for _, o := range s.umem.out {
+		if o {
+			out++
+		}
+	}
+	if s.FreeChunks()+out != chunks {
+		t.Fatalf("%d chunks free, %d out, of %d", s.FreeChunks(), out, chunks)
+	}
+}

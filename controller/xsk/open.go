@@ -1,0 +1,221 @@
+package xsk
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A socket that was closed leaves its queue a moment later, in a kernel work queue; Open waits that long for the queue.
+const (
+	busyTries = 200
+	busyPause = 5 * time.Millisecond
+)
+
+const maxTxBudget = 32 // frames the kernel sends per wake-up unless told otherwise (net/xdp/xsk.c TX_BATCH_SIZE)
+
+func (c *Config) check() error {
+	switch {
+	case c.ChunkSize != 2048 && c.ChunkSize != 4096:
+		return fmt.Errorf("chunk size %d: 2048 or 4096: %w", c.ChunkSize, ErrConfig)
+	case c.Chunks <= 0 || c.Chunks > 1<<20:
+		return fmt.Errorf("%d chunks: 1 to 1048576: %w", c.Chunks, ErrConfig)
+	case c.Queue < 0 || c.Ifindex <= 0:
+		return fmt.Errorf("interface %d, queue %d: %w", c.Ifindex, c.Queue, ErrConfig)
+	case c.TxReserve < 0 || c.TxReserve > c.Chunks:
+		return fmt.Errorf("TX reserve %d of %d chunks: %w", c.TxReserve, c.Chunks, ErrConfig)
+	}
+	for _, r := range []struct {
+		name string
+		size int
+	}{{"RX", c.RxSize}, {"TX", c.TxSize}, {"fill", c.FillSize}, {"completion", c.CompSize}} {
+		if r.size < 2 || r.size > 1<<20 || r.size&(r.size-1) != 0 {
+			return fmt.Errorf("%s ring of %d entries: not a power of two: %w", r.name, r.size, ErrConfig)
+		}
+	}
+	return nil
+}
+
+func (c *Config) reserve() int {
+	if c.TxReserve > 0 {
+		return c.TxReserve
+	}
+	return min(c.TxSize, c.Chunks/4)
+}
+
+// Open makes the socket and binds it to one queue of one interface. The fill ring is empty: call Refill. The XDP program
+// need not be attached yet. Errors: ErrConfig, ErrPermission, ErrNoDevice, ErrBusy, ErrUnsupported, ErrNoMemory, ErrDown.
+func Open(c Config) (s *Socket, err error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("xsk: %w", err)
+	}
+	s = &Socket{fd: -1, reserve: c.reserve(), alwaysWake: !c.NeedWakeup, txBudget: maxTxBudget}
+	defer func() {
+		if err != nil {
+			s.Close()
+			s, err = nil, fmt.Errorf("xsk: interface %d queue %d: %w", c.Ifindex, c.Queue, err)
+		}
+	}()
+	if s.fd, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return s, explain("socket", err)
+	}
+	if err := s.registerUmem(c); err != nil {
+		return s, err
+	}
+	if err := s.mapRings(c); err != nil {
+		return s, err
+	}
+	if unix.SetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, c.TxSize) == nil { // Linux 6.18
+		s.txBudget = c.TxSize
+	}
+	if err := s.bind(c); err != nil {
+		return s, err
+	}
+	opts, err := unix.GetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_OPTIONS)
+	if err != nil {
+		return s, explain("options", err)
+	}
+	s.zeroCopy = opts&unix.XDP_OPTIONS_ZEROCOPY != 0
+	return s, nil
+}
+
+func (s *Socket) registerUmem(c Config) error {
+	mem, err := unix.Mmap(-1, 0, c.Chunks*c.ChunkSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return explain("UMEM memory", err)
+	}
+	s.mapped = append(s.mapped, mem)
+	s.umem = newUmem(mem, c.ChunkSize)
+	return explain("UMEM", setUmem(s.fd, mem, c.ChunkSize))
+}
+
+// mapRings sizes the four rings and maps them.
+func (s *Socket) mapRings(c Config) error {
+	for _, r := range []struct {
+		what      string
+		opt, size int
+	}{
+		{"RX ring", unix.XDP_RX_RING, c.RxSize}, {"TX ring", unix.XDP_TX_RING, c.TxSize},
+		{"fill ring", unix.XDP_UMEM_FILL_RING, c.FillSize}, {"completion ring", unix.XDP_UMEM_COMPLETION_RING, c.CompSize},
+	} {
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, r.opt, r.size); err != nil {
+			return explain(r.what, err)
+		}
+	}
+	off, err := mmapOffsets(s.fd)
+	if err != nil {
+		return explain("ring offsets", err)
+	}
+	if s.rx, err = mapDescRing(s, unix.XDP_PGOFF_RX_RING, off.Rx, c.RxSize); err != nil {
+		return explain("RX ring", err)
+	}
+	if s.tx, err = mapDescRing(s, unix.XDP_PGOFF_TX_RING, off.Tx, c.TxSize); err != nil {
+		return explain("TX ring", err)
+	}
+	if s.fill, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, c.FillSize); err != nil {
+		return explain("fill ring", err)
+	}
+	if s.comp, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, c.CompSize); err != nil {
+		return explain("completion ring", err)
+	}
+	return nil
+}
+
+func (s *Socket) mapRing(pgoff int64, length int) ([]byte, error) {
+	m, err := unix.Mmap(s.fd, pgoff, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err == nil {
+		s.mapped = append(s.mapped, m)
+	}
+	return m, err
+}
+
+func mapAddrRing(s *Socket, pgoff int64, off unix.XDPRingOffset, size int) (addrRing, error) {
+	m, err := s.mapRing(pgoff, int(off.Desc)+size*addrSize)
+	if err != nil {
+		return addrRing{}, err
+	}
+	return newAddrRing(m, off, size), nil
+}
+
+func mapDescRing(s *Socket, pgoff int64, off unix.XDPRingOffset, size int) (descRing, error) {
+	m, err := s.mapRing(pgoff, int(off.Desc)+size*descSize)
+	if err != nil {
+		return descRing{}, err
+	}
+	return newDescRing(m, off, size), nil
+}
+
+// bind asks for zero-copy by asking for nothing: the kernel then tries the driver and falls back to copying. In generic mode
+// only copying is possible, and said so.
+func (s *Socket) bind(c Config) error {
+	var flags uint16
+	if c.NeedWakeup {
+		flags |= unix.XDP_USE_NEED_WAKEUP
+	}
+	if !c.Native {
+		flags |= unix.XDP_COPY
+	}
+	addr := &unix.SockaddrXDP{Flags: flags, Ifindex: uint32(c.Ifindex), QueueID: uint32(c.Queue)}
+	for try := 0; ; try++ {
+		err := unix.Bind(s.fd, addr)
+		if !errors.Is(err, unix.EBUSY) || try >= busyTries {
+			return explain("bind", err)
+		}
+		time.Sleep(busyPause)
+	}
+}
+
+// Close frees everything. Slices from Frame, Meta and AllocTx must not be used any more. Closing twice is no error.
+func (s *Socket) Close() error {
+	var errs []error
+	if s.fd >= 0 {
+		errs = append(errs, unix.Close(s.fd))
+		s.fd = -1
+	}
+	for _, m := range s.mapped {
+		errs = append(errs, unix.Munmap(m))
+	}
+	s.mapped = nil
+	s.umem = &umem{}
+	s.rx, s.tx, s.fill, s.comp = emptyDescRing(), emptyDescRing(), emptyAddrRing(), emptyAddrRing()
+	s.txPending, s.txQueued = 0, false
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("xsk: close: %w", err)
+	}
+	return nil
+}
+
+// explain says what an errno of the AF_XDP calls means to the operator (net/xdp/xsk.c, xdp_umem.c, xsk_buff_pool.c).
+func explain(what string, err error) error {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	kind := error(nil)
+	switch errno {
+	case unix.EPERM, unix.EACCES:
+		kind = ErrPermission
+	case unix.EBUSY:
+		kind = ErrBusy
+	case unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.EOPNOTSUPP, unix.ENOPROTOOPT:
+		kind = ErrUnsupported
+	case unix.ENOBUFS, unix.ENOMEM:
+		kind = ErrNoMemory
+	case unix.ENODEV, unix.ENXIO:
+		kind = ErrNoDevice
+	case unix.EINVAL:
+		if what == "bind" {
+			kind = ErrNoDevice // the usual one: the interface has no such queue
+		} else {
+			kind = ErrUnsupported
+		}
+	case unix.ENETDOWN:
+		kind = ErrDown
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w: %w", what, kind, err)
+}

@@ -1,0 +1,75 @@
+package xsk
+
+import "encoding/binary"
+
+// umem is the shared memory, its chunks, and the pool of those that are on this side and unused.
+type umem struct {
+	mem   []byte
+	shift uint     // chunk size as a power of two
+	free  []uint64 // addresses of chunk starts, a stack; never grows beyond its capacity
+	out   []bool   // by chunk: in the caller's hands or the kernel's
+}
+
+func newUmem(mem []byte, chunkSize int) *umem {
+	u := &umem{mem: mem}
+	for 1<<u.shift < chunkSize {
+		u.shift++
+	}
+	n := len(mem) >> u.shift
+	u.free = make([]uint64, 0, n)
+	u.out = make([]bool, n)
+	for i := n - 1; i >= 0; i-- { // the first chunk on top
+		u.free = append(u.free, uint64(i)<<u.shift)
+	}
+	return u
+}
+
+func (u *umem) chunkSize() int { return 1 << u.shift }
+
+// take removes the chunk used last from the pool.
+func (u *umem) take() (addr uint64, ok bool) {
+	if len(u.free) == 0 {
+		return 0, false
+	}
+	addr = u.free[len(u.free)-1]
+	u.free = u.free[:len(u.free)-1]
+	u.out[addr>>u.shift] = true
+	return addr, true
+}
+
+// give puts the chunk that addr lies in back. An address outside the UMEM and a chunk that is in the pool already are
+// ignored: a chunk in two hands would mix two guests' frames.
+func (u *umem) give(addr uint64) {
+	i := addr >> u.shift
+	if i >= uint64(len(u.out)) || !u.out[i] {
+		return
+	}
+	u.out[i] = false
+	u.free = append(u.free, i<<u.shift)
+}
+
+// frame returns the n bytes at addr, nil when they do not lie in one chunk.
+func (u *umem) frame(d Desc) []byte {
+	end := d.Addr + uint64(d.Len)
+	if d.Len == 0 || end < d.Addr || end > uint64(len(u.mem)) || d.Addr>>u.shift != (end-1)>>u.shift {
+		return nil
+	}
+	return u.mem[d.Addr:end:end]
+}
+
+// meta returns the MetaSize bytes before d, nil when they would not lie in d's chunk.
+func (u *umem) meta(d Desc) []byte {
+	if d.Addr >= uint64(len(u.mem)) || d.Addr&(1<<u.shift-1) < MetaSize {
+		return nil
+	}
+	return u.mem[d.Addr-MetaSize : d.Addr : d.Addr]
+}
+
+// clearMeta makes what a program left in front of a frame unreadable as metadata: a driver without room for metadata would
+// leave it in front of the chunk's next frame, and another frame's description would be believed. The metadata begins with
+// a magic word, and without it there is none.
+func (u *umem) clearMeta(d Desc) {
+	if m := u.meta(d); m != nil {
+		binary.NativeEndian.PutUint32(m, 0)
+	}
+}

@@ -1,0 +1,145 @@
+package xsk
+
+import (
+	"errors"
+	"testing"
+)
+
+func TestPoolIsLastInFirstOut(t *testing.T) {
+	u := newUmem(make([]byte, 4*4096), 4096)
+	a, _ := u.take()
+	b, _ := u.take()
+	if a != 0 || b != 4096 {
+		t.Fatalf("took %d and %d", a, b)
+	}
+	u.give(a)
+	if c, _ := u.take(); c != a {
+		t.Errorf("took %d, want the chunk used last, %d", c, a)
+	}
+}
+
+func TestAChunkIsNeverInThePoolTwice(t *testing.T) {
+	u := newUmem(make([]byte, 4*2048), 2048)
+	a, _ := u.take()
+	for _, addr := range []uint64{a + 256, a, a + 2047, 1 << 40, 4 * 2048, 2048} { // 2048: never taken
+		u.give(addr)
+	}
+	if len(u.free) != 4 {
+		t.Errorf("%d chunks in the pool of 4", len(u.free))
+	}
+	seen := map[uint64]bool{}
+	for {
+		a, ok := u.take()
+		if !ok {
+			break
+		}
+		if seen[a] {
+			t.Errorf("chunk %d twice", a)
+		}
+		seen[a] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("%d different chunks", len(seen))
+	}
+}
+
+func TestFrameLiesInOneChunk(t *testing.T) {
+	u := newUmem(make([]byte, 4*2048), 2048)
+	for _, c := range []struct {
+		name string
+		d    Desc
+		want int // -1: nil
+	}{
+		{"behind the headroom", Desc{256, 1500}, 1500},
+		{"to the last byte", Desc{256, 1792}, 1792},
+		{"over the edge of the chunk", Desc{256, 1793}, -1},
+		{"over the end of the memory", Desc{3*2048 + 256, 4000}, -1},
+		{"outside", Desc{1 << 40, 10}, -1},
+		{"an address that wraps", Desc{^uint64(0) - 4, 10}, -1},
+		{"empty", Desc{256, 0}, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := u.frame(c.d)
+			if c.want < 0 && f != nil || c.want >= 0 && (len(f) != c.want || cap(f) != c.want) {
+				t.Errorf("%d bytes, capacity %d", len(f), cap(f))
+			}
+		})
+	}
+}
+
+func TestMetaLiesInTheFramesChunk(t *testing.T) {
+	u := newUmem(make([]byte, 2*2048), 2048)
+	for _, c := range []struct {
+		addr uint64
+		ok   bool
+	}{{256, true}, {32, true}, {31, false}, {0, false}, {2048, false}, {2048 + 31, false}, {2048 + 32, true}, {2 * 2048, false}} {
+		if m := u.meta(Desc{c.addr, 60}); (m != nil) != c.ok || c.ok && len(m) != MetaSize {
+			t.Errorf("at %d: %d bytes", c.addr, len(m))
+		}
+	}
+}
+
+func TestOldMetadataIsGoneFromARefilledChunk(t *testing.T) {
+	s, k := fakeSocket(1, 2048, 4, 0)
+	var d [1]Desc
+	s.Refill()
+	k.receive(1, 60)
+	s.Recv(d[:])
+	copy(s.Meta(d[0]), "RSC1 left by the program")
+	s.Free(d[0].Addr)
+	s.Refill()
+	k.receive(1, 60)
+	if s.Recv(d[:]) != 1 {
+		t.Fatal("no frame")
+	}
+	if m := s.Meta(d[0]); m[0]|m[1]|m[2]|m[3] != 0 {
+		t.Errorf("the next frame finds %q", m[:4])
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{Ifindex: 1, Chunks: 64, ChunkSize: 2048, RxSize: 16, TxSize: 16, FillSize: 16, CompSize: 16}
+	if err := good.check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Config){
+		"chunk of 3000":      func(c *Config) { c.ChunkSize = 3000 },
+		"no chunks":          func(c *Config) { c.Chunks = 0 },
+		"ring of 3":          func(c *Config) { c.RxSize = 3 },
+		"ring of 0":          func(c *Config) { c.CompSize = 0 },
+		"no interface":       func(c *Config) { c.Ifindex = 0 },
+		"queue below 0":      func(c *Config) { c.Queue = -1 },
+		"reserve above UMEM": func(c *Config) { c.TxReserve = 65 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := good
+			change(&c)
+			if _, err := Open(c); !errors.Is(err, ErrConfig) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAClosedSocketDoesNothing(t *testing.T) {
+	s, k := fakeSocket(8, 2048, 4, 0)
+	s.Refill()
+	k.receive(2, 60)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var d [4]Desc
+	if n := s.Recv(d[:]); n != 0 || s.Refill() != 0 || s.TxRoom() != 0 || s.FreeChunks() != 0 {
+		t.Error("something was left")
+	}
+	if _, _, ok := s.AllocTx(); ok || s.Frame(Desc{256, 60}) != nil || s.Meta(Desc{256, 60}) != nil {
+		t.Error("memory was left")
+	}
+	s.Free(0)
+	if err := s.Flush(); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

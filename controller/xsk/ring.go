@@ -1,0 +1,105 @@
+package xsk
+
+import "sync/atomic"
+
+// index is one ring's shared words as this side sees them: the ring's two indices, its flags and its size. Indices run freely
+// through 32 bits; an entry's place is index & mask. Each index has one writer. Go's atomic stores and loads order at
+// least as the release and acquire that the ring needs (Documentation/networking/af_xdp.rst, tools/lib/bpf's xsk.h).
+type index struct {
+	producer *uint32
+	consumer *uint32
+	flags    *uint32
+	mask     uint32
+	size     uint32
+	cachedP  uint32 // what this side knows of producer
+	cachedC  uint32 // what this side knows of consumer
+}
+
+const needWakeup = 1 << 0 // XDP_RING_NEED_WAKEUP in flags
+
+// room returns how many entries can be produced, at least want if there is that much room. The consumer's line is read only
+// when what is known does not do.
+func (x *index) room(want uint32) uint32 {
+	if free := x.size - (x.cachedP - x.cachedC); free >= want {
+		return free
+	}
+	x.cachedC = atomic.LoadUint32(x.consumer) // acquire: entries below it are free to write
+	return x.size - (x.cachedP - x.cachedC)
+}
+
+// publish makes the entries produced up to cachedP visible.
+func (x *index) publish() { atomic.StoreUint32(x.producer, x.cachedP) } // release
+
+// ready returns how many entries can be consumed, at least want if that many are there.
+func (x *index) ready(want uint32) uint32 {
+	if n := x.cachedP - x.cachedC; n >= want {
+		return n
+	}
+	x.cachedP = atomic.LoadUint32(x.producer) // acquire: entries below it are filled
+	return x.cachedP - x.cachedC
+}
+
+// release gives the entries consumed up to cachedC back.
+func (x *index) release() { atomic.StoreUint32(x.consumer, x.cachedC) }
+
+// emptyIndex is that of a closed socket: nothing to consume and no room.
+func emptyIndex() index {
+	return index{producer: new(uint32), consumer: new(uint32), flags: new(uint32)}
+}
+
+func emptyAddrRing() addrRing { return addrRing{index: emptyIndex()} }
+func emptyDescRing() descRing { return descRing{index: emptyIndex()} }
+
+func (x *index) needsWakeup() bool { return atomic.LoadUint32(x.flags)&needWakeup != 0 }
+
+// addrRing is a fill or completion ring: its entries are chunk addresses.
+type addrRing struct {
+	index
+	entries []uint64
+}
+
+// descRing is an RX or TX ring.
+type descRing struct {
+	index
+	entries []ringDesc
+}
+
+// ringDesc is struct xdp_desc (include/uapi/linux/if_xdp.h).
+type ringDesc struct {
+	addr    uint64
+	length  uint32
+	options uint32
+}
+
+// consume takes up to len(to) addresses and gives their entries back at once.
+func (r *addrRing) consume(to []uint64) int {
+	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
+	for i := range n {
+		to[i] = r.entries[r.cachedC&r.mask]
+		r.cachedC++
+	}
+	if n > 0 {
+		r.release()
+	}
+	return n
+}
+
+// consume takes up to len(to) descriptors and gives their entries back at once.
+func (r *descRing) consume(to []Desc) int {
+	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
+	for i := range n {
+		e := &r.entries[r.cachedC&r.mask]
+		to[i] = Desc{Addr: e.addr, Len: e.length}
+		r.cachedC++
+	}
+	if n > 0 {
+		r.release()
+	}
+	return n
+}
+
+// put writes one descriptor without publishing it; the caller has asked room.
+func (r *descRing) put(d Desc) {
+	r.entries[r.cachedP&r.mask] = ringDesc{addr: d.Addr, length: d.Len}
+	r.cachedP++
+}
