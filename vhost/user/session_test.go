@@ -630,3 +630,13 @@ func TestAnEventFDNeverBlocksNorAllocates(t *testing.T) {
 		t.Error("nil counter")
 	}
 }
+
+// fdOf returns the descriptor of c, valid while c is open.
+func fdOf(c *net.UnixConn) (fd int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	_ = raw.Control(func(v uintptr) { fd = int(v) })
+	return fd
+}
