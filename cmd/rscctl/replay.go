@@ -94,7 +94,6 @@ func replayFile(c *cli.Context, s streams, path, outPath string, opt replay.Opti
 		if file, err = createPcap(outPath); err != nil {
 			return failed(out, asJSON, err)
 		}
-		defer func() { err = errors.Join(err, file.close()) }()
 		sinks = append(sinks, file.sink)
 	}
 	prog := newProgress(in, s.err, size)
@@ -102,7 +101,12 @@ func replayFile(c *cli.Context, s streams, path, outPath string, opt replay.Opti
 	prog.done()
 	if err != nil {
 		err = fmt.Errorf("%s: %w%s", path, err, delivered(sum))
-		text := err.Error()
+	}
+	if file != nil {
+		err = errors.Join(err, file.close())
+	}
+	if err != nil {
+		text := oneLine(err.Error())
 		sum.Error = &text
 	}
 	if asJSON {
@@ -123,7 +127,7 @@ func failed(out io.Writer, asJSON bool, err error) error {
 	if !asJSON {
 		return err
 	}
-	text := err.Error()
+	text := oneLine(err.Error())
 	sum := replay.Summary{Schema: replay.Schema, Reasons: map[string]uint64{}, Error: &text}
 	return errors.Join(err, sum.WriteJSON(out))
 }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestTheBinaryItself runs real processes: exit codes and signals are the process's, not a function's.
+func TestTheBinaryItself(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "rscctl")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, tt := range []struct {
+		args string
+		code int
+	}{{"--version", 0}, {"--help", 0}, {"replay /nonexistent", 1}, {"foo", 2}, {"status --socket " + missing, 3}} {
+		err := exec.Command(bin, strings.Fields(tt.args)...).Run()
+		code := 0
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			code = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if code != tt.code {
+			t.Errorf("%s: exit %d, want %d", tt.args, code, tt.code)
+		}
+	}
+
+	fake := newFake(t)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		asked := fake.count()
+		cmd := exec.Command(bin, "stats", "--watch", "--interval", "20ms", "--socket", fake.socket)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for fake.count() < asked+2 {
+			time.Sleep(time.Millisecond)
+		}
+		cmd.Process.Signal(sig)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("watch after %v: %v", sig, err)
+		}
+	}
+}

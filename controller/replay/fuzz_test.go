@@ -1,0 +1,32 @@
+package replay
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"testing"
+
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// FuzzReplay holds that no capture crashes the reader or the table, and that every packet read is accounted for once.
+func FuzzReplay(f *testing.F) {
+	tcp := scenarios(f)[0].input()
+	f.Add(tcp, false, uint16(50))
+	f.Add(tcp[:len(tcp)-7], true, uint16(0))
+	f.Add(bytes.Join([][]byte{ngSection(le), ngIface(le, 1, 0), ngPacket(le, 0, 1, 9, []byte("abcd"))}, nil), false, uint16(0))
+	f.Add(bytes.Join([][]byte{ngSection(be), ngIface(be, 1, 2), ngBlock(be, blockSimple, append(be.AppendUint32(nil, 9), "xy"...))}, nil), true, uint16(1))
+	f.Fuzz(func(t *testing.T, in []byte, rsc bool, hold uint16) {
+		opt := Options{Features: DefaultFeatures(rsc)}
+		if rsc {
+			opt.Profile = flowtable.RSC
+		}
+		opt.Hold = microseconds(hold)
+		ledger := &ledger{t: t}
+		sum, err := Run(context.Background(), bytes.NewReader(in), opt, ledger, NewJSONSink(io.Discard))
+		if (err != nil) != (sum.Error != nil) {
+			t.Errorf("error %v, summary %v", err, sum.Error)
+		}
+		ledger.close(sum)
+	})
+}
