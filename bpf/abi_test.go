@@ -1,0 +1,174 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"reflect"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+// The Go side of the ABI is compared with the types in the committed object. It needs no privilege.
+
+func objectTypes(t *testing.T) *btf.Spec {
+	t.Helper()
+	spec, err := LoadRsc()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec.Types
+}
+
+func structNamed(t *testing.T, types *btf.Spec, name string) *btf.Struct {
+	t.Helper()
+	var s *btf.Struct
+	if err := types.TypeByName(name, &s); err != nil {
+		t.Fatalf("struct %s: %v", name, err)
+	}
+	return s
+}
+
+func TestGoStructsLieAsInTheObject(t *testing.T) {
+	types := objectTypes(t)
+	for _, c := range []struct {
+		name string
+		goes any
+	}{
+		{"port_key", PortKey{}}, {"port_value", PortValue{}}, {"flow_key", FlowKey{}}, {"flow_stats", FlowStats{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, g := structNamed(t, types, c.name), reflect.TypeOf(c.goes)
+			if int(s.Size) != int(g.Size()) || len(s.Members) != g.NumField() {
+				t.Fatalf("C has %d bytes in %d members, Go %d in %d", s.Size, len(s.Members), g.Size(), g.NumField())
+			}
+			for i, m := range s.Members {
+				f := g.Field(i)
+				size, err := btf.Sizeof(m.Type)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m.Offset.Bytes() != uint32(f.Offset) || size != int(f.Type.Size()) {
+					t.Errorf("C %s at %d of %d bytes, Go %s at %d of %d", m.Name, m.Offset.Bytes(), size, f.Name, f.Offset, f.Type.Size())
+				}
+			}
+		})
+	}
+}
+
+func TestParseMetaReadsWhatTheObjectWrites(t *testing.T) {
+	s := structNamed(t, objectTypes(t), "frame_meta")
+	if s.Size != MetaSize {
+		t.Fatalf("frame_meta has %d bytes", s.Size)
+	}
+	// Every member gets a value of its own, at the object's offset.
+	value := map[string]uint64{"magic": metaMagic, "frame_len": 1514, "port": 0x01020304, "l3": 0x0506, "l4": 0x0708, "payload": 0x090a,
+		"payload_len": 0x0b0c, "tci": 0x0d0e, "family": 6, "verdict": 10, "flags": 7, "tcp_flags": 0x18, "reserved": 0, "hash": 0x11121314}
+	b := make([]byte, MetaSize)
+	for _, m := range s.Members {
+		v, ok := value[m.Name]
+		if !ok {
+			t.Fatalf("member %s is new", m.Name)
+		}
+		size, _ := btf.Sizeof(m.Type)
+		var le [8]byte
+		binary.LittleEndian.PutUint64(le[:], v)
+		copy(b[m.Offset.Bytes():], le[:size])
+	}
+	var got Meta
+	if !ParseMeta(b, 1514, &got) {
+		t.Fatal("not taken for metadata")
+	}
+	want := Meta{Port: 0x01020304, L3: 0x0506, L4: 0x0708, Payload: 0x090a, PayloadLen: 0x0b0c, TCI: 0x0d0e, Family: 6, Verdict: 10, Flags: 7, TCPFlags: 0x18, Hash: 0x11121314}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestParseMetaRefusesWhatIsNotOurs(t *testing.T) {
+	good := make([]byte, MetaSize)
+	binary.LittleEndian.PutUint32(good, metaMagic)
+	binary.LittleEndian.PutUint32(good[8:], 60)
+	var m Meta
+	if !ParseMeta(good, 60, &m) {
+		t.Fatal("the good one was refused")
+	}
+	for name, c := range map[string]struct {
+		b []byte
+		n int
+	}{
+		"nothing":              {nil, 60},
+		"cut":                  {good[:MetaSize-1], 60},
+		"another frame's":      {good, 61},
+		"length of 2^32 + 60":  {good, 1<<32 + 60},
+		"without magic":        {append(make([]byte, 4), good[4:]...), 60},
+		"a negative length":    {good, -1},
+		"zeroes of a new page": {make([]byte, MetaSize), 0},
+	} {
+		if ParseMeta(c.b, c.n, &m) {
+			t.Errorf("%s: taken for metadata", name)
+		}
+	}
+}
+
+func enumNamed(t *testing.T, types *btf.Spec, value string) *btf.Enum {
+	t.Helper()
+	for typ, err := range types.All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, ok := typ.(*btf.Enum)
+		if !ok {
+			continue
+		}
+		for _, v := range e.Values {
+			if v.Name == value {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+func TestVerdictsAreThoseOfThePacketPackage(t *testing.T) {
+	if NumVerdicts != packet.NumVerdicts {
+		t.Fatalf("%d verdicts here, %d there", NumVerdicts, packet.NumVerdicts)
+	}
+	for v := range NumVerdicts {
+		if VerdictName(v) != packet.Verdict(v).String() {
+			t.Errorf("%d is %q here and %q there", v, VerdictName(v), packet.Verdict(v))
+		}
+	}
+	if VerdictName(-1) != "" || VerdictName(NumVerdicts) != "" {
+		t.Error("a name out of range")
+	}
+}
+
+func TestEveryOutcomeHasAName(t *testing.T) {
+	spec, err := LoadRsc()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := spec.Maps[RscMapVerdicts].MaxEntries; int(n) != len(outcomeNames) {
+		t.Errorf("%d outcomes in C, %d names in Go", n, len(outcomeNames))
+	}
+	e := enumNamed(t, spec.Types, "O_REDIRECT")
+	if e == nil {
+		t.Skip("the compiler kept no type of enum outcome")
+	}
+	for _, v := range e.Values {
+		if v.Name == "NUM_OUTCOMES_OF_FRAMES" && v.Value != numFrameOutcomes {
+			t.Errorf("%d outcomes of frames in C, %d in Go", v.Value, numFrameOutcomes)
+		}
+	}
+}
+
+func TestParseMetaDoesNotAllocate(t *testing.T) {
+	b := make([]byte, MetaSize)
+	binary.LittleEndian.PutUint32(b, metaMagic)
+	var m Meta
+	if n := testing.AllocsPerRun(100, func() { ParseMeta(b, 0, &m) }); n != 0 {
+		t.Errorf("ParseMeta allocates %v times", n)
+	}
+}
