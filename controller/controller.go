@@ -3,7 +3,18 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
 )
 
 // Options are the places one controller owns. Two controllers with different places run side by side.
@@ -15,17 +26,202 @@ type Options struct {
 	Version string       // shown by status
 }
 
-// Controller is one running controller.
+const (
+	flowEntries  = 65536 // least recently used flows give way to new ones
+	flowsPinName = "flows"
+	healthEvery  = time.Second
+	wakeEvery    = 5 // looks at sleeping interfaces, in units of healthEvery
+)
+
+// Controller is one running controller. Its methods are safe for concurrent use.
 type Controller struct {
-	opt Options
+	opt      Options
+	log      *slog.Logger
+	state    *stateDir
+	listener *net.UnixListener
+	watcher  *netdev.Watcher
+	flows    *ebpf.Map
+	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
+	started  time.Time
+
+	mu       sync.Mutex
+	uplinks  map[string]*uplink
+	asleep   map[string]savedInterface // saved interfaces that could not be restored; kept until detached
+	lastErr  map[string]string         // by what could not be attached again
+	warnings []string
 }
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	return &Controller{opt: opt}, nil
+	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), uplinks: map[string]*uplink{}, asleep: map[string]savedInterface{}, lastErr: map[string]string{}}
+	var err error
+	if c.state, err = openState(opt.State); err != nil {
+		return nil, err
+	}
+	if c.listener, err = listenControl(opt.Socket); err != nil {
+		c.state.close()
+		return nil, err
+	}
+	if c.watcher, err = netdev.NewWatcher(); err == nil {
+		err = c.openFlows()
+	}
+	if err != nil {
+		c.closePlaces()
+		return nil, err
+	}
+	return c, nil
 }
 
-// Run restores the state, serves until ctx ends and then leaves the host as it found it.
+// closePlaces frees what New took.
+func (c *Controller) closePlaces() {
+	if c.watcher != nil {
+		c.watcher.Close()
+	}
+	c.listener.Close() // removes the socket file as well
+	c.state.close()
+}
+
+// openFlows makes or adopts the pinned flow map. Without a bpf filesystem it goes on unpinned and says how to have one:
+// the operator decides what is mounted.
+func (c *Controller) openFlows() error {
+	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
+	m, pinned, err := bpf.OpenFlows(pin, flowEntries)
+	if err != nil {
+		return fmt.Errorf("flow map: %w", err)
+	}
+	c.flows = m
+	if pinned {
+		c.flowsPin = pin
+	} else {
+		c.warnings = append(c.warnings[:0], fmt.Sprintf("flow counters will not survive a restart: %s is not on a bpf filesystem (mount one with 'mount -t bpf bpf /sys/fs/bpf', or choose one with --bpffs)", c.opt.BPFFS))
+	}
+	return nil
+}
+
+// Run restores the state, serves until ctx ends and then leaves the host as it found it, keeping the state and the
+// pinned flow map.
 func (c *Controller) Run(ctx context.Context) error {
-	return errors.New("controller: run: not built yet")
+	for _, w := range c.warnings {
+		c.log.Warn(w)
+	}
+	err := c.restore()
+	if err == nil {
+		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
+		watching, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.watch(watching) })
+		err = c.serve(ctx, c.listener)
+		stop()
+		wg.Wait()
+	}
+	return errors.Join(err, c.shutdown())
+}
+
+// shutdown takes everything off the host but what the next run needs: the state and the pinned flow map.
+func (c *Controller) shutdown() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	saved := c.snapshotState()
+	for i := range saved.Interfaces { // what closeUplink puts back must not be put back again by the next run
+		if u := c.uplinks[saved.Interfaces[i].Name]; u != nil {
+			saved.Interfaces[i].Changes = nil
+		}
+	}
+	for _, u := range c.uplinks {
+		_, err := c.closeUplink(u)
+		errs = append(errs, err)
+	}
+	errs = append(errs, c.state.save(saved))
+	if c.flows != nil {
+		errs = append(errs, c.flows.Close())
+	}
+	c.closePlaces()
+	return errors.Join(errs...)
+}
+
+// restore puts back what a crashed controller left changed, then attaches what the state names. An interface that is
+// gone does not stop the others: it is kept, shown by status, and can be detached.
+func (c *Controller) restore() error {
+	st, err := c.state.load()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, si := range st.Interfaces {
+		for _, err := range undo(si.Changes) {
+			c.log.Warn("restore: offload", "iface", si.Name, "err", err)
+		}
+		left := savedInterface{Name: si.Name}
+		for _, sp := range si.Ports {
+			if err := c.restorePort(sp); err != nil {
+				c.log.Warn("restore: not attached", "iface", si.Name, "vm", sp.Attach.VM, "err", err)
+				left.Ports = append(left.Ports, sp)
+			}
+		}
+		if len(left.Ports) > 0 {
+			c.asleep[si.Name] = left
+		}
+	}
+	return nil
+}
+
+// restorePort attaches a VM of the state. The caller holds mu.
+func (c *Controller) restorePort(sp savedPort) error {
+	req := sp.Attach
+	req.DryRun = false
+	req.Policy = patchOf(sp.Policy)
+	_, err := c.attach(req)
+	return err
+}
+
+// patchOf is the patch that sets every field.
+func patchOf(p api.Policy) api.PolicyPatch {
+	return api.PolicyPatch{
+		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS,
+		MaxBytes: &p.MaxBytes, MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
+	}
+}
+
+// snapshotState is what the state file should hold now. The caller holds mu.
+func (c *Controller) snapshotState() savedState {
+	var st savedState
+	for _, u := range c.uplinks {
+		si := savedInterface{Name: u.name, Changes: u.changes}
+		for _, v := range u.ports {
+			policy, _, _ := v.effective()
+			si.Ports = append(si.Ports, savedPort{Attach: v.req, Policy: policy})
+		}
+		if left, ok := c.asleep[u.name]; ok {
+			si.Ports = append(si.Ports, left.Ports...)
+		}
+		st.Interfaces = append(st.Interfaces, si)
+	}
+	for name, left := range c.asleep {
+		if c.uplinks[name] == nil {
+			st.Interfaces = append(st.Interfaces, left)
+		}
+	}
+	return st
+}
+
+// saveState writes the state file. The caller holds mu.
+func (c *Controller) saveState() error { return c.state.save(c.snapshotState()) }
+
+// closeUplink takes an interface back to what it was: ports, workers, program, offloads. The caller holds mu.
+func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
+	var errs []error
+	for _, v := range u.ports {
+		errs = append(errs, u.removePort(v))
+	}
+	errs = append(errs, u.close())
+	errs = append(errs, undo(u.changes)...)
+	for _, ch := range u.changes {
+		restored = append(restored, ch.restoredText())
+	}
+	restored = append(restored, fmt.Sprintf("XDP program and sockets removed from %s", u.name))
+	c.watcher.Remove(u.facts.Index)
+	delete(c.uplinks, u.name)
+	return restored, errors.Join(errs...)
 }

@@ -217,7 +217,7 @@ type VMStats struct {
 	Passed        map[string]uint64 `json:"passed"`       // packets that left alone, by reason
 	Sealed        map[string]uint64 `json:"sealed"`       // superframes by the reason they left
 	Dropped       map[string]uint64 `json:"dropped"`      // packets dropped, by reason
-	Held          uint64            `json:"held_packets"` // in open slots or waiting for guest buffers now
+	Held          uint64            `json:"held_packets"` // in open slots now
 	Interrupts    uint64            `json:"interrupts"`
 	TxFrames      uint64            `json:"tx_frames"` // taken from the guest's TX queue
 	TxBytes       uint64            `json:"tx_bytes"`

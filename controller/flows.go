@@ -1,0 +1,106 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// flowOrders are the sort keys of Flows; every one puts the largest or newest first.
+var flowOrders = map[string]func(a, b api.Flow) int{
+	"bytes":   func(a, b api.Flow) int { return cmp.Compare(b.Bytes, a.Bytes) },
+	"packets": func(a, b api.Flow) int { return cmp.Compare(b.Packets, a.Packets) },
+	"rate":    func(a, b api.Flow) int { return cmp.Compare(b.BitsPerSec, a.BitsPerSec) },
+	"age":     func(a, b api.Flow) int { return cmp.Compare(a.AgeNS, b.AgeNS) },
+	"vm":      func(a, b api.Flow) int { return strings.Compare(a.VM, b.VM) },
+}
+
+// tcpFlagNames name the bits of byte 13 of the TCP header, lowest first (RFC 9293, 3.1).
+var tcpFlagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
+
+// Flows reads the BPF flow map. sort is a key of flowOrders ("" is bytes), limit 0 means all.
+func (c *Controller) Flows(iface, vm, sort string, limit int) (api.Flows, error) {
+	out := api.Flows{Schema: api.Schema, Flows: []api.Flow{}}
+	if sort == "" {
+		sort = "bytes"
+	}
+	order, ok := flowOrders[sort]
+	if !ok {
+		return out, fmt.Errorf("flows: sort %q: %w: use bytes, packets, rate, age or vm", sort, ErrUsage)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if iface != "" && c.uplinks[iface] == nil {
+		return out, fmt.Errorf("flows: interface %s: %w", iface, ErrUnknownIface)
+	}
+	if c.flows == nil {
+		return out, nil
+	}
+	names := map[[2]uint32]*vmPort{} // (ifindex, port index)
+	for _, u := range c.uplinks {
+		for _, v := range u.ports {
+			names[[2]uint32{uint32(u.facts.Index), v.idx}] = v
+		}
+	}
+	rows, err := bpf.ReadFlows(c.flows)
+	if err != nil {
+		return out, fmt.Errorf("flows: %w", err)
+	}
+	now := monotonic()
+	for _, r := range rows {
+		v := names[[2]uint32{r.Key.Ifindex, r.Key.Port}]
+		if v == nil || v.addr.vlan != r.Key.VLAN { // of an earlier attachment
+			continue
+		}
+		if (iface != "" && v.up.name != iface) || (vm != "" && v.req.VM != vm) {
+			continue
+		}
+		out.Flows = append(out.Flows, flowRow(v, r, now))
+	}
+	slices.SortStableFunc(out.Flows, func(a, b api.Flow) int {
+		return cmp.Or(order(a, b), strings.Compare(a.Src, b.Src), cmp.Compare(a.SrcPort, b.SrcPort))
+	})
+	out.Total = len(out.Flows)
+	if limit > 0 && limit < len(out.Flows) {
+		out.Flows = out.Flows[:limit]
+	}
+	return out, nil
+}
+
+func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
+	f := api.Flow{
+		Iface: v.up.name, VM: v.req.VM, Direction: "to_guest", VLAN: int(r.Key.VLAN), Family: int(r.Key.Family),
+		Src: r.Key.Src().Addr().String(), Dst: r.Key.Dst().Addr().String(), SrcPort: r.Key.SrcPort, DstPort: r.Key.DstPort,
+		Packets: r.Stats.Packets(), Bytes: r.Stats.Bytes, PayloadBytes: r.Stats.PayloadBytes,
+		FirstNS: int64(r.Stats.FirstNS), LastNS: int64(r.Stats.LastNS), AgeNS: max(0, now-int64(r.Stats.LastNS)),
+		TCPFlags: []string{}, Verdicts: map[string]uint64{},
+	}
+	for i, name := range tcpFlagNames {
+		if r.Stats.TCPFlags&(1<<i) != 0 {
+			f.TCPFlags = append(f.TCPFlags, name)
+		}
+	}
+	for i, n := range r.Stats.Verdicts {
+		addCount(f.Verdicts, bpf.VerdictName(i), n)
+	}
+	if d := f.LastNS - f.FirstNS; d > 0 {
+		f.BitsPerSec = float64(f.Bytes) * 8 / (float64(d) / float64(time.Second))
+	}
+	return f
+}
+
+// monotonic is the clock of bpf_ktime_get_ns.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano()
+}

@@ -1,0 +1,131 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+)
+
+// watch follows the links and looks at the ports once a second, until ctx ends.
+func (c *Controller) watch(ctx context.Context) {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-c.watcher.Events():
+			c.linkChanged(e)
+		case <-tick.C:
+			c.mu.Lock()
+			c.checkPorts()
+			if n%wakeEvery == 0 {
+				c.wakeAsleep()
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+// linkChanged follows what happened to an uplink. A new number of RX queues or a new MTU needs sockets of another shape,
+// so the interface is given back and attached again; its VMs see their link go down and come back.
+func (c *Controller) linkChanged(e netdev.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.byIndex(e.Index)
+	if u == nil {
+		return
+	}
+	switch e.Kind {
+	case netdev.Gone:
+		u.log.Error("interface is gone: its VMs wait for it")
+	case netdev.QueuesChanged:
+		u.log.Warn("number of RX queues changed: attaching again", "was", e.Was.RxQueues, "now", e.Now.RxQueues)
+	case netdev.MTUChanged:
+		u.log.Warn("MTU changed: attaching again", "was", e.Was.MTU, "now", e.Now.MTU)
+	case netdev.Down, netdev.CarrierOff:
+		u.log.Warn("link is down")
+		return
+	case netdev.Up, netdev.CarrierOn:
+		u.log.Info("link is up")
+		return
+	default:
+		return
+	}
+	c.sleepUplink(u)
+	c.wakeAsleep()
+}
+
+func (c *Controller) byIndex(index int) *uplink {
+	for _, u := range c.uplinks {
+		if u.facts.Index == index {
+			return u
+		}
+	}
+	return nil
+}
+
+// sleepUplink gives an interface back and keeps its VMs for later. The caller holds mu.
+func (c *Controller) sleepUplink(u *uplink) {
+	left := savedInterface{Name: u.name, Ports: c.asleep[u.name].Ports}
+	for _, v := range u.sortedPorts() {
+		policy, _, _ := v.effective()
+		left.Ports = append(left.Ports, savedPort{Attach: v.req, Policy: policy})
+	}
+	if _, err := c.closeUplink(u); err != nil {
+		u.log.Warn("interface: give back", "err", err)
+	}
+	c.asleep[u.name] = left
+}
+
+// wakeAsleep attaches the VMs whose interface is back. The caller holds mu.
+func (c *Controller) wakeAsleep() {
+	for name, left := range c.asleep {
+		if _, err := netdev.Inspect(name); err != nil {
+			continue
+		}
+		delete(c.asleep, name) // its names are free for what follows
+		var still []savedPort
+		for _, sp := range left.Ports {
+			if err := c.restorePort(sp); err != nil {
+				c.logOnce(fmt.Sprintf("%s/%s", name, sp.Attach.VM), err)
+				still = append(still, sp)
+			}
+		}
+		if len(still) > 0 {
+			c.asleep[name] = savedInterface{Name: name, Ports: still}
+		}
+	}
+}
+
+// logOnce logs why a VM could not be attached again, when the reason is a new one. The caller holds mu.
+func (c *Controller) logOnce(what string, err error) {
+	if c.lastErr[what] != err.Error() {
+		c.lastErr[what] = err.Error()
+		c.log.Warn("not attached again", "what", what, "err", err)
+	}
+}
+
+// checkPorts logs what an operator must know of the ports. The caller holds mu.
+func (c *Controller) checkPorts() {
+	for _, u := range c.uplinks {
+		for _, v := range u.ports {
+			v.checkPartial()
+		}
+	}
+}
+
+// checkPartial warns of senders with partial checksums, each time their frames have grown tenfold.
+func (v *vmPort) checkPartial() {
+	n, err := v.partialChecksums()
+	if err != nil {
+		v.log.Error("port: counters", "err", err)
+		return
+	}
+	if n > 10*v.partial {
+		v.partial = n
+		v.log.Warn(partialWarning(v, n))
+	}
+}

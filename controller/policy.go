@@ -1,0 +1,98 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// Bounds of what an operator may ask.
+const (
+	maxHold         = 10 * time.Millisecond // beyond it TCP's own timers suffer
+	minMaxBytes     = 1500
+	maxMaxBytes     = 65535 // IP length
+	maxExcludePorts = 64
+)
+
+// defaultPolicy is what a VM gets when attach says nothing: lossless merging, held for at most 50 us.
+func defaultPolicy() api.Policy {
+	return api.Policy{
+		Coalesce: true, IPv4: true, IPv6: true, Profile: "gro",
+		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: maxMaxBytes, MaxSegments: 0,
+		ExcludePorts: []uint16{},
+	}
+}
+
+// applyPatch returns base with the patch's fields, or an ErrUsage that names the field and its bounds.
+func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
+	out := base
+	set(&out.Coalesce, p.Coalesce)
+	set(&out.IPv4, p.IPv4)
+	set(&out.IPv6, p.IPv6)
+	set(&out.Profile, p.Profile)
+	set(&out.HoldNS, p.HoldNS)
+	set(&out.MaxBytes, p.MaxBytes)
+	set(&out.MaxSegments, p.MaxSegments)
+	if p.ExcludePorts != nil {
+		out.ExcludePorts = slices.Clone(*p.ExcludePorts)
+		slices.Sort(out.ExcludePorts)
+		out.ExcludePorts = slices.Compact(out.ExcludePorts)
+	}
+	switch {
+	case out.Profile != "gro" && out.Profile != "rsc":
+		return base, fmt.Errorf("policy: profile %q: %w: use gro or rsc", out.Profile, ErrUsage)
+	case out.HoldNS < 0 || out.HoldNS > maxHold.Nanoseconds():
+		return base, fmt.Errorf("policy: hold %s: %w: use 0 to %s", time.Duration(out.HoldNS), ErrUsage, maxHold)
+	case out.MaxBytes < minMaxBytes || out.MaxBytes > maxMaxBytes:
+		return base, fmt.Errorf("policy: max-bytes %d: %w: use %d to %d (IP length)", out.MaxBytes, ErrUsage, minMaxBytes, maxMaxBytes)
+	case out.MaxSegments < 0 || out.MaxSegments == 1 || out.MaxSegments > maxMaxBytes:
+		return base, fmt.Errorf("policy: max-segments %d: %w: use 0 (no limit) or 2 to %d", out.MaxSegments, ErrUsage, maxMaxBytes)
+	case len(out.ExcludePorts) > maxExcludePorts:
+		return base, fmt.Errorf("policy: exclude-port: %d ports: %w: at most %d", len(out.ExcludePorts), ErrUsage, maxExcludePorts)
+	}
+	return out, nil
+}
+
+func set[T any](dst *T, src *T) {
+	if src != nil {
+		*dst = *src
+	}
+}
+
+// effective tells which profile a policy has in force for the features a guest negotiated, and why when it is not the one asked.
+func effective(p api.Policy, f virtio.Features, running bool) (profile, note string) {
+	switch {
+	case !p.Coalesce:
+		return "off", ""
+	case !running:
+		return "off", "the guest's driver has not started"
+	case !f.Has(virtio.FGuestCsum):
+		return "off", "the guest did not negotiate GUEST_CSUM"
+	case !f.Has(virtio.FGuestTSO4) && !f.Has(virtio.FGuestTSO6):
+		return "off", "the guest negotiated neither GUEST_TSO4 nor GUEST_TSO6"
+	case p.Profile == "rsc" && !f.Has(virtio.FRSCExt):
+		return "gro", "profile rsc needs RSC_EXT, which the guest did not negotiate"
+	}
+	return p.Profile, ""
+}
+
+// portConfig turns a policy and the negotiated features into the flow table's rules for one port.
+func portConfig(p api.Policy, f virtio.Features) flowtable.PortConfig {
+	c := flowtable.DefaultPortConfig()
+	c.Coalesce, c.IPv4, c.IPv6 = p.Coalesce, p.IPv4, p.IPv6
+	c.Hold = time.Duration(p.HoldNS)
+	c.MaxBytes, c.MaxSegments = p.MaxBytes, p.MaxSegments
+	c.ExcludePorts = p.ExcludePorts
+	c.GuestCsum = f.Has(virtio.FGuestCsum)
+	c.TSO4, c.TSO6 = f.Has(virtio.FGuestTSO4), f.Has(virtio.FGuestTSO6)
+	c.ECN, c.RSCExt = f.Has(virtio.FGuestECN), f.Has(virtio.FRSCExt)
+	c.Profile = flowtable.GRO
+	if p.Profile == "rsc" && c.RSCExt {
+		c.Profile = flowtable.RSC
+	}
+	return c
+}

@@ -1,0 +1,87 @@
+package controller
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func TestPolicyPatchIsTakenOrRefusedWhole(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		p    api.PolicyPatch
+		ok   bool
+	}{
+		{"empty patch changes nothing", api.PolicyPatch{}, true},
+		{"hold 0 is burst mode", api.PolicyPatch{HoldNS: ptr(int64(0))}, true},
+		{"negative hold", api.PolicyPatch{HoldNS: ptr(int64(-1))}, false},
+		{"hold beyond its bound", api.PolicyPatch{HoldNS: ptr(int64(time.Second))}, false},
+		{"unknown profile", api.PolicyPatch{Profile: ptr("lro")}, false},
+		{"profile rsc", api.PolicyPatch{Profile: ptr("rsc")}, true},
+		{"largest IP length", api.PolicyPatch{MaxBytes: ptr(65535)}, true},
+		{"beyond the IP length", api.PolicyPatch{MaxBytes: ptr(65536)}, false},
+		{"less than one segment", api.PolicyPatch{MaxBytes: ptr(100)}, false},
+		{"one segment is no merging", api.PolicyPatch{MaxSegments: ptr(1)}, false},
+		{"two segments", api.PolicyPatch{MaxSegments: ptr(2)}, true},
+		{"too many ports", api.PolicyPatch{ExcludePorts: ptr(make65Ports())}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			base := defaultPolicy()
+			got, err := applyPatch(base, tc.p)
+			if tc.ok != (err == nil) {
+				t.Fatalf("error = %v, want ok %t", err, tc.ok)
+			}
+			if err != nil && (!errors.Is(err, ErrUsage) || got.HoldNS != base.HoldNS || got.Profile != base.Profile) {
+				t.Fatalf("refused patch: error %v, policy %+v", err, got)
+			}
+		})
+	}
+}
+
+func make65Ports() []uint16 {
+	p := make([]uint16, maxExcludePorts+1)
+	for i := range p {
+		p[i] = uint16(i)
+	}
+	return p
+}
+
+func TestProfileInForceFollowsNegotiation(t *testing.T) {
+	all := virtio.Mask(virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestTSO6, virtio.FRSCExt)
+	for _, tc := range []struct {
+		name    string
+		profile string
+		f       virtio.Features
+		running bool
+		want    string
+		rule    flowtable.Profile
+	}{
+		{"gro by default", "gro", all, true, "gro", flowtable.GRO},
+		{"rsc with RSC_EXT", "rsc", all, true, "rsc", flowtable.RSC},
+		{"rsc without RSC_EXT falls back", "rsc", all &^ virtio.Mask(virtio.FRSCExt), true, "gro", flowtable.GRO},
+		{"no GUEST_CSUM: off", "gro", virtio.Mask(virtio.FGuestTSO4), true, "off", flowtable.GRO},
+		{"no TSO: off", "gro", virtio.Mask(virtio.FGuestCsum), true, "off", flowtable.GRO},
+		{"guest not running: off", "gro", all, false, "off", flowtable.GRO},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := defaultPolicy()
+			p.Profile = tc.profile
+			got, note := effective(p, tc.f, tc.running)
+			if got != tc.want {
+				t.Errorf("effective = %q, want %q", got, tc.want)
+			}
+			if got != tc.profile && note == "" {
+				t.Error("a profile that is not the one asked for needs a note")
+			}
+			if c := portConfig(p, tc.f); c.Profile != tc.rule {
+				t.Errorf("flow table profile = %v, want %v", c.Profile, tc.rule)
+			}
+		})
+	}
+}

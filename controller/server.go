@@ -1,0 +1,175 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+const (
+	maxRequest = 64 << 10 // bytes of a request body
+	sockMode   = 0o660
+)
+
+// listenControl makes the control socket. A file left by a controller that died is replaced (the state's lock, taken
+// before, says no other controller of this state lives); a live one is ErrHeld.
+func listenControl(path string) (*net.UnixListener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("control socket: %s exists and is no socket: remove it, or use another --socket", path)
+		}
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("control socket: %s: %w: stop it, or use another --socket", path, ErrHeld)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("control socket: stale file: %w", err)
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
+	}
+	if err := os.Chmod(path, sockMode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+type credKey struct{}
+
+// peerAllowed is true for root, the controller's own user, and members of the socket's group. The file's mode says
+// the same; this holds also where an operator opened the mode by mistake.
+func peerAllowed(c *net.UnixConn, path string) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	allowed := false
+	_ = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return
+		}
+		if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
+			allowed = true
+			return
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil {
+			allowed = cred.Gid == st.Gid || slices.Contains(groupsOf(int(cred.Pid)), st.Gid)
+		}
+	})
+	return allowed
+}
+
+// serve answers requests until ctx ends.
+func (c *Controller) serve(ctx context.Context, l *net.UnixListener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }))
+	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) { return c.GetPolicy(r.FormValue("vm")) }))
+	mux.HandleFunc("GET /v1/stats", query(func(r *http.Request) (any, error) { return c.Stats(r.FormValue("vm")) }))
+	mux.HandleFunc("GET /v1/flows", query(func(r *http.Request) (any, error) {
+		limit := 0
+		if s := r.FormValue("limit"); s != "" {
+			n, err := strconv.Atoi(s)
+			if err != nil || n < 0 {
+				return nil, fmt.Errorf("flows: limit %q: %w: use a number", s, ErrUsage)
+			}
+			limit = n
+		}
+		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), r.FormValue("sort"), limit)
+	}))
+	mux.HandleFunc("POST /v1/attach", command(c.Attach))
+	mux.HandleFunc("POST /v1/detach", command(c.Detach))
+	mux.HandleFunc("POST /v1/policy", command(c.SetPolicy))
+	srv := &http.Server{
+		Handler:           guard(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		ErrorLog:          nil,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			uc, ok := conn.(*net.UnixConn)
+			return context.WithValue(ctx, credKey{}, ok && peerAllowed(uc, c.opt.Socket))
+		},
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("control socket: %w", err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(stop); err != nil {
+		srv.Close()
+	}
+	return nil
+}
+
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ok, _ := r.Context().Value(credKey{}).(bool); !ok {
+			reply(w, http.StatusForbidden, api.ErrorBody{Error: "control socket: not allowed: be root or a member of the socket's group"})
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func query(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { answer(w, r, f) }
+}
+
+func command[Req, Resp any](f func(Req) (Resp, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r, func(r *http.Request) (any, error) {
+			var req Req
+			d := json.NewDecoder(r.Body)
+			d.DisallowUnknownFields()
+			if err := d.Decode(&req); err != nil {
+				return nil, fmt.Errorf("request: %w: %w", ErrUsage, err)
+			}
+			return f(req)
+		})
+	}
+}
+
+func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, error)) {
+	v, err := f(r)
+	if err == nil {
+		reply(w, http.StatusOK, v)
+		return
+	}
+	usage := errors.Is(err, ErrUsage)
+	code := http.StatusConflict
+	if usage {
+		code = http.StatusBadRequest
+	}
+	reply(w, code, api.ErrorBody{Error: err.Error(), Usage: usage})
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the peer may be gone: nothing left to tell it
+}

@@ -1,0 +1,106 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// Status reports the whole controller, or with iface given one interface.
+func (c *Controller) Status(iface string) (api.Status, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := api.Status{
+		Schema: api.Schema, PID: os.Getpid(), Version: c.opt.Version, StartedAt: c.started, State: c.opt.State,
+		FlowsPin: c.flowsPin, Warnings: slices.Clone(c.warnings), Interfaces: []api.Interface{},
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.asleep)) {
+		for _, p := range c.asleep[name].Ports {
+			st.Warnings = append(st.Warnings, fmt.Sprintf("VM %s on %s could not be attached again: 'rscctl attach' it when the interface is back, or 'rscctl detach %s --vm %s'", p.Attach.VM, name, name, p.Attach.VM))
+		}
+	}
+	if st.Warnings == nil {
+		st.Warnings = []string{}
+	}
+	if iface != "" && c.uplinks[iface] == nil {
+		return st, fmt.Errorf("status: interface %s: %w", iface, ErrUnknownIface)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
+		if iface != "" && iface != name {
+			continue
+		}
+		i, err := c.uplinks[name].status()
+		if err != nil {
+			return st, err
+		}
+		st.Interfaces = append(st.Interfaces, i)
+	}
+	return st, nil
+}
+
+func (u *uplink) status() (api.Interface, error) {
+	i := api.Interface{
+		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver,
+		XDPMode: u.prog.Mode(), XSKMode: "copy", Ports: []api.Port{},
+		Changes: []string{}, Warnings: slices.Clone(u.warnings),
+	}
+	for _, ch := range u.changes {
+		i.Changes = append(i.Changes, ch.text())
+	}
+	if u.socks[0].ZeroCopy() {
+		i.XSKMode = "zerocopy"
+	}
+	var err error
+	if i.Queues, err = u.queues(); err != nil {
+		return i, err
+	}
+	for _, v := range u.sortedPorts() {
+		p, err := v.status()
+		if err != nil {
+			return i, err
+		}
+		i.Ports = append(i.Ports, p)
+	}
+	err = u.each(func(w *worker) { i.Metadata = i.Metadata || w.cnt.withMeta > 0 })
+	if i.Warnings == nil {
+		i.Warnings = []string{}
+	}
+	return i, err
+}
+
+func (v *vmPort) status() (api.Port, error) {
+	policy, profile, note := v.effective()
+	s := v.port.State()
+	p := api.Port{
+		VM: v.req.VM, MAC: v.req.MAC, VLAN: v.req.VLAN, Feed: "vhost-user", Socket: v.req.VhostUser, Mode: "listen",
+		State: s.Name, StopReason: s.Reason, QueuePairs: s.Pairs, QueueSize: s.QueueSize,
+		Features: s.Features.Names(), FeatureBits: fmt.Sprintf("%#x", uint64(s.Features)),
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: v.req.AllowSpoof, Warnings: []string{},
+	}
+	if v.req.Connect {
+		p.Mode = "connect"
+	}
+	n, err := v.partialChecksums()
+	if n > 0 {
+		p.Warnings = append(p.Warnings, partialWarning(v, n))
+	}
+	return p, err
+}
+
+// partialChecksums counts the frames whose sender left the checksum to an offload that never ran.
+func (v *vmPort) partialChecksums() (n uint64, err error) {
+	err = v.up.each(func(w *worker) {
+		if w.ports[v.idx] != nil {
+			n += w.table.PortStats(v.idx).Passed[flowtable.ReasonPartialChecksum]
+		}
+	})
+	return n, err
+}
+
+func partialWarning(v *vmPort, n uint64) string {
+	return fmt.Sprintf("%d frames for VM %s came with partial checksums, are not merged and will be dropped by the guest: %s", n, v.req.VM, v.up.partialRemedy())
+}

@@ -1,0 +1,221 @@
+package controller
+
+import (
+	"errors"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost"
+)
+
+// workerPort is one VM as one worker sees it. It belongs to the worker's goroutine.
+type workerPort struct {
+	idx        uint32
+	addr       portAddr
+	allowSpoof bool
+	running    bool // the guest's rings run
+	blocked    bool // the guest has no buffers: what waits in out is bounded
+	rx         *vhost.RxQueue
+	out        *outQueue
+	pollAt     int // place of the RX kick in the poll set
+
+	cnt portCounters
+}
+
+// portCounters are one worker's share of a VM's counters. Packets counts what came in for the VM; each of them ends in
+// exactly one of: a superframe that was delivered, passed under a reason, dropped under a reason, or it is still held.
+type portCounters struct {
+	prePackets, preBytes uint64 // dropped before the flow table saw them
+	dropped              [flowtable.NumReasons]uint64
+	droppedMerged        uint64                       // of dropped: packets the table had counted as merged
+	droppedPassed        [flowtable.NumReasons]uint64 // of dropped: packets the table had counted as passed
+	droppedSupers        uint64
+	droppedSealed        [flowtable.NumReasons]uint64
+	guestFrames          uint64
+	guestBytes           uint64
+	localFrames          uint64
+	txFrames, txBytes    uint64
+	txWire               uint64
+	txDropped            [flowtable.NumReasons]uint64
+	sizes                [len(sizeBounds) + 1]uint64
+}
+
+// sizeBounds are the upper bounds of the histogram of delivered TCP frame sizes, in bytes from Ethernet on.
+var sizeBounds = [...]uint64{128, 1514, 4096, 8192, 16384, 32768, 49152, 65549}
+
+func (p *workerPort) preDrop(r flowtable.Reason, n int) {
+	p.cnt.prePackets++
+	p.cnt.preBytes += uint64(n)
+	p.cnt.dropped[r]++
+}
+
+// Deliver implements flowtable.Output: it queues the frame for the guest; flush moves it there at the end of the burst.
+func (w *worker) Deliver(sf *flowtable.Superframe) {
+	p := w.ports[sf.Port]
+	if p == nil {
+		w.freeAll(sf.Refs)
+		return
+	}
+	q := p.out
+	if q.full() || (p.blocked && q.chunks+len(sf.Refs) > w.blockedLimit()) {
+		if q.full() && !p.blocked { // a burst of many small frames: make room now
+			w.flushPort(p)
+		}
+		if q.full() || p.blocked {
+			p.countDrop(flowtable.ReasonGuestNoBuffers, sf.Reason, len(sf.Refs), isSuper(sf.Segments, len(sf.Refs), sf.GSOType))
+			w.freeAll(sf.Refs)
+			return
+		}
+	}
+	q.push(sf)
+}
+
+// isSuper tells whether the table counted a frame as a superframe (its packets as merged) or as one passed packet.
+func isSuper(segments, packets int, gsoType uint8) bool {
+	return segments > 1 || packets > 1 || gsoType != 0
+}
+
+// countDrop books packets as dropped that the table has booked as merged or passed already.
+func (p *workerPort) countDrop(why, was flowtable.Reason, packets int, super bool) {
+	p.cnt.dropped[why] += uint64(packets)
+	if super {
+		p.cnt.droppedMerged += uint64(packets)
+		p.cnt.droppedSupers++
+		p.cnt.droppedSealed[was]++
+	} else {
+		p.cnt.droppedPassed[was] += uint64(packets)
+	}
+}
+
+func (w *worker) freeAll(refs []uint64) {
+	for _, r := range refs {
+		w.xs.Free(r)
+	}
+}
+
+// blockedLimit bounds the chunks that wait for one guest without buffers: its share of a quarter of the UMEM, so that
+// guests that stop reading cannot starve the others of the same NIC queue.
+func (w *worker) blockedLimit() int { return max(minBlockedChunks, maxBlockedChunks/max(1, w.blocked)) }
+
+// flush moves the output queues into the guests, one virtqueue at a time.
+func (w *worker) flush() {
+	for _, p := range w.list {
+		if p.out.n > 0 {
+			w.flushPort(p)
+		}
+	}
+}
+
+func (w *worker) flushPort(p *workerPort) {
+	if p.rx == nil || !p.rx.Begin() {
+		w.dropQueued(p, flowtable.ReasonPortDown)
+		w.setBlocked(p, false)
+		return
+	}
+	short := false
+	for p.out.n > 0 && !short {
+		f := p.out.front()
+		switch err := w.put(p, f); {
+		case err == nil:
+			p.cnt.countDelivered(f)
+			w.freeAll(f.refs)
+			p.out.popFront()
+		case errors.Is(err, vhost.ErrNoBuffers):
+			// Ask for a kick, and look again: buffers posted since then must not wait for it.
+			short = !p.rx.ArmKick()
+		case errors.Is(err, vhost.ErrTooBig):
+			w.dropFront(p, flowtable.ReasonBadLength)
+		default: // the port failed; vhost has the reason
+			p.rx.Commit()
+			w.dropQueued(p, flowtable.ReasonPortDown)
+			w.setBlocked(p, false)
+			return
+		}
+	}
+	p.rx.Commit()
+	w.setBlocked(p, short)
+	for short && p.out.n > 1 && p.out.chunks > w.blockedLimit() {
+		f := p.out.popBack()
+		p.countDrop(flowtable.ReasonGuestNoBuffers, f.reason, len(f.refs), isSuper(f.segs, len(f.refs), f.frame.Hdr.GSOType))
+		w.freeAll(f.refs)
+	}
+}
+
+func (w *worker) setBlocked(p *workerPort, b bool) {
+	if b != p.blocked {
+		p.blocked = b
+		if b {
+			w.blocked++
+		} else {
+			w.blocked--
+		}
+	}
+}
+
+// put delivers one frame, whole if the guest can take it so. A superframe that does not fit the guest's buffers (no
+// MRG_RXBUF) or that the guest no longer takes is cut again and delivered packet by packet; f.cut remembers how far
+// that came when the buffers run out.
+func (w *worker) put(p *workerPort, f *outFrame) error {
+	if f.cut == 0 {
+		err := p.rx.Put(&f.frame)
+		recut := errors.Is(err, vhost.ErrTooBig) || errors.Is(err, vhost.ErrNotNegotiated)
+		if err == nil || !recut {
+			return err
+		}
+		if f.frame.Hdr.GSOType == 0 {
+			if errors.Is(err, vhost.ErrNotNegotiated) && f.frame.Hdr.Flags != 0 { // no GUEST_CSUM any more: no claim then
+				f.frame.Hdr.Flags = 0
+				return p.rx.Put(&f.frame)
+			}
+			return err
+		}
+	}
+	if err := w.seg.Init(f.frame.Frags, flowtable.GSO{Type: f.frame.Hdr.GSOType, Size: f.frame.Hdr.GSOSize}); err != nil {
+		return vhost.ErrTooBig
+	}
+	var piece vhost.Frame
+	var frags [1][]byte
+	for i := 0; ; i++ {
+		n, ok, err := w.seg.Next(w.scratch)
+		if err != nil {
+			return vhost.ErrTooBig
+		}
+		if !ok {
+			return nil
+		}
+		if i < f.cut {
+			continue
+		}
+		frags[0] = w.scratch[:n]
+		piece.Frags, piece.Len = frags[:], n
+		if err := p.rx.Put(&piece); err != nil {
+			return err
+		}
+		f.cut = i + 1
+	}
+}
+
+func (c *portCounters) countDelivered(f *outFrame) {
+	c.guestFrames++
+	c.guestBytes += uint64(f.frame.Len)
+	if f.tcp {
+		i := 0
+		for i < len(sizeBounds) && uint64(f.frame.Len) > sizeBounds[i] {
+			i++
+		}
+		c.sizes[i]++
+	}
+}
+
+func (w *worker) dropFront(p *workerPort, why flowtable.Reason) {
+	f := p.out.front()
+	p.countDrop(why, f.reason, len(f.refs), isSuper(f.segs, len(f.refs), f.frame.Hdr.GSOType))
+	w.freeAll(f.refs)
+	p.out.popFront()
+}
+
+// dropQueued gives up all that waits for a port.
+func (w *worker) dropQueued(p *workerPort, why flowtable.Reason) {
+	for p.out.n > 0 {
+		w.dropFront(p, why)
+	}
+}

@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/vhost/tapguest"
+)
+
+const macA = "52:54:00:00:00:0a"
+
+func mac(t *testing.T, s string) net.HardwareAddr {
+	t.Helper()
+	m, err := net.ParseMAC(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// Real TCP from the wire into a guest arrives whole and merged, over both families, and goes back.
+func TestTCPArrivesMergedAndWhole(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		t.Run(map[int]string{1: "one queue", 2: "two queues"}[queues], func(t *testing.T) {
+			r := newRig(t, netnstest.Options{Queues: queues})
+			sock := r.attach("vm0", macA)
+			g := r.boot(tapguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
+			for _, v6 := range []bool{false, true} {
+				before := g.Stats()
+				netnstest.Bulk(t, r.net.A, g.side, 32<<20, v6, time.Minute)
+				after := g.Stats()
+				if segs := float64(after.Segments-before.Segments) / float64(after.DataFrames-before.DataFrames); segs < 4 {
+					t.Errorf("IPv6 %t: %.1f segments a frame: nothing was merged", v6, segs)
+				}
+				netnstest.Bulk(t, g.side, r.net.A, 8<<20, v6, time.Minute)
+			}
+			if s := g.Stats(); s.Violations+s.TapRefused+s.TapErrors != 0 {
+				t.Errorf("headers against the rules: %+v", s)
+			}
+			var st api.Stats
+			r.json(&st, "stats")
+			explain(t, st)
+		})
+	}
+}
+
+// Every packet is explained: in = superframes + passed + dropped + held.
+func explain(t *testing.T, st api.Stats) {
+	t.Helper()
+	for _, v := range st.VMs {
+		sum := v.MergedPackets + v.Held
+		for _, m := range []map[string]uint64{v.Passed, v.Dropped} {
+			for _, n := range m {
+				sum += n
+			}
+		}
+		if sum != v.RxPackets || v.RxPackets == 0 {
+			t.Errorf("VM %s: %d packets in, %d explained: %+v", v.VM, v.RxPackets, sum, v)
+		}
+	}
+}
