@@ -20,7 +20,7 @@ const (
 )
 
 // ErrNoKernel is returned when there is no kernel for the guest. The remedy is in its text.
-var ErrNoKernel = errors.New("no guest kernel: run test/vm/setup.sh, or set " + EnvKernel + " and " + EnvModules)
+var ErrNoKernel = errors.New("a guest kernel (run test/vm/setup.sh, or set " + EnvKernel + " and " + EnvModules + ")")
 
 // Kernel is a guest kernel and the folder of its modules.
 type Kernel struct {

@@ -11,15 +11,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rscctl/rscctl/controller/netns"
+	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/test/vm/control"
 )
 
 // Environment variables that say what runs.
 const (
-	envVM     = "RSCCTL_VM"      // 1: boot VMs
-	envLong   = "RSCCTL_LONG"    // 1: and run the tests that take minutes each
-	envNoSkip = "RSCCTL_NO_SKIP" // 1: a skip is a failure
+	envVM   = "RSCCTL_VM"   // 1: boot VMs
+	envLong = "RSCCTL_LONG" // 1: and run the tests that take minutes each
 )
 
 // bootWithin is generous: an emulated boot takes 3 s on an idle machine, and CI machines are not idle.
@@ -55,36 +54,24 @@ func TestMain(m *testing.M) {
 		out := filepath.Join(dir, "rscctl")
 		return out, goBuild(context.Background(), out, "github.com/rscctl/rscctl/cmd/rscctl")
 	})
-	// What a killed run left.
-	if os.Geteuid() == 0 {
-		_, _ = netns.Sweep(nsPrefix)
-	}
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
-}
-
-// skip leaves a test out, or fails it where nothing may be left out.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv(envNoSkip) == "1" {
-		t.Fatalf("%s (and %s=1 forbids skipping)", why, envNoSkip)
-	}
-	t.Skip(why)
 }
 
 // needVM returns what a VM needs, or skips.
 func needVM(t *testing.T) (Kernel, string) {
 	t.Helper()
 	if testing.Short() || os.Getenv(envVM) != "1" {
-		skip(t, "boots a VM: set "+envVM+"=1 (make test does)")
+		// The plan, not a lack: `make test` has a stage of its own for these.
+		t.Skip("allowed: boots a VM: set " + envVM + "=1")
 	}
 	if _, err := exec.LookPath(QEMU); err != nil {
-		skip(t, QEMU+" is not installed: run test/vm/setup.sh")
+		netnstest.Skip(t, QEMU+" (run test/vm/setup.sh)")
 	}
 	k, initrd, err := shared.kernel()
 	if errors.Is(err, ErrNoKernel) {
-		skip(t, err.Error())
+		netnstest.Skip(t, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -92,12 +79,11 @@ func needVM(t *testing.T) (Kernel, string) {
 	return k, initrd
 }
 
-// needLong skips a test that takes minutes unless asked for. Leaving it out of a short run is the plan, so NO_SKIP does
-// not forbid it.
+// needLong skips a test that takes minutes unless asked for. Leaving it out of a short run is the plan, not a lack.
 func needLong(t *testing.T) {
 	t.Helper()
 	if os.Getenv(envLong) != "1" {
-		t.Skip("takes minutes: set " + envLong + "=1 (make test-all does)")
+		t.Skip("allowed: takes minutes: set " + envLong + "=1 (make test-all does)")
 	}
 }
 

@@ -44,7 +44,7 @@ func Start(o Options) (*VM, error) {
 		return nil, fmt.Errorf("vm %s: %w", o.Name, err)
 	}
 	cmd.Stdout = w
-	v.proc, err = startProcess(cmd, nil)
+	v.proc, err = startProcess(cmd, o.NS)
 	w.Close()
 	if err != nil {
 		out.Close()

@@ -87,9 +87,11 @@ type Listen struct {
 	Port int `json:"port"`
 }
 
-// Receive accepts on a port that was opened by Listen. Timeout bounds the whole of it.
+// Receive accepts on a port that was opened by Listen. Timeout bounds the whole of it. With Count nothing is hashed: an
+// emulated CPU hashes some 50 MB/s, so a rate wants a transfer without.
 type Receive struct {
 	Port    int           `json:"port"`
+	Count   bool          `json:"count"`
 	Timeout time.Duration `json:"timeout"`
 }
 
@@ -104,7 +106,7 @@ type Send struct {
 // Transfer is what one side saw of a TCP connection.
 type Transfer struct {
 	Bytes    int64         `json:"bytes"`
-	SHA256   string        `json:"sha256"`   // of the bytes read or written, in hex
+	SHA256   string        `json:"sha256"`   // of the bytes read or written, in hex; "" when they were only counted
 	Duration time.Duration `json:"duration"` // from connected to the end of the stream
 	Error    string        `json:"error"`    // what cut it short; Bytes and SHA256 then say how far it went
 }

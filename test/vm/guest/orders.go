@@ -88,7 +88,7 @@ func (g *guest) listen(l control.Listen) error {
 	if g.listeners[l.Port] != nil {
 		return nil
 	}
-	ln, err := net.ListenTCP("tcp", &net.TCPAddr{Port: l.Port})
+	ln, err := peer.Listen(fmt.Sprintf(":%d", l.Port))
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (g *guest) receive(r control.Receive) (*control.Transfer, error) {
 	if err := c.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
-	t, _ := peer.Receive(c)
+	t, _ := peer.Receive(c, r.Count)
 	return t, nil
 }
 

@@ -11,7 +11,7 @@ import (
 
 func TestBothEndsOfATransferAgree(t *testing.T) {
 	const n, seed = 3_000_001, 5
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	l, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestBothEndsOfATransferAgree(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		r, err := Receive(c)
+		r, err := Receive(c, false)
 		done <- received{r, err}
 	}()
 	c, err := Dial(l.Addr().String(), 10*time.Second)
