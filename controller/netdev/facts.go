@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,29 +49,39 @@ type Facts struct {
 	XDP         XDP
 }
 
-// Handle is a netlink and an ethtool socket in one network namespace. Its methods may be called from several goroutines.
+// Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
 type Handle struct {
-	nl  *netlink.Handle
-	eth *ethtool
+	nl   *netlink.Handle
+	genl map[int]*nl.SocketHandle // for requests that the netlink package has no words for
+	eth  *ethtool
 }
 
 // Open opens a handle in the namespace of the calling thread. Close it.
 func Open() (*Handle, error) {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_GENERIC)
 	if err != nil {
+		return nil, fmt.Errorf("netlink: open: %w", err)
+	}
+	genl, err := nl.Subscribe(unix.NETLINK_GENERIC)
+	if err != nil {
+		h.Close()
 		return nil, fmt.Errorf("netlink: open: %w", err)
 	}
 	eth, err := openEthtool()
 	if err != nil {
-		nl.Close()
+		genl.Close()
+		h.Close()
 		return nil, err
 	}
-	return &Handle{nl: nl, eth: eth}, nil
+	return &Handle{nl: h, genl: map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: {Socket: genl}}, eth: eth}, nil
 }
 
-// Close closes both sockets.
+// Close closes its sockets.
 func (h *Handle) Close() error {
 	h.nl.Close()
+	for _, s := range h.genl {
+		s.Close()
+	}
 	return h.eth.close()
 }
 

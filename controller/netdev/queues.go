@@ -6,10 +6,13 @@ import "github.com/vishvananda/netlink"
 //
 // IFLA_NUM_RX_QUEUES is what was allocated, not what is used, so the driver's channels come first: a queue is either an
 // RX channel or one half of a combined one (linux/ethtool.h, struct ethtool_channels). Then the kernel's own list of
-// queues (netdev genetlink, 6.8). A driver with neither cannot change the number, and the allocated one is right.
+// queues (Linux 6.8; empty while the interface is down). A driver with neither has, as a rule, a fixed number.
 func (h *Handle) rxQueues(a *netlink.LinkAttrs) int {
 	if c, err := h.eth.channels(a.Name); err == nil && c.rx+c.combined > 0 {
 		return int(c.rx + c.combined)
+	}
+	if n, err := h.netdevRxQueues(a.Index); err == nil && n > 0 {
+		return n
 	}
 	return max(a.NumRxQueues, 1)
 }

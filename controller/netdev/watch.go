@@ -1,27 +1,182 @@
 package netdev
 
-// EventKind says what happened to a watched interface.
-type EventKind uint8
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
 
-// The kinds of events. One change of an interface can cause several.
-const (
-	Gone       EventKind = iota // the interface was removed or moved to another namespace; nothing follows for it
-	Down                        // no longer administratively up
-	Up                          // administratively up again
-	CarrierOff                  // no longer running (carrier lost)
-	CarrierOn                   // running again
-	MTUChanged
-	QueuesChanged  // number of RX queues in use
-	XDPChanged     // another program, another mode, or none
-	MasterChanged  // put into or taken out of a bridge or bond
-	Renamed        // the name changed; the index is the same
-	MACChanged     // its own address changed
-	PromiscChanged // count of promiscuous users
+	"golang.org/x/sys/unix"
 )
 
-// Event is one change, seen by comparing the facts before and after. For Gone, Now is nil.
-type Event struct {
-	Kind     EventKind
-	Index    int
-	Was, Now *Facts
+// WatchInterval is how often a Watcher looks without being told: a driver whose queue count is changed by the ethtool
+// ioctl announces nothing. One look costs a few system calls per interface.
+const WatchInterval = 5 * time.Second
+
+// Watcher reports changes of chosen interfaces of one network namespace.
+//
+// It compares facts and does not replay the kernel's messages: whatever wakes it (a link message, an ethtool message,
+// messages lost for lack of room, the interval), it looks at every watched interface and reports what differs from
+// before. So nothing is lost for good, but an interface that went down and up again within a moment may report neither.
+type Watcher struct {
+	h      *Handle
+	files  []*os.File // netlink sockets with news
+	wake   chan struct{}
+	done   chan struct{}
+	events chan Event
+	wg     sync.WaitGroup
+	once   sync.Once
+
+	mu    sync.Mutex
+	links map[int]*Facts // by ifindex, as last reported
+}
+
+// NewWatcher starts watching nothing, in the calling thread's namespace. Close it.
+func NewWatcher() (*Watcher, error) { return newWatcher(WatchInterval) }
+
+func newWatcher(interval time.Duration) (*Watcher, error) {
+	h, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	w := &Watcher{
+		h: h, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		events: make(chan Event, 16), links: map[int]*Facts{},
+	}
+	route, err := newsSocket(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("link watch: %w", err)
+	}
+	w.files = append(w.files, route)
+	// Without the ethtool family (before Linux 5.6) the interval is what finds a changed queue count.
+	if group, err := h.genlGroup(ethtoolFamily, ethtoolMonitor); err == nil {
+		if f, err := newsSocket(unix.NETLINK_GENERIC, group); err == nil {
+			w.files = append(w.files, f)
+		}
+	}
+	for _, f := range w.files {
+		w.wg.Go(func() { w.listen(f) })
+	}
+	w.wg.Go(func() { w.run(interval) })
+	return w, nil
+}
+
+// Events is where changes are sent. It must be read: while it is full, the watcher waits. Close closes it.
+func (w *Watcher) Events() <-chan Event { return w.events }
+
+// Add begins to watch an interface and returns the facts that changes are measured against. An interface that is
+// watched already starts anew from these.
+func (w *Watcher) Add(name string) (*Facts, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f, err := w.h.Inspect(name)
+	if err != nil {
+		return nil, err
+	}
+	w.links[f.Index] = f
+	return f, nil
+}
+
+// Remove stops watching an interface by its index. An event of it may already be in the channel.
+func (w *Watcher) Remove(index int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.links, index)
+}
+
+// Check makes the watcher look now.
+func (w *Watcher) Check() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Close ends the watcher and closes the channel of events.
+func (w *Watcher) Close() error {
+	var errs []error
+	w.once.Do(func() {
+		close(w.done)
+		for _, f := range w.files {
+			errs = append(errs, f.Close())
+		}
+		w.wg.Wait()
+		close(w.events)
+		errs = append(errs, w.h.Close())
+	})
+	return errors.Join(errs...)
+}
+
+// newsSocket opens a netlink socket for one multicast group. It is read through the runtime's poller, so Close ends a
+// read that waits.
+func newsSocket(family int, group int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, family)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("netlink: bind: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("netlink: group %d: %w", group, err)
+	}
+	return os.NewFile(uintptr(fd), "netlink"), nil
+}
+
+// listen turns messages into wake-ups. What they say is not read: the facts are.
+func (w *Watcher) listen(f *os.File) {
+	buf := make([]byte, 1<<16)
+	for {
+		_, err := f.Read(buf)
+		// ENOBUFS: messages were lost, which is one more reason to look.
+		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+			return // closed
+		}
+		w.Check()
+	}
+}
+
+func (w *Watcher) run(interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.done:
+			return
+		case <-w.wake:
+		case <-tick.C:
+		}
+		for _, e := range w.compare() {
+			select {
+			case w.events <- e:
+			case <-w.done:
+				return
+			}
+		}
+	}
+}
+
+// compare looks at every watched interface. Events are sent after the lock is given back, so that their reader may call
+// Add and Remove.
+func (w *Watcher) compare() []Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var events []Event
+	for index, was := range w.links {
+		now, err := w.h.InspectIndex(index)
+		switch {
+		case err == nil:
+			events = append(events, changes(was, now)...)
+			w.links[index] = now
+		case errors.Is(err, ErrNoDevice):
+			events = append(events, Event{Kind: Gone, Index: index, Was: was})
+			delete(w.links, index)
+		}
+		// Any other error is about asking, not about the interface: the next look asks again.
+	}
+	return events
 }
