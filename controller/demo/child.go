@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ func Child(ctx context.Context, role string, version string) error {
 	case roleSender:
 		s = newSender()
 	case roleController:
+		surviveParent()
 		s = newControl(ctx, version)
 	case roleGuest:
 		s = newGuest()
@@ -37,6 +39,20 @@ func Child(ctx context.Context, role string, version string) error {
 	}
 	err := serve(s, os.Stdin, os.Stdout)
 	return errors.Join(err, s.close())
+}
+
+// surviveParent takes SIGTERM, which the kernel sends when the parent was killed, as a bound on the way out that begins
+// with the end of the standard input: the controller undoes what it did and removes the demo's folder. Nobody reads its
+// log any more then, and a log line must not kill it.
+func surviveParent() {
+	signal.Ignore(unix.SIGPIPE)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGTERM)
+	go func() {
+		<-c
+		time.Sleep(2 * stopTimeout)
+		os.Exit(1)
+	}()
 }
 
 // server is a role. Its operations are called in turn.

@@ -11,7 +11,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/netns"
 )
 
 // control runs the real controller in this process, and nothing else. The parent drives it over its control socket as
@@ -32,6 +35,9 @@ func newControl(ctx context.Context, version string) *control {
 func (c *control) do(q *request) (*reply, error) {
 	switch q.Op {
 	case "network":
+		if err := nameNamespace(senderNamespace, q.PeerPID); err != nil {
+			return nil, err
+		}
 		// The uplink is the end of the wire that the sender made.
 		return nil, bringUp(uplinkName, "", 0, 0)
 	case "run":
@@ -42,6 +48,26 @@ func (c *control) do(q *request) (*reply, error) {
 		return nil, c.close()
 	}
 	return nil, fmt.Errorf("%s: %w", q.Op, errOp)
+}
+
+// senderNamespace is the name under which the controller finds the other end of its wire.
+const senderNamespace = "rscdemo-sender"
+
+// nameNamespace gives the network namespace of a process a name, as `ip netns` does, so that the controller can look at
+// the offloads of the wire's other end as it would on a host. The folder of names is mounted over for this process
+// alone, which has its own mounts: nobody else sees the name and nothing of it outlives the process.
+func nameNamespace(name string, pid int) error {
+	if err := unix.Mount("tmpfs", netns.Dir, "tmpfs", 0, "mode=0755,size=64k"); err != nil {
+		return fmt.Errorf("namespace names: mount: %w", err)
+	}
+	path := filepath.Join(netns.Dir, name)
+	if err := os.WriteFile(path, nil, 0o400); err != nil {
+		return fmt.Errorf("namespace names: %w", err)
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/%d/ns/net", pid), path, "none", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("namespace names: %s: %w", name, err)
+	}
+	return nil
 }
 
 // run starts the controller and waits until its socket answers. The folder of the pins is an ordinary one, so nothing is

@@ -41,7 +41,7 @@ const (
 )
 
 // ErrInterrupted is returned when a signal ended the demo.
-var ErrInterrupted = errors.New("demo: interrupted; everything it made is gone again")
+var ErrInterrupted = errors.New("demo: interrupted")
 
 // Run runs the demo and prints its result. When it fails it cleans up, prints {"schema","error"} if JSON was asked for,
 // and returns the error (one line; the caller prints it to stderr and exits 1). It ends early when ctx ends, and on
@@ -69,10 +69,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}()
 
-	r, err := run(ctx, o)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause // whatever failed, failed because of that
-	}
+	r, err := run(ctx, cancel, o)
 	if err != nil {
 		if o.JSON {
 			return errors.Join(err, writeFailure(o.Stdout, err))
@@ -85,13 +82,22 @@ func Run(ctx context.Context, o Options) error {
 	return r.text(o.Stdout)
 }
 
-// run is Run without the printing.
-func run(ctx context.Context, o Options) (_ *Result, err error) {
+// run is Run without the printing. fail ends ctx, for what happens beside the main line: a process that dies.
+func run(ctx context.Context, fail context.CancelCauseFunc, o Options) (_ *Result, err error) {
 	if err := preflight(); err != nil {
 		return nil, err
 	}
-	d := &demo{opt: o, flows: 1, seed: rand.Uint64()}
-	defer func() { err = errors.Join(err, d.close()) }()
+	d := &demo{opt: o, fail: fail, flows: 1, seed: rand.Uint64()}
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = cause // whatever failed, failed because of that
+		}
+		if left := d.close(); left != nil && err != nil {
+			err = fmt.Errorf("%w; %w", err, left)
+		} else if left != nil {
+			err = left
+		}
+	}()
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ type request struct {
 	IPv6 bool `json:"ipv6,omitempty"`
 
 	// network: what the role needs to build its side
-	PeerPID   int    `json:"peer_pid,omitempty"`  // sender: the process whose namespace gets the other end of the wire
+	PeerPID   int    `json:"peer_pid,omitempty"`  // sender, controller: the process at the other end of the wire
 	Socket    string `json:"socket,omitempty"`    // guest: vhost-user; controller: control
 	State     string `json:"state,omitempty"`     // controller
 	NAPI      bool   `json:"napi,omitempty"`      // guest: let its stack merge (GRO)

@@ -59,9 +59,12 @@ func makeWire(peer int) error {
 	if err != nil {
 		return fmt.Errorf("veth pair: %w", err)
 	}
-	// With it on, frames would carry only the pseudo-header's sum, and AF_XDP is not told. Real wires do not do that.
-	if err := netdev.SetOffload(wireName, netdev.TxChecksum, false); err != nil {
-		return fmt.Errorf("wire: %w", err)
+	// A real wire carries whole frames. A veth would hand over frames whose checksum is only the pseudo-header's sum, and
+	// VLAN tags beside the frame; a program with AF_XDP is told of neither.
+	for _, feature := range []string{netdev.TxChecksum, netdev.TxVLAN} {
+		if err := netdev.SetOffload(wireName, feature, false); err != nil {
+			return fmt.Errorf("wire: %w", err)
+		}
 	}
 	return nil
 }

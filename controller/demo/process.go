@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -105,7 +104,7 @@ func (c *child) ask(ctx context.Context, q request) (*reply, error) {
 		return nil, fmt.Errorf("demo: %s: %s: %w", c.role, q.Op, err)
 	}
 	if _, err := c.in.Write(append(line, '\n')); err != nil {
-		return nil, c.failure(q.Op)
+		return nil, c.failure()
 	}
 	timeout := time.NewTimer(replyTimeout)
 	defer timeout.Stop()
@@ -116,7 +115,7 @@ func (c *child) ask(ctx context.Context, q request) (*reply, error) {
 		return nil, fmt.Errorf("demo: %s: %s: no answer within %v: %w%s", c.role, q.Op, replyTimeout, ErrChild, c.log.lastLine())
 	case line, ok := <-c.lines:
 		if !ok {
-			return nil, c.failure(q.Op)
+			return nil, c.failure()
 		}
 		var r reply
 		if err := json.Unmarshal(line, &r); err != nil {
@@ -130,25 +129,21 @@ func (c *child) ask(ctx context.Context, q request) (*reply, error) {
 }
 
 // failure says how a child that does not answer ended.
-func (c *child) failure(op string) error {
-	select {
-	case <-c.done:
-	case <-time.After(time.Second):
-	}
-	how := "its output ended"
+func (c *child) failure() error {
+	how := "it closed its output"
 	select {
 	case <-c.done:
 		how = "it ended"
 		if c.err != nil {
 			how = c.err.Error()
 		}
-	default:
+	case <-time.After(time.Second):
 	}
-	return fmt.Errorf("demo: %s: %s: %s: %w%s", c.role, op, how, ErrChild, c.log.lastLine())
+	return fmt.Errorf("demo: %s: %w: %s%s", c.role, ErrChild, how, c.log.lastLine())
 }
 
-// stop ends the child: its input ends, and if that is not enough, it is killed.
-func (c *child) stop() {
+// stop ends the child: its input ends, and if it has not ended after the grace, it is killed.
+func (c *child) stop(grace time.Duration) {
 	if c == nil {
 		return
 	}
@@ -160,9 +155,9 @@ func (c *child) stop() {
 	select {
 	case <-c.done:
 		return
-	case <-time.After(stopTimeout):
+	case <-time.After(grace):
 	}
-	_ = c.cmd.Process.Signal(os.Kill)
+	_ = c.cmd.Process.Kill()
 	<-c.done
 }
 

@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netns"
 )
 
 // demo is the stage: three processes, the folder with their sockets, and the client of the controller.
 type demo struct {
 	opt    Options
+	fail   context.CancelCauseFunc
 	flows  int
 	seed   uint64
 	dir    string
@@ -25,7 +28,10 @@ type demo struct {
 	sender, control, guest      *child
 	senderAddress, guestAddress string
 
-	coalesce, guestGRO bool // as set now
+	closing atomic.Bool // processes that end now are meant to
+
+	guestGRO  bool // as set now
+	madeNames bool // the folder of namespace names is ours
 }
 
 var (
@@ -73,6 +79,7 @@ func (d *demo) start(ctx context.Context) (err error) {
 		if *c.to, err = startChild(d.opt.Executable, c.role, c.death); err != nil {
 			return err
 		}
+		go d.watch(*c.to)
 	}
 	d.say("sender, controller and guest in namespaces of their own (processes %d, %d, %d)",
 		d.sender.cmd.Process.Pid, d.control.cmd.Process.Pid, d.guest.cmd.Process.Pid)
@@ -90,6 +97,14 @@ func (d *demo) start(ctx context.Context) (err error) {
 	return d.listen(ctx)
 }
 
+// watch ends the demo when one of its processes does, whatever is being waited for at that moment.
+func (d *demo) watch(c *child) {
+	<-c.done
+	if !d.closing.Load() {
+		d.fail(c.failure())
+	}
+}
+
 // makeDir makes the folder of the sockets. Their paths must fit into 107 bytes (unix(7)), which TMPDIR may not grant.
 func (d *demo) makeDir() (err error) {
 	base := os.TempDir()
@@ -101,6 +116,12 @@ func (d *demo) makeDir() (err error) {
 	}
 	if err := os.Mkdir(d.path("sys"), 0o700); err != nil {
 		return fmt.Errorf("demo: folder for sockets: %w", err)
+	}
+	// The controller's process mounts over this folder, so it must be there; on a host without `ip netns` it is not.
+	if err := os.Mkdir(netns.Dir, 0o755); err == nil {
+		d.madeNames = true
+	} else if !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("demo: %w", err)
 	}
 	return nil
 }
@@ -114,7 +135,7 @@ func (d *demo) startController(ctx context.Context) error {
 		q request
 	}{
 		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid}},
-		{d.control, request{Op: "network"}},
+		{d.control, request{Op: "network", PeerPID: d.sender.cmd.Process.Pid}},
 		{d.control, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}},
 	} {
 		if _, err := x.c.ask(ctx, x.q); err != nil {
@@ -229,8 +250,13 @@ func (d *demo) close() error {
 	if d.client != nil {
 		d.client.Close()
 	}
-	for _, c := range []*child{d.guest, d.control, d.sender} {
-		c.stop()
+	// The controller leaves in order. Of the other two nothing remains but processes, and they may be deep in a transfer.
+	d.closing.Store(true)
+	d.control.stop(stopTimeout)
+	d.guest.stop(0)
+	d.sender.stop(0)
+	if d.madeNames {
+		_ = os.Remove(netns.Dir) // somebody may have put a name there
 	}
 	if d.dir == "" {
 		return nil
