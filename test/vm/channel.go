@@ -26,8 +26,14 @@ type channel struct {
 	mu      sync.Mutex
 	w       io.Writer
 	next    uint64
-	waiting map[uint64]chan control.Reply
+	waiting map[uint64]order
 	ended   error
+}
+
+// order is one that waits for its answer.
+type order struct {
+	answer chan control.Reply
+	output io.Writer // of the program it started; may be nil
 }
 
 func newChannel(w io.Writer) *channel {
@@ -35,7 +41,7 @@ func newChannel(w io.Writer) *channel {
 		// Nobody boots that often; should a guest do, the oldest boots tell enough.
 		ready:   make(chan control.Hello, 64),
 		w:       w,
-		waiting: map[uint64]chan control.Reply{},
+		waiting: map[uint64]order{},
 	}
 }
 
@@ -52,16 +58,29 @@ func (c *channel) run(r io.Reader) {
 			c.booted(reply)
 			continue
 		}
-		c.mu.Lock()
-		answer := c.waiting[reply.ID]
-		delete(c.waiting, reply.ID)
-		c.mu.Unlock()
-		if answer != nil {
-			answer <- reply
-		}
+		c.deliver(reply)
 	}
 	c.abandon(ErrGone, true)
 	close(c.ready)
+}
+
+func (c *channel) deliver(reply control.Reply) {
+	c.mu.Lock()
+	o, known := c.waiting[reply.ID]
+	if reply.Event == "" {
+		delete(c.waiting, reply.ID)
+	}
+	c.mu.Unlock()
+	switch {
+	case !known:
+	case reply.Event == "":
+		o.answer <- reply
+	case reply.Event == control.EventOutput && o.output != nil:
+		var text string
+		if json.Unmarshal(reply.Result, &text) == nil {
+			_, _ = io.WriteString(o.output, text) // who asked for the output sees what it misses
+		}
+	}
 }
 
 func (c *channel) booted(reply control.Reply) {
@@ -80,8 +99,8 @@ func (c *channel) booted(reply control.Reply) {
 func (c *channel) abandon(why error, forever bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, answer := range c.waiting {
-		answer <- control.Reply{Error: why.Error()}
+	for id, o := range c.waiting {
+		o.answer <- control.Reply{Error: why.Error()}
 		delete(c.waiting, id)
 	}
 	if forever {
@@ -89,8 +108,8 @@ func (c *channel) abandon(why error, forever bool) {
 	}
 }
 
-// do sends one order and waits for its answer. Args may be nil; result is a pointer or nil.
-func (c *channel) do(ctx context.Context, op string, args, result any) error {
+// do sends one order and waits for its answer. Args and output may be nil; result is a pointer or nil.
+func (c *channel) do(ctx context.Context, op string, args, result any, output io.Writer) error {
 	req := control.Request{Op: op}
 	if args != nil {
 		b, err := json.Marshal(args)
@@ -99,7 +118,7 @@ func (c *channel) do(ctx context.Context, op string, args, result any) error {
 		}
 		req.Args = b
 	}
-	answer, id, err := c.send(req)
+	answer, id, err := c.send(req, output)
 	if err != nil {
 		return fmt.Errorf("guest: %s: %w", op, err)
 	}
@@ -114,7 +133,7 @@ func (c *channel) do(ctx context.Context, op string, args, result any) error {
 	}
 }
 
-func (c *channel) send(req control.Request) (<-chan control.Reply, uint64, error) {
+func (c *channel) send(req control.Request, output io.Writer) (<-chan control.Reply, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != nil {
@@ -130,7 +149,7 @@ func (c *channel) send(req control.Request) (<-chan control.Reply, uint64, error
 		return nil, 0, fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	answer := make(chan control.Reply, 1)
-	c.waiting[req.ID] = answer
+	c.waiting[req.ID] = order{answer, output}
 	return answer, req.ID, nil
 }
 

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -44,14 +46,20 @@ func FindKernel(dir string) (Kernel, error) {
 	return k, nil
 }
 
-// BuildInitrd builds the guest's program with the go command and writes it, with the modules it will load, as an
-// initramfs to the file path.
-func BuildInitrd(ctx context.Context, k Kernel, path string) error {
+// Extras are what a guest that does more than receive finds in its initramfs.
+type Extras struct {
+	Modules []string          // loaded at boot, after the NIC's, with what they depend on
+	Files   map[string]string // path in the guest to path here; folders are copied whole, links as what they point at
+}
+
+// BuildInitrd builds the guest's program with the go command and writes it, with the modules it will load and the
+// extras, as an initramfs to the file path.
+func BuildInitrd(ctx context.Context, k Kernel, path string, x Extras) error {
 	set, err := openModules(k.Modules)
 	if err != nil {
 		return err
 	}
-	modules, err := set.resolve(wantedModules...)
+	modules, err := set.resolve(slices.Concat(wantedModules, x.Modules)...)
 	if err != nil {
 		return err
 	}
@@ -64,14 +72,14 @@ func BuildInitrd(ctx context.Context, k Kernel, path string) error {
 		return fmt.Errorf("initrd: %w", err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	err = errors.Join(writeInitrd(newCPIO(w), program, modules), w.Flush(), f.Close())
+	err = errors.Join(writeInitrd(newCPIO(w), program, modules, x.Files), w.Flush(), f.Close())
 	if err != nil {
 		return fmt.Errorf("initrd: %w", err)
 	}
 	return nil
 }
 
-func writeInitrd(c *cpioWriter, program []byte, modules []module) error {
+func writeInitrd(c *cpioWriter, program []byte, modules []module, files map[string]string) error {
 	c.dir("dev")
 	// The kernel opens it for init's standard streams before there is a devtmpfs.
 	c.char("dev/console", 0o600, 5, 1)
@@ -84,7 +92,55 @@ func writeInitrd(c *cpioWriter, program []byte, modules []module) error {
 		order.WriteString(name + "\n")
 	}
 	c.file("modules/order", 0o644, []byte(order.String()))
+	tree := &fileTree{c: c, made: map[string]bool{".": true, "dev": true, "modules": true}}
+	for _, to := range slices.Sorted(maps.Keys(files)) {
+		if err := tree.add(strings.TrimPrefix(to, "/"), files[to]); err != nil {
+			return err
+		}
+	}
 	return c.close()
+}
+
+// fileTree adds files and whatever folders they lie in.
+type fileTree struct {
+	c    *cpioWriter
+	made map[string]bool
+}
+
+func (t *fileTree) add(to, from string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		t.dir(to)
+		entries, err := os.ReadDir(from)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := t.add(filepath.Join(to, e.Name()), filepath.Join(from, e.Name())); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	t.dir(filepath.Dir(to))
+	t.c.file(to, int(info.Mode().Perm()), data)
+	return nil
+}
+
+func (t *fileTree) dir(name string) {
+	if t.made[name] {
+		return
+	}
+	t.dir(filepath.Dir(name))
+	t.made[name] = true
+	t.c.dir(name)
 }
 
 // buildGuest compiles test/vm/guest, statically: there is no C library in the guest.

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			return k, err
 		}
-		return k, BuildInitrd(context.Background(), k, initrd)
+		return k, BuildInitrd(context.Background(), k, initrd, Extras{})
 	})
 	shared.kernel = func() (Kernel, string, error) {
 		k, err := build()

@@ -76,7 +76,15 @@ func (v *VM) WaitReady(ctx context.Context) (control.Hello, error) {
 // Do gives the guest an order of package control and waits for its answer. Args may be nil; result is a pointer to the
 // answer's type, or nil.
 func (v *VM) Do(ctx context.Context, op string, args, result any) error {
-	return v.ctl.do(ctx, op, args, result)
+	return v.ctl.do(ctx, op, args, result, nil)
+}
+
+// Exec runs a program of the initramfs and copies what it writes to output, from another goroutine, while it runs. An
+// error is only a program that could not be started, or whose VM ended.
+func (v *VM) Exec(ctx context.Context, e control.Exec, output io.Writer) (control.ExecResult, error) {
+	var r control.ExecResult
+	err := v.ctl.do(ctx, control.OpExec, e, &r, output)
+	return r, err
 }
 
 // PID is QEMU's process number.

@@ -13,6 +13,9 @@ import (
 // EventReady is sent once after every boot, when the guest takes orders. Its Result is a Hello.
 const EventReady = "ready"
 
+// EventOutput carries what a program started by OpExec writes, as JSON text, with the order's ID.
+const EventOutput = "output"
+
 // The orders. Args and Result name the types that travel with each.
 const (
 	OpAddr     = "addr"     // Addr -> nothing: the NIC goes up with these addresses
@@ -26,6 +29,7 @@ const (
 	OpUDP      = "udp"      // Probe -> ProbeResult: UDP datagrams to an echo server
 	OpForget   = "forget"   // nothing -> nothing: empties the neighbour tables
 	OpRebind   = "rebind"   // nothing -> nothing: the NIC's driver lets go of the device and takes it again
+	OpExec     = "exec"     // Exec -> ExecResult: runs a program of the initramfs
 	OpReboot   = "reboot"   // nothing -> nothing; then a new EventReady
 	OpPowerOff = "poweroff" // nothing -> nothing; then QEMU ends
 )
@@ -130,6 +134,20 @@ type Probe struct {
 	Size    int           `json:"size"`
 	Count   int           `json:"count"`
 	Timeout time.Duration `json:"timeout"` // for each round trip
+}
+
+// Exec runs a program and waits for its end. Timeout kills it; 0 is none.
+type Exec struct {
+	Args    []string      `json:"args"`
+	Env     []string      `json:"env,omitempty"`
+	Dir     string        `json:"dir,omitempty"`
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// ExecResult is how the program ended: its exit code, or -1 when a signal ended it.
+type ExecResult struct {
+	Exit int    `json:"exit"`
+	How  string `json:"how,omitempty"` // in words, unless the code is 0
 }
 
 // ProbeResult counts the answers that were right to the last byte.

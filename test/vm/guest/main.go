@@ -50,16 +50,16 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return serve(port, newGuest())
+	out := &replies{enc: json.NewEncoder(port)}
+	return serve(port, out, newGuest(out))
 }
 
 // serve answers orders until the port ends. Every order has a goroutine: some take minutes.
-func serve(port io.ReadWriter, g *guest) error {
+func serve(port io.ReadWriter, out *replies, g *guest) error {
 	// A reboot may have cut a line in two: end it.
 	if _, err := io.WriteString(port, "\n"); err != nil {
 		return err
 	}
-	out := &replies{enc: json.NewEncoder(port)}
 	hello := control.Hello{Kernel: release(), CPUs: runtime.NumCPU(), NIC: g.nicName()}
 	if err := out.send(control.Reply{Event: control.EventReady}, hello, nil); err != nil {
 		return err
@@ -72,7 +72,7 @@ func serve(port io.ReadWriter, g *guest) error {
 			continue
 		}
 		go func() {
-			result, err := g.do(req.Op, req.Args)
+			result, err := g.do(req)
 			if err := out.send(control.Reply{ID: req.ID}, result, err); err != nil {
 				fmt.Fprintln(os.Stderr, "guest: answer:", err)
 			}

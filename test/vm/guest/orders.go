@@ -19,15 +19,17 @@ type guest struct {
 	mu        sync.Mutex
 	listeners map[int]*net.TCPListener
 	echoes    map[int]bool
+	out       *replies
 }
 
-func newGuest() *guest {
-	return &guest{listeners: map[int]*net.TCPListener{}, echoes: map[int]bool{}}
+func newGuest(out *replies) *guest {
+	return &guest{listeners: map[int]*net.TCPListener{}, echoes: map[int]bool{}, out: out}
 }
 
 // do carries out one order.
-func (g *guest) do(op string, args json.RawMessage) (any, error) {
-	switch op {
+func (g *guest) do(req control.Request) (any, error) {
+	args := req.Args
+	switch req.Op {
 	case control.OpAddr:
 		return nothing(with(args, g.addr))
 	case control.OpNIC:
@@ -50,10 +52,12 @@ func (g *guest) do(op string, args json.RawMessage) (any, error) {
 		return nil, g.forget()
 	case control.OpRebind:
 		return nil, g.rebind()
+	case control.OpExec:
+		return ask(args, func(e control.Exec) (*control.ExecResult, error) { return g.exec(req.ID, e) })
 	case control.OpReboot, control.OpPowerOff:
 		return nil, nil // done after the answer
 	}
-	return nil, fmt.Errorf("no such order: %q", op)
+	return nil, fmt.Errorf("no such order: %q", req.Op)
 }
 
 func with[A any](args json.RawMessage, f func(A) error) error {

@@ -13,10 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountAll mounts what the kernel shows itself through.
+// mountAll mounts what the kernel shows itself through, and makes the folders programs expect.
 func mountAll() error {
-	for _, m := range []struct{ kind, at string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
-		if err := os.MkdirAll(m.at, 0o755); err != nil {
+	for _, m := range []struct{ kind, at string }{
+		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"bpf", "/sys/fs/bpf"},
+		{"tmpfs", "/run"}, {"tmpfs", "/tmp"}, {"tmpfs", "/dev/shm"},
+	} {
+		if err := os.MkdirAll(m.at, 0o755); err != nil && !os.IsExist(err) {
+			// sysfs has the folder for bpf exactly when the kernel has that file system.
+			if m.kind == "bpf" {
+				continue
+			}
 			return err
 		}
 		// EBUSY: the kernel mounts devtmpfs by itself when it is configured so.
