@@ -38,7 +38,7 @@ func BuildArchive(k Kernel, path string, init []byte, modules []string, files []
 		addFolders(c, seen, filepath.Dir(file.Path))
 		c.file(file.Path, file.Perm, file.Data)
 	}
-	if err := errors.Join(writeInitrd(c, init, mods), w.Flush(), f.Close()); err != nil {
+	if err := errors.Join(writeInitrd(c, init, mods, nil), w.Flush(), f.Close()); err != nil {
 		return fmt.Errorf("initrd: %w", err)
 	}
 	return nil

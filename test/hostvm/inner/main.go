@@ -1,0 +1,81 @@
+// Command inner is the init of the VM that test/hostvm starts: it loads the modules, makes a small Linux around itself,
+// runs the test programs one after the other and powers off. What it prints on the second serial port is the test
+// programs' own output, with a line before and after each.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "inner:", err)
+	}
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func run() error {
+	for _, m := range []struct{ what, on, fs string }{
+		{"devtmpfs", "/dev", "devtmpfs"}, {"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}, {"bpf", "/sys/fs/bpf", "bpf"},
+		{"tmpfs", "/tmp", "tmpfs"}, {"tmpfs", "/run", "tmpfs"},
+	} {
+		if err := os.MkdirAll(m.on, 0o755); err != nil && !os.IsExist(err) {
+			return err
+		}
+		if err := unix.Mount(m.what, m.on, m.fs, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", m.on, err)
+		}
+	}
+	out, err := os.OpenFile("/dev/ttyS1", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	f, err := os.Open("/tests/list")
+	if err != nil {
+		return err
+	}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		name, dir, _ := strings.Cut(s.Text(), " ")
+		start := time.Now()
+		fmt.Fprintf(out, "@@ RUN %s\n", name)
+		cmd := exec.Command("/tests/"+name, "-test.v", "-test.timeout=10m")
+		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+		cmd.Env = []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin", "HOME=/tmp", "TMPDIR=/tmp", "RSCCTL_NO_SKIP=1", "RSCCTL_BINARY=/tests/rscctl", "RSCCTL_INSIDE=1"}
+		result := "pass"
+		if err := cmd.Run(); err != nil {
+			result = err.Error()
+		}
+		fmt.Fprintf(out, "@@ END %s %.0fs %s\n", name, time.Since(start).Seconds(), result)
+	}
+	return nil
+}
+
+func loadModules() error {
+	order, err := os.ReadFile("/modules/order")
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(order)) {
+		f, err := os.Open("/modules/" + name)
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		if err != nil && err != unix.EEXIST {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+	}
+	return nil
+}

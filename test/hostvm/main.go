@@ -1,0 +1,186 @@
+// Command hostvm runs the privileged tests in a throw-away VM: QEMU without KVM, the kernel that test/vm/setup.sh
+// downloads, and the test programs in an initramfs. It is for machines whose own kernel must not or cannot be used: a
+// kernel bug met by a test stays in the VM.
+//
+//	go run ./test/hostvm [PACKAGE...]
+//
+// It prints the tests' output and, last, "N passed, N failed, N skipped". It exits with 1 if a test failed or the VM did
+// not come to the end.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rscctl/rscctl/test/vm"
+)
+
+// packages hold the privileged tests.
+var packages = []string{"./controller/netns", "./controller/netdev", "./controller/xsk", "./bpf", "./vhost/tapguest", "./controller/demo", "./test/e2e"}
+
+// modules are the drivers the tests use, where the kernel has them as modules.
+var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q"}
+
+const (
+	timeLimit = 30 * time.Minute
+	memory    = "4096M"
+)
+
+func main() {
+	pkgs := packages
+	if len(os.Args) > 1 {
+		pkgs = os.Args[1:]
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
+	defer cancel()
+	if err := run(ctx, pkgs); err != nil {
+		fmt.Fprintln(os.Stderr, "hostvm:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, pkgs []string) error {
+	kernel, err := vm.FindKernel("test/vm")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "rscctl-hostvm-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	initrd := filepath.Join(dir, "initrd")
+	if err := build(ctx, kernel, dir, initrd, pkgs); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, vm.QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-smp", "2", "-m", memory, "-kernel", kernel.Image, "-initrd", initrd,
+		"-append", "console=ttyS0 quiet panic=-1 sysctl.kernel.panic_on_oops=1",
+		"-serial", "file:"+filepath.Join(dir, "console"), "-serial", "stdio")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	var t tally
+	for s := bufio.NewScanner(out); s.Scan(); {
+		t.line(strings.TrimRight(s.Text(), "\r"))
+	}
+	err = cmd.Wait()
+	if len(t.ended) != len(pkgs) || t.failed > 0 {
+		console, _ := os.ReadFile(filepath.Join(dir, "console"))
+		fmt.Printf("console of the VM:\n%s\n", console[max(0, len(console)-8<<10):])
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("the VM did not end in %s", timeLimit)
+	case err != nil:
+		return fmt.Errorf("QEMU: %w", err)
+	case len(t.ended) != len(pkgs):
+		return fmt.Errorf("%d of %d test programs came to their end", len(t.ended), len(pkgs))
+	case t.failed > 0:
+		return fmt.Errorf("%d tests failed in the VM", t.failed)
+	}
+	return nil
+}
+
+// tally counts what the test programs print.
+type tally struct {
+	passed, failed, skipped int
+	ended                   []string
+}
+
+func (t *tally) line(s string) {
+	fmt.Println(s)
+	word := strings.TrimSpace(s)
+	switch {
+	case strings.HasPrefix(word, "--- PASS"):
+		t.passed++
+	case strings.HasPrefix(word, "--- FAIL"):
+		t.failed++
+	case strings.HasPrefix(word, "--- SKIP"):
+		t.skipped++
+	case strings.HasPrefix(word, "@@ END"):
+		t.ended = append(t.ended, word)
+		if !strings.HasSuffix(word, " pass") {
+			t.failed++
+		}
+	}
+}
+
+// build compiles the product, the tests and the VM's init, and packs them with the packages' data files.
+func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []string) error {
+	inner, err := compile(ctx, filepath.Join(dir, "inner"), "build", "./test/hostvm/inner")
+	if err != nil {
+		return err
+	}
+	product, err := compile(ctx, filepath.Join(dir, "rscctl"), "build", "./cmd/rscctl")
+	if err != nil {
+		return err
+	}
+	files := []vm.File{{Path: "/tests/rscctl", Perm: 0o755, Data: product}}
+	var list strings.Builder
+	for _, pkg := range pkgs {
+		name := strings.ReplaceAll(strings.TrimPrefix(pkg, "./"), "/", "_") + ".test"
+		program, err := compile(ctx, filepath.Join(dir, name), "test", "-c", pkg)
+		if err != nil {
+			return err
+		}
+		files = append(files, vm.File{Path: "/tests/" + name, Perm: 0o755, Data: program})
+		src := filepath.Join("/src", pkg)
+		fmt.Fprintf(&list, "%s %s\n", name, src)
+		data, err := dataFiles(pkg, src)
+		if err != nil {
+			return err
+		}
+		files = append(files, data...)
+	}
+	files = append(files, vm.File{Path: "/tests/list", Perm: 0o644, Data: []byte(list.String())})
+	return vm.BuildArchive(kernel, initrd, inner, modules, files)
+}
+
+// compile runs the go command for a static program and returns it.
+func compile(ctx context.Context, out, verb string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{verb, "-ldflags=-s -w", "-o", out}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("go %s %s: %w", verb, strings.Join(args, " "), err)
+	}
+	return os.ReadFile(out)
+}
+
+// dataFiles are a package's files that are no Go source, testdata included: tests read them by relative path.
+func dataFiles(pkg, to string) ([]vm.File, error) {
+	files := []vm.File{{Path: filepath.Join(to, ".here"), Perm: 0o644}} // the folder itself, where there is no data
+	err := filepath.WalkDir(pkg, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(pkg, path)
+		if d.IsDir() {
+			if rel != "." && !strings.HasPrefix(rel, "testdata") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		files = append(files, vm.File{Path: filepath.Join(to, rel), Perm: 0o644, Data: data})
+		return err
+	})
+	return files, err
+}
