@@ -14,15 +14,16 @@ build:
 demo: build
 	$(BIN) demo
 
-# Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named.
+# Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
+# this kernel and, in a throw-away VM, on a second one.
 test: build
 	bash test/vm/setup.sh race vm
-	go run ./test/report unit race vm
+	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm
 
-# The long ones as well: every VM configuration, fuzzing, DPDK's front-end, crash cycles.
+# The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
 	bash test/vm/setup.sh race vm dpdk
-	go run ./test/report unit race vm fuzz long
+	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm fuzz long
 
 # Remakes the committed BPF objects, bit for bit with this clang version.
 generate:

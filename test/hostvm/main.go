@@ -3,6 +3,9 @@
 // kernel bug met by a test stays in the VM.
 //
 //	go run ./test/hostvm [PACKAGE...]
+//	go run ./test/hostvm demo [FLAG...]
+//
+// The second form runs `rscctl demo` there.
 //
 // It prints the tests' output and, last, "N passed, N failed, N skipped". It exits with 1 if a test failed or the VM did
 // not come to the end.
@@ -34,19 +37,21 @@ const (
 )
 
 func main() {
-	pkgs := packages
-	if len(os.Args) > 1 {
+	pkgs, demo := packages, ""
+	if len(os.Args) > 1 && os.Args[1] == "demo" {
+		pkgs, demo = nil, strings.Join(os.Args[1:], " ")
+	} else if len(os.Args) > 1 {
 		pkgs = os.Args[1:]
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
 	defer cancel()
-	if err := run(ctx, pkgs); err != nil {
+	if err := run(ctx, pkgs, demo); err != nil {
 		fmt.Fprintln(os.Stderr, "hostvm:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, pkgs []string) error {
+func run(ctx context.Context, pkgs []string, demo string) error {
 	kernel, err := vm.FindKernel("test/vm")
 	if err != nil {
 		return err
@@ -57,7 +62,7 @@ func run(ctx context.Context, pkgs []string) error {
 	}
 	defer os.RemoveAll(dir)
 	initrd := filepath.Join(dir, "initrd")
-	if err := build(ctx, kernel, dir, initrd, pkgs); err != nil {
+	if err := build(ctx, kernel, dir, initrd, pkgs, demo); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, vm.QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max",
@@ -72,12 +77,16 @@ func run(ctx context.Context, pkgs []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	want := len(pkgs)
+	if demo != "" {
+		want++
+	}
 	var t tally
 	for s := bufio.NewScanner(out); s.Scan(); {
 		t.line(strings.TrimRight(s.Text(), "\r"))
 	}
 	err = cmd.Wait()
-	if len(t.ended) != len(pkgs) || t.failed > 0 {
+	if len(t.ended) != want || t.failed > 0 {
 		console, _ := os.ReadFile(filepath.Join(dir, "console"))
 		fmt.Printf("console of the VM:\n%s\n", console[max(0, len(console)-8<<10):])
 	}
@@ -87,8 +96,8 @@ func run(ctx context.Context, pkgs []string) error {
 		return fmt.Errorf("the VM did not end in %s", timeLimit)
 	case err != nil:
 		return fmt.Errorf("QEMU: %w", err)
-	case len(t.ended) != len(pkgs):
-		return fmt.Errorf("%d of %d test programs came to their end", len(t.ended), len(pkgs))
+	case len(t.ended) != want:
+		return fmt.Errorf("%d of %d test programs came to their end", len(t.ended), want)
 	case t.failed > 0:
 		return fmt.Errorf("%d tests failed in the VM", t.failed)
 	}
@@ -120,7 +129,7 @@ func (t *tally) line(s string) {
 }
 
 // build compiles the product, the tests and the VM's init, and packs them with the packages' data files.
-func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []string) error {
+func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []string, demo string) error {
 	inner, err := compile(ctx, filepath.Join(dir, "inner"), "build", "./test/hostvm/inner")
 	if err != nil {
 		return err
@@ -139,12 +148,15 @@ func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []str
 		}
 		files = append(files, vm.File{Path: "/tests/" + name, Perm: 0o755, Data: program})
 		src := filepath.Join("/src", pkg)
-		fmt.Fprintf(&list, "%s %s\n", name, src)
+		fmt.Fprintf(&list, "%s %s -test.v -test.timeout=10m\n", name, src)
 		data, err := dataFiles(pkg, src)
 		if err != nil {
 			return err
 		}
 		files = append(files, data...)
+	}
+	if demo != "" {
+		fmt.Fprintf(&list, "rscctl /tmp %s\n", demo)
 	}
 	files = append(files, vm.File{Path: "/tests/list", Perm: 0o644, Data: []byte(list.String())})
 	return vm.BuildArchive(kernel, initrd, inner, modules, files)

@@ -9,6 +9,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,11 +27,12 @@ type stage struct {
 
 // stages by name. Packages run one at a time: many tests make network namespaces and traffic, on machines with few cores.
 var stages = map[string]stage{
-	"unit": {args: []string{"-p", "1", "-timeout", "10m", "./..."}},
-	"race": {args: []string{"-race", "-short", "-p", "1", "-timeout", "10m", "./flowtable/...", "./vhost/...", "./controller/...", "./bpf/...", "./cmd/..."}},
-	"fuzz": {args: nil}, // expanded by fuzzTargets
-	"vm":   {args: []string{"-timeout", "18m", "-count", "1", "./test/vm/..."}, env: []string{"RSCCTL_VM=1"}},
-	"long": {args: []string{"-timeout", "75m", "-count", "1", "./test/vm/...", "./vhost/...", "./controller/..."}, env: []string{"RSCCTL_VM=1", "RSCCTL_LONG=1"}},
+	"unit":   {args: []string{"-p", "1", "-timeout", "10m", "./..."}},
+	"race":   {args: []string{"-race", "-short", "-p", "1", "-timeout", "10m", "./flowtable/...", "./vhost/...", "./controller/...", "./bpf/...", "./cmd/..."}},
+	"fuzz":   {args: nil}, // expanded by fuzzTargets
+	"hostvm": {},          // go run ./test/hostvm
+	"vm":     {args: []string{"-timeout", "18m", "-count", "1", "./test/vm/..."}, env: []string{"RSCCTL_VM=1"}},
+	"long":   {args: []string{"-timeout", "75m", "-count", "1", "./test/vm/...", "./vhost/...", "./controller/..."}, env: []string{"RSCCTL_VM=1", "RSCCTL_LONG=1"}},
 }
 
 // event is one line of `go test -json` (go doc test2json).
@@ -56,6 +58,10 @@ func main() {
 			fmt.Fprintf(os.Stderr, "report: stage %q: no such stage\n", name)
 			os.Exit(2)
 		}
+		if name == "hostvm" {
+			t.hostvm()
+			continue
+		}
 		runs := [][]string{s.args}
 		if name == "fuzz" {
 			var err error
@@ -71,6 +77,31 @@ func main() {
 		}
 	}
 	os.Exit(t.close())
+}
+
+// hostvm runs the privileged tests in a VM and counts what its last line says.
+func (t *totals) hostvm() {
+	start := time.Now()
+	fmt.Println("== hostvm: go run ./test/hostvm")
+	cmd := exec.Command("go", "run", "./test/hostvm")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	fmt.Printf("%s== hostvm: %s\n", out, time.Since(start).Round(time.Second))
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	var passed, failed, skipped int
+	if n, _ := fmt.Sscanf(lines[len(lines)-1], "%d passed, %d failed, %d skipped", &passed, &failed, &skipped); n != 3 && err == nil {
+		err = errors.New("no result")
+	}
+	t.passed += passed
+	t.failed += failed
+	for i, l := range lines {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(l), "--- SKIP: "); ok {
+			t.skips = append(t.skips, fmt.Sprintf("hostvm: %s: %s", name, reason(lines[max(0, i-1):i+2])))
+		}
+	}
+	if err != nil {
+		t.bad = append(t.bad, fmt.Sprintf("hostvm: %v", err))
+	}
 }
 
 // fuzzTargets finds every fuzz target and gives each a short run.

@@ -46,10 +46,11 @@ func run() error {
 		return err
 	}
 	for s := bufio.NewScanner(f); s.Scan(); {
-		name, dir, _ := strings.Cut(s.Text(), " ")
+		words := strings.Fields(s.Text()) // name, folder, arguments
+		name, dir, args := words[0], words[1], words[2:]
 		start := time.Now()
 		fmt.Fprintf(out, "@@ RUN %s\n", name)
-		cmd := exec.Command("/tests/"+name, "-test.v", "-test.timeout=10m")
+		cmd := exec.Command("/tests/"+name, args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
 		cmd.Env = []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin", "HOME=/tmp", "TMPDIR=/tmp", "RSCCTL_NO_SKIP=1", "RSCCTL_BINARY=/tests/rscctl", "RSCCTL_INSIDE=1"}
 		result := "pass"
