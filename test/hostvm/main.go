@@ -28,6 +28,9 @@ import (
 // packages hold the privileged tests.
 var packages = []string{"./controller/netns", "./controller/netdev", "./controller/xsk", "./bpf", "./vhost/tapguest", "./controller/demo", "./test/e2e"}
 
+// programs are what the tests run; each comes with the libraries it needs.
+var programs = []string{"true", "sh", "cat", "readlink", "sleep", "ip"}
+
 // modules are the drivers the tests use, where the kernel has them as modules.
 var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q"}
 
@@ -158,6 +161,11 @@ func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []str
 	if demo != "" {
 		fmt.Fprintf(&list, "rscctl /tmp %s\n", demo)
 	}
+	tools, err := programFiles(ctx)
+	if err != nil {
+		return err
+	}
+	files = append(files, tools...)
 	files = append(files, vm.File{Path: "/tests/list", Perm: 0o644, Data: []byte(list.String())})
 	return vm.BuildArchive(kernel, initrd, inner, modules, files)
 }
@@ -195,4 +203,39 @@ func dataFiles(pkg, to string) ([]vm.File, error) {
 		return err
 	})
 	return files, err
+}
+
+// programFiles are the programs, found in the path, and what ldd says they load.
+func programFiles(ctx context.Context) (files []vm.File, err error) {
+	seen := map[string]bool{}
+	add := func(from, to string) error {
+		if seen[to] {
+			return nil
+		}
+		seen[to] = true
+		data, err := os.ReadFile(from)
+		files = append(files, vm.File{Path: to, Perm: 0o755, Data: data})
+		return err
+	}
+	for _, name := range programs {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue // the test that needs it says so
+		}
+		if err := add(path, filepath.Join("/bin", name)); err != nil {
+			return nil, err
+		}
+		out, err := exec.CommandContext(ctx, "ldd", path).Output()
+		if err != nil {
+			continue // static
+		}
+		for word := range strings.FieldsSeq(string(out)) {
+			if strings.HasPrefix(word, "/") {
+				if err := add(word, word); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return files, nil
 }

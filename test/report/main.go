@@ -96,7 +96,7 @@ func (t *totals) hostvm() {
 	t.failed += failed
 	for i, l := range lines {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(l), "--- SKIP: "); ok {
-			t.skips = append(t.skips, fmt.Sprintf("hostvm: %s: %s", name, reason(lines[max(0, i-1):i+2])))
+			t.skips = append(t.skips, fmt.Sprintf("hostvm (allowed: a second kernel): %s: %s", name, reason(lines[max(0, i-1):i+2])))
 		}
 	}
 	if err != nil {

@@ -52,7 +52,7 @@ func run() error {
 		fmt.Fprintf(out, "@@ RUN %s\n", name)
 		cmd := exec.Command("/tests/"+name, args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
-		cmd.Env = []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin", "HOME=/tmp", "TMPDIR=/tmp", "RSCCTL_NO_SKIP=1", "RSCCTL_BINARY=/tests/rscctl", "RSCCTL_INSIDE=1"}
+		cmd.Env = []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin", "HOME=/tmp", "TMPDIR=/tmp", "RSCCTL_BINARY=/tests/rscctl", "RSCCTL_INSIDE=1"}
 		result := "pass"
 		if err := cmd.Run(); err != nil {
 			result = err.Error()
