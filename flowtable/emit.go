@@ -83,14 +83,13 @@ func (t *Table) gather(sf *Superframe, s *slot) {
 	for b := s.firstBlock; left > 0; b = t.blocks.next[b] {
 		n := min(left, blockLen)
 		left -= n
-		refs += copy(t.refs[refs:], t.blocks.refs[b][:n])
-		if s.updates == 0 {
-			frags += copy(t.frags[frags:], t.blocks.frags[b][:n])
-			continue
-		}
-		for _, f := range t.blocks.frags[b][:n] {
-			if f != nil { // a window update has none
-				t.frags[frags] = f
+		list := &t.blocks.list[b]
+		for i := range list[:n] {
+			e := &list[i]
+			t.refs[refs] = e.ref
+			refs++
+			if e.frag != nil {
+				t.frags[frags] = e.frag
 				frags++
 			}
 		}

@@ -60,16 +60,21 @@ type slot struct {
 // blockLen packets behind the first share a block, so that closing a slot walks few links.
 const blockLen = 8
 
+// entry is one packet behind the first. Two of them share a cache line.
+type entry struct {
+	frag []byte // nil: a window update
+	ref  uint64
+}
+
 // blocks holds the packets behind the first of every slot, in lists of blocks.
 type blocks struct {
-	frags [][blockLen][]byte
-	refs  [][blockLen]uint64
-	next  []uint32 // block 0 is not used
-	free  uint32
+	list [][blockLen]entry
+	next []uint32 // block 0 is not used
+	free uint32
 }
 
 func newBlocks(n int) blocks {
-	b := blocks{frags: make([][blockLen][]byte, n+1), refs: make([][blockLen]uint64, n+1), next: make([]uint32, n+1)}
+	b := blocks{list: make([][blockLen]entry, n+1), next: make([]uint32, n+1)}
 	for i := n; i > 0; i-- {
 		b.next[i], b.free = b.free, uint32(i)
 	}
@@ -90,8 +95,8 @@ func (b *blocks) add(s *slot, frag []byte, ref uint64) {
 		}
 		s.lastBlock = n
 	}
-	b.frags[s.lastBlock][i] = frag
-	b.refs[s.lastBlock][i] = ref
+	e := &b.list[s.lastBlock][i]
+	e.frag, e.ref = frag, ref
 	s.extra++
 }
 
