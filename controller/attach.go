@@ -81,8 +81,11 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	for _, ch := range todo {
 		resp.Changes = append(resp.Changes, ch.text())
 	}
+	if err := vhost.CheckSocket(cfg); err != nil { // before anything of the host is touched
+		return resp, fmt.Errorf("attach: %w", err)
+	}
 	if req.DryRun {
-		return resp, vhost.CheckSocket(cfg)
+		return resp, nil
 	}
 	if err := c.attachNow(u, facts, chunk, v, cfg, todo, &resp); err != nil {
 		return resp, err

@@ -23,11 +23,11 @@ import (
 	"github.com/rscctl/rscctl/vhost/tapguest"
 )
 
-// binary is the product: the one RSCCTL_BINARY names, or built once by TestMain.
-var binary = os.Getenv("RSCCTL_BINARY")
+// product is the binary: the one RSCCTL_BINARY names, or built once by TestMain.
+var product = os.Getenv("RSCCTL_BINARY")
 
 func TestMain(m *testing.M) {
-	if binary != "" {
+	if product != "" {
 		os.Exit(m.Run())
 	}
 	dir, err := os.MkdirTemp("", "rscctl-e2e-")
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "rscctl")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/rscctl")
+	product = filepath.Join(dir, "rscctl")
+	build := exec.Command("go", "build", "-o", product, "../../cmd/rscctl")
 	build.Stderr = os.Stderr
 	code := 1
 	if err := build.Run(); err == nil {
@@ -79,7 +79,7 @@ func (r *rig) places() []string {
 func (r *rig) start() {
 	r.t.Helper()
 	r.log, r.done = &syncBuffer{}, make(chan error, 1)
-	r.run = exec.Command(binary, append([]string{"run"}, r.places()...)...)
+	r.run = exec.Command(product, append([]string{"run"}, r.places()...)...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
 	if err := r.net.B.NS.Start(r.run); err != nil {
 		r.t.Fatal(err)
@@ -118,7 +118,7 @@ func (r *rig) end(sig os.Signal) {
 // cli runs a verb and returns both outputs and the exit code.
 func (r *rig) cli(args ...string) (out string, code int) {
 	r.t.Helper()
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(product, args...)
 	cmd.Env = append(os.Environ(), "RSCCTL_SOCKET="+filepath.Join(r.dir, "ctl.sock"))
 	b, err := cmd.CombinedOutput()
 	var exit *exec.ExitError

@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netns"
+)
+
+// Every wrong attach is one line that names the thing, with the documented exit code, and leaves nothing behind.
+func TestWrongAttachesSayWhyAndLeaveNothing(t *testing.T) {
+	r := newRig(t, netnstest.Options{})
+	dev := r.net.B.Dev
+	sock := func(name string) string { return filepath.Join(r.dir, name) }
+	plain := sock("plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	live, err := net.Listen("unix", sock("live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	good := []string{"--vm", "x", "--mac", macA, "--vhost-user", sock("x.sock")}
+	for _, tc := range []struct {
+		name string
+		args []string
+		code int
+		says string
+	}{
+		{"no such interface", append([]string{"nosuch0"}, good...), 1, "nosuch0"},
+		{"malformed MAC", []string{dev, "--vm", "x", "--mac", "52:54", "--vhost-user", sock("x")}, 2, "52:54"},
+		{"multicast MAC", []string{dev, "--vm", "x", "--mac", "01:00:5e:00:00:01", "--vhost-user", sock("x")}, 2, "01:00:5e"},
+		{"no socket", []string{dev, "--vm", "x", "--mac", macA}, 2, "vhost-user"},
+		{"VLAN out of range", append([]string{dev, "--vlan", "5000"}, good...), 2, "5000"},
+		{"unknown profile", append([]string{dev, "--profile", "lro"}, good...), 2, "lro"},
+		{"path too long", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", "/tmp/" + strings.Repeat("x", 120)}, 1, "long"},
+		{"live socket", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("live")}, 1, sock("live")},
+		{"another kind of file", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", plain}, 1, plain},
+		{"missing folder", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("no/x.sock")}, 1, sock("no")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, code := r.cli(append([]string{"attach"}, tc.args...)...)
+			if code != tc.code || strings.Count(strings.TrimSpace(out), "\n") != 0 || !strings.Contains(out, tc.says) {
+				t.Errorf("exit %d, want %d, one line that says %q:\n%s", code, tc.code, tc.says, out)
+			}
+			r.untouched(t)
+		})
+	}
+}
+
+// untouched fails the test when the uplink carries a program or the status an interface.
+func (r *rig) untouched(t *testing.T) {
+	t.Helper()
+	var st api.Status
+	r.json(&st, "status")
+	if len(st.Interfaces) != 0 {
+		t.Errorf("status lists %+v", st.Interfaces)
+	}
+	if out := r.net.B.Output(t, "ip", "link", "show", "dev", r.net.B.Dev); strings.Contains(out, "xdp") {
+		t.Errorf("a program is left on the uplink: %s", out)
+	}
+}
+
+func TestNamesAndAddressesAreTakenOnce(t *testing.T) {
+	r := newRig(t, netnstest.Options{})
+	r.attach("vm0", macA)
+	for name, args := range map[string][]string{
+		"VM name": {"--vm", "vm0", "--mac", macB, "--vhost-user", filepath.Join(r.dir, "b.sock")},
+		"address": {"--vm", "vm1", "--mac", macA, "--vhost-user", filepath.Join(r.dir, "b.sock")},
+		"socket":  {"--vm", "vm1", "--mac", macB, "--vhost-user", filepath.Join(r.dir, "vm0.sock")},
+	} {
+		if out, code := r.cli(append([]string{"attach", r.net.B.Dev}, args...)...); code != 1 {
+			t.Errorf("%s twice: exit %d: %s", name, code, out)
+		}
+	}
+	r.attach("vm1", macA, "--vlan", "7") // the same MAC in another VLAN is another address
+	r.must("detach", r.net.B.Dev)
+	r.untouched(t)
+}
+
+func TestOneControllerPerStateAndPerInterface(t *testing.T) {
+	r := newRig(t, netnstest.Options{})
+	r.attach("vm0", macA)
+	// The same places.
+	if out := r.net.B.Output(t, "sh", "-c", product+" run "+strings.Join(r.places(), " ")+"; echo exit $?"); !strings.Contains(out, "exit 1") || !strings.Contains(out, "another controller") {
+		t.Errorf("a second run on the same state: %s", out)
+	}
+	// Other places, the same interface.
+	other := *r
+	other.dir = t.TempDir()
+	other.start()
+	defer other.stop()
+	out, code := other.cli("attach", r.net.B.Dev, "--vm", "x", "--mac", macB, "--vhost-user", filepath.Join(other.dir, "x.sock"))
+	if code != 1 || !strings.Contains(out, "another controller") {
+		t.Errorf("an interface of another controller: exit %d: %s", code, out)
+	}
+}
+
+func TestVerbsWithoutAControllerExitWithThree(t *testing.T) {
+	r := newRig(t, netnstest.Options{})
+	r.stop()
+	for _, verb := range []string{"status", "flows", "stats", "policy get x", "detach eth0"} {
+		if out, code := r.cli(strings.Fields(verb)...); code != 3 {
+			t.Errorf("%s: exit %d: %s", verb, code, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "ctl.sock")); err == nil {
+		t.Error("the control socket is left")
+	}
+}
+
+func TestMTUThatNoChunkHoldsIsRefused(t *testing.T) {
+	r := newRig(t, netnstest.Options{MTU: 9000})
+	out, code := r.cli("attach", r.net.B.Dev, "--vm", "x", "--mac", macA, "--vhost-user", filepath.Join(r.dir, "x.sock"))
+	if code != 1 || !strings.Contains(out, "MTU") || !strings.Contains(out, fmt.Sprint(9000)) {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	r.untouched(t)
+}
