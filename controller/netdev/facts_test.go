@@ -55,6 +55,7 @@ func passXDP(t *testing.T, s *netnstest.Side, flags link.XDPAttachFlags) (detach
 }
 
 func TestAnInterfaceThatIsNotThere(t *testing.T) {
+	netnstest.NeedLiveKernel(t)
 	for _, name := range []string{"", "rscnone0", "lo\x00x", strings.Repeat("lo", 20)} {
 		if _, err := netdev.Inspect(name); !errors.Is(err, netdev.ErrNoDevice) {
 			t.Errorf("Inspect(%q): %v", name, err)
@@ -72,6 +73,7 @@ func TestAnInterfaceThatIsNotThere(t *testing.T) {
 }
 
 func TestLoopbackNeedsNoPrivileges(t *testing.T) {
+	netnstest.NeedLiveKernel(t)
 	f, err := netdev.Inspect("lo")
 	if err != nil {
 		t.Fatal(err)

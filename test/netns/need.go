@@ -77,20 +77,26 @@ func Kernel(major, minor int) Requirement {
 
 // Need skips the test unless the process is root and every requirement is met, naming all that are missing. With
 // RSCCTL_NO_SKIP=1 it fails the test instead.
+func Need(t testing.TB, needs ...Requirement) {
+	t.Helper()
+	NeedLiveKernel(t)
+	if missing := unmet(append([]Requirement{Root}, needs...)); missing != "" {
+		Skip(t, missing)
+	}
+}
+
+// NeedLiveKernel is the part of Need for tests that need no privileges, but touch the network's configuration.
 //
 // On a kernel that has oopsed since boot nothing of the network may be touched: the lock that every change of it takes
 // can be held for good, and a test that waits for it cannot even be killed. There the test runs in a VM with a kernel of
 // its own (test/hostvm); the run that promises that by RSCCTL_HOSTVM=1 may skip it here.
-func Need(t testing.TB, needs ...Requirement) {
+func NeedLiveKernel(t testing.TB) {
 	t.Helper()
 	if Oopsed() {
 		if os.Getenv(HostVMEnv) == "1" {
 			t.Skip("allowed: this kernel has oopsed since boot; the test runs in the VM of test/hostvm instead")
 		}
 		Skip(t, "a kernel that has not oopsed since boot (reboot, or 'go run ./test/hostvm' for a VM)")
-	}
-	if missing := unmet(append([]Requirement{Root}, needs...)); missing != "" {
-		Skip(t, missing)
 	}
 }
 
