@@ -21,6 +21,12 @@ const (
 	envLong = "RSCCTL_LONG" // 1: and run the tests that take minutes each
 )
 
+// Environment variables for a machine without Go: the product and the guest's initramfs, ready made.
+const (
+	envBinary = "RSCCTL_BINARY"
+	envInitrd = "RSCCTL_VM_INITRD"
+)
+
 // bootWithin is generous: an emulated boot takes 3 s on an idle machine, and CI machines are not idle.
 const bootWithin = 2 * time.Minute
 
@@ -38,10 +44,13 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shared.dir = dir
-	initrd := filepath.Join(dir, "initrd")
+	initrd, made := os.LookupEnv(envInitrd)
+	if !made {
+		initrd = filepath.Join(dir, "initrd")
+	}
 	build := sync.OnceValues(func() (Kernel, error) {
 		k, err := FindKernel(".")
-		if err != nil {
+		if err != nil || made {
 			return k, err
 		}
 		return k, BuildInitrd(context.Background(), k, initrd, Extras{})
@@ -51,6 +60,9 @@ func TestMain(m *testing.M) {
 		return k, initrd, err
 	}
 	shared.rscctl = sync.OnceValues(func() (string, error) {
+		if binary, given := os.LookupEnv(envBinary); given {
+			return binary, nil
+		}
 		out := filepath.Join(dir, "rscctl")
 		return out, goBuild(context.Background(), out, "github.com/rscctl/rscctl/cmd/rscctl")
 	})

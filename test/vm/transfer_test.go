@@ -56,19 +56,31 @@ func receiveAsync(t *testing.T, v *VM, r control.Receive) <-chan control.Transfe
 
 // send connects from a side and sends.
 func send(l load) (*control.Transfer, error) {
-	var c *net.TCPConn
-	err := l.from.NS.Do(func() (err error) {
-		c, err = peer.Dial(net.JoinHostPort(l.to, fmt.Sprint(guestPort)), 30*time.Second)
-		return err
-	})
+	c, err := dialFrom(l.from, l.to)
 	if err != nil {
 		return nil, err
 	}
+	return sendOn(c, l.seed, l.bytes)
+}
+
+func dialFrom(s *netnstest.Side, to string) (c *net.TCPConn, err error) {
+	err = s.NS.Do(func() (err error) {
+		c, err = peer.Dial(net.JoinHostPort(to, fmt.Sprint(guestPort)), 30*time.Second)
+		return err
+	})
+	return c, err
+}
+
+// connect connects the sender to the guest.
+func (l *lab) connect() (*net.TCPConn, error) { return dialFrom(l.a, guestIPv4) }
+
+// sendOn sends on a connection and closes it.
+func sendOn(c *net.TCPConn, seed uint64, bytes int64) (*control.Transfer, error) {
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(transferWithin)); err != nil {
 		return nil, err
 	}
-	return peer.Send(c, l.seed, l.bytes)
+	return peer.Send(c, seed, bytes)
 }
 
 // fromGuest lets the guest send to a port on a side. It returns what that side received.

@@ -1,0 +1,127 @@
+package vm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/test/netns"
+)
+
+const testpmd = "dpdk-testpmd"
+
+// marker begins the payload of our frames: an EtherType that nobody else uses, and a magic number.
+const (
+	testEtherType = 0x88b5 // IEEE 802 local experimental
+	testMagic     = 0x72736376
+)
+
+// DPDK's virtio-user driver is a front-end that shares no code with Linux or us. It swaps the MAC addresses of what it
+// receives and sends it back: every frame must return, unchanged beyond its Ethernet header, and in order.
+func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
+	needVM(t)
+	needLong(t)
+	netnstest.Need(t, netnstest.Tool(testpmd))
+	for name, c := range map[string]struct {
+		device string
+		args   []string
+	}{
+		"mergeable":               {"mrg_rxbuf=1", nil},
+		"mergeable, tiny buffers": {"mrg_rxbuf=1", []string{"--mbuf-size=512", "--enable-scatter"}},
+		"not mergeable":           {"mrg_rxbuf=0", nil},
+		"in order":                {"mrg_rxbuf=1,in_order=1", nil},
+		"queue of 1024":           {"mrg_rxbuf=1,queue_size=1024", []string{"--rxd=1024", "--txd=1024"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.testpmd(t, c.device, c.args)
+			mac, err := net.ParseMAC(guestMAC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, capture := l.a.Injector(t), l.a.Capture(t)
+			l.returns(t, in, capture, mac)
+			const count = 2000
+			next := uint32(0)
+			for sent := uint32(1); sent <= count; sent++ {
+				if err := in.Send(probeFrame(mac, l.a.MAC, sent)); err != nil {
+					t.Fatal(err)
+				}
+				if sent%50 != 0 { // a window, so that no ring overflows
+					continue
+				}
+				for next < sent {
+					next++
+					got := capture.Until(10*time.Second, isProbe)
+					want := probeFrame(l.a.MAC, mac, next)
+					if !bytes.Equal(got.Data, want) {
+						t.Fatalf("frame %d came back as % x, want % x", next, got.Data[:40], want[:40])
+					}
+				}
+			}
+		})
+	}
+}
+
+// testpmd starts DPDK's forwarder on the lab's socket, without huge pages and without a device of the machine.
+func (l *lab) testpmd(t *testing.T, device string, args []string) {
+	t.Helper()
+	vdev := fmt.Sprintf("net_virtio_user0,path=%s,mac=%s,queues=1,packed_vq=0,%s", l.socket(), guestMAC, device)
+	cmd := exec.Command(testpmd, append([]string{
+		"-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--file-prefix", "rscvm", "--vdev", vdev,
+		"--", "--forward-mode=macswap", "--auto-start", "--total-num-mbufs=8192", "--stats-period=1",
+	}, args...)...)
+	out := &tail{}
+	cmd.Stdout, cmd.Stderr = out, out
+	p, err := startProcess(cmd, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.running() {
+			p.stop(syscall.SIGINT, 5*time.Second)
+		}
+		if t.Failed() {
+			t.Logf("%s:\n%s", testpmd, out)
+		}
+	})
+}
+
+// returns waits until the forwarder works: frames are sent until the first comes back, and those still on the way are
+// waited for.
+func (l *lab) returns(t *testing.T, in *netnstest.Injector, c *netnstest.Capture, mac net.HardwareAddr) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if err := in.Send(probeFrame(mac, l.a.MAC, 0)); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+			if f, ok := c.Poll(time.Until(end)); ok && isProbe(f) {
+				c.Drain(500 * time.Millisecond)
+				return
+			}
+		}
+	}
+	t.Fatal("no frame comes back from " + testpmd)
+}
+
+// probeFrame has a number and a length of its own, from the shortest to the longest Ethernet frame.
+func probeFrame(dst, src net.HardwareAddr, number uint32) []byte {
+	payload := make([]byte, 46+int(number)%1455)
+	binary.BigEndian.PutUint32(payload, testMagic)
+	binary.BigEndian.PutUint32(payload[4:], number)
+	for i := 8; i < len(payload); i++ {
+		payload[i] = byte(i) ^ byte(number)
+	}
+	return netnstest.Ethernet(dst, src, testEtherType, payload)
+}
+
+func isProbe(f netnstest.Frame) bool {
+	return len(f.Data) >= 22 && binary.BigEndian.Uint16(f.Data[12:]) == testEtherType &&
+		binary.BigEndian.Uint32(f.Data[14:]) == testMagic
+}
