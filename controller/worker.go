@@ -150,7 +150,9 @@ func (w *worker) run() {
 	w.xs.Refill()
 	for busy := 0; !w.stopping; {
 		if !w.step() {
-			w.wait()
+			if !w.stopping { // the message that stops has taken its wake-up with it
+				w.wait()
+			}
 			busy = 0
 		} else if busy++; busy%lookEvery == 0 {
 			w.look()

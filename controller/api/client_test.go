@@ -100,7 +100,7 @@ func TestNothingListeningIsErrNoController(t *testing.T) {
 
 func TestPermissionErrorSaysWhoMayConnect(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("root may connect everywhere; explain is tested below")
+		t.Skip("allowed: root may connect everywhere; explain is tested below")
 	}
 	c := serve(t, func(http.ResponseWriter, *http.Request) {})
 	if err := os.Chmod(c.Socket(), 0); err != nil {
