@@ -18,7 +18,7 @@ type ifreq struct {
 // ioctl sends one request. The kernel reads and writes b, whose size the request itself implies: callers make b with
 // the size of its structure. b is on the heap (a slice), so it does not move under the kernel.
 func (e *ethtool) ioctl(name string, b []byte) error {
-	if len(name) >= unix.IFNAMSIZ {
+	if !validName(name) {
 		return unix.ENODEV
 	}
 	r := ifreq{data: unsafe.Pointer(unsafe.SliceData(b))}

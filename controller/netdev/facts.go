@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -123,15 +124,19 @@ func (h *Handle) InspectIndex(index int) (*Facts, error) {
 }
 
 func (h *Handle) link(name string) (netlink.Link, error) {
-	// Names longer than IFNAMSIZ-1 would be cut by the kernel and could hit another interface.
-	if name == "" || len(name) >= unix.IFNAMSIZ {
-		return nil, fmt.Errorf("interface: %s: %w", name, ErrNoDevice)
+	if !validName(name) {
+		return nil, fmt.Errorf("interface: %q: %w", name, ErrNoDevice)
 	}
 	l, err := h.nl.LinkByName(name)
 	if err != nil {
 		return nil, linkError(name, err)
 	}
 	return l, nil
+}
+
+// validName keeps out what the kernel would cut short, at IFNAMSIZ or at a NUL, and so take for another interface.
+func validName(name string) bool {
+	return name != "" && len(name) < unix.IFNAMSIZ && !strings.ContainsRune(name, 0)
 }
 
 // isNoDevice tells the errors by which the kernel says that an interface is gone.
