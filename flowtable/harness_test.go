@@ -1,0 +1,243 @@
+package flowtable_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
+)
+
+// What a scenario may hold beside pt.TCP, pt.UDP and []byte (a frame).
+type (
+	wait      time.Duration                 // the clock advances, then Expire is called
+	late      time.Duration                 // the clock advances and nobody calls Expire
+	endBurst  struct{}                      // EndBurst
+	gsoInput  struct{ pt.TCP }              // the caller knows it for a superframe or a partial checksum
+	onPort    struct{ port, frame any }     // port is an int, frame as above
+	setPort   func(c *flowtable.PortConfig) // SetPort of port 0
+	clearPort flowtable.Reason              // ClearPort of port 0
+)
+
+// output is one frame as it was delivered, copied.
+type output struct {
+	flowtable.Superframe
+	frame []byte
+	at    int64
+}
+
+func (o *output) String() string {
+	var b strings.Builder
+	for i, r := range o.Refs {
+		if i > 0 {
+			b.WriteByte('+')
+		}
+		fmt.Fprint(&b, r)
+	}
+	return b.String() + " " + o.Reason.String()
+}
+
+type input struct {
+	frame []byte // a copy: the table may change the original
+	info  packet.Info
+	port  uint32
+	at    int64
+	gso   bool
+}
+
+// runner feeds a table with a virtual clock, keeps what comes out, and finds out what is wrong with it (see judge).
+type runner struct {
+	tb    testing.TB
+	tab   *flowtable.Table
+	cfg   []flowtable.PortConfig // by port
+	now   int64
+	in    []input
+	out   []output
+	last  map[string]uint64 // by flow: the last Ref that left
+	gone  []bool            // by Ref
+	ports int
+}
+
+// negotiated is a guest with everything the profile needs.
+func negotiated(p flowtable.Profile) flowtable.PortConfig {
+	c := flowtable.DefaultPortConfig()
+	c.GuestCsum, c.TSO4, c.TSO6 = true, true, true
+	c.Profile, c.RSCExt = p, p == flowtable.RSC
+	return c
+}
+
+func newRunner(tb testing.TB, cfg flowtable.Config, ports ...flowtable.PortConfig) *runner {
+	tb.Helper()
+	if cfg.Slots == 0 {
+		cfg.Slots = 64
+	}
+	cfg.Ports = len(ports)
+	r := &runner{tb: tb, cfg: ports, now: 1e9, last: map[string]uint64{}, ports: len(ports)}
+	var err error
+	if r.tab, err = flowtable.New(cfg, r); err != nil {
+		tb.Fatal(err)
+	}
+	for i, c := range ports {
+		if err := r.tab.SetPort(uint32(i), c, r.now); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return r
+}
+
+// Deliver keeps a frame.
+func (r *runner) Deliver(sf *flowtable.Superframe) {
+	o := output{Superframe: *sf, at: r.now}
+	o.Refs = append([]uint64(nil), sf.Refs...)
+	o.frame = bytes.Join(sf.Frags, nil)
+	o.Frags = nil
+	if len(o.frame) != sf.Len {
+		r.tb.Errorf("%v: fragments of %d bytes, Len %d", &o, len(o.frame), sf.Len)
+	}
+	r.out = append(r.out, o)
+	r.judge(&r.out[len(r.out)-1])
+}
+
+func (r *runner) add(port uint32, frame []byte, gso bool) {
+	p := flowtable.Packet{Data: frame, Ref: uint64(len(r.in)), Port: port, GSOInput: gso}
+	packet.Parse(frame, &p.Info)
+	r.in = append(r.in, input{frame: append([]byte(nil), frame...), info: p.Info, port: port, at: r.now, gso: gso})
+	r.gone = append(r.gone, false)
+	r.tab.Add(&p, r.now)
+}
+
+// do runs a scenario. Every packet comes 1 us after what was before it.
+func (r *runner) do(steps []any) {
+	r.tb.Helper()
+	for _, s := range steps {
+		r.now += 1000
+		r.step(0, s)
+	}
+}
+
+func (r *runner) step(port uint32, s any) {
+	r.tb.Helper()
+	switch s := s.(type) {
+	case pt.TCP:
+		r.add(port, s.Frame(), false)
+	case gsoInput:
+		r.add(port, s.Frame(), true)
+	case pt.UDP:
+		r.add(port, s.Frame(), false)
+	case []byte:
+		r.add(port, s, false)
+	case onPort:
+		r.step(uint32(s.port.(int)), s.frame)
+	case wait:
+		r.now += int64(s)
+		r.tab.Expire(r.now)
+	case late:
+		r.now += int64(s)
+	case endBurst:
+		r.tab.EndBurst(r.now)
+	case setPort:
+		s(&r.cfg[0])
+		if err := r.tab.SetPort(0, r.cfg[0], r.now); err != nil {
+			r.tb.Fatal(err)
+		}
+	case clearPort:
+		r.tab.ClearPort(0, flowtable.Reason(s), r.now)
+	default:
+		r.tb.Fatalf("scenario: %T", s)
+	}
+}
+
+// close ends a run and checks what can only be said at its end: every Ref came back, and the counters agree.
+func (r *runner) close() {
+	r.tb.Helper()
+	r.now += 1000
+	r.tab.Close(flowtable.ReasonStop, r.now)
+	for ref, gone := range r.gone {
+		if !gone {
+			r.tb.Errorf("packet %d never left", ref)
+		}
+	}
+	if r.tab.Held() != 0 || r.tab.Open() != 0 {
+		r.tb.Errorf("after Close: %d held in %d slots", r.tab.Held(), r.tab.Open())
+	}
+	if ns, ok := r.tab.NextDeadline(); ok {
+		r.tb.Errorf("after Close: a deadline at %d", ns)
+	}
+	for port := range r.cfg {
+		r.count(uint32(port))
+	}
+}
+
+// count compares the counters of a port with what was seen.
+func (r *runner) count(port uint32) {
+	r.tb.Helper()
+	var want flowtable.Stats
+	for i := range r.in {
+		if r.in[i].port == port {
+			want.Packets++
+			want.Bytes += uint64(len(r.in[i].frame))
+		}
+	}
+	for i := range r.out {
+		o := &r.out[i]
+		if o.Port != port {
+			continue
+		}
+		want.Frames++
+		want.FrameBytes += uint64(len(o.frame))
+		if len(o.Refs) == 1 {
+			want.Passed[o.Reason]++
+			continue
+		}
+		want.Superframes++
+		want.Merged += uint64(len(o.Refs))
+		want.Updates += uint64(len(o.Refs) - o.Segments)
+		want.Sealed[o.Reason]++
+	}
+	got := *r.tab.PortStats(port)
+	sum := got.Merged
+	for _, n := range got.Passed {
+		sum += n
+	}
+	if sum != got.Packets {
+		r.tb.Errorf("port %d: %d packets in, %d merged or passed", port, got.Packets, sum)
+	}
+	want.MergedBytes, want.SizeHist, want.HoldHist = got.MergedBytes, got.SizeHist, got.HoldHist
+	if got != want {
+		r.tb.Errorf("port %d: counters\n got %+v\nwant %+v", port, got, want)
+	}
+}
+
+// result writes what came out: for each frame the packets in it, by their number in the scenario, and the reason.
+func (r *runner) result() string {
+	parts := make([]string, len(r.out))
+	for i := range r.out {
+		parts[i] = r.out[i].String()
+	}
+	return strings.Join(parts, ", ")
+}
+
+// scenario runs steps through one port and compares the result.
+func scenario(t *testing.T, c flowtable.PortConfig, steps []any, want string) *runner {
+	t.Helper()
+	r := newRunner(t, flowtable.Config{}, c)
+	r.do(steps)
+	r.close()
+	if got := r.result(); got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+	return r
+}
+
+// packets turns a list of packets into steps.
+func packets(list ...pt.TCP) []any {
+	steps := make([]any, len(list))
+	for i := range list {
+		steps[i] = list[i]
+	}
+	return steps
+}
