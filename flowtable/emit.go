@@ -70,8 +70,8 @@ func (t *Table) emit(pt *port, s *slot) {
 		t.merge(pt, sf, s)
 	}
 	pt.stats.out(sf, s.plain == 0)
-	if s.segs > 1 && s.plain == 0 {
-		pt.stats.MergedBytes += uint64(sf.Len) - uint64(s.payload)
+	if s.extra > 0 {
+		pt.stats.MergedBytes += uint64(sf.Len) + uint64(s.extra)*uint64(s.payload) // their headers are as long
 	}
 	t.out.Deliver(sf)
 }

@@ -108,10 +108,11 @@ func (b *blocks) release(s *slot) {
 	}
 }
 
-// bytesPerSlot is what one slot costs: itself, its block that may be partly filled, and two hash buckets.
-func bytesPerSlot() int { return slotBytes + blockBytes + 2*4 }
-
+// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most four hash buckets. A chunk held
+// costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	slotBytes  = 192
-	blockBytes = blockLen*(24+8) + 4
+	BytesPerSlot  = 192 + blockLen*entryBytes + 4 + 4*4
+	BytesPerChunk = entryBytes + 1 + 24 + 8
+
+	entryBytes = 24 + 8
 )

@@ -20,7 +20,7 @@ type Stats struct {
 	Merged      uint64 // packets in those
 	Updates     uint64 // of those, window updates absorbed
 
-	MergedBytes uint64 // TCP payload in superframes
+	MergedBytes uint64 // of Merged, as they came: Ethernet first, without padding
 
 	Passed [NumReasons]uint64 // packets that left alone, by reason
 	Sealed [NumReasons]uint64 // superframes, by the reason they left
