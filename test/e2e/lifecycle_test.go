@@ -20,14 +20,14 @@ var errNotYet = errors.New("not yet")
 func TestTogglesUnderLoadLoseNothing(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
 	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	sink := g.side.Sink(t, netip.AddrPortFrom(g.side.IPv4.Addr(), 0))
 	done := make(chan error, 1)
 	var sent [32]byte
 	go func() {
 		var err error
-		sent, err = r.net.A.Send(ctx, sink.Addr, 32<<20)
+		sent, err = r.net.A.Send(ctx, sink.Addr, 16<<20)
 		done <- err
 	}()
 	toggles := 0
@@ -103,7 +103,7 @@ func TestKilledControllerLeavesNothingAndTheNextAttachesAgain(t *testing.T) {
 		t.Fatalf("status after the restart: %+v", st)
 	}
 	g := r.boot(tapguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
-	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
 	r.must("detach", r.net.B.Dev, "--vm", "vm0")
 	r.untouched(t)
 	r.stop()
@@ -140,9 +140,9 @@ func TestRubbishOnASocketStopsOnlyThatPort(t *testing.T) {
 		}
 		return errNotYet
 	})
-	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
 	again := r.boot(tapguest.Config{Socket: bad, MAC: mac(t, macB)}, "10.77.0.11/24")
-	netnstest.Bulk(t, r.net.A, again.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, r.net.A, again.side, 4<<20, false, 3*time.Minute)
 }
 
 // A sender that leaves its checksums to an offload is noticed, said and, where it can be reached, mended.
@@ -155,7 +155,7 @@ func TestPartialChecksumsAreSaidAndMended(t *testing.T) {
 	r.must("detach", r.net.B.Dev)
 	r.attach("vm0", macA, "--fix-offloads")
 	g := r.boot(tapguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
-	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
 	if out := r.must("detach", r.net.B.Dev); !strings.Contains(out, "tx-checksumming") {
 		t.Errorf("detach does not say what was restored:\n%s", out)
 	}
@@ -164,8 +164,8 @@ func TestPartialChecksumsAreSaidAndMended(t *testing.T) {
 func TestFlowsAreCountedWithTheirVM(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
 	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
-	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute)
-	netnstest.Bulk(t, r.net.A, g.side, 1<<20, true, time.Minute)
+	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, 3*time.Minute)
+	netnstest.Bulk(t, r.net.A, g.side, 1<<20, true, 3*time.Minute)
 	var f api.Flows
 	r.json(&f, "flows", "--vm", "vm0", "--sort", "bytes", "--limit", "2")
 	if len(f.Flows) != 2 {

@@ -70,7 +70,7 @@ func TestFramesGoWhereTheirAddressSays(t *testing.T) {
 	r.eventually("the spoofed frame is counted", func() error { return r.counted("a", "source_mac") })
 
 	// TCP between the VMs, with TSO in the sender.
-	netnstest.Bulk(t, a.side, b.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, a.side, b.side, 4<<20, false, 3*time.Minute)
 }
 
 // counted is nil once a VM's counter of that TX drop reason has moved.
