@@ -14,7 +14,7 @@ const (
 	CarrierOn                      // running again
 	MTUChanged                     //
 	QueuesChanged                  // the number of RX queues in use
-	XDPChanged                     // another program, another mode, or none
+	XDPChanged                     // another program, another mode, or none; a BPF link announces nothing: found at the interval
 	MasterChanged                  // put into or taken out of a bridge or bond
 	Renamed                        // another name, the same index
 	MACChanged                     // its own address

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/rscctl/rscctl/flowtable/checksum"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -132,7 +133,7 @@ func (m *McastSocket) Recv(buf []byte) (frame []byte, tci uint16, tagged bool, e
 			m.stats.ForeignTag++
 			continue
 		}
-		if start, offset, partial := m.rx.partial(); partial && !complete(frame, start, offset) {
+		if start, offset, partial := m.rx.partial(); partial && checksum.Complete(frame, start, offset) != nil {
 			m.stats.BadChecksum++
 			continue
 		}

@@ -33,29 +33,3 @@ func (r *mcastMsg) partial() (start, offset int, partial bool) {
 	}
 	return int(binary.NativeEndian.Uint16(r.vnet[6:])), int(binary.NativeEndian.Uint16(r.vnet[8:])), true
 }
-
-// complete finishes a partial checksum in place (RFC 1071; the field holds the pseudo-header's sum). False when it
-// points outside the frame.
-func complete(frame []byte, start, offset int) bool {
-	const udpOffset = 6 // a UDP sum of 0 means "none" and is sent as its other zero (RFC 768)
-	if start+offset+2 > len(frame) {
-		return false
-	}
-	var sum uint64
-	b := frame[start:]
-	for ; len(b) >= 2; b = b[2:] {
-		sum += uint64(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint64(b[0]) << 8
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	check := ^uint16(sum)
-	if check == 0 && offset == udpOffset {
-		check = 0xffff
-	}
-	binary.BigEndian.PutUint16(frame[start+offset:], check)
-	return true
-}

@@ -11,7 +11,7 @@ import (
 )
 
 // WatchInterval is how often a Watcher looks without being told: a driver whose queue count is changed by the ethtool
-// ioctl announces nothing. One look costs a few system calls per interface.
+// ioctl announces nothing, nor does a BPF link that attaches XDP. One look costs a few system calls per interface.
 const WatchInterval = 5 * time.Second
 
 // Watcher reports changes of chosen interfaces of one network namespace.
