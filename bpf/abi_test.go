@@ -112,25 +112,6 @@ func TestParseMetaRefusesWhatIsNotOurs(t *testing.T) {
 	}
 }
 
-func enumNamed(t *testing.T, types *btf.Spec, value string) *btf.Enum {
-	t.Helper()
-	for typ, err := range types.All() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, ok := typ.(*btf.Enum)
-		if !ok {
-			continue
-		}
-		for _, v := range e.Values {
-			if v.Name == value {
-				return e
-			}
-		}
-	}
-	return nil
-}
-
 func TestVerdictsAreThoseOfThePacketPackage(t *testing.T) {
 	if NumVerdicts != packet.NumVerdicts {
 		t.Fatalf("%d verdicts here, %d there", NumVerdicts, packet.NumVerdicts)
@@ -152,15 +133,6 @@ func TestEveryOutcomeHasAName(t *testing.T) {
 	}
 	if n := spec.Maps[RscMapVerdicts].MaxEntries; int(n) != len(outcomeNames) {
 		t.Errorf("%d outcomes in C, %d names in Go", n, len(outcomeNames))
-	}
-	e := enumNamed(t, spec.Types, "O_REDIRECT")
-	if e == nil {
-		t.Skip("allowed: the compiler kept no type of enum outcome")
-	}
-	for _, v := range e.Values {
-		if v.Name == "NUM_OUTCOMES_OF_FRAMES" && v.Value != numFrameOutcomes {
-			t.Errorf("%d outcomes of frames in C, %d in Go", v.Value, numFrameOutcomes)
-		}
 	}
 }
 

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -32,21 +33,21 @@ func (p *Program) Attach(native bool) error {
 	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: p.prog, Interface: p.ifindex, Flags: flags})
 	if err != nil {
-		return attachError(mode, err)
+		return attachError(p.ifindex, mode, err)
 	}
 	p.link, p.mode = l, mode
 	return nil
 }
 
 // attachError sorts what the kernel answers (net/core/dev.c dev_xdp_attach, and the drivers' ndo_bpf).
-func attachError(mode string, err error) error {
+func attachError(ifindex int, mode string, err error) error {
 	what, hint := ErrUnsupported, ""
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
 		what = ErrForeignXDP
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		what = ErrPermission
-	case errors.Is(err, unix.ENODEV):
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL) && !exists(ifindex):
 		what = ErrNoDevice
 	case errors.Is(err, unix.ERANGE):
 		hint = ": the MTU is too large for XDP (veth: the peer's counts as well)"
@@ -54,6 +55,11 @@ func attachError(mode string, err error) error {
 		hint = ": fewer RX queues than the driver needs for XDP (veth: at least the peer's TX queues)"
 	}
 	return fmt.Errorf("xdp: attach %s: %w%s: %w", mode, what, hint, err)
+}
+
+func exists(ifindex int) bool {
+	_, err := net.InterfaceByIndex(ifindex)
+	return err == nil
 }
 
 // Detach takes the program off the interface, at once. Detaching twice, or from an interface that is gone, is no error.

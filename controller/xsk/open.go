@@ -70,6 +70,9 @@ func Open(c Config) (s *Socket, err error) {
 	if unix.SetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, c.TxSize) == nil { // Linux 6.18
 		s.txBudget = c.TxSize
 	}
+	// The socket's own limit on memory in flight must not be the one that stops sending: the TX ring's size is the limit. Where
+	// the kernel refuses, EAGAIN slows sending down instead.
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.TxSize*2*c.ChunkSize)
 	if err := s.bind(c); err != nil {
 		return s, err
 	}

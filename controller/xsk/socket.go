@@ -122,8 +122,9 @@ func (s *Socket) TxRoom() int {
 	return min(int(s.tx.room(s.tx.size)), len(s.umem.free))
 }
 
-// Flush makes what Send queued visible, wakes the kernel (once, but in copy mode before Linux 6.18 once per 32 frames), and takes completed chunks back. A kernel that is
-// busy is no error: what is queued goes with the next Flush. Call it again while TxPending is not 0 and the ring is to move.
+// Flush makes what Send queued visible, wakes the kernel if it wants that, and takes completed chunks back. In copy mode that is
+// one system call per 32 frames before Linux 6.18. A kernel that is busy is no error: what is left goes with the next Flush,
+// so call it again while TxPending is not 0. Error: ErrDown.
 func (s *Socket) Flush() error {
 	if s.txQueued {
 		s.tx.publish()

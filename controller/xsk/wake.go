@@ -2,7 +2,6 @@ package xsk
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,23 +9,22 @@ import (
 // errDown is built once: a worker may get it in every burst while the interface is down.
 var errDown = fmt.Errorf("xsk: send: %w", ErrDown)
 
-// wake tells the kernel to send. In copy mode the call sends, at most txBudget frames each time, so it is repeated while the
-// kernel takes frames off the ring and there are more.
+// wake tells the kernel to send. In copy mode the call itself sends, at most txBudget frames, and says EAGAIN when it left
+// some, so it is repeated as often as the frames on their way can need. The ring's consumer index would not tell: the kernel
+// stores it only when it has run out of the entries it knows of (net/xdp/xsk_queue.h).
 func (s *Socket) wake() error {
-	for {
-		before := atomic.LoadUint32(s.tx.consumer)
+	for range 1 + s.txPending/s.txBudget {
 		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(s.fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
-		case 0, unix.EAGAIN, unix.EBUSY, unix.ENOBUFS, unix.EINTR: // what is left goes next time
+		case 0, unix.EBUSY, unix.ENOBUFS: // the queue is full or busy: what is left goes with the next Flush
+			return nil
+		case unix.EAGAIN, unix.EINTR:
+			s.reap() // a full completion ring may be what stopped it
 		case unix.ENETDOWN:
 			return errDown
 		default:
 			return fmt.Errorf("xsk: send: %w", errno)
 		}
-		now := atomic.LoadUint32(s.tx.consumer)
-		if now == s.tx.cachedP || now-before < uint32(s.txBudget) {
-			return nil
-		}
-		s.reap() // the completion ring bounds what the kernel takes
 	}
+	return nil
 }
