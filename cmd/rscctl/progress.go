@@ -18,9 +18,10 @@ type progress struct {
 	used bool // something stands on the line
 }
 
-func newProgress(in io.Reader, err io.Writer, size int64) *progress {
+// newProgress stays silent when quiet: lines on the same terminal would run into each other.
+func newProgress(in io.Reader, err io.Writer, size int64, quiet bool) *progress {
 	p := &progress{in: in, size: size, last: time.Now()}
-	if isTerminal(err) {
+	if isTerminal(err) && !quiet {
 		p.to = err
 	}
 	return p

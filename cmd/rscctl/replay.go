@@ -96,7 +96,7 @@ func replayFile(c *cli.Context, s streams, path, outPath string, opt replay.Opti
 		}
 		sinks = append(sinks, file.sink)
 	}
-	prog := newProgress(in, s.err, size)
+	prog := newProgress(in, s.err, size, asJSON && isTerminal(s.out))
 	sum, err := replay.Run(c.Context, prog, opt, sinks...)
 	prog.done()
 	if err != nil {
