@@ -9,11 +9,12 @@
 #   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
 #
 # RSCCTL_VM_KERNEL (a bzImage) and RSCCTL_VM_MODULES (its lib/modules/VERSION folder) replace the
-# downloaded kernel. On Debian and Ubuntu apt gets the rest; elsewhere this says what to install.
+# downloaded kernel. A copy is kept in $XDG_CACHE_HOME/rscctl (~/.cache/rscctl) for other clones. On Debian and Ubuntu apt gets the rest; elsewhere this says what to install.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cache=$here/.cache
+kept=${XDG_CACHE_HOME:-$HOME/.cache}/rscctl # outlives a clone
 CLANG=${RSCCTL_CLANG_VERSION:-19}
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -74,6 +75,14 @@ need_kernel() {
 		return 0
 	fi
 	[ -r "$cache/kernel/vmlinuz" ] && [ -d "$cache/kernel/modules" ] && return 0
+	if [ -r "$kept/kernel/vmlinuz" ] && [ -d "$kept/kernel/modules" ]; then
+		mkdir -p "$cache"
+		work=$(mktemp -d "$cache/copy.XXXXXX")
+		cp -a "$kept/kernel" "$work/kernel"
+		mv "$work/kernel" "$cache/kernel"
+		rmdir "$work"
+		return 0
+	fi
 	is_debian || die "no kernel for the guest: set RSCCTL_VM_KERNEL (a bzImage with the virtio PCI drivers)" \
 		"and RSCCTL_VM_MODULES (its lib/modules/VERSION folder)"
 	# Ubuntu has no cloud flavour under this name; its nearest is linux-image-virtual, whose modules are a package apart.
@@ -113,6 +122,15 @@ need_kernel() {
 	rm -rf "$cache/kernel"
 	mv "$work/kernel" "$cache/kernel"
 	say "guest kernel $(cat "$cache/kernel/release") is in $cache/kernel"
+	keep_kernel
+}
+
+# keep_kernel leaves a copy for the next clone, which then downloads nothing.
+keep_kernel() {
+	mkdir -p "$kept" 2>/dev/null || return 0
+	work2=$(mktemp -d "$kept/copy.XXXXXX") || return 0
+	cp -a "$cache/kernel" "$work2/kernel" && rm -rf "$kept/kernel" && mv "$work2/kernel" "$kept/kernel"
+	rm -rf "$work2"
 }
 
 need_race() { have gcc || have cc || install_packages "a C compiler (gcc) and the C library's headers" "gcc libc6-dev"; }
