@@ -40,7 +40,7 @@ const (
 	defaultRounds = 3
 )
 
-// ErrInterrupted is returned when a signal ended the demo.
+// ErrInterrupted is returned when a signal, or the end of the caller's context, ended the demo.
 var ErrInterrupted = errors.New("demo: interrupted")
 
 // Run runs the demo and prints its result. When it fails it cleans up, prints {"schema","error"} if JSON was asked for,
@@ -56,7 +56,8 @@ func Run(ctx context.Context, o Options) error {
 	if o.Stderr == nil {
 		o.Stderr = io.Discard
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(outer))
 	defer cancel(nil)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -64,6 +65,8 @@ func Run(ctx context.Context, o Options) error {
 	go func() {
 		select {
 		case <-signals:
+			cancel(ErrInterrupted)
+		case <-outer.Done():
 			cancel(ErrInterrupted)
 		case <-ctx.Done():
 		}

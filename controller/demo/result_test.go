@@ -1,0 +1,136 @@
+package demo
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/vhost/tapguest"
+)
+
+func TestResultHasTheFieldsOfTheContract(t *testing.T) {
+	b, err := json.Marshal(Result{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var top map[string]any
+	if err := json.Unmarshal(b, &top); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "result", top, "schema kernel xdp_mode xsk_mode off off_guest_gro on speedup data_match")
+	mode := top["on"].(map[string]any)
+	same(t, "mode", mode, "gbps wire_frames guest_frames mean_guest_frame_bytes segments_per_frame retransmits cpu_seconds_per_gb reasons")
+	same(t, "cpu", mode["cpu_seconds_per_gb"].(map[string]any), "controller guest total")
+
+	var out bytes.Buffer
+	if err := writeFailure(&out, errors.New("no")); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); got != `{"schema":1,"error":"no"}`+"\n" {
+		t.Errorf("failure %q", got)
+	}
+}
+
+func same(t *testing.T, what string, got map[string]any, want string) {
+	t.Helper()
+	g, w := slices.Sorted(maps.Keys(got)), slices.Sorted(slices.Values(strings.Fields(want)))
+	if !slices.Equal(g, w) {
+		t.Errorf("%s has %v, want %v", what, g, w)
+	}
+}
+
+func TestMedianIsOneWholeRound(t *testing.T) {
+	rounds := []Mode{{Gbps: 3, GuestFrames: 30}, {Gbps: 1, GuestFrames: 10}, {Gbps: 2, GuestFrames: 20}}
+	m := median(rounds)
+	if m.Gbps != 2 || m.GuestFrames != 20 || !slices.Equal(m.AllGbps, []float64{3, 1, 2}) {
+		t.Errorf("median %+v", m)
+	}
+	if rounds[0].Gbps != 3 {
+		t.Error("the rounds were sorted in place")
+	}
+	if m := median(rounds[:2]); m.Gbps != 1 {
+		t.Errorf("median of two %+v", m)
+	}
+}
+
+func TestRoundIsTheDifferenceOfTwoViews(t *testing.T) {
+	at := func(n uint64) view {
+		d := time.Duration(n)
+		return view{
+			guest: &snapshot{
+				Clock: d * time.Second, CPU: d * 300 * time.Millisecond, Received: int64(n) * 1e9, Packets: n * 90,
+				NIC:   nicCounters{RxPackets: n * 100, RxBytes: n * 4_000_000},
+				Guest: tapguest.Stats{DataFrames: n * 100, Segments: n * 2500},
+			},
+			control: &snapshot{CPU: d * 200 * time.Millisecond},
+			sender:  &snapshot{Retrans: n * 7},
+			busy:    d * 1500 * time.Millisecond,
+			stats: &api.VMStats{RxPackets: n * 2600, Sealed: map[string]uint64{"psh": n * 60, "rst": 4},
+				Passed: map[string]uint64{"pure_ack": n * 5, "psh": n}},
+		}
+	}
+	m := difference(at(2), at(4))
+	want := Mode{Gbps: 8, WireFrames: 5200, GuestFrames: 200, MeanBytes: 40000, Segments: 25, Retransmits: 14,
+		CPU: CPU{Controller: 0.2, Guest: 0.3, Total: 1.5}, StackPackets: 180}
+	if got := m.Reasons; !maps.Equal(got, map[string]uint64{"psh": 122, "pure_ack": 10}) {
+		t.Errorf("reasons %v", got)
+	}
+	m.Reasons = nil
+	a, _ := json.Marshal(m)
+	b, _ := json.Marshal(want)
+	if !bytes.Equal(a, b) || m.StackPackets != want.StackPackets {
+		t.Errorf("got  %s\nwant %s", a, b)
+	}
+}
+
+func TestTableNamesRatioReasonsAndData(t *testing.T) {
+	r := Result{Kernel: "6.1", XDPMode: "native", XSKMode: "copy", Speedup: 3, DataMatch: true,
+		Off: Mode{Gbps: 2, CPU: CPU{Guest: 1}}, On: Mode{Gbps: 6, CPU: CPU{Guest: 0.25}, Reasons: map[string]uint64{"psh": 2, "size": 9}}}
+	var out strings.Builder
+	if err := r.text(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"3.00 times the rate", "4.00 times less guest CPU", "size 9, psh 2", "arrived as it was sent", "native"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestProcCounterReadsBothForms(t *testing.T) {
+	const snmp = "Ip: Forwarding InReceives InHdrErrors\nIp: 1 4711 0\nTcp: InReceives\nTcp: 5\n"
+	tests := []struct {
+		text, table, name string
+		want              uint64
+	}{
+		{snmp, "Ip:", "InReceives", 4711},
+		{snmp, "Tcp:", "InReceives", 5},
+		{snmp, "Ip:", "Missing", 0},
+		{snmp, "Udp:", "InReceives", 0},
+		{"Ip6InReceives   12\nIp6InHdrErrors 3\n", "", "Ip6InReceives", 12},
+		{"", "", "Ip6InReceives", 0},
+	}
+	for _, tt := range tests {
+		if got := procCounter(tt.text, tt.table, tt.name); got != tt.want {
+			t.Errorf("%q %s: %d, want %d", tt.table, tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestMachineBusyGrows(t *testing.T) {
+	a, err := machineBusy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 50*time.Millisecond; {
+	}
+	if b, err := machineBusy(); err != nil || b <= a {
+		t.Errorf("from %v to %v, %v", a, b, err)
+	}
+}
