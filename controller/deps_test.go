@@ -20,7 +20,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"vhost/user":         {"flowtable", "controller", "bpf"},
 		"bpf":                {"vhost", "controller", "cmd"},
 		"controller/xsk":     {"flowtable", "vhost", "bpf"},
-		"controller/netdev":  {"flowtable", "vhost", "bpf"},
+		"controller/netdev":  {"flowtable/packet", "vhost", "bpf"}, // it completes partial checksums
 		"controller/api":     {"flowtable", "vhost", "bpf", "controller/xsk", "controller/netdev"},
 		"controller":         {"cmd"},
 	}
