@@ -140,10 +140,12 @@ func (r *runner) step(port uint32, s any) {
 	case endBurst:
 		r.tab.EndBurst(r.now)
 	case setPort:
-		s(&r.cfg[0])
-		if err := r.tab.SetPort(0, r.cfg[0], r.now); err != nil {
+		c := r.cfg[0]
+		s(&c)
+		if err := r.tab.SetPort(0, c, r.now); err != nil {
 			r.tb.Fatal(err)
 		}
+		r.cfg[0] = c // not before: what was held leaves by the old rules
 	case clearPort:
 		r.tab.ClearPort(0, flowtable.Reason(s), r.now)
 	default:
