@@ -24,7 +24,7 @@ const (
 // DPDK's virtio-user driver is a front-end that shares no code with Linux or us. It swaps the MAC addresses of what it
 // receives and sends it back: every frame must return, unchanged beyond its Ethernet header, and in order.
 func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
-	needVM(t)
+	asked(t)
 	needLong(t)
 	netnstest.Need(t, netnstest.Tool(testpmd))
 	for name, c := range map[string]struct {
@@ -39,13 +39,13 @@ func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.testpmd(t, c.device, c.args)
+			p := l.testpmd(t, c.device, c.args)
 			mac, err := net.ParseMAC(guestMAC)
 			if err != nil {
 				t.Fatal(err)
 			}
 			in, capture := l.a.Injector(t), l.a.Capture(t)
-			l.returns(t, in, capture, mac)
+			l.returns(t, p, in, capture, mac)
 			const count = 2000
 			next := uint32(0)
 			for sent := uint32(1); sent <= count; sent++ {
@@ -69,7 +69,7 @@ func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
 }
 
 // testpmd starts DPDK's forwarder on the lab's socket, without huge pages and without a device of the machine.
-func (l *lab) testpmd(t *testing.T, device string, args []string) {
+func (l *lab) testpmd(t *testing.T, device string, args []string) *process {
 	t.Helper()
 	vdev := fmt.Sprintf("net_virtio_user0,path=%s,mac=%s,queues=1,packed_vq=0,%s", l.socket(), guestMAC, device)
 	cmd := exec.Command(testpmd, append([]string{
@@ -90,13 +90,14 @@ func (l *lab) testpmd(t *testing.T, device string, args []string) {
 			t.Logf("%s:\n%s", testpmd, out)
 		}
 	})
+	return p
 }
 
 // returns waits until the forwarder works: frames are sent until the first comes back, and those still on the way are
 // waited for.
-func (l *lab) returns(t *testing.T, in *netnstest.Injector, c *netnstest.Capture, mac net.HardwareAddr) {
+func (l *lab) returns(t *testing.T, p *process, in *netnstest.Injector, c *netnstest.Capture, mac net.HardwareAddr) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); p.running() && time.Now().Before(deadline); {
 		if err := in.Send(probeFrame(mac, l.a.MAC, 0)); err != nil {
 			t.Fatal(err)
 		}

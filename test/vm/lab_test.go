@@ -42,7 +42,7 @@ type lab struct {
 // newLab starts the controller and attaches the VM, which can then be booted.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	needVM(t)
+	asked(t)
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.Packets)
 	binary, err := shared.rscctl()
 	if err != nil {
@@ -51,7 +51,7 @@ func newLab(t *testing.T) *lab {
 	pair := netnstest.Pair(t, netnstest.Options{})
 	l := &lab{t: t, a: pair.A, b: pair.B, dir: t.TempDir(), binary: binary, log: &tail{}}
 	t.Cleanup(func() {
-		if l.controller.running() && l.controller.stop(syscall.SIGTERM, 20*time.Second) {
+		if l.controller != nil && l.controller.running() && l.controller.stop(syscall.SIGTERM, 20*time.Second) {
 			t.Error("the controller did not end within 20 s of SIGTERM")
 		}
 		if t.Failed() {
@@ -72,10 +72,11 @@ func (l *lab) run() {
 	cmd := exec.Command(l.binary, "run", "--socket", l.control(),
 		"--state", filepath.Join(l.dir, "state"), "--bpffs", filepath.Join(l.dir, "bpffs"))
 	cmd.Stdout, cmd.Stderr = l.log, l.log
-	var err error
-	if l.controller, err = startProcess(cmd, l.b.NS); err != nil {
+	p, err := startProcess(cmd, l.b.NS)
+	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.controller = p
 	var last error
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if _, last = l.cli("status"); last == nil {

@@ -71,13 +71,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// asked skips unless the run is one for these tests. That is the plan, not a lack: `make test` has a stage of its own.
+func asked(t *testing.T) {
+	t.Helper()
+	if testing.Short() || os.Getenv(envVM) != "1" {
+		t.Skip("allowed: boots a VM: set " + envVM + "=1")
+	}
+}
+
 // needVM returns what a VM needs, or skips.
 func needVM(t *testing.T) (Kernel, string) {
 	t.Helper()
-	if testing.Short() || os.Getenv(envVM) != "1" {
-		// The plan, not a lack: `make test` has a stage of its own for these.
-		t.Skip("allowed: boots a VM: set " + envVM + "=1")
-	}
+	asked(t)
 	if _, err := exec.LookPath(QEMU); err != nil {
 		netnstest.Skip(t, QEMU+" (run test/vm/setup.sh)")
 	}

@@ -30,6 +30,7 @@ const (
 
 // One boot serves all of it: the path into a real guest, in every way two hosts on a wire talk.
 func TestARealGuestOnTheWire(t *testing.T) {
+	needVM(t)
 	l := newLab(t)
 	v := l.boot(Options{})
 	n := nic(t, v)

@@ -15,9 +15,17 @@ import (
 
 // mountAll mounts what the kernel shows itself through, and makes the folders programs expect.
 func mountAll() error {
+	// The kernel makes the root of an initramfs writable for all; programs that load plugins refuse to do it from there.
+	if err := os.Chmod("/", 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/tmp", "/run", "/var/run"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
 	for _, m := range []struct{ kind, at string }{
-		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"bpf", "/sys/fs/bpf"},
-		{"tmpfs", "/run"}, {"tmpfs", "/tmp"}, {"tmpfs", "/dev/shm"},
+		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"bpf", "/sys/fs/bpf"}, {"tmpfs", "/dev/shm"},
 	} {
 		if err := os.MkdirAll(m.at, 0o755); err != nil && !os.IsExist(err) {
 			// sysfs has the folder for bpf exactly when the kernel has that file system.
