@@ -58,7 +58,7 @@ type slot struct {
 }
 
 // blockLen packets behind the first share a block, so that closing a slot walks few links.
-const blockLen = 8
+const blockLen = 16
 
 // entry is one packet behind the first. Two of them share a cache line.
 type entry struct {
