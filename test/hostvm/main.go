@@ -25,9 +25,6 @@ import (
 	"github.com/rscctl/rscctl/test/vm"
 )
 
-// packages hold the privileged tests.
-var packages = []string{"./controller/netns", "./controller/netdev", "./controller/xsk", "./bpf", "./vhost/tapguest", "./controller/demo", "./test/e2e"}
-
 // programs are what the tests run; each comes with the libraries it needs.
 var programs = []string{"true", "sh", "cat", "readlink", "sleep", "ip"}
 
@@ -40,7 +37,7 @@ const (
 )
 
 func main() {
-	pkgs, demo := packages, ""
+	pkgs, demo := vm.PrivilegedPackages(), ""
 	if len(os.Args) > 1 && os.Args[1] == "demo" {
 		pkgs, demo = nil, strings.Join(os.Args[1:], " ")
 	} else if len(os.Args) > 1 {

@@ -17,6 +17,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/vm"
 )
 
 // stage is one run of `go test`.
@@ -71,12 +74,49 @@ func main() {
 			}
 		}
 		for _, args := range runs {
+			args, err := t.sparing(name, args)
+			if err != nil {
+				t.bad = append(t.bad, fmt.Sprintf("%s: %v", name, err))
+				continue
+			}
 			if err := t.run(name, args, s.env); err != nil {
 				t.bad = append(t.bad, fmt.Sprintf("%s: %v", name, err))
 			}
 		}
 	}
 	os.Exit(t.close())
+}
+
+// sparing leaves the packages of test/hostvm out on a kernel that has oopsed: they run in the VM instead, where the stage
+// hostvm follows, and a test that waits for a lock which is never given back cannot even be killed.
+func (t *totals) sparing(stage string, args []string) ([]string, error) {
+	if !netnstest.Oopsed() || os.Getenv(netnstest.HostVMEnv) != "1" {
+		return args, nil
+	}
+	var out []string
+	for _, a := range args {
+		if !strings.HasPrefix(a, "./") || stage == "vm" || stage == "long" {
+			out = append(out, a)
+			continue
+		}
+		list, err := exec.Command("go", "list", "-f", "./{{.Dir}}", a).Output()
+		if err != nil {
+			return nil, err
+		}
+		here, err := os.Getwd()
+		if err != nil {
+			return nil, err
+		}
+		for dir := range strings.FieldsSeq(string(list)) {
+			pkg := "./" + strings.TrimPrefix(strings.TrimPrefix(dir, "./"+here), "/")
+			if slices.Contains(vm.PrivilegedPackages(), pkg) {
+				t.skips = append(t.skips, fmt.Sprintf("%s: %s: allowed: this kernel has oopsed since boot; the package runs in the VM of test/hostvm", stage, pkg))
+			} else {
+				out = append(out, pkg)
+			}
+		}
+	}
+	return out, nil
 }
 
 // hostvm runs the privileged tests in a VM and counts what its last line says.
@@ -119,7 +159,7 @@ func fuzzTargets() ([][]string, error) {
 		}
 		for _, f := range strings.Fields(string(list)) {
 			if strings.HasPrefix(f, "Fuzz") {
-				runs = append(runs, []string{"-run", "^$", "-fuzz", "^" + f + "$", "-fuzztime", "5s", "-timeout", "3m", pkg})
+				runs = append(runs, []string{"-run", "^$", "-fuzz", "^" + f + "$", "-fuzztime", "5s", "-fuzzminimizetime", "20x", "-timeout", "3m", pkg})
 			}
 		}
 	}

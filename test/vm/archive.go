@@ -9,6 +9,14 @@ import (
 	"strings"
 )
 
+// PrivilegedPackages are the packages whose tests touch the network's configuration. test/hostvm runs them in a VM.
+func PrivilegedPackages() []string {
+	return []string{
+		"./controller/netns", "./controller/netdev", "./controller/xsk", "./bpf", "./vhost/tapguest", "./test/netns", "./controller/demo",
+		"./test/e2e",
+	}
+}
+
 // File is one file of an initramfs. Its folders are made as needed.
 type File struct {
 	Path string // in the VM, absolute
