@@ -78,7 +78,7 @@ func (l *lab) run() {
 	}
 	l.controller = p
 	var last error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience(30 * time.Second)); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if _, last = l.cli("status"); last == nil {
 			return
 		}
@@ -136,8 +136,8 @@ func (l *lab) reachable() {
 	l.t.Helper()
 	for _, to := range []string{guestIPv4, guestIPv6} {
 		ok := false
-		for deadline := time.Now().Add(30 * time.Second); !ok && time.Now().Before(deadline); {
-			r, err := l.ping(control.Probe{To: to, Size: 56, Count: 1, Timeout: time.Second})
+		for deadline := time.Now().Add(patience(30 * time.Second)); !ok && time.Now().Before(deadline); {
+			r, err := l.ping(control.Probe{To: to, Size: 56, Count: 1, Timeout: patience(time.Second)})
 			ok = err == nil && r.Answered == 1
 			if err != nil {
 				time.Sleep(100 * time.Millisecond) // no route or no neighbour yet

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,17 @@ const (
 )
 
 // bootWithin is generous: an emulated boot takes 3 s on an idle machine, and CI machines are not idle.
-const bootWithin = 2 * time.Minute
+var bootWithin = patience(2 * time.Minute)
+
+// envPatience multiplies all bounds, for very slow machines: an emulated machine that emulates another, say.
+const envPatience = "RSCCTL_VM_PATIENCE"
+
+func patience(d time.Duration) time.Duration {
+	if n, err := strconv.Atoi(os.Getenv(envPatience)); err == nil && n > 1 {
+		return d * time.Duration(n)
+	}
+	return d
+}
 
 // shared is what all tests of a run use, made by the first that needs it.
 var shared struct {
@@ -145,7 +156,7 @@ func ready(t *testing.T, v *VM) control.Hello {
 // do gives an order that must succeed within the time.
 func do(t *testing.T, v *VM, within time.Duration, op string, args, result any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(t.Context(), patience(within))
 	defer cancel()
 	if err := v.Do(ctx, op, args, result); err != nil {
 		t.Fatal(err)

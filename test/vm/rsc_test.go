@@ -103,14 +103,14 @@ func (l *lab) echoes(t *testing.T, v *VM, f family) {
 				t.Errorf("%s of %d bytes: %+v, %v", what, size, r, err)
 			}
 		}
-		out := control.Probe{To: f.guest, Size: size, Count: trips, Timeout: 5 * time.Second}
+		out := control.Probe{To: f.guest, Size: size, Count: trips, Timeout: patience(5 * time.Second)}
 		r, err := l.ping(out)
 		check("ping of the guest", r, err)
 		out.To = udpAddr(f.guest)
 		r, err = l.udp(out)
 		check("UDP to the guest", r, err)
 
-		in := control.Probe{To: f.sender, Size: size, Count: trips, Timeout: 5 * time.Second}
+		in := control.Probe{To: f.sender, Size: size, Count: trips, Timeout: patience(5 * time.Second)}
 		r = &control.ProbeResult{}
 		check("ping from the guest", r, v.Do(t.Context(), control.OpPing, in, r))
 		in.To = udpAddr(f.sender)
@@ -142,13 +142,13 @@ func (l *lab) neighbours(t *testing.T, v *VM, f family) {
 			}
 			return nil
 		})
-		r, err := l.ping(control.Probe{To: f.guest, Size: 56, Count: 1, Timeout: 5 * time.Second})
+		r, err := l.ping(control.Probe{To: f.guest, Size: 56, Count: 1, Timeout: patience(5 * time.Second)})
 		if err != nil || r.Answered != 1 {
 			t.Errorf("the sender does not find the guest: %+v, %v", r, err)
 		}
 		do(t, v, 10*time.Second, control.OpForget, nil, nil)
 		r = &control.ProbeResult{}
-		err = v.Do(t.Context(), control.OpPing, control.Probe{To: f.sender, Size: 56, Count: 1, Timeout: 5 * time.Second}, r)
+		err = v.Do(t.Context(), control.OpPing, control.Probe{To: f.sender, Size: 56, Count: 1, Timeout: patience(5 * time.Second)}, r)
 		if err != nil || r.Answered != 1 {
 			t.Errorf("the guest does not find the sender: %+v, %v", r, err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // transferWithin bounds any one transfer: a hundred times what it takes, because the machine may be busy.
-const transferWithin = 4 * time.Minute
+var transferWithin = patience(4 * time.Minute)
 
 // guestPort is where the guest receives.
 const guestPort = 5001
@@ -65,7 +65,7 @@ func send(l load) (*control.Transfer, error) {
 
 func dialFrom(s *netnstest.Side, to string) (c *net.TCPConn, err error) {
 	err = s.NS.Do(func() (err error) {
-		c, err = peer.Dial(net.JoinHostPort(to, fmt.Sprint(guestPort)), 30*time.Second)
+		c, err = peer.Dial(net.JoinHostPort(to, fmt.Sprint(guestPort)), patience(30*time.Second))
 		return err
 	})
 	return c, err
