@@ -58,6 +58,7 @@ type runner struct {
 	in    []input
 	out   []output
 	last  map[string]uint64 // by flow: the last Ref that left
+	model *oracle           // if set: hears of everything too
 	gone  []bool            // by Ref
 	ports int
 }
@@ -108,6 +109,34 @@ func (r *runner) add(port uint32, frame []byte, gso bool) {
 	r.in = append(r.in, input{frame: append([]byte(nil), frame...), info: p.Info, port: port, at: r.now, gso: gso})
 	r.gone = append(r.gone, false)
 	r.tab.Add(&p, r.now)
+	if r.model != nil {
+		r.model.add(len(r.in)-1, &r.in[len(r.in)-1], r.now)
+	}
+}
+
+// advance lets time pass with Expire called at every deadline, as a worker does.
+func (r *runner) advance(d time.Duration) {
+	end := r.now + int64(d)
+	for {
+		ns, ok := r.tab.NextDeadline()
+		if !ok || ns > end {
+			break
+		}
+		r.now = max(r.now, ns)
+		r.tab.Expire(r.now)
+		if r.model != nil {
+			r.model.expire(r.now)
+		}
+	}
+	r.now = end
+}
+
+// clear stops a port.
+func (r *runner) clear(port uint32, reason flowtable.Reason) {
+	r.tab.ClearPort(port, reason, r.now)
+	if r.model != nil {
+		r.model.ports[port].closeAll(reason.String())
+	}
 }
 
 // do runs a scenario. Every packet comes 1 us after what was before it.

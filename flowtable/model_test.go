@@ -124,6 +124,9 @@ func judgeMerged(o *output, ins []input, cfg *flowtable.PortConfig) error {
 	if err != nil {
 		return err
 	}
+	if err := segmented(o, got); err != nil {
+		return err
+	}
 	if len(got) != len(ins) {
 		return fmt.Errorf("%d packets became %d", len(ins), len(got))
 	}
@@ -228,6 +231,30 @@ func cut(o *output) ([][]byte, error) {
 		all = append(all, q.Frame())
 	}
 	return all, nil
+}
+
+// segmented runs the product's Segmenter over a superframe; it has to agree with cut.
+func segmented(o *output, want [][]byte) error {
+	var s flowtable.Segmenter
+	// The headers are split too.
+	n := min(len(o.frame), 1+int(o.Refs[0])%70)
+	if err := s.Init([][]byte{o.frame[:n], o.frame[n:]}, flowtable.GSO{Type: o.GSOType, Size: o.GSOSize, FixedID: o.FixedID}); err != nil {
+		return err
+	}
+	dst := make([]byte, int(o.HdrLen)+int(o.GSOSize))
+	for i := 0; ; i++ {
+		n, ok, err := s.Next(dst)
+		switch {
+		case err != nil:
+			return err
+		case ok != (i < len(want)):
+			return fmt.Errorf("Segmenter: packet %d of %d: %v", i, len(want), ok)
+		case !ok:
+			return nil
+		case !bytes.Equal(dst[:n], want[i]):
+			return fmt.Errorf("Segmenter: packet %d\n%x\nwant\n%x", i, dst[:n], want[i])
+		}
+	}
 }
 
 // Flags and types of virtio_net_hdr, by virtio 1.2, 5.1.6.
