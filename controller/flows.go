@@ -38,7 +38,7 @@ func (c *Controller) Flows(iface, vm, sort string, limit int) (api.Flows, error)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if iface != "" && c.uplinks[iface] == nil {
-		return out, fmt.Errorf("flows: interface %s: %w", iface, ErrUnknownIface)
+		return out, fmt.Errorf("flows: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
 	}
 	if c.flows == nil {
 		return out, nil

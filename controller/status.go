@@ -27,7 +27,7 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 		st.Warnings = []string{}
 	}
 	if iface != "" && c.uplinks[iface] == nil {
-		return st, fmt.Errorf("status: interface %s: %w", iface, ErrUnknownIface)
+		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
 		if iface != "" && iface != name {
