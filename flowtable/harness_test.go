@@ -114,6 +114,34 @@ func (r *runner) add(port uint32, frame []byte, gso bool) {
 	}
 }
 
+// addWith adds a frame to port 0 with one field of its Info changed to v.
+func (r *runner) addWith(frame []byte, field int, v uint32) {
+	p := flowtable.Packet{Data: frame, Ref: uint64(len(r.in))}
+	packet.Parse(frame, &p.Info)
+	r.in = append(r.in, input{frame: append([]byte(nil), frame...), info: p.Info, at: r.now})
+	r.gone = append(r.gone, false)
+	i := &p.Info
+	switch field {
+	case 0:
+		i.L3 = v
+	case 1:
+		i.L4 = v
+	case 2:
+		i.Payload = v
+	case 3:
+		i.PayloadLen = v
+	case 4:
+		i.Family = uint8(v)
+	case 5:
+		i.TCPFlags = uint8(v)
+	case 6:
+		i.Keyed = v != 0
+	case 7:
+		i.Tagged = v != 0
+	}
+	r.tab.Add(&p, r.now)
+}
+
 // advance lets time pass with Expire called at every deadline, as a worker does.
 func (r *runner) advance(d time.Duration) {
 	end := r.now + int64(d)

@@ -15,7 +15,6 @@ import (
 // port. Structure is packet.Parse's business, which has tests of its own.
 type oracle struct {
 	ports []*oraclePort
-	now   int64
 }
 
 type oraclePort struct {
