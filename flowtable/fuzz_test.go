@@ -23,7 +23,7 @@ func FuzzTable(f *testing.F) {
 		f.Add(b, seed%2 == 0)
 	}
 	f.Fuzz(func(t *testing.T, choices []byte, room bool) {
-		if len(choices) > 4096 {
+		if len(choices) > 1024 {
 			return
 		}
 		exercise(t, &source{read: true, data: choices}, 2000, true, room)

@@ -55,7 +55,7 @@ func TestHundredThousandFlows(t *testing.T) {
 	c.Hold = time.Second
 	left, most := 0, 0
 	var tab *flowtable.Table
-	tab, err := flowtable.New(flowtable.Config{Slots: 1024, Ports: 1}, deliver(func(sf *flowtable.Superframe) { left++ }))
+	tab, err := flowtable.New(flowtable.Config{Slots: 1024, Ports: 1, NoVerify: true}, deliver(func(sf *flowtable.Superframe) { left++ }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,9 +63,11 @@ func TestHundredThousandFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	const flows = 100_000
+	frame := pt.TCP{Len: 1, Src4: [4]byte{10, 0, 0, 0}}.Frame()
 	for i := range flows {
-		b := pt.TCP{Src4: [4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}, Len: 1}
-		p := flowtable.Packet{Data: b.Frame(), Ref: uint64(i)} // without Info: the table parses
+		f := append([]byte(nil), frame...)
+		f[27], f[28], f[29] = byte(i>>16), byte(i>>8), byte(i) // the source address
+		p := flowtable.Packet{Data: f, Ref: uint64(i)}         // without Info: the table parses
 		tab.Add(&p, int64(i))
 		most = max(most, tab.Open())
 	}

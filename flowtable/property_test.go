@@ -100,8 +100,8 @@ func (r *runner) notHeldTooLong() {
 }
 
 func TestPropertiesOnRandomTraffic(t *testing.T) {
-	rounds := 100
-	if testing.Short() {
+	rounds := 80
+	if testing.Short() || raceEnabled {
 		rounds = 20
 	}
 	for _, c := range []struct {

@@ -116,21 +116,40 @@ func TestLargestSuperframe(t *testing.T) {
 	}
 }
 
-// Many packets of one byte: the counters of segments and references hold.
+// Many packets of one byte: the counters of segments and references hold. Their bytes are the business of smaller tests.
 func TestManySegmentsInOneSuperframe(t *testing.T) {
+	const most = flowtable.MaxIPLength - 40
+	var frames [][]byte
+	for b := (pt.TCP{Len: 1}); len(frames) <= most; b = b.Next() {
+		frames = append(frames, b.Frame())
+	}
 	for _, p := range []flowtable.Profile{flowtable.GRO, flowtable.RSC} {
-		cfg := negotiated(p)
-		cfg.Hold = time.Second
-		r := newRunner(t, flowtable.Config{MaxHeld: 1 << 17}, cfg)
-		b := pt.TCP{Len: 1}
-		const most = flowtable.MaxIPLength - 40
-		for range most + 1 {
-			r.add(0, b.Frame(), false)
-			b = b.Next()
+		var got []flowtable.Superframe
+		out := deliver(func(sf *flowtable.Superframe) {
+			n := 0
+			for _, f := range sf.Frags {
+				n += len(f)
+			}
+			if n != sf.Len || len(sf.Refs) != sf.Segments || sf.Refs[len(sf.Refs)-1]-sf.Refs[0] != uint64(sf.Segments-1) {
+				t.Errorf("%v: %d bytes in %d, %d packets with %d segments", p, n, sf.Len, len(sf.Refs), sf.Segments)
+			}
+			got = append(got, *sf)
+		})
+		table, err := flowtable.New(flowtable.Config{MaxHeld: 1 << 17, Ports: 1}, out)
+		if err != nil {
+			t.Fatal(err)
 		}
-		r.close()
-		if len(r.out) != 2 || r.out[0].Segments != most || r.out[0].Reason != flowtable.ReasonMaxBytes {
-			t.Errorf("%v: %d frames, %d segments, reason %v", p, len(r.out), r.out[0].Segments, r.out[0].Reason)
+		c := negotiated(p)
+		c.Hold = time.Second
+		if err := table.SetPort(0, c, 0); err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range frames {
+			table.Add(&flowtable.Packet{Data: append([]byte(nil), f...), Ref: uint64(i)}, 0)
+		}
+		table.Close(flowtable.ReasonStop, 0)
+		if len(got) != 2 || got[0].Segments != most || got[0].Reason != flowtable.ReasonMaxBytes || got[0].Len != flowtable.MaxIPLength+14 {
+			t.Errorf("%v: %d frames, %+v", p, len(got), got[0])
 		}
 	}
 }
