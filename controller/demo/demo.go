@@ -92,8 +92,8 @@ func run(ctx context.Context, fail context.CancelCauseFunc, o Options) (_ *Resul
 	}
 	d := &demo{opt: o, fail: fail, flows: 1, seed: rand.Uint64()}
 	defer func() {
-		if cause := context.Cause(ctx); err != nil && cause != nil {
-			err = cause // whatever failed, failed because of that
+		if err != nil {
+			err = d.cause(ctx, err)
 		}
 		if left := d.close(); left != nil && err != nil {
 			err = fmt.Errorf("%w; %w", err, left)
@@ -137,7 +137,7 @@ func (d *demo) measure(ctx context.Context, r *Result) error {
 }
 
 // verifyBytes is the length of a verification transfer.
-const verifyBytes = 32 << 20
+const verifyBytes = 16 << 20
 
 // verify sends a stream in both directions with coalescing off and on and compares SHA-256.
 func (d *demo) verify(ctx context.Context) error {

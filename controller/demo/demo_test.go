@@ -108,7 +108,7 @@ func started(t *testing.T, do func()) (out []byte, err error) {
 	do()
 	select {
 	case err = <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the demo goes on")
 	}
 	return result.Bytes(), err

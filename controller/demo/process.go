@@ -10,6 +10,7 @@ import (
 	"io"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,7 +19,8 @@ import (
 
 // Times a child is given.
 const (
-	replyTimeout = 20 * time.Second // for one reply; the slowest is a verification transfer
+	replyTimeout = 20 * time.Second // for one reply
+	dataTimeout  = 2 * time.Minute  // for one that waits for the end of a transfer: a machine may be an emulated one
 	stopTimeout  = 3 * time.Second  // to end by itself after its input ended
 )
 
@@ -106,13 +108,17 @@ func (c *child) ask(ctx context.Context, q request) (*reply, error) {
 	if _, err := c.in.Write(append(line, '\n')); err != nil {
 		return nil, c.failure()
 	}
-	timeout := time.NewTimer(replyTimeout)
+	limit := replyTimeout
+	if slices.Contains([]string{"complete", "finish", "received"}, q.Op) {
+		limit = dataTimeout
+	}
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-timeout.C:
-		return nil, fmt.Errorf("demo: %s: %s: no answer within %v: %w%s", c.role, q.Op, replyTimeout, ErrChild, c.log.lastLine())
+		return nil, fmt.Errorf("demo: %s: %s: no answer within %v: %w%s", c.role, q.Op, limit, ErrChild, c.log.lastLine())
 	case line, ok := <-c.lines:
 		if !ok {
 			return nil, c.failure()

@@ -105,6 +105,19 @@ func (d *demo) watch(c *child) {
 	}
 }
 
+// deathNotice is how much later than its sockets a dead process may be noticed.
+const deathNotice = 200 * time.Millisecond
+
+// cause tells why something failed: because of a signal or because a process died, if one did, otherwise for itself.
+func (d *demo) cause(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(deathNotice):
+		return err
+	}
+}
+
 // makeDir makes the folder of the sockets. Their paths must fit into 107 bytes (unix(7)), which TMPDIR may not grant.
 func (d *demo) makeDir() (err error) {
 	base := os.TempDir()
