@@ -37,7 +37,7 @@ const (
 )
 
 func main() {
-	pkgs, demo := vm.PrivilegedPackages(), ""
+	pkgs, demo := vm.SecondKernelPackages(), ""
 	if len(os.Args) > 1 && os.Args[1] == "demo" {
 		pkgs, demo = nil, strings.Join(os.Args[1:], " ")
 	} else if len(os.Args) > 1 {
