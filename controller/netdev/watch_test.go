@@ -76,6 +76,7 @@ func TestChangesAreAnnounced(t *testing.T) {
 	}
 	ip("set", "other", "up")
 	until(t, w, netdev.Up)
+	until(t, w, netdev.CarrierOn) // or else the next step could come before it and undo it unseen
 	n.A.Output(t, "ip", "link", "set", n.A.Dev, "down")
 	until(t, w, netdev.CarrierOff)
 	n.A.Output(t, "ip", "link", "set", n.A.Dev, "up")

@@ -141,11 +141,17 @@ func (s *Side) addresses(o Options, host byte) {
 	}
 }
 
+// indexA is the ifindex of A's end; B's is whatever its namespace gives.
+const indexA = 1000
+
 // addVeth runs in A. No sooner than this do the namespaces know each other (IFLA_LINK_NETNSID).
 func (n *Network) addVeth(o Options) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = n.A.Dev, o.MTU, n.A.MAC
 	attrs.NumTxQueues, attrs.NumRxQueues = o.Queues, o.Queues
+	// The ends would both be number 2 of their namespaces, and the kernel takes an interface whose peer has its own
+	// number for a plain one, whose carrier may wait for a second (net/core/link_watch.c, linkwatch_urgent_event).
+	attrs.Index = indexA
 	v := netlink.NewVeth(attrs)
 	v.PeerName, v.PeerHardwareAddr, v.PeerNamespace = n.B.Dev, n.B.MAC, netlink.NsFd(n.B.NS.FD())
 	v.PeerNumTxQueues, v.PeerNumRxQueues, v.PeerMTU = uint32(o.Queues), uint32(o.Queues), uint32(o.MTU)
@@ -223,6 +229,9 @@ func (s *Side) ready() (bool, error) {
 		return false, err
 	}
 	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, nil // an address changed while they were listed
+	}
 	if err != nil {
 		return false, err
 	}
@@ -231,7 +240,9 @@ func (s *Side) ready() (bool, error) {
 			return false, nil
 		}
 	}
-	return l.Attrs().Flags&net.FlagRunning != 0, nil
+	// IFF_RUNNING comes too early: it is set while the state is still unknown, and until the kernel's link watch has
+	// handled the carrier there is no queueing discipline yet and frames vanish (net/core/link_watch.c).
+	return l.Attrs().OperState == netlink.OperUp, nil
 }
 
 func (s *Side) knows(other *Side) error {
