@@ -27,7 +27,7 @@ type flagUse struct {
 }
 
 func rearrange(app *cli.App, args []string) ([]string, error) {
-	p, err := split(args, takesValue(app))
+	p, err := split(args, takesValue(app, args))
 	if err != nil {
 		return nil, err
 	}
@@ -112,9 +112,9 @@ func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {
 	return line, nil
 }
 
-// takesValue tells for every flag of every verb whether it needs a value. A name means the same everywhere, so flags may
-// even stand in front of the verb.
-func takesValue(app *cli.App) map[string]bool {
+// takesValue tells which flags need a value: those of the verb in args, wherever it stands, or of every verb when there is
+// none. A name can differ between verbs: --ipv6 alone is demo's, --ipv6 on|off a policy's.
+func takesValue(app *cli.App, args []string) map[string]bool {
 	takes := map[string]bool{}
 	var walk func([]*cli.Command)
 	walk = func(commands []*cli.Command) {
@@ -128,6 +128,12 @@ func takesValue(app *cli.App) map[string]bool {
 				}
 			}
 			walk(c.Subcommands)
+		}
+	}
+	for _, a := range args {
+		if c := find(app.Commands, a); c != nil {
+			walk([]*cli.Command{c})
+			return takes
 		}
 	}
 	walk(app.Commands)
