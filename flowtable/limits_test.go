@@ -2,6 +2,7 @@ package flowtable_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -74,6 +75,40 @@ func TestHundredThousandFlows(t *testing.T) {
 	tab.Close(flowtable.ReasonStop, flows)
 	if left != flows || most != 1024 {
 		t.Errorf("%d left, at most %d slots", left, most)
+	}
+}
+
+// With as many flows as slots some share a bucket, whatever the seed. They differ in one part of the key each time.
+func TestFlowsThatShareABucketAreApart(t *testing.T) {
+	const flows = 256
+	for name, differ := range map[string]func(p *pt.TCP, i byte){
+		"IPv4 source":                      func(p *pt.TCP, i byte) { p.Src4 = [4]byte{10, 0, 0, i} },
+		"IPv4 destination":                 func(p *pt.TCP, i byte) { p.Dst4 = [4]byte{10, 0, 0, i} },
+		"source port":                      func(p *pt.TCP, i byte) { p.SrcPort = 1000 + uint16(i) },
+		"destination port":                 func(p *pt.TCP, i byte) { p.DstPort = 1000 + uint16(i) },
+		"VLAN":                             func(p *pt.TCP, i byte) { p.Tags = []uint16{uint16(i)} },
+		"IPv6 source, first half":          func(p *pt.TCP, i byte) { p.V6, p.Src6 = true, [16]byte{0: 0x20, 7: i} },
+		"IPv6 source, second half":         func(p *pt.TCP, i byte) { p.V6, p.Src6 = true, [16]byte{0: 0x20, 15: i} },
+		"IPv6 destination, first half":     func(p *pt.TCP, i byte) { p.V6, p.Dst6 = true, [16]byte{0: 0x20, 7: i} },
+		"IPv6 destination, second half":    func(p *pt.TCP, i byte) { p.V6, p.Dst6 = true, [16]byte{0: 0x20, 15: i} },
+		"IPv6 destination, its first byte": func(p *pt.TCP, i byte) { p.V6, p.Dst6 = true, [16]byte{0: i, 15: 1} },
+	} {
+		c := negotiated(flowtable.GRO)
+		c.Hold = time.Second
+		r := newRunner(t, flowtable.Config{Slots: flows}, c)
+		for round := range uint32(2) {
+			for i := range flows {
+				p := pt.TCP{Len: 10, Seq: 10 * round, ID: uint16(round)}
+				differ(&p, byte(i))
+				r.add(0, p.Frame(), false)
+			}
+		}
+		r.close()
+		for i := range r.out {
+			if want := fmt.Sprintf("%d+%d stop", i, i+flows); len(r.out) != flows || r.out[i].String() != want {
+				t.Fatalf("%s: %d frames; frame %d: %s, want %s", name, len(r.out), i, &r.out[i], want)
+			}
+		}
 	}
 }
 
