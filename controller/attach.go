@@ -14,7 +14,6 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/vhost"
-	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 const (
@@ -25,20 +24,6 @@ const (
 )
 
 var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
-
-// offered are the device features a port offers: receive in mergeable buffers with both TSO kinds and ECN, transmit with
-// checksum and segmentation left to us, and RSC_EXT for guests that want the counts (virtio 1.2, 5.1.3).
-func offered() virtio.Features {
-	var f virtio.Features
-	for _, b := range []uint{
-		virtio.FCsum, virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestTSO6, virtio.FGuestECN,
-		virtio.FHostTSO4, virtio.FHostTSO6, virtio.FHostECN, virtio.FMrgRxbuf, virtio.FMTU, virtio.FGuestAnnounce, virtio.FMQ,
-		virtio.FIndirectDesc, virtio.FEventIdx, virtio.FProtocolFeatures, virtio.FVersion1, virtio.FRSCExt,
-	} {
-		f |= 1 << b
-	}
-	return f
-}
 
 // Attach puts one VM on an interface, which becomes an uplink with the first. It leaves nothing behind when it fails.
 func (c *Controller) Attach(req api.AttachRequest) (api.AttachResponse, error) {
@@ -299,7 +284,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 	if err != nil {
 		return fail("%w", err)
 	}
-	cfg := vhost.Config{Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, Offer: offered(), Mode: defaultMode, UID: -1, GID: -1}
+	cfg := vhost.Config{Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, Mode: defaultMode, UID: -1, GID: -1}
 	if req.SocketMode != "" {
 		m, err := strconv.ParseUint(req.SocketMode, 8, 12)
 		if err != nil || m > 0o777 {

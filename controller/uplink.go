@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -29,7 +28,6 @@ const (
 	xdpHeadroom      = 256 // XDP_PACKET_HEADROOM, include/uapi/linux/bpf.h
 	smallChunk       = 2048
 	largeChunk       = 4096
-	queueBack        = 2 * time.Second // how long the kernel may take to give a queue back
 )
 
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
@@ -109,7 +107,7 @@ func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, log *slog.Logger) (
 		return u, err
 	}
 	for q := range f.RxQueues {
-		s, err := openSocket(xsk.Config{
+		s, err := xsk.Open(xsk.Config{
 			Ifindex: f.Index, Queue: q, Chunks: chunkCount, ChunkSize: chunk,
 			RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
 			NeedWakeup: true, Native: u.prog.Mode() == "native",
@@ -133,17 +131,6 @@ func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, log *slog.Logger) (
 		u.wg.Go(w.run)
 	}
 	return u, nil
-}
-
-// openSocket opens an AF_XDP socket. The kernel gives a queue back a little after its last socket was closed (the buffer
-// pool is freed by a work item, net/xdp/xsk_buff_pool.c), so a queue that is busy is asked for again for a while.
-func openSocket(c xsk.Config) (*xsk.Socket, error) {
-	for end := time.Now().Add(queueBack); ; time.Sleep(queueBack / 20) {
-		s, err := xsk.Open(c)
-		if !errors.Is(err, xsk.ErrBusy) || time.Now().After(end) {
-			return s, err
-		}
-	}
 }
 
 // loadProgram tries native XDP, then generic, and keeps what generic mode costs as a warning.

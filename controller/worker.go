@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -141,7 +140,6 @@ func (w *worker) stop() {
 func (w *worker) run() {
 	// The thread is never unlocked: it ends with the goroutine, and with it the timer slack set here.
 	runtime.LockOSThread()
-	debug.SetPanicOnFault(true) // guest memory can vanish under a copy; the vhost package recovers, per port
 	defer close(w.dead)
 	// The default slack of 50 us would double a hold of 50 us.
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {

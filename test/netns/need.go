@@ -94,7 +94,7 @@ func NeedLiveKernel(t testing.TB) {
 	t.Helper()
 	if Oopsed() {
 		if os.Getenv(HostVMEnv) == "1" {
-			t.Skip("allowed: this kernel has oopsed since boot; the test runs in the VM of test/hostvm instead")
+			t.Skip("allowed: this kernel has oopsed since boot: reboot to run it here, or run its package in the VM of test/hostvm")
 		}
 		Skip(t, "a kernel that has not oopsed since boot (reboot, or 'go run ./test/hostvm' for a VM)")
 	}
