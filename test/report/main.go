@@ -62,7 +62,9 @@ type skip struct {
 func (s skip) String() string { return s.stage + ": " + s.test + ": " + s.why }
 
 // hole is true for a test that no stage of this run has run and that does not say itself why it may be left out.
-func (t *totals) hole(s skip) bool { return !t.ran[s.test] && !strings.HasPrefix(allowance(s.why), "allowed:") }
+func (t *totals) hole(s skip) bool {
+	return !t.ran[s.test] && !strings.HasPrefix(allowance(s.why), "allowed:")
+}
 
 // allowance is the skip's text behind the file and line that the testing package puts in front.
 func allowance(why string) string {
