@@ -17,12 +17,12 @@ demo: build
 # Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
 # this kernel and, in a throw-away VM, on a second one.
 test: build
-	bash test/vm/setup.sh race vm
+	bash test/vm/setup.sh net race vm
 	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm
 
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
-	bash test/vm/setup.sh race vm dpdk
+	bash test/vm/setup.sh net race vm dpdk
 	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm fuzz long
 
 # Remakes the committed BPF objects, bit for bit with this clang version.

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Gets what the tests need and this machine lacks. Quick when everything is there; needs root only when it is not.
 #
-#   test/vm/setup.sh [vm] [race] [generate] [dpdk]      (no argument: vm)
+#   test/vm/setup.sh [vm] [net] [race] [generate] [dpdk]      (no argument: vm)
 #
 #   vm        QEMU, and a guest kernel with its modules, unpacked into test/vm/.cache and not installed
+#   net       ethtool and iproute2 (ip, bridge), with which the privileged tests look at what was done from outside
 #   race      a C compiler for `go test -race`
 #   generate  clang and llvm-strip of the version `make generate` names
 #   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
@@ -133,6 +134,13 @@ keep_kernel() {
 	rm -rf "$work2"
 }
 
+need_net() {
+	missing=
+	have ethtool || missing="ethtool"
+	{ have ip && have bridge; } || missing="$missing iproute2"
+	[ -z "$missing" ] || install_packages "ethtool and iproute2" "$missing"
+}
+
 need_race() { have gcc || have cc || install_packages "a C compiler (gcc) and the C library's headers" "gcc libc6-dev"; }
 
 need_generate() {
@@ -162,9 +170,10 @@ for what in "$@"; do
 		need_qemu
 		need_kernel
 		;;
+	net) need_net ;;
 	race) need_race ;;
 	generate) need_generate ;;
 	dpdk) need_dpdk ;;
-	*) die "what is \"$what\"? vm, race, generate or dpdk" ;;
+	*) die "what is \"$what\"? vm, net, race, generate or dpdk" ;;
 	esac
 done
