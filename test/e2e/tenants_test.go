@@ -38,6 +38,15 @@ func silent(t *testing.T, c *netnstest.Capture, what string, match func(netnstes
 	}
 }
 
+// both waits for two probes in either order: group frames reach a VM by a socket of their own, beside AF_XDP.
+func both(c *netnstest.Capture, a, b string) {
+	first := c.Until(5*time.Second, func(f netnstest.Frame) bool { return has(a)(f) || has(b)(f) })
+	if has(a)(first) {
+		a = b
+	}
+	c.Until(5*time.Second, has(a))
+}
+
 func TestFramesGoWhereTheirAddressSays(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
 	a := r.boot(tapguest.Config{Socket: r.attach("a", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
@@ -47,8 +56,7 @@ func TestFramesGoWhereTheirAddressSays(t *testing.T) {
 	bcast := net.HardwareAddr{255, 255, 255, 255, 255, 255}
 
 	r.net.A.Inject(t, probe(mac(t, macA), src, "to a"), probe(r.net.B.MAC, src, "to host"), probe(bcast, src, "to all"))
-	ca.Until(5*time.Second, has("to a"))
-	ca.Until(5*time.Second, has("to all"))
+	both(ca, "to a", "to all")
 	cb.Until(5*time.Second, has("to all"))
 	host.Until(5*time.Second, has("to host"))
 	host.Until(5*time.Second, has("to all"))
