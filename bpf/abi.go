@@ -15,22 +15,41 @@ type PortKey struct {
 // PortValue is what the program does with the frames of a VM. It mirrors struct port_value in abi.h.
 type PortValue struct {
 	Port  uint32 // the controller's index, handed back in Meta and in FlowKey
-	Flags uint32 // FlagSteer
+	Flags uint32 // FlagSteer and what narrows it
 }
 
-// FlagSteer sends the VM's frames to AF_XDP. Without it they are counted and passed to the kernel.
-const FlagSteer = 1 << 0
+// Bits of PortValue.Flags. What they keep from the socket is counted (TCP) and passed to the kernel as it came.
+const (
+	FlagSteer    = 1 << 0 // the VM's frames go to AF_XDP
+	FlagTCPOnly  = 1 << 1 // of them only TCP with readable ports and not fragmented
+	FlagNoV4     = 1 << 2 // with FlagTCPOnly: no IPv4
+	FlagNoV6     = 1 << 3 // with FlagTCPOnly: no IPv6
+	FlagExcludes = 1 << 4 // with FlagTCPOnly: not the TCP ports of SetExcluded
+)
+
+// excludedKey is a TCP port of either end that a VM's steering leaves alone. It mirrors struct excluded_key in abi.h.
+type excludedKey struct {
+	Port    uint32 // PortValue.Port
+	TCPPort uint16 // host byte order
+	_       uint16
+}
 
 // NumVerdicts is the number of parse verdicts; the numbers and names are those of flowtable/packet.
 const NumVerdicts = 11
 
-// FlowKey is one direction of one TCP connection towards one VM. It mirrors struct flow_key in abi.h.
+// Values of FlowKey.Dir.
+const (
+	DirToGuest = 0 // from the wire to the VM, counted by the XDP program
+	DirToWire  = 1 // from the VM, counted by the TC program on its tap
+)
+
+// FlowKey is one direction of one TCP connection of one VM. It mirrors struct flow_key in abi.h.
 type FlowKey struct {
-	Ifindex uint32
+	Ifindex uint32 // the interface on the wire's side, in both directions
 	Port    uint32 // PortValue.Port
 	VLAN    uint16 // VLAN id, 0 untagged
 	Family  uint8  // 4 or 6
-	_       uint8
+	Dir     uint8  // DirToGuest or DirToWire
 	SrcPort uint16 // host byte order
 	DstPort uint16
 	SrcIP   [16]byte // network order; IPv4 in the first 4 bytes, the rest 0
@@ -40,7 +59,7 @@ type FlowKey struct {
 // Src returns the sender's address and port.
 func (k *FlowKey) Src() netip.AddrPort { return addrPort(k.Family, k.SrcIP, k.SrcPort) }
 
-// Dst returns the VM's address and port.
+// Dst returns the receiver's address and port.
 func (k *FlowKey) Dst() netip.AddrPort { return addrPort(k.Family, k.DstIP, k.DstPort) }
 
 func addrPort(family uint8, ip [16]byte, port uint16) netip.AddrPort {

@@ -47,19 +47,35 @@ struct port_key {
 	u8 mac[6];
 };
 
-enum { PORT_STEER = 1 };
+/* What is done with the frames of a VM. Without PORT_STEER they are counted and passed; the others narrow it. */
+enum {
+	PORT_STEER = 1,
+	PORT_TCP_ONLY = 2, /* only unfragmented TCP with readable ports; the kernel's path keeps the rest */
+	PORT_NO_V4 = 4,    /* with PORT_TCP_ONLY: no IPv4 */
+	PORT_NO_V6 = 8,    /* with PORT_TCP_ONLY: no IPv6 */
+	PORT_EXCLUDES = 16 /* with PORT_TCP_ONLY: not what the map `excluded` names */
+};
 
 struct port_value {
 	u32 port;
 	u32 flags;
 };
 
+/* A TCP port, of either end, whose flows are left on the kernel's path. */
+struct excluded_key {
+	u32 port;     /* port_value.port */
+	u16 tcp_port; /* host order */
+	u16 pad;
+};
+
+enum flow_dir { DIR_TO_GUEST, DIR_TO_WIRE };
+
 struct flow_key {
 	u32 ifindex;
 	u32 port;
 	u16 vlan;
 	u8 family; /* 4 or 6 */
-	u8 pad;
+	u8 dir;    /* enum flow_dir */
 	u16 src_port; /* host order */
 	u16 dst_port;
 	u8 src_ip[16]; /* IPv4: the first 4 bytes */

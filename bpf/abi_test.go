@@ -36,7 +36,8 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 		name string
 		goes any
 	}{
-		{"port_key", PortKey{}}, {"port_value", PortValue{}}, {"flow_key", FlowKey{}}, {"flow_stats", FlowStats{}},
+		{"port_key", PortKey{}}, {"port_value", PortValue{}}, {"excluded_key", excludedKey{}},
+		{"flow_key", FlowKey{}}, {"flow_stats", FlowStats{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, g := structNamed(t, types, c.name), reflect.TypeOf(c.goes)

@@ -16,4 +16,6 @@ var (
 	ErrNoPort = errors.New("no such port")
 	// ErrFull: the map of ports has no room for another VM.
 	ErrFull = errors.New("too many ports")
+	// ErrTooManyExcluded: the map of excluded TCP ports, of all VMs of an interface together, has no room for another.
+	ErrTooManyExcluded = errors.New("too many excluded TCP ports")
 )

@@ -30,7 +30,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_XSKMAP = 17,
 };
 
-enum { BPF_NOEXIST = 1 };
+enum { BPF_NOEXIST = 1, BPF_F_NO_PREALLOC = 1 };
 
 enum xdp_action { XDP_PASS = 2, XDP_REDIRECT = 4 };
 

@@ -37,11 +37,14 @@ type Program struct {
 	ports    *ebpf.Map
 	verdicts *ebpf.Map
 	xsks     *ebpf.Map
+	excluded *ebpf.Map
 	flows    *ebpf.Map // nil when shared
 
-	mu   sync.Mutex
-	link link.Link // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
+	mu   sync.Mutex // of what follows
+	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
 	mode string
+
+	excludes map[uint32][]uint16 // what the map excluded holds, by PortValue.Port
 }
 
 // Load loads the program and makes its maps. It does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
@@ -87,7 +90,8 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 	}
 	p := &Program{
 		ifindex: o.Ifindex, readsTag: at.skb != 0,
-		prog:  coll.DetachProgram(RscProgRscXdp),
+		prog:     coll.DetachProgram(RscProgRscXdp),
+		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), verdicts: coll.DetachMap(RscMapVerdicts), xsks: coll.DetachMap(RscMapXsks),
 	}
 	if o.Flows == nil {
@@ -121,7 +125,7 @@ func (p *Program) Close() error {
 	err := p.Detach()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := []error{err, p.prog.Close(), p.ports.Close(), p.verdicts.Close(), p.xsks.Close(), p.flows.Close()}
+	errs := []error{err, p.prog.Close(), p.ports.Close(), p.verdicts.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close()}
 	return errors.Join(errs...)
 }
 

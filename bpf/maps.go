@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -68,6 +69,50 @@ func (p *Program) DeletePort(k PortKey) error {
 	}
 	if err != nil {
 		return fmt.Errorf("xdp: port: %w", err)
+	}
+	return nil
+}
+
+// SetExcluded makes tcpPorts the TCP ports, of either end, that steering leaves alone for the VMs with that
+// PortValue.Port and FlagExcludes. It replaces the set before; nil empties it, as is due when the VM goes. A port that is
+// in both sets stays excluded all the while, and new ones are there before old ones go. After an error the old set is still
+// there, perhaps with more.
+// Error: ErrTooManyExcluded.
+func (p *Program) SetExcluded(port uint32, tcpPorts []uint16) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.excludes[port]
+	var added []uint16
+	for _, n := range tcpPorts {
+		if slices.Contains(old, n) || slices.Contains(added, n) {
+			continue
+		}
+		if err := p.excluded.Put(excludedKey{Port: port, TCPPort: n}, uint8(1)); err != nil {
+			if errors.Is(err, unix.E2BIG) {
+				err = fmt.Errorf("%w (%d)", ErrTooManyExcluded, p.excluded.MaxEntries())
+			}
+			return errors.Join(fmt.Errorf("xdp: exclude: TCP port %d: %w", n, err), p.include(port, added))
+		}
+		added = append(added, n)
+	}
+	p.excludes[port] = append(slices.Clone(old), added...)
+	gone := slices.DeleteFunc(slices.Clone(old), func(n uint16) bool { return slices.Contains(tcpPorts, n) })
+	if err := p.include(port, gone); err != nil {
+		return err // what is left is known, so the next call can finish
+	}
+	if p.excludes[port] = slices.Compact(slices.Sorted(slices.Values(tcpPorts))); len(tcpPorts) == 0 {
+		delete(p.excludes, port)
+	}
+	return nil
+}
+
+// include takes TCP ports out of the excluded set. The lock is held.
+func (p *Program) include(port uint32, tcpPorts []uint16) error {
+	for _, n := range tcpPorts {
+		err := p.excluded.Delete(excludedKey{Port: port, TCPPort: n})
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("xdp: include: TCP port %d: %w", n, err)
+		}
 	}
 	return nil
 }

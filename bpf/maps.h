@@ -15,6 +15,15 @@ struct {
 	__type(value, struct port_value);
 } ports SEC(".maps");
 
+/* TCP ports left alone, read for VMs with PORT_EXCLUDES. Rarely filled, so rows are made when needed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct excluded_key);
+	__type(value, u8);
+} excluded SEC(".maps");
+
 /*
  * TCP flows of all interfaces. Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line
  * is rarely fought over, and a per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU

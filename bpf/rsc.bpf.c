@@ -121,6 +121,31 @@ static __always_inline int vlan_of(const struct info *i, struct outer_tag outer)
 	return id;
 }
 
+static __always_inline int is_excluded(u32 port, u16 tcp_port)
+{
+	struct excluded_key k = {};
+
+	k.port = port;
+	k.tcp_port = tcp_port;
+	return bpf_map_lookup_elem(&excluded, &k) != 0;
+}
+
+/* Whether a frame of this VM goes to the socket. Asked of every frame, so a change of the port's row holds at once. */
+static __always_inline int is_wanted(const struct port_value *port, const struct info *i, const struct flow_key *k)
+{
+	u32 flags = port->flags;
+
+	if (!(flags & PORT_STEER))
+		return 0;
+	if (!(flags & PORT_TCP_ONLY))
+		return 1;
+	if (!i->keyed || i->verdict == V_FRAGMENT) /* the rest of a fragmented packet would go the other way */
+		return 0;
+	if (flags & (i->family == 4 ? PORT_NO_V4 : PORT_NO_V6))
+		return 0;
+	return !(flags & PORT_EXCLUDES) || !(is_excluded(port->port, k->src_port) || is_excluded(port->port, k->dst_port));
+}
+
 static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 {
 	struct frame f = { (void *)(long)ctx->data, (void *)(long)ctx->data_end, 0 };
@@ -154,11 +179,12 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		fk.port = port->port;
 		fk.vlan = pk.vlan;
 		fk.family = i.family;
+		fk.dir = DIR_TO_GUEST;
 		count_flow(&fk, &i, f.len);
 		m.flags = META_KEYED;
 		m.hash = flow_hash(&fk);
 	}
-	if (!(port->flags & PORT_STEER))
+	if (!is_wanted(port, &i, &fk))
 		return pass(O_PASS_PORT);
 
 	m.magic = META_MAGIC;

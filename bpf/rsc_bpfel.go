@@ -13,13 +13,20 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type RscExcludedKey struct {
+	_       structs.HostLayout
+	Port    uint32
+	TcpPort uint16
+	Pad     uint16
+}
+
 type RscFlowKey struct {
 	_       structs.HostLayout
 	Ifindex uint32
 	Port    uint32
 	Vlan    uint16
 	Family  uint8
-	Pad     uint8
+	Dir     uint8
 	SrcPort uint16
 	DstPort uint16
 	SrcIp   [16]uint8
@@ -53,6 +60,7 @@ type RscPortValue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	RscMapExcluded = "excluded"
 	RscMapFlows    = "flows"
 	RscMapPorts    = "ports"
 	RscMapVerdicts = "verdicts"
@@ -111,6 +119,7 @@ type RscProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscMapSpecs struct {
+	Excluded *ebpf.MapSpec `ebpf:"excluded"`
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
@@ -145,6 +154,7 @@ func (o *RscObjects) Close() error {
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscMaps struct {
+	Excluded *ebpf.Map `ebpf:"excluded"`
 	Flows    *ebpf.Map `ebpf:"flows"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Verdicts *ebpf.Map `ebpf:"verdicts"`
@@ -153,6 +163,7 @@ type RscMaps struct {
 
 func (m *RscMaps) Close() error {
 	return _RscClose(
+		m.Excluded,
 		m.Flows,
 		m.Ports,
 		m.Verdicts,
