@@ -11,21 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var (
-	// ErrNoDevice is returned when there is no interface of that name (or index) in the namespace.
-	ErrNoDevice = errors.New("no such network interface")
-	// ErrNotVeth is returned by VethPeer for an interface of another kind.
-	ErrNotVeth = errors.New("not a veth interface")
-	// ErrUnreachable is returned when a veth peer lies in a namespace that has no name under /run/netns.
-	ErrUnreachable = errors.New("peer lies in a network namespace without a name")
-	// ErrNoFeature is returned for an offload that the kernel or the interface does not know.
-	ErrNoFeature = errors.New("no such offload")
-	// ErrFixed is returned when an offload is wired to its present state.
-	ErrFixed = errors.New("offload is fixed by the driver")
-	// ErrRefused is returned when the kernel accepted a request and left the offload as it was.
-	ErrRefused = errors.New("offload did not change")
-)
-
 // XDP is the XDP program of an interface.
 type XDP struct {
 	Attached bool
@@ -52,9 +37,9 @@ type Facts struct {
 
 // Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
 type Handle struct {
-	nl   *netlink.Handle
-	genl map[int]*nl.SocketHandle // for requests that the netlink package has no words for
-	eth  *ethtool
+	nl  *netlink.Handle
+	raw map[int]*nl.SocketHandle // by netlink family, for requests that the netlink package has no words for
+	eth *ethtool
 }
 
 // Open opens a handle in the namespace of the calling thread. Close it.
@@ -63,27 +48,33 @@ func Open() (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: open: %w", err)
 	}
-	genl, err := nl.Subscribe(unix.NETLINK_GENERIC)
-	if err != nil {
-		h.Close()
-		return nil, fmt.Errorf("netlink: open: %w", err)
+	n := &Handle{nl: h, raw: map[int]*nl.SocketHandle{}}
+	for _, family := range []int{unix.NETLINK_ROUTE, unix.NETLINK_GENERIC} {
+		s, err := nl.Subscribe(family)
+		if err != nil {
+			n.closeNetlink()
+			return nil, fmt.Errorf("netlink: open: %w", err)
+		}
+		n.raw[family] = &nl.SocketHandle{Socket: s}
 	}
-	eth, err := openEthtool()
-	if err != nil {
-		genl.Close()
-		h.Close()
+	if n.eth, err = openEthtool(); err != nil {
+		n.closeNetlink()
 		return nil, err
 	}
-	return &Handle{nl: h, genl: map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: {Socket: genl}}, eth: eth}, nil
+	return n, nil
 }
 
 // Close closes its sockets.
 func (h *Handle) Close() error {
+	h.closeNetlink()
+	return h.eth.close()
+}
+
+func (h *Handle) closeNetlink() {
 	h.nl.Close()
-	for _, s := range h.genl {
+	for _, s := range h.raw {
 		s.Close()
 	}
-	return h.eth.close()
 }
 
 // with runs fn on a handle made for one call.

@@ -45,7 +45,7 @@ func (h *Handle) netdevRxQueues(index int) (int, error) {
 		return 0, fmt.Errorf("netlink: family %s: %w", netdevFamily, err)
 	}
 	req := nl.NewNetlinkRequest(int(f.ID), unix.NLM_F_DUMP)
-	req.Sockets = h.genl
+	req.Sockets = h.raw
 	req.AddData(&nl.Genlmsg{Command: netdevQueueGet, Version: 1})
 	req.AddData(nl.NewRtAttr(netdevQueueIfindex, nl.Uint32Attr(uint32(index))))
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)

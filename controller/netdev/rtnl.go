@@ -1,0 +1,47 @@
+package netdev
+
+import (
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// attrs are netlink attributes by type. A missing one reads as zero, as the kernel leaves out what it does not know.
+type attrs map[uint16][]byte
+
+func parseAttrs(b []byte) attrs {
+	a := attrs{}
+	list, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return a
+	}
+	for _, at := range list {
+		a[at.Attr.Type&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER)] = at.Value
+	}
+	return a
+}
+
+func (a attrs) u8(kind uint16) uint8 {
+	if v := a[kind]; len(v) >= 1 {
+		return v[0]
+	}
+	return 0
+}
+
+// linkAttrs reads all attributes of an interface (RTM_GETLINK), or returns ErrNoDevice.
+func (h *Handle) linkAttrs(index int) (attrs, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.Sockets = h.raw
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return nil, linkError(fmt.Sprintf("index %d", index), err)
+	}
+	if len(msgs) != 1 || len(msgs[0]) < unix.SizeofIfInfomsg {
+		return nil, linkError(fmt.Sprintf("index %d", index), unix.ENODEV)
+	}
+	return parseAttrs(msgs[0][unix.SizeofIfInfomsg:]), nil
+}
