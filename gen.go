@@ -1,8 +1,9 @@
-// Package rscctl is the root of the module; it holds only the line that remakes the BPF objects.
+// Package rscctl is the root of the module; it holds only the lines that remake the BPF objects.
 //
-// The committed files bpf/rsc_bpfel.go and bpf/rsc_bpfel.o are made by clang, so a build needs Go alone.
+// The committed files bpf/*_bpfel.go and bpf/*_bpfel.o are made by clang, so a build needs Go alone.
 // `make generate` runs this with the clang version the Makefile names, which yields them bit for bit: the sources include
 // no header of the machine, and paths of the machine stay out of the object.
 package rscctl
 
 //go:generate go tool bpf2go -target bpfel -output-dir bpf -output-stem rsc -go-package bpf Rsc bpf/rsc.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow
+//go:generate go tool bpf2go -target bpfel -output-dir bpf -output-stem tap -go-package bpf RscTap bpf/tap.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow

@@ -42,6 +42,16 @@ enum outcome {
 	NUM_OUTCOMES,
 };
 
+/* What became of a frame that a VM sent through its tap. All of them go on their way. */
+enum tap_outcome {
+	T_COUNTED,     /* under its flow */
+	T_NO_FLOW,     /* not TCP, or without readable ports */
+	T_FOREIGN_MAC, /* the source address is not the VM's */
+	T_FOREIGN_TAG, /* of another VLAN than the VM's port: the VM put a tag there itself */
+	T_FLOW_LOST,   /* the flow map had no room */
+	NUM_TAP_OUTCOMES,
+};
+
 struct port_key {
 	u16 vlan; /* VLAN id in host order, 0 untagged */
 	u8 mac[6];

@@ -1,8 +1,8 @@
 // Package bpf holds the XDP program that finds the frames of attached VMs, counts their TCP flows and steers them to
-// AF_XDP sockets, and the typed loader around it.
+// AF_XDP sockets, the TC program that counts what a VM sends through a tap, and the typed loaders around them.
 //
-// The C sources (rsc.bpf.c, parse.h, abi.h, maps.h, kernel.h) are compiled once; the object and its generated bindings
-// are committed, so a build needs Go alone. `make generate` remakes both bit for bit with the clang version that the
+// The C sources (rsc.bpf.c, tap.bpf.c and the headers) are compiled once; the objects and their generated bindings
+// are committed, so a build needs Go alone. `make generate` remakes them bit for bit with the clang version that the
 // Makefile names. The sources include no header of the build machine, which is what makes that possible.
 //
 // # A frame's way
@@ -11,6 +11,14 @@
 // host. Otherwise (VLAN id, destination MAC) is looked up in the map `ports`; a frame of an attached VM is counted in
 // `flows` (TCP only), gets 32 bytes of metadata in front (see Meta) and is redirected to the socket of its RX queue.
 // Everything else, and everything when the controller is gone, is passed to the kernel. The program never drops.
+//
+// How much of a VM's traffic is steered is up to its flags: everything, or only TCP, of some families, without some ports,
+// where the kernel's own path to the VM takes the rest.
+//
+// # The other direction
+//
+// A VM on a tap sends on the kernel's path. There rsc_tap, at the tap's ingress, counts its TCP flows in the same map under
+// DirToWire. It hangs there by TCX, or by clsact before Linux 6.6, and never decides about a frame.
 //
 // # Tags that are not in the frame
 //

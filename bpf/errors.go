@@ -10,6 +10,8 @@ var (
 	ErrUnsupported = errors.New("not supported by the kernel or the driver")
 	// ErrPermission: CAP_BPF and CAP_NET_ADMIN are missing.
 	ErrPermission = errors.New("no permission for BPF (root, or CAP_BPF and CAP_NET_ADMIN)")
+	// ErrAttached: TapProgram.Attach was called twice.
+	ErrAttached = errors.New("already attached")
 	// ErrNoDevice: the interface index names no interface of this network namespace.
 	ErrNoDevice = errors.New("no such interface")
 	// ErrNoPort: DeletePort was asked for a key that is not in the map.

@@ -22,6 +22,7 @@ typedef unsigned long long u64;
 #define __type(name, val) typeof(val) *name
 
 #define bpf_ntohs(x) __builtin_bswap16(x)
+#define bpf_htons(x) __builtin_bswap16(x)
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
@@ -43,9 +44,49 @@ struct xdp_md {
 	u32 egress_ifindex;
 };
 
+enum { TC_ACT_UNSPEC = -1 }; /* for TCX the same number says "next program" */
+
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;
+	u32 vlan_present;
+	u32 vlan_tci;
+	u32 vlan_proto; /* network order */
+	u32 priority;
+	u32 ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index;
+	u32 cb[5];
+	u32 hash;
+	u32 tc_classid;
+	u32 data;
+	u32 data_end;
+	u32 napi_id;
+	u32 family;
+	u32 remote_ip4;
+	u32 local_ip4;
+	u32 remote_ip6[4];
+	u32 local_ip6[4];
+	u32 remote_port;
+	u32 local_port;
+	u32 data_meta;
+	u64 flow_keys __attribute__((aligned(8)));
+	u64 tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	u64 sk __attribute__((aligned(8)));
+	u32 gso_size;
+};
+
+_Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "as in include/uapi/linux/bpf.h");
+
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 off, void *to, u32 len) = (void *)26;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;

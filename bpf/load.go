@@ -86,7 +86,7 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, loadError(err)
+		return nil, loadError("xdp", err)
 	}
 	p := &Program{
 		ifindex: o.Ifindex, readsTag: at.skb != 0,
@@ -109,15 +109,15 @@ func orDefault(n, def int) uint32 {
 }
 
 // loadError keeps the verifier's last line; its whole log is in the chain for %+v.
-func loadError(err error) error {
+func loadError(kind string, err error) error {
 	var ve *ebpf.VerifierError
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !errors.As(err, &ve):
-		return fmt.Errorf("xdp: load: %w: %w", ErrPermission, err)
+		return fmt.Errorf("%s: load: %w: %w", kind, ErrPermission, err)
 	case errors.As(err, &ve):
-		return fmt.Errorf("xdp: load: %w: verifier: %w", ErrUnsupported, err)
+		return fmt.Errorf("%s: load: %w: verifier: %w", kind, ErrUnsupported, err)
 	}
-	return fmt.Errorf("xdp: load: %w: %w", ErrUnsupported, err)
+	return fmt.Errorf("%s: load: %w: %w", kind, ErrUnsupported, err)
 }
 
 // Close detaches and frees the program and its own maps; a shared flow map stays open. Closing twice is no error.

@@ -34,11 +34,16 @@ func OutcomeNames() (frames, events []string) {
 
 // Verdicts returns how many frames ended in which way, by name (see OutcomeNames), summed over the CPUs.
 func (p *Program) Verdicts() (map[string]uint64, error) {
-	out := make(map[string]uint64, len(outcomeNames))
+	return sumByName(p.verdicts, outcomeNames[:])
+}
+
+// sumByName reads a per-CPU array whose entries have names.
+func sumByName(m *ebpf.Map, names []string) (map[string]uint64, error) {
+	out := make(map[string]uint64, len(names))
 	var perCPU []uint64
-	for i, name := range outcomeNames {
-		if err := p.verdicts.Lookup(uint32(i), &perCPU); err != nil {
-			return nil, fmt.Errorf("xdp: verdicts: %w", err)
+	for i, name := range names {
+		if err := m.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("bpf: counters: %w", err)
 		}
 		var sum uint64
 		for _, n := range perCPU {

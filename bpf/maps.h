@@ -24,18 +24,6 @@ struct {
 	__type(value, u8);
 } excluded SEC(".maps");
 
-/*
- * TCP flows of all interfaces. Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line
- * is rarely fought over, and a per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU
- * forget a flow on its own, so that sums over the CPUs would be wrong.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key);
-	__type(value, struct flow_stats);
-} flows SEC(".maps");
-
 /* Frames by outcome. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

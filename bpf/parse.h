@@ -7,7 +7,8 @@
 
 /*
  * The twin of flowtable/packet.Parse: same checks, same order, the first that fails decides. A test runs both on the same
- * frames. Headers are read byte by byte through peek, so alignment and padding do not matter.
+ * frames. Headers are read byte by byte through peek, so alignment and padding do not matter. With RSC_SKB defined it
+ * reads a TC program's skb, otherwise an XDP program's frame.
  */
 
 #define ETH_LEN 14
@@ -36,11 +37,19 @@
 /* More than all headers together: 14 + 4 + 40 + 8 * 2048 + 60. The verifier wants a bound on a variable offset. */
 #define MAX_OFFSET 0x7fff
 
+#ifdef RSC_SKB
+struct frame {
+	struct __sk_buff *skb;
+	u8 *buf; /* IPV6_LEN bytes, what peek read last */
+	u32 len; /* of the frame, however much of it lies in the skb's first piece */
+};
+#else
 struct frame {
 	const u8 *data;
 	const u8 *end;
 	u32 len;
 };
+#endif
 
 struct info {
 	u32 l3;
@@ -57,9 +66,15 @@ struct info {
 	u8 verdict;
 };
 
-/* len bytes at off, or 0. len is a constant everywhere. */
+/* len bytes at off, or 0. len is a constant everywhere, at most IPV6_LEN. They hold until the next peek. */
 static __always_inline const u8 *peek(const struct frame *f, u32 off, u32 len)
 {
+#ifdef RSC_SKB
+	/* An skb's headers may lie in several pieces. Copying leaves it as it is; pulling them together would not. */
+	if (off > MAX_OFFSET || bpf_skb_load_bytes(f->skb, off, f->buf, len))
+		return 0;
+	return f->buf;
+#else
 	const u8 *p;
 
 	if (off > MAX_OFFSET)
@@ -68,6 +83,7 @@ static __always_inline const u8 *peek(const struct frame *f, u32 off, u32 len)
 	if (p + len > f->end)
 		return 0;
 	return p;
+#endif
 }
 
 static __always_inline u16 be16(const u8 *p)

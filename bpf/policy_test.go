@@ -29,6 +29,13 @@ func TestPolicyNarrowsWhatIsSteered(t *testing.T) {
 		arp = padded(60, ether(0x0806, make([]byte, 28)))
 		cut = padded(60, ip4(6, 0, nil, []byte{1, 2, 3}))
 	)
+	p := loadForTest(t)
+	socketFor(t, p)
+	for port, n := range map[uint32]uint16{3: 22, 4: 23} {
+		if err := p.SetExcluded(port, []uint16{n}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	const tcpOnly = FlagSteer | FlagTCPOnly
 	for _, c := range []struct {
 		name  string
@@ -70,14 +77,7 @@ func TestPolicyNarrowsWhatIsSteered(t *testing.T) {
 				frame, name = tagged(0x8100, testVLAN|0x2000, frame), name+" in a vlan"
 			}
 			t.Run(name, func(t *testing.T) {
-				p := loadForTest(t)
-				socketFor(t, p)
 				p.mustSetPort(t, vlan, PortValue{Port: 3, Flags: c.flags})
-				for port, n := range map[uint32]uint16{3: 22, 4: 23} {
-					if err := p.SetExcluded(port, []uint16{n}); err != nil {
-						t.Fatal(err)
-					}
-				}
 				var act uint32
 				var out []byte
 				got := moved(t, p, func() { act, out = p.run(t, frame) })

@@ -7,6 +7,7 @@
  */
 
 #include "abi.h"
+#include "flows.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -39,43 +40,6 @@ static __always_inline int pass(u32 outcome)
 {
 	count(outcome);
 	return XDP_PASS;
-}
-
-/*
- * Finds or makes the flow's row. Two CPUs may race to make it: the loser's update fails with EEXIST and its second
- * lookup finds the winner's row. Rows start at zero, so that everyone only adds.
- */
-static __always_inline struct flow_stats *flow_row(const struct flow_key *k, u64 now)
-{
-	struct flow_stats *row = bpf_map_lookup_elem(&flows, k);
-	struct flow_stats fresh = {};
-
-	if (row)
-		return row;
-	fresh.first_ns = now;
-	fresh.last_ns = now;
-	bpf_map_update_elem(&flows, k, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&flows, k);
-}
-
-static __always_inline void count_flow(const struct flow_key *k, const struct info *i, u32 len)
-{
-	u64 now = bpf_ktime_get_ns();
-	struct flow_stats *row = flow_row(k, now);
-	u32 v = i->verdict;
-
-	if (!row) {
-		count(O_FLOW_LOST);
-		return;
-	}
-	__sync_fetch_and_add(&row->bytes, len);
-	if (i->payload_len)
-		__sync_fetch_and_add(&row->payload_bytes, i->payload_len);
-	if (v < NUM_VERDICTS)
-		__sync_fetch_and_add(&row->verdicts[v], 1);
-	if ((row->tcp_flags & i->tcp_flags) != i->tcp_flags)
-		__sync_fetch_and_or(&row->tcp_flags, i->tcp_flags);
-	row->last_ns = now; /* a racing CPU is at most nanoseconds away */
 }
 
 /* A cheap mix of addresses and ports. */
@@ -180,7 +144,8 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		fk.vlan = pk.vlan;
 		fk.family = i.family;
 		fk.dir = DIR_TO_GUEST;
-		count_flow(&fk, &i, f.len);
+		if (!count_flow(&fk, &i, 1, f.len))
+			count(O_FLOW_LOST);
 		m.flags = META_KEYED;
 		m.hash = flow_hash(&fk);
 	}

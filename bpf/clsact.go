@@ -1,0 +1,154 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Before TCX (Linux 6.6) a program hangs on a tap as a filter of the qdisc clsact. A filter outlives the process that made
+// it, so it carries what its successor must know in its name.
+const (
+	filterName = TapProgramName
+	// The qdisc was made for this filter as well, and goes with it when nobody else uses it.
+	filterNameWithQdisc = TapProgramName + "+clsact"
+
+	filterHandle   = 1
+	filterPriority = 0x5253 // lets filters of the usual small priorities be, and would be odd for anyone else
+)
+
+// tcFilter is our filter on a tap. Its netlink socket stays in the network namespace of the tap.
+type tcFilter struct {
+	h       *netlink.Handle
+	ifindex int
+}
+
+func addFilter(ifindex, prog int) (*tcFilter, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: open: %w", err)
+	}
+	f := &tcFilter{h: h, ifindex: ifindex}
+	if err := f.add(prog); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *tcFilter) add(prog int) error {
+	if err := f.removeOurs(); err != nil {
+		return err
+	}
+	name := filterName
+	made, err := f.ensureQdisc()
+	if err != nil {
+		return err
+	}
+	if made {
+		name = filterNameWithQdisc
+	}
+	b := &netlink.BpfFilter{Fd: prog, Name: name, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: f.ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPriority,
+	}}
+	if err := f.h.FilterAdd(b); err != nil {
+		err = fmt.Errorf("filter (module cls_bpf): %w", err)
+		if made {
+			err = errors.Join(err, f.removeQdisc())
+		}
+		return err
+	}
+	return nil
+}
+
+// link is what the netlink package asks for where an index would do.
+func (f *tcFilter) link() netlink.Link {
+	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: f.ifindex}}
+}
+
+// ensureQdisc adds clsact unless it, or the older qdisc ingress, which takes filters just as well, is there.
+func (f *tcFilter) ensureQdisc() (made bool, err error) {
+	all, err := f.h.QdiscList(f.link())
+	if err != nil {
+		return false, fmt.Errorf("qdiscs: %w", err)
+	}
+	for _, q := range all {
+		if q.Attrs().Parent == netlink.HANDLE_CLSACT {
+			return false, nil
+		}
+	}
+	err = f.h.QdiscAdd(f.qdisc())
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("qdisc clsact (module sch_ingress): %w", err)
+	}
+	return err == nil, nil
+}
+
+func (f *tcFilter) qdisc() netlink.Qdisc {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: f.ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+}
+
+// removeOurs takes away every filter of ours on the tap, and the qdisc if it was made for one and holds no other.
+func (f *tcFilter) removeOurs() error {
+	list, err := f.h.FilterList(f.link(), netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return fmt.Errorf("filters: %w", err)
+	}
+	madeQdisc := false
+	for _, one := range list {
+		b, ok := one.(*netlink.BpfFilter)
+		if !ok || b.Name != filterName && b.Name != filterNameWithQdisc {
+			continue
+		}
+		madeQdisc = madeQdisc || b.Name == filterNameWithQdisc
+		b.Fd = -1
+		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("filter: remove: %w", err)
+		}
+	}
+	if !madeQdisc {
+		return nil
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if list, err := f.h.FilterList(f.link(), parent); err != nil || len(list) > 0 {
+			return err // somebody else uses it by now
+		}
+	}
+	return f.removeQdisc()
+}
+
+func (f *tcFilter) removeQdisc() error {
+	err := f.h.QdiscDel(f.qdisc())
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("qdisc clsact: remove: %w", err)
+	}
+	return nil
+}
+
+// remove takes the filter off. That the tap is gone already is no error.
+func (f *tcFilter) remove() error {
+	defer f.h.Close()
+	if err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+// RemoveStaleTap removes what a process that was killed left on a tap, in the network namespace of the calling thread: with
+// clsact its filter, and the qdisc if that process had made it. With TCX nothing is left. That there is nothing to remove, or
+// no tap, is no error.
+func RemoveStaleTap(ifindex int) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("tc: netlink: %w", err)
+	}
+	f := tcFilter{h: h, ifindex: ifindex}
+	if err := f.remove(); err != nil {
+		return fmt.Errorf("tc: remove what was left: %w", err)
+	}
+	return nil
+}
