@@ -44,7 +44,7 @@ type Program struct {
 	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
 	mode string
 
-	excludes map[uint32][]uint16 // what the map excluded holds, by PortValue.Port
+	excludes map[uint32][]uint16 // what the map excluded holds, by PortValue.Port, sorted
 }
 
 // Load loads the program and makes its maps. It does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.

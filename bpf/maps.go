@@ -86,29 +86,34 @@ func (p *Program) DeletePort(k PortKey) error {
 func (p *Program) SetExcluded(port uint32, tcpPorts []uint16) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old := p.excludes[port]
-	var added []uint16
-	for _, n := range tcpPorts {
-		if slices.Contains(old, n) || slices.Contains(added, n) {
-			continue
-		}
+	old, want := p.excludes[port], slices.Compact(slices.Sorted(slices.Values(tcpPorts)))
+	added := without(want, old)
+	for i, n := range added {
 		if err := p.excluded.Put(excludedKey{Port: port, TCPPort: n}, uint8(1)); err != nil {
 			if errors.Is(err, unix.E2BIG) {
 				err = fmt.Errorf("%w (%d)", ErrTooManyExcluded, p.excluded.MaxEntries())
 			}
-			return errors.Join(fmt.Errorf("xdp: exclude: TCP port %d: %w", n, err), p.include(port, added))
+			return errors.Join(fmt.Errorf("xdp: exclude: TCP port %d: %w", n, err), p.include(port, added[:i]))
 		}
-		added = append(added, n)
 	}
-	p.excludes[port] = append(slices.Clone(old), added...)
-	gone := slices.DeleteFunc(slices.Clone(old), func(n uint16) bool { return slices.Contains(tcpPorts, n) })
-	if err := p.include(port, gone); err != nil {
-		return err // what is left is known, so the next call can finish
+	if err := p.include(port, without(old, want)); err != nil {
+		p.excludes[port] = slices.Sorted(slices.Values(append(added, old...))) // so the next call can finish
+		return err
 	}
-	if p.excludes[port] = slices.Compact(slices.Sorted(slices.Values(tcpPorts))); len(tcpPorts) == 0 {
+	if p.excludes[port] = want; len(want) == 0 {
 		delete(p.excludes, port)
 	}
 	return nil
+}
+
+// without returns what of a is not in b; both are sorted.
+func without(a, b []uint16) (out []uint16) {
+	for _, n := range a {
+		if _, ok := slices.BinarySearch(b, n); !ok {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // include takes TCP ports out of the excluded set. The lock is held.

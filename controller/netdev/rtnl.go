@@ -1,6 +1,7 @@
 package netdev
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
@@ -22,12 +23,23 @@ func parseAttrs(b []byte) attrs {
 	return a
 }
 
+func (a attrs) nested(kind uint16) attrs { return parseAttrs(a[kind]) }
+
 func (a attrs) u8(kind uint16) uint8 {
 	if v := a[kind]; len(v) >= 1 {
 		return v[0]
 	}
 	return 0
 }
+
+func (a attrs) u32(kind uint16) uint32 {
+	if v := a[kind]; len(v) >= 4 {
+		return binary.NativeEndian.Uint32(v)
+	}
+	return 0
+}
+
+func (a attrs) text(kind uint16) string { return cString(a[kind]) }
 
 // linkAttrs reads all attributes of an interface (RTM_GETLINK), or returns ErrNoDevice.
 func (h *Handle) linkAttrs(index int) (attrs, error) {
