@@ -39,6 +39,14 @@ func (a attrs) u32(kind uint16) uint32 {
 	return 0
 }
 
+// be32 is u32 of an attribute in network byte order, as netfilter has them.
+func (a attrs) be32(kind uint16) uint32 {
+	if v := a[kind]; len(v) >= 4 {
+		return binary.BigEndian.Uint32(v)
+	}
+	return 0
+}
+
 func (a attrs) text(kind uint16) string { return cString(a[kind]) }
 
 // linkAttrs reads all attributes of an interface (RTM_GETLINK), or returns ErrNoDevice.

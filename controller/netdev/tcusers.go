@@ -1,0 +1,86 @@
+package netdev
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// tcHook is a place where TC looks at frames: filters under clsact (or the older ingress), and TCX programs.
+type tcHook struct {
+	parent uint32
+	attach ebpf.AttachType
+}
+
+var (
+	tcIngress = tcHook{netlink.HANDLE_MIN_INGRESS, ebpf.AttachTCXIngress}
+	tcEgress  = tcHook{netlink.HANDLE_MIN_EGRESS, ebpf.AttachTCXEgress}
+)
+
+// tcUsers names the filters and programs that hang on an interface there.
+func (h *Handle) tcUsers(index int, at tcHook) (out []string, err error) {
+	filters, err := h.tcFilters(index, at.parent)
+	if err != nil {
+		return nil, err
+	}
+	programs, err := tcxPrograms(index, at.attach)
+	return append(filters, programs...), err
+}
+
+// tcFilters lists the filters by preference and kind, with the names of BPF programs. What a filter matches is not read.
+func (h *Handle) tcFilters(index int, parent uint32) (out []string, err error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
+	req.Sockets = h.raw
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(index), Parent: parent})
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
+	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
+		return nil, err
+	}
+	at := map[string]int{}
+	for _, m := range msgs {
+		if len(m) < nl.SizeofTcMsg {
+			continue
+		}
+		// One message for all filters of a preference, then one for each of them.
+		a := parseAttrs(m[nl.SizeofTcMsg:])
+		text := fmt.Sprintf("filter %s of preference %d", a.text(nl.TCA_KIND), nl.DeserializeTcMsg(m).Info>>16)
+		if _, ok := at[text]; !ok {
+			at[text] = len(out)
+			out = append(out, text)
+		}
+		if name := a.nested(nl.TCA_OPTIONS).text(nl.TCA_BPF_NAME); a.text(nl.TCA_KIND) == "bpf" && name != "" {
+			out[at[text]] += fmt.Sprintf(" (%s)", name)
+		}
+	}
+	return out, nil
+}
+
+// tcxPrograms lists the TCX programs; none on a kernel before 6.6.
+func tcxPrograms(index int, at ebpf.AttachType) (out []string, err error) {
+	r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: at})
+	switch {
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("tcx: %w", err)
+	}
+	for _, p := range r.Programs {
+		out = append(out, fmt.Sprintf("program %s", programName(p.ID)))
+	}
+	return out, nil
+}
+
+func programName(id ebpf.ProgramID) string {
+	if p, err := ebpf.NewProgramFromID(id); err == nil {
+		defer p.Close()
+		if info, err := p.Info(); err == nil && info.Name != "" {
+			return info.Name
+		}
+	}
+	return fmt.Sprintf("%d", id)
+}
