@@ -114,6 +114,15 @@ func TestWhatAVMSendsIsCountedLive(t *testing.T) {
 			}
 			tag := tagged(0x8100, 0xe000, ip6(6, tcp(5, 0x10, 6))) // the kernel takes the tag out of it
 			v.write(t, tag, 0, 0, 0)
+			segment := ip4(6, 0x4000, nil, tcp(5, 0x10, 6))
+			foreign := [][]byte{tagged(0x8100, testVLAN, segment), tagged(0x8100, 0xe000, tagged(0x8100, testVLAN, segment)),
+				tagged(0x8100, 0xe000, tagged(0x8100, 0, segment)), tagged(0x88a8, 0, segment)}
+			for _, f := range foreign {
+				v.write(t, f, 0, 0, 0)
+			}
+			if out, err := p.Outcomes(); err != nil || out["foreign_tag"] != uint64(len(foreign)) {
+				t.Errorf("%v, %v", out, err)
+			}
 			rows := takeFlows(t, p)
 			slices.SortFunc(rows, func(a, b Flow) int { return int(a.Key.Family) - int(b.Key.Family) })
 			if len(rows) != 2 {
