@@ -24,8 +24,8 @@ const (
 	AllOffloads = CSUM | TSO4 | TSO6 | ECN
 )
 
-// features are the virtio features of a guest that has these offloads.
-func (o Offload) features() virtio.Features {
+// Features are the virtio features of a guest that has these offloads.
+func (o Offload) Features() virtio.Features {
 	f := virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf)
 	for _, m := range []struct {
 		o   Offload
