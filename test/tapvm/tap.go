@@ -117,6 +117,12 @@ func (t *Tap) Write(b []byte) error {
 	}
 }
 
+// gone says that the device was deleted under the open file.
+func (t *Tap) gone() bool {
+	ifr, err := unix.NewIfreq(t.Name)
+	return err == nil && unix.IoctlIfreq(t.FD, unix.TUNGETIFF, ifr) == unix.EBADFD
+}
+
 // Close closes the tap, and with it removes a device that is not persistent.
 func (t *Tap) Close() error {
 	if t.FD < 0 {

@@ -134,12 +134,12 @@ func (g *Guest) post(tok uint64) error {
 	return g.rxDrv.Add(g.buf[:], tok)
 }
 
-// Receive takes up to budget frames, hands each to fn and gives the buffers back. The frame is contiguous and fn's during the call;
-// buffers is the number of receive buffers it came in, which is h.NumBuffers. An error is one of the device: it broke the rules.
-func (g *Guest) Receive(budget int, fn func(h *virtio.NetHdr, frame []byte, buffers int)) (count int, err error) {
-	var h virtio.NetHdr
+// Receive takes up to budget frames, hands each to fn and gives the buffers back. packet is the 12-byte header and the frame, in one
+// piece, and fn's during the call; the header's num_buffers is the number of receive buffers it came in. An error is one of the
+// device: it broke the rules.
+func (g *Guest) Receive(budget int, fn func(packet []byte)) (count int, err error) {
 	for count < budget {
-		ok, err := g.gather(&h)
+		ok, err := g.gather()
 		if err != nil {
 			return count, err
 		}
@@ -147,7 +147,7 @@ func (g *Guest) Receive(budget int, fn func(h *virtio.NetHdr, frame []byte, buff
 			break
 		}
 		count++
-		fn(&h, g.frame[virtio.HdrSize:], len(g.toks))
+		fn(g.frame)
 		for _, tok := range g.toks {
 			if err := g.post(tok); err != nil {
 				return count, fmt.Errorf("guest: %w", err)
@@ -164,32 +164,32 @@ func (g *Guest) Receive(budget int, fn func(h *virtio.NetHdr, frame []byte, buff
 }
 
 // gather copies the next frame's buffers together.
-func (g *Guest) gather(h *virtio.NetHdr) (ok bool, err error) {
+func (g *Guest) gather() (ok bool, err error) {
 	g.toks, g.frame = g.toks[:0], g.frame[:0]
 	for want := 1; len(g.toks) < want; {
 		tok, n, ok := g.rxDrv.Used()
+		first := len(g.toks) == 0
 		switch {
-		case !ok && len(g.toks) == 0:
+		case !ok && first:
 			return false, nil
 		case !ok: // all of a frame's elements become visible at once
 			return false, ErrGuestBuffers
-		case int(n) > g.size, len(g.toks) == 0 && n < virtio.HdrSize, len(g.frame)+int(n) > cap(g.frame):
+		case int(n) > g.size, first && n < virtio.HdrSize, len(g.frame)+int(n) > cap(g.frame):
 			return false, ErrGuestHeader
-		case len(g.toks)+1 < want && int(n) != g.size:
-			return false, ErrGuestFill
 		}
 		b := g.rxMem[int(tok)*g.size:][:n]
-		if len(g.toks) == 0 {
-			_ = h.Decode(b) // long enough
+		if first {
+			var h virtio.NetHdr
+			_ = h.Decode(b) // it is long enough
 			if want = int(h.NumBuffers); want == 0 {
 				return false, ErrGuestBuffers
-			}
-			if want > 1 && int(n) != g.size {
-				return false, ErrGuestFill
 			}
 		}
 		g.toks = append(g.toks, tok)
 		g.frame = append(g.frame, b...)
+		if len(g.toks) < want && int(n) != g.size {
+			return false, ErrGuestFill
+		}
 	}
 	return true, nil
 }
