@@ -1,0 +1,462 @@
+package kernel_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/tapvm"
+	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+const chunkSize = 2048
+
+// netRig is a Net on a rig's tap, with a UMEM that counts its chunks.
+type netRig struct {
+	*rig
+	net   *kernel.Net
+	umem  []byte
+	held  map[uint64]bool // chunks that a frame refers to
+	spare []uint64
+}
+
+func newNetRig(t testing.TB, o tapvm.Offload, chunks int, c kernel.NetConfig) *netRig {
+	t.Helper()
+	netnstest.Need(t, netnstest.Vhost)
+	n := &netRig{rig: newRig(t, o), held: map[uint64]bool{}}
+	var err error
+	if n.umem, err = unix.Mmap(-1, 0, chunks*chunkSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE); err != nil {
+		t.Fatal(err)
+	}
+	for i := range chunks {
+		n.spare = append(n.spare, uint64(i))
+	}
+	c.Umem, c.Backend = n.umem, n.feed
+	if n.net, err = kernel.OpenNet(c); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.net.Close(n.free); err != nil && !errors.Is(err, kernel.ErrClosed) {
+			t.Errorf("close: %v", err)
+		}
+		if len(n.held) != 0 || len(n.spare) != chunks {
+			t.Errorf("%d chunks never came back", len(n.held))
+		}
+		if err := unix.Munmap(n.umem); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// free takes a chunk back, and spoils it: whoever still reads it gets the wrong bytes.
+func (n *netRig) free(ref uint64) {
+	n.t.Helper()
+	if !n.held[ref] {
+		n.t.Errorf("chunk %d comes back and was not out", ref)
+	}
+	delete(n.held, ref)
+	clear(n.umem[ref*chunkSize:][:chunkSize])
+	n.spare = append(n.spare, ref)
+}
+
+// build makes a superframe in chunks of the UMEM, one for the headers and one for each segment. ok is false if too few are left.
+func (n *netRig) build(s stream) (f *kernel.Frame, refs []uint64, ok bool) {
+	if len(n.spare) < s.segments+1 {
+		return nil, nil, false
+	}
+	f = s.frame(nil)
+	for i, b := range f.Frags {
+		ref := n.spare[len(n.spare)-1]
+		n.spare = n.spare[:len(n.spare)-1]
+		at := n.umem[ref*chunkSize:][256 : 256+len(b)] // as AF_XDP has it: behind headroom
+		copy(at, b)
+		f.Frags[i] = at
+		refs = append(refs, ref)
+	}
+	return f, refs, true
+}
+
+// post posts a frame, whose chunks are then the ring's.
+func (n *netRig) post(f *kernel.Frame, refs []uint64) {
+	n.t.Helper()
+	for _, r := range refs {
+		n.held[r] = true
+	}
+	if err := n.net.Post(f, refs); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *netRig) kick() {
+	n.t.Helper()
+	if err := n.net.Kick(); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// drain waits until everything is used.
+func (n *netRig) drain() {
+	n.t.Helper()
+	for start := time.Now(); n.net.Pending() > 0; {
+		if n.net.Reap(n.free) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if time.Since(start) > 20*time.Second {
+			n.t.Fatalf("%d frames are not used; ring: %v", n.net.Pending(), n.net.Err())
+		}
+	}
+	if n.net.Chunks() != 0 {
+		n.t.Errorf("%d chunks held without a frame", n.net.Chunks())
+	}
+}
+
+// One descriptor chain from the UMEM becomes one frame of the tap, 2,000 of 2,000, and no chunk is free before it was copied.
+func TestEverySuperframeOfTheRingReachesTheTap(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("IPv6 %v", v6), func(t *testing.T) {
+			const frames = 2000
+			n := newNetRig(t, tapvm.AllOffloads, 64*46, kernel.NetConfig{})
+			s := stream{v6: v6, segments: 45, size: 1428}
+			var sent, got int
+			next := s
+			for got < frames {
+				burst := 0
+				for ; burst < 16 && sent < frames && n.net.Room() > 0; burst++ {
+					f, refs, ok := n.build(next)
+					if !ok {
+						break
+					}
+					n.post(f, refs)
+					next.seq += uint32(s.segments * s.size)
+					sent++
+				}
+				n.kick()
+				for sent-got > 32 || burst == 0 && got < sent {
+					h, b, ok := n.read()
+					if !ok {
+						t.Fatalf("%d sent, %d read; ring: %v", sent, got, n.net.Err())
+					}
+					want := s
+					want.seq = uint32(got * s.segments * s.size)
+					n.wantFrame(want, h, b)
+					got++
+					n.net.Reap(n.free)
+				}
+				n.net.Reap(n.free)
+			}
+			n.drain()
+			n.empty()
+			if n.net.Err() != nil {
+				t.Error(n.net.Err())
+			}
+		})
+	}
+}
+
+// wantFrame wants the superframe s, in one piece.
+func (n *netRig) wantFrame(s stream, h virtio.NetHdr, b []byte) {
+	n.t.Helper()
+	want := s.frame(nil)
+	if h != want.Hdr {
+		n.t.Fatalf("header %+v, want %+v", h, want.Hdr)
+	}
+	at := 0
+	for i, frag := range want.Frags {
+		if len(b) < at+len(frag) || string(b[at:at+len(frag)]) != string(frag) {
+			n.t.Fatalf("frame at sequence number %d: fragment %d differs", s.seq, i)
+		}
+		at += len(frag)
+	}
+	if len(b) != at {
+		n.t.Fatalf("%d bytes, want %d", len(b), at)
+	}
+}
+
+func TestABadFrameIsNotPostedAndTheRingGoesOn(t *testing.T) {
+	n := newNetRig(t, tapvm.AllOffloads, 64, kernel.NetConfig{})
+	for name, spoil := range map[string]func(f *kernel.Frame){
+		"a small frame's checksum beyond it, which stops vhost for good": func(f *kernel.Frame) {
+			f.Hdr = virtio.NetHdr{Flags: virtio.HdrNeedsCsum, CsumStart: 34, CsumOffset: uint16(f.Len)}
+		},
+		"no gso_size":      func(f *kernel.Frame) { f.Hdr.GSOSize = 0 },
+		"hdr_len too long": func(f *kernel.Frame) { f.Hdr.HdrLen = uint16(f.Len + 1) },
+		"not a superframe": func(f *kernel.Frame) { f.Hdr.GSOType = 0 },
+	} {
+		s := stream{segments: 4, size: 1448}
+		f, refs, _ := n.build(s)
+		spoil(f)
+		if err := n.net.Post(f, refs); !errors.Is(err, kernel.ErrRefused) {
+			t.Errorf("%s: %v, want ErrRefused", name, err)
+		}
+		n.spare = append(n.spare, refs...)
+		if n.net.Pending() != 0 || n.net.Chunks() != 0 {
+			t.Fatalf("%s: %d frames and %d chunks are in the ring", name, n.net.Pending(), n.net.Chunks())
+		}
+		good, refs, _ := n.build(s)
+		n.post(good, refs)
+		n.kick()
+		n.expect(s.frame(nil))
+		n.drain()
+	}
+	n.empty()
+}
+
+// Where the frame's bytes lie outside of the UMEM they are copied when posted, wherever they are in the frame.
+func TestFragmentsElsewhereAreCopiedAtOnce(t *testing.T) {
+	for mask := range 8 {
+		n := newNetRig(t, tapvm.AllOffloads, 16, kernel.NetConfig{MaxCopy: 4096})
+		s := stream{segments: 6, size: 1300}
+		f, refs, _ := n.build(s)
+		for i := range f.Frags {
+			if mask>>(i%3)&1 != 0 && i < 5 { // every pattern of three neighbours
+				f.Frags[i] = append([]byte(nil), f.Frags[i]...)
+			}
+		}
+		if err := n.net.Post(f, refs); errors.Is(err, kernel.ErrCopy) && mask == 7 {
+			n.spare = append(n.spare, refs...)
+			continue // 5266 bytes
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range refs {
+			n.held[r] = true
+		}
+		for i := range f.Frags {
+			if mask>>(i%3)&1 != 0 && i < 5 {
+				clear(f.Frags[i])
+			}
+		}
+		n.kick()
+		n.expect(s.frame(nil))
+		n.drain()
+	}
+}
+
+func TestBoundsOfAFrame(t *testing.T) {
+	n := newNetRig(t, tapvm.AllOffloads, 64, kernel.NetConfig{MaxFrags: 8, MaxCopy: 100})
+	f, refs, _ := n.build(stream{segments: 8, size: 1000})
+	if err := n.net.Post(f, refs); !errors.Is(err, kernel.ErrFragments) {
+		t.Errorf("9 fragments: %v", err)
+	}
+	n.spare = append(n.spare, refs...)
+	s := stream{segments: 7, size: 1000}
+	f, refs, _ = n.build(s)
+	if err := n.net.Post(f, make([]uint64, 10)); !errors.Is(err, kernel.ErrFragments) {
+		t.Errorf("10 chunks: %v", err)
+	}
+	saved := f.Frags[3]
+	f.Frags[3] = make([]byte, 1000)
+	if err := n.net.Post(f, refs); !errors.Is(err, kernel.ErrCopy) {
+		t.Errorf("1000 bytes to copy: %v", err)
+	}
+	f.Frags[3] = saved
+	f.Frags[0] = append([]byte(nil), f.Frags[0]...) // 66 bytes
+	n.post(f, refs)
+	n.kick()
+	n.expect(s.frame(nil))
+}
+
+func TestAFullRingTakesMoreAfterReap(t *testing.T) {
+	n := newNetRig(t, tapvm.AllOffloads, 64, kernel.NetConfig{RingSize: 4})
+	s := stream{segments: 4, size: 1448}
+	for range 3 {
+		for range 4 {
+			f, refs, _ := n.build(s)
+			n.post(f, refs)
+		}
+		f, refs, _ := n.build(s)
+		if err := n.net.Post(f, refs); !errors.Is(err, kernel.ErrFull) {
+			t.Fatalf("fifth frame: %v, want ErrFull", err)
+		}
+		n.spare = append(n.spare, refs...)
+		if n.net.Pending() != 4 || n.net.Chunks() != 20 || n.net.Room() != 0 {
+			t.Errorf("%d frames, %d chunks, room for %d", n.net.Pending(), n.net.Chunks(), n.net.Room())
+		}
+		n.kick()
+		for range 4 {
+			n.expect(s.frame(nil))
+		}
+		n.drain()
+	}
+}
+
+// A poster that sleeps is woken for every frame.
+func TestCallsWakeASleeper(t *testing.T) {
+	n := newNetRig(t, tapvm.AllOffloads, 8, kernel.NetConfig{})
+	s := stream{segments: 3, size: 1448}
+	slept := 0
+	for i := range 300 {
+		f, refs, _ := n.build(s)
+		n.post(f, refs)
+		n.kick()
+		for n.net.Pending() > 0 {
+			if !n.net.ArmCall() {
+				slept++
+				fd := []unix.PollFd{{Fd: int32(n.net.CallFD()), Events: unix.POLLIN}}
+				if k, err := unix.Poll(fd, 10000); k == 0 && err == nil {
+					t.Fatalf("frame %d: asleep for good, though it %v used", i, n.net.ArmCall())
+				}
+			}
+			n.net.AckCall()
+			n.net.Reap(n.free)
+		}
+		n.expect(s.frame(nil))
+	}
+	if slept == 0 {
+		t.Error("never slept")
+	}
+}
+
+// The tap is full and the kernel keeps trying: Close takes everything back at once, and says what was not sent.
+func TestCloseWithFramesInFlightGivesEveryChunkBack(t *testing.T) {
+	const queue, posted = 8, 40
+	n := newNetRig(t, tapvm.AllOffloads, 64*46, kernel.NetConfig{})
+	n.noqueue(queue)
+	s := stream{segments: 45, size: 1448}
+	for range posted {
+		f, refs, _ := n.build(s)
+		n.post(f, refs)
+	}
+	n.kick()
+	n.expect(s.frame(nil)) // the worker is at it
+	if err := n.net.Close(n.free); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.held) != 0 || n.net.Pending() != 0 || n.net.Chunks() != 0 {
+		t.Errorf("%d chunks are held; the ring says %d frames, %d chunks", len(n.held), n.net.Pending(), n.net.Chunks())
+	}
+	read := 1
+	for k, err := n.tap.Read(n.buf); k > 0; k, err = n.tap.Read(n.buf) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		read++
+	}
+	if unsent := n.net.Unsent(); unsent == 0 || read+unsent != posted {
+		t.Errorf("%d posted, %d read, %d said to be unsent", posted, read, unsent)
+	}
+	f, refs, _ := n.build(s)
+	if err := errors.Join(n.net.Post(f, refs), n.net.Kick()); !errors.Is(err, kernel.ErrClosed) {
+		t.Errorf("after Close: %v, want ErrClosed", err)
+	}
+	n.spare = append(n.spare, refs...)
+	if n.net.Reap(n.free) != 0 || !n.net.ArmCall() || !errors.Is(n.net.Err(), kernel.ErrClosed) || !errors.Is(n.net.Close(n.free), kernel.ErrClosed) {
+		t.Error("a closed ring does not say so")
+	}
+	n.net.AckCall()
+}
+
+func TestATapDeletedUnderLoadFreesAllChunks(t *testing.T) {
+	n := newNetRig(t, tapvm.AllOffloads, 64*46, kernel.NetConfig{RingSize: 64})
+	s := stream{segments: 45, size: 1448}
+	for i := range 300 {
+		for n.net.Room() == 0 || len(n.spare) < 46 {
+			if n.net.Reap(n.free) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		f, refs, _ := n.build(s)
+		n.post(f, refs)
+		if i%8 == 7 {
+			n.kick()
+		}
+		if i == 100 {
+			n.do(func() error { return netlink.LinkDel(n.link) })
+		}
+	}
+	n.kick()
+	n.drain()
+	if _, err := n.feed.Send([]*kernel.Frame{s.frame(nil)}); !errors.Is(err, kernel.ErrGone) {
+		t.Errorf("the socket says %v, want ErrGone", err)
+	}
+}
+
+// The whole way: our ring, the tap, and the guest's own vhost-net, which spreads the frame over its buffers.
+func TestTheGuestsVhostMergesTheFrame(t *testing.T) {
+	for _, size := range []int{1526, 4096, 65550} {
+		t.Run(fmt.Sprintf("buffers of %d", size), func(t *testing.T) {
+			n := newNetRig(t, tapvm.AllOffloads, 46, kernel.NetConfig{})
+			g, err := kernel.OpenGuest(kernel.GuestConfig{Tap: n.tap.FD, BufferLen: size, RingSize: 256})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := g.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			s := stream{segments: 45, size: 1448}
+			for range 100 {
+				f, refs, _ := n.build(s)
+				n.post(f, refs)
+				n.kick()
+				n.receive(g, func(packet []byte) {
+					var h virtio.NetHdr
+					if err := h.Decode(packet); err != nil {
+						t.Fatal(err)
+					}
+					if want := (len(packet) + size - 1) / size; int(h.NumBuffers) != want {
+						t.Errorf("num_buffers %d, want %d", h.NumBuffers, want)
+					}
+					if err := virtio.CheckRx(&h, packet[virtio.HdrSize:], tapvm.AllOffloads.Features()); err != nil {
+						t.Error(err)
+					}
+					h.NumBuffers = 0
+					n.wantFrame(s, h, packet[virtio.HdrSize:])
+				})
+				n.drain()
+				s.seq += uint32(s.segments * s.size)
+			}
+		})
+	}
+}
+
+// receive takes exactly one frame.
+func (n *netRig) receive(g *kernel.Guest, fn func(packet []byte)) {
+	n.t.Helper()
+	rx, _ := g.CallFDs()
+	for {
+		count, err := g.Receive(1, fn)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if count > 0 {
+			return
+		}
+		if !g.Arm(false) {
+			fd := []unix.PollFd{{Fd: int32(rx), Events: unix.POLLIN}}
+			if k, err := unix.Poll(fd, 10000); k == 0 && err == nil {
+				n.t.Fatal("the guest gets nothing")
+			}
+		}
+		g.Ack()
+	}
+}
+
+func TestAvailableSaysYesWhereItIs(t *testing.T) {
+	netnstest.Need(t, netnstest.Vhost)
+	if err := kernel.Available(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestImpossibleSizesAreRefused(t *testing.T) {
+	r := newRig(t, tapvm.AllOffloads)
+	for _, c := range []kernel.NetConfig{
+		{}, {Backend: r.feed, RingSize: 3}, {Backend: r.feed, RingSize: 65536}, {Backend: r.feed, MaxFrags: 1024}, {Backend: r.feed, MaxCopy: -1},
+	} {
+		if n, err := kernel.OpenNet(c); !errors.Is(err, kernel.ErrConfig) {
+			t.Errorf("%+v: %v, want ErrConfig", c, err)
+			if err == nil {
+				_ = n.Close(func(uint64) {})
+			}
+		}
+	}
+}
