@@ -29,7 +29,7 @@ import (
 var programs = []string{"true", "sh", "cat", "readlink", "sleep", "ip"}
 
 // modules are the drivers the tests use, where the kernel has them as modules.
-var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q"}
+var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q", "vhost_net"}
 
 const (
 	timeLimit = 30 * time.Minute

@@ -76,8 +76,15 @@ func OpenNet(c NetConfig) (_ *Net, err error) {
 	if err := n.dev.negotiate(features); err != nil {
 		return nil, err
 	}
-	if err := n.lay(); err != nil {
+	l, err := n.lay()
+	if err != nil {
 		return nil, err
+	}
+	if err := n.dev.share(n.mem.mem, c.Umem); err != nil {
+		return nil, err
+	}
+	if n.ring, err = n.dev.newRing(txQueue, l); err != nil {
+		return nil, fmt.Errorf("%s: %w", devicePath, err)
 	}
 	if err := n.ring.setBackend(c.Backend.FD()); err != nil {
 		return nil, fmt.Errorf("%s: %w", devicePath, err)
@@ -107,22 +114,21 @@ func (c *NetConfig) complete() error {
 	return nil
 }
 
-// lay makes the memory and the ring in it.
-func (n *Net) lay() (err error) {
+// lay makes the memory and the driver's side of the ring in it.
+func (n *Net) lay() (l vring.Layout, err error) {
 	num, entries := n.cfg.RingSize, n.cfg.MaxFrags+1
 	head := virtio.HdrSize + n.cfg.MaxCopy
 	ringBytes, tables := vring.Bytes(num), vring.IndirectBytes(num, entries)
 	if n.mem, err = newArena(cells(ringBytes) + cells(tables) + num*cells(head)); err != nil {
-		return err
+		return l, err
 	}
-	l, err := vring.Split(n.mem.take(ringBytes), num)
-	if err != nil {
-		return err
+	if l, err = vring.Split(n.mem.take(ringBytes), num); err != nil {
+		return l, err
 	}
 	area := vring.IndirectArea{Mem: n.mem.take(tables), Entries: entries}
 	area.GPA = address(area.Mem)
 	if n.drv, err = vring.NewDriver(l, features, area); err != nil {
-		return err
+		return l, err
 	}
 	n.drv.DisableCalls()
 	n.slots, n.free = make([]netSlot, num), make([]uint32, num)
@@ -132,11 +138,7 @@ func (n *Net) lay() (err error) {
 		n.free[i] = uint32(num - 1 - i)
 	}
 	n.bufs = make([]vring.Buffer, 0, entries)
-	if err := n.dev.share(n.mem.mem, n.cfg.Umem); err != nil {
-		return err
-	}
-	n.ring, err = n.dev.newRing(txQueue, l)
-	return err
+	return l, nil
 }
 
 // Post puts a frame into the ring; the kernel sees it after Kick. Fragments inside of Umem are referenced and must stay as they
@@ -176,6 +178,7 @@ func (n *Net) Post(f *Frame, refs []uint64) error {
 // its descriptor.
 func (n *Net) describe(f *Frame, head []byte) error {
 	f.Hdr.Encode(head)
+	limit := virtio.HdrSizeLegacy + n.cfg.MaxCopy
 	used, begin := virtio.HdrSizeLegacy, 0 // bytes of head in use, and where its piece in hand begins
 	n.bufs = n.bufs[:0]
 	for _, b := range f.Frags {
@@ -187,7 +190,7 @@ func (n *Net) describe(f *Frame, head []byte) error {
 				begin = used
 			}
 			n.bufs = append(n.bufs, vring.Buffer{Addr: address(b), Len: uint32(len(b))})
-		case len(b) > len(head)-used:
+		case len(b) > limit-used:
 			return ErrCopy
 		default:
 			used += copy(head[used:], b)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,8 +168,17 @@ type stream struct {
 	seq      uint32
 }
 
-// fill gives a stream's byte at sequence number seq.
+// fill gives a stream's byte at sequence number seq. It repeats after 65536 bytes.
 func fill(seq uint32) byte { return byte(seq*167 + seq>>8*13) }
+
+// pattern is two periods of it.
+var pattern = sync.OnceValue(func() []byte {
+	b := make([]byte, 1<<17)
+	for i := range b {
+		b[i] = fill(uint32(i))
+	}
+	return b
+})
 
 // headers builds Ethernet, IP and TCP (with 12 bytes of options) for n bytes of payload. The checksum is the pseudo header's.
 func (s stream) headers(n int) []byte {
@@ -234,9 +244,9 @@ func (s stream) frame(chunks []byte) *kernel.Frame {
 	seq := s.seq
 	for range s.segments {
 		b := take(s.size)
-		for i := range b {
-			b[i] = fill(seq)
-			seq++
+		for at := 0; at < s.size; {
+			n := copy(b[at:], pattern()[seq&0xffff:])
+			at, seq = at+n, seq+uint32(n)
 		}
 		f.Frags = append(f.Frags, b)
 	}
