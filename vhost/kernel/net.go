@@ -248,11 +248,20 @@ func (n *Net) Room() int { return len(n.free) }
 // Chunks is the number of refs held.
 func (n *Net) Chunks() int { return n.chunks }
 
-// ArmCall asks the kernel to signal CallFD when it is done with a frame, and says whether one is waiting already: then do not
-// sleep. AckCall takes the wish back. It says so too when the Net is broken or closed.
-func (n *Net) ArmCall() bool { return n.closed || n.drv.EnableCalls() }
+// ArmCall asks the kernel to signal CallFD when it is done with a frame. true: one is waiting already and nothing is asked for; do
+// not sleep. It says so too when the Net is broken or closed.
+func (n *Net) ArmCall() bool {
+	if n.closed {
+		return true
+	}
+	more := n.drv.EnableCalls()
+	if more {
+		n.drv.DisableCalls()
+	}
+	return more
+}
 
-// AckCall takes the signal off CallFD and asks for no more.
+// AckCall, after the sleep, takes the signal off CallFD, a system call, and asks for no more.
 func (n *Net) AckCall() {
 	if n.closed {
 		return

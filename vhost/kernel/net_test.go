@@ -301,10 +301,10 @@ func TestCallsWakeASleeper(t *testing.T) {
 				slept++
 				fd := []unix.PollFd{{Fd: int32(n.net.CallFD()), Events: unix.POLLIN}}
 				if k, err := unix.Poll(fd, 10000); k == 0 && err == nil {
-					t.Fatalf("frame %d: asleep for good, though it %v used", i, n.net.ArmCall())
+					t.Fatalf("frame %d: asleep for good, though it is used: %v", i, n.net.ArmCall())
 				}
+				n.net.AckCall()
 			}
-			n.net.AckCall()
 			n.net.Reap(n.free)
 		}
 		n.expect(s.frame(nil))
