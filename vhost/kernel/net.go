@@ -308,17 +308,9 @@ func (n *Net) Close(free func(ref uint64)) error {
 	n.ring.closeEvents()
 	err = errors.Join(err, n.dev.close())
 	n.closed, n.dev, n.ring = true, nil, &ring{kick: -1, call: -1, err: -1}
-	pending := make([]bool, len(n.slots))
-	for i := range pending {
-		pending[i] = true
-	}
-	for _, slot := range n.free {
-		pending[slot] = false
-	}
-	for slot, is := range pending {
-		if is {
-			n.giveBack(uint32(slot), free)
-		}
+	n.free = n.free[:0]
+	for slot := range n.slots {
+		n.giveBack(uint32(slot), free) // one without a frame has no refs
 	}
 	return errors.Join(err, n.release())
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -63,23 +64,27 @@ func OpenPacket(ifindex int) (_ *Packet, err error) {
 		}
 		return nil, fmt.Errorf("packet socket: interface %d: %w", ifindex, os.NewSyscallError("bind", err))
 	}
-	if err := p.Refresh(); err != nil {
+	if err := p.Refresh(); err != nil && !errors.Is(err, ErrDown) {
 		return nil, err
 	}
 	return p, nil
 }
 
-// Refresh reads the interface's MTU again. Call it when the kernel has announced a change of the interface: the MTU is what
-// tells a frame that may be sent as it is from one that is too long.
+// Refresh looks at the interface again: its MTU, which tells a frame that may be sent as it is from one that is too long, and whether
+// it is there: ErrGone, or ErrDown while its link is down. Call it when the kernel has announced a change of the interface, and now
+// and then where a Net is the feed: what goes to a tap that is gone is lost there without an error.
 func (p *Packet) Refresh() error {
-	mtu, err := interfaceMTU(p.fd, p.ifindex)
+	mtu, up, err := interfaceState(p.fd, p.ifindex)
 	switch {
 	case err == unix.ENODEV:
 		return fmt.Errorf("packet socket: interface %d: %w", p.ifindex, ErrGone)
 	case err != nil:
-		return fmt.Errorf("packet socket: interface %d: MTU: %w", p.ifindex, err)
+		return fmt.Errorf("packet socket: interface %d: %w", p.ifindex, err)
 	}
 	p.mtu = mtu
+	if !up {
+		return fmt.Errorf("packet socket: interface %d: %w", p.ifindex, ErrDown)
+	}
 	return nil
 }
 

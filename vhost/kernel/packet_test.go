@@ -169,8 +169,21 @@ func TestATapThatGoesIsTold(t *testing.T) {
 	if n, err := r.feed.Send(f); n != 0 || !errors.Is(err, kernel.ErrDown) || !errors.Is(err, kernel.ErrGone) {
 		t.Errorf("link down: sent %d, %v; want ErrDown", n, err)
 	}
+	if err := r.feed.Refresh(); !errors.Is(err, kernel.ErrDown) || r.feed.MTU() != 1500 {
+		t.Errorf("refresh: %v, MTU %d", err, r.feed.MTU())
+	}
+	r.do(func() error {
+		p, err := kernel.OpenPacket(r.link.Attrs().Index) // also while it is down
+		if err != nil {
+			return err
+		}
+		return p.Close()
+	})
 	r.do(func() error { return netlink.LinkSetUp(r.link) })
 	r.settled()
+	if err := r.feed.Refresh(); err != nil {
+		t.Errorf("refresh: %v", err)
+	}
 	r.send(f...)
 	r.expect(f[0])
 	if err := r.tap.Close(); err != nil {

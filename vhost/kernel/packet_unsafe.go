@@ -22,23 +22,27 @@ func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
 	return int(n), 0
 }
 
-// ifreq is struct ifreq with an int in its union (include/uapi/linux/if.h).
+// ifreq is struct ifreq (include/uapi/linux/if.h): a name, and a union of which we use an int and a short.
 type ifreq struct {
 	name  [unix.IFNAMSIZ]byte
 	value int32
 	_     [20]byte
 }
 
-// interfaceMTU asks in the socket's own network namespace, wherever the calling thread is.
-func interfaceMTU(fd, ifindex int) (int, error) {
+// interfaceState asks in the socket's own network namespace, wherever the calling thread is. ENODEV: there is no such interface.
+func interfaceState(fd, ifindex int) (mtu int, up bool, err error) {
 	r := ifreq{value: int32(ifindex)}
 	if err := ioctl(fd, unix.SIOCGIFNAME, unsafe.Pointer(&r)); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err := ioctl(fd, unix.SIOCGIFMTU, unsafe.Pointer(&r)); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return int(r.value), nil
+	mtu = int(r.value)
+	if err := ioctl(fd, unix.SIOCGIFFLAGS, unsafe.Pointer(&r)); err != nil { // a short
+		return 0, false, err
+	}
+	return mtu, r.value&unix.IFF_UP != 0, nil
 }
 
 // ioctl returns a bare errno, so that callers can compare it.
