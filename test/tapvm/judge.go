@@ -51,7 +51,7 @@ func (s *Stats) judge(h virtio.NetHdr, frame []byte, f virtio.Features) {
 	if h.GSOType != virtio.GSONone {
 		s.Superframes++
 		if hdrLen > 0 && int(h.HdrLen) != hdrLen {
-			// A tap gives the length of the buffer's linear part, which for frames of the host's own stack is another (4.3).
+			// A tap gives the length of the buffer's linear part, which for frames of the host's own stack is another.
 			s.HdrLenHints++
 			h.HdrLen = uint16(hdrLen)
 		}
