@@ -16,14 +16,41 @@ import (
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
-// openFDs counts this process's descriptors.
-func openFDs(t testing.TB) int {
+// openFDs tells what each of this process's descriptors is. A bare count would not do: it falls when the collector
+// closes a file that a test has forgotten, and would hide a leak then.
+func openFDs(t testing.TB) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Skip("needs /proc:", err)
 	}
-	return len(entries)
+	fds := make(map[string]string, len(entries))
+	for _, e := range entries {
+		if what, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil { // else it was the folder's own
+			fds[e.Name()] = what
+		}
+	}
+	return fds
+}
+
+// closedSince waits until every descriptor that is not in before is closed.
+func closedSince(t testing.TB, before map[string]string) {
+	t.Helper()
+	var left []string
+	defer func() {
+		if t.Failed() && len(left) > 0 {
+			t.Logf("open: %v", left)
+		}
+	}()
+	waitFor(t, "all descriptors closed", func() bool {
+		left = left[:0]
+		for n, what := range openFDs(t) {
+			if before[n] != what {
+				left = append(left, n+" "+what)
+			}
+		}
+		return len(left) == 0
+	})
 }
 
 // bystander is a second port under load while the first one is attacked.

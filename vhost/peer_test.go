@@ -99,7 +99,7 @@ func TestAPeerThatSendsRubbishIsThrownOutWithAReason(t *testing.T) {
 }
 
 func TestWrongFileDescriptorsAreRefused(t *testing.T) {
-	p, socket, log := newPort(t, nil)
+	_, socket, log := newPort(t, nil)
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
@@ -108,10 +108,12 @@ func TestWrongFileDescriptorsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer file.Close()
 	dir, err := os.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer dir.Close()
 	short, err := unix.MemfdCreate("short", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
@@ -170,8 +172,7 @@ func TestWrongFileDescriptorsAreRefused(t *testing.T) {
 	}
 	_ = c.Close()
 	<-log.stopped
-	waitFor(t, "all descriptors closed", func() bool { return openFDs(t) == before })
-	_ = p
+	closedSince(t, before)
 }
 
 func TestThousandsOfRegionMessagesAreBounded(t *testing.T) {
@@ -204,7 +205,7 @@ func TestThousandsOfRegionMessagesAreBounded(t *testing.T) {
 		t.Error("all 5000 taken")
 	}
 	_ = c.Close()
-	waitFor(t, "all descriptors closed", func() bool { return openFDs(t) <= before })
+	closedSince(t, before)
 	if s := p.State(); s.Regions != 0 {
 		t.Errorf("%d regions left", s.Regions)
 	}
@@ -295,7 +296,7 @@ func TestConnectAndCrashLeaksNothing(t *testing.T) {
 	for i := range 200 {
 		cycle(i)
 	}
-	waitFor(t, "all descriptors closed", func() bool { return openFDs(t) <= fds })
+	closedSince(t, fds)
 	waitFor(t, "all memory unmapped", func() bool { return maps() <= m })
 	waitFor(t, "all goroutines ended", func() bool { return runtime.NumGoroutine() <= routines })
 	checkAlternating(t, log.all())
