@@ -290,3 +290,29 @@ func TestATruncatedFileFaultsRecoverably(t *testing.T) {
 		t.Error("writing to a page that is gone raised nothing")
 	}
 }
+
+func TestHasKnowsARegionByItsBytesAndItsPlace(t *testing.T) {
+	fd, other := memfd(t, 1<<20), memfd(t, 1<<20)
+	r := Region{GPA: 1 << 32, Size: 4096, UVA: 1 << 40, Offset: 8192, FD: fd}
+	table, err := Map([]Region{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	if !table.Has(r) {
+		t.Error("a region is not known")
+	}
+	for name, edit := range map[string]func(*Region){
+		"another file":            func(r *Region) { r.FD = other },
+		"another offset":          func(r *Region) { r.Offset = 4096 },
+		"another guest address":   func(r *Region) { r.GPA += 4096 },
+		"another virtual address": func(r *Region) { r.UVA += 4096 },
+		"another size":            func(r *Region) { r.Size = 8192 },
+		"no file":                 func(r *Region) { r.FD = -1 },
+	} {
+		o := r
+		if edit(&o); table.Has(o) || (*Table)(nil).Has(o) {
+			t.Errorf("%s: taken for the same", name)
+		}
+	}
+}

@@ -129,6 +129,20 @@ func (t *Table) Remove(r Region) (*Table, error) {
 	return nt, nil
 }
 
+// Has says whether the table holds r already: the same bytes of the same file at the same addresses. It looks at r.FD
+// only when the rest agrees. A nil table holds nothing.
+func (t *Table) Has(r Region) bool {
+	if t == nil {
+		return false
+	}
+	i := slices.IndexFunc(t.regions, func(o region) bool { return o.gpa == r.GPA && o.uva == r.UVA && o.size == r.Size })
+	if i < 0 || t.regions[i].m == nil || t.regions[i].m.id.offset != r.Offset {
+		return false
+	}
+	id, _, err := inspect(r)
+	return err == nil && id == t.regions[i].m.id
+}
+
 // Close drops the table's hold on its mappings; those that no other table shares are unmapped. Slices got from the
 // table must not be touched afterwards: the caller waits for its readers first. Closing twice, or nil, is harmless.
 func (t *Table) Close() error {

@@ -99,7 +99,7 @@ func newPeer(t *testing.T) *peer {
 	dev := &device{rings: map[int]RingSetup{}}
 	p := &peer{t: t, c: a, dev: dev, done: make(chan error, 1)}
 	p.s = NewSession(NewConn(b), SessionConfig{
-		Features: virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf, virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FMQ, virtio.FEventIdx, virtio.FIndirectDesc),
+		Features: virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf, virtio.FCsum, virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestECN, virtio.FHostTSO4, virtio.FHostECN, virtio.FMQ, virtio.FEventIdx, virtio.FIndirectDesc),
 		MaxPairs: 2, MaxMTU: 9000, Device: dev, Logf: t.Logf,
 	})
 	var err error

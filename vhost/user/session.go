@@ -82,6 +82,7 @@ type Session struct {
 	mtu        int
 	status     uint8
 	mem        *guestmem.Table
+	removed    []MemRegion // taken away and not added again, the newest guestmem.MaxRegions
 	rings      []ring
 	refusals   int
 

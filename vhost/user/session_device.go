@@ -3,6 +3,7 @@ package user
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -66,12 +67,19 @@ func (s *Session) getFeatures(*Message) ([]byte, error) {
 
 // setFeatures arrives once per queue pair and again after every restart of the
 // guest's driver. Rings that run meanwhile go on under the new features.
+//
+// Contradictions are refused, with one exception for front-ends that do not wait
+// for an answer: QEMU's guest_tso4=off,guest_tso6=off leaves guest_ecn on, and
+// Linux accepts that bit by itself.
 func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	v, err := U64(m.Payload)
 	if err != nil {
 		return nil, err
 	}
 	acked := virtio.Features(v)
+	if m.Flags&FlagNeedReply == 0 {
+		acked = acked.WithoutLoneECN()
+	}
 	if extra := acked &^ (s.cfg.Features | protocolBit); extra != 0 {
 		return nil, fmt.Errorf("%v: %w", extra.Names(), ErrFeatures)
 	}
@@ -204,6 +212,8 @@ func (s *Session) setMemTable(m *Message) ([]byte, error) {
 	return nil, s.setMemory(table, err)
 }
 
+// addMemReg takes a region that is there already for what it is: QEMU before 8.0
+// tells every region once for each queue pair.
 func (s *Session) addMemReg(m *Message) ([]byte, error) {
 	r, err := DecodeSingleRegion(m.Payload)
 	if err != nil {
@@ -212,18 +222,41 @@ func (s *Session) addMemReg(m *Message) ([]byte, error) {
 	if len(m.FDs) != 1 {
 		return nil, fmt.Errorf("%d descriptors for 1 region: %w", len(m.FDs), ErrFDCount)
 	}
-	table, err := s.mem.Add(guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA, Offset: r.Offset, FD: m.FDs[0]})
-	return nil, s.setMemory(table, err)
+	region := guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA, Offset: r.Offset, FD: m.FDs[0]}
+	if s.mem.Has(region) {
+		return nil, nil
+	}
+	table, err := s.mem.Add(region)
+	if err := s.setMemory(table, err); err != nil {
+		return nil, err
+	}
+	s.removed = slices.DeleteFunc(s.removed, func(o MemRegion) bool { return o == place(r) })
+	return nil, nil
 }
 
+// remMemReg: QEMU before 8.0 takes a region away once for each queue pair, too.
 func (s *Session) remMemReg(m *Message) ([]byte, error) {
 	r, err := DecodeSingleRegion(m.Payload)
 	if err != nil {
 		return nil, err
 	}
 	table, err := s.mem.Remove(guestmem.Region{GPA: r.GPA, Size: r.Size, UVA: r.UVA})
-	return nil, s.setMemory(table, err)
+	if errors.Is(err, guestmem.ErrNoSuchRegion) && slices.Contains(s.removed, place(r)) {
+		return nil, nil
+	}
+	if err := s.setMemory(table, err); err != nil {
+		return nil, err
+	}
+	if len(s.removed) == guestmem.MaxRegions {
+		s.removed = slices.Delete(s.removed, 0, 1)
+	}
+	s.removed = append(s.removed, place(r))
+	return nil, nil
 }
+
+// place is what names a region in REM_MEM_REG, which front-ends fill differently
+// in the rest.
+func place(r MemRegion) MemRegion { return MemRegion{GPA: r.GPA, Size: r.Size, UVA: r.UVA} }
 
 // setMemory puts table in place of the one in use: readers stop, rings move to
 // the new addresses, and only then the old mappings go, because the reply lets

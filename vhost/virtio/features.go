@@ -155,3 +155,15 @@ func (f Features) Check() error {
 	}
 	return nil
 }
+
+// WithoutLoneECN clears GUEST_ECN and HOST_ECN where no TSO bit of their direction stands beside them. Alone they
+// promise nothing: they speak of GSO frames, and there are none.
+func (f Features) WithoutLoneECN() Features {
+	if f&(1<<FGuestTSO4|1<<FGuestTSO6) == 0 {
+		f &^= 1 << FGuestECN
+	}
+	if f&(1<<FHostTSO4|1<<FHostTSO6) == 0 {
+		f &^= 1 << FHostECN
+	}
+	return f
+}
