@@ -68,13 +68,14 @@ type Hooks struct {
 
 // Port is one network device. Its methods may be called from any goroutine.
 type Port struct {
-	cfg    Config
-	rx     []*RxQueue
-	tx     []*TxQueue
-	l      *listener // nil when dialling
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	closed sync.Once
+	cfg              Config
+	rx               []*RxQueue
+	tx               []*TxQueue
+	caller           *user.Caller
+	l                *listener // nil when dialling
+	cancel           context.CancelFunc
+	wg               sync.WaitGroup
+	closed, released sync.Once
 
 	mu       sync.Mutex
 	session  *user.Session // nil without a front-end
@@ -102,7 +103,11 @@ func NewPort(cfg Config) (*Port, error) {
 	if err := cfg.Offer.Check(); err != nil {
 		return nil, fmt.Errorf("port %s: %w: %w", cfg.Name, ErrConfig, err)
 	}
-	p := &Port{cfg: cfg}
+	caller, err := user.NewCaller()
+	if err != nil {
+		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
+	}
+	p := &Port{cfg: cfg, caller: caller}
 	for i := range cfg.MaxPairs {
 		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
 		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
@@ -111,16 +116,14 @@ func NewPort(cfg Config) (*Port, error) {
 	p.cancel = cancel
 	if cfg.Connect {
 		if err := CheckSocket(cfg); err != nil {
-			cancel()
-			return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
+			return nil, p.abandon(err)
 		}
 		p.wg.Go(func() { p.dialLoop(ctx) })
 		return p, nil
 	}
 	l, err := listen(cfg)
 	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
+		return nil, p.abandon(err)
 	}
 	p.l = l
 	conns := make(chan *net.UnixConn)
@@ -131,6 +134,12 @@ func NewPort(cfg Config) (*Port, error) {
 		}
 	})
 	return p, nil
+}
+
+// abandon undoes what NewPort has done for a port that it does not start.
+func (p *Port) abandon(err error) error {
+	p.cancel()
+	return fmt.Errorf("port %s: %w", p.cfg.Name, errors.Join(err, p.caller.Close()))
 }
 
 // acceptLoop hands connections to the control goroutine, which takes one at a
@@ -250,6 +259,7 @@ func (p *Port) Close() error {
 		}
 	})
 	p.wg.Wait()
+	p.released.Do(func() { err = errors.Join(err, p.caller.Close()) }) // the rings have stopped: nobody calls
 	return err
 }
 

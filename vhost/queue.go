@@ -109,13 +109,13 @@ func (q *queue) setCall(call *user.EventFD) {
 	}
 }
 
-// signal interrupts the guest. The write cannot wait: see user.EventFD.
+// signal interrupts the guest, without waiting.
 func (q *queue) signal() {
 	if q.call == nil {
 		q.owesCall = true
 		return
 	}
-	if err := q.call.Signal(); err != nil {
+	if err := q.port.caller.Call(q.call); err != nil {
 		q.cnt.callsLost++
 		return
 	}

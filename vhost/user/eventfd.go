@@ -10,7 +10,8 @@ import (
 )
 
 // EventFD is the kernel's counter by which one side of a ring wakes the other.
-// No method waits. It is safe for concurrent use but for Close.
+// Drain never waits, and Signal does not with a counter of our own making. It is
+// safe for concurrent use but for Close.
 type EventFD struct {
 	fd int
 }
@@ -31,9 +32,7 @@ func NewEventFD() (*EventFD, error) {
 // closes it otherwise: ErrBadFD. Anything else could block us (a terminal),
 // have no end (a file) or act on a write (a control file).
 //
-// The non-blocking flag belongs to the open file, so setting it here holds for
-// every write of ours, unless the peer takes it away again and fills the
-// counter; a full counter costs a call, never a wait.
+// Add to it by a Caller: the peer can make a write of ours wait.
 func AdoptEventFD(fd int) (*EventFD, error) {
 	if err := checkEventFD(fd); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
@@ -80,6 +79,16 @@ func (e *EventFD) Signal() error {
 			return fmt.Errorf("eventfd: %w", err)
 		}
 	}
+}
+
+// signalIfReady is Signal for a counter that the peer can make block, as far as
+// looking first goes.
+func (e *EventFD) signalIfReady() error {
+	poll := [1]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(poll[:], 0); err == nil && n == 0 {
+		return nil
+	}
+	return e.Signal()
 }
 
 // Close closes the descriptor.
