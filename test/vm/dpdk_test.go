@@ -30,15 +30,20 @@ func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
 	for name, c := range map[string]struct {
 		device string
 		args   []string
+		attach []string // our side beside the socket
 	}{
-		"mergeable":               {"mrg_rxbuf=1", nil},
-		"mergeable, tiny buffers": {"mrg_rxbuf=1", []string{"--mbuf-size=512", "--enable-scatter"}},
-		"not mergeable":           {"mrg_rxbuf=0", nil},
-		"in order":                {"mrg_rxbuf=1,in_order=1", nil},
-		"queue of 1024":           {"mrg_rxbuf=1,queue_size=1024", []string{"--rxd=1024", "--txd=1024"}},
+		"mergeable":              {device: "mrg_rxbuf=1"},
+		"mergeable tiny buffers": {device: "mrg_rxbuf=1", args: []string{"--mbuf-size=512", "--enable-scatter"}},
+		"not mergeable":          {device: "mrg_rxbuf=0"},
+		"in order":               {device: "mrg_rxbuf=1,in_order=1"},
+		"in order not mergeable": {device: "mrg_rxbuf=0,in_order=1"},
+		"vectorized":             {device: "mrg_rxbuf=0,in_order=0,vectorized=1"},
+		"queue of 1024":          {device: "mrg_rxbuf=1,queue_size=1024", args: []string{"--rxd=1024", "--txd=1024"}},
+		"two queue pairs":        {device: "mrg_rxbuf=1,queues=2", args: []string{"--rxq=2", "--txq=2"}},
+		"DPDK listens":           {device: "mrg_rxbuf=1,server=1", attach: []string{"--connect"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
+			l := newLab(t, c.attach...)
 			p := l.testpmd(t, c.device, c.args)
 			mac, err := net.ParseMAC(guestMAC)
 			if err != nil {
@@ -71,7 +76,7 @@ func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
 // testpmd starts DPDK's forwarder on the lab's socket, without huge pages and without a device of the machine.
 func (l *lab) testpmd(t *testing.T, device string, args []string) *process {
 	t.Helper()
-	vdev := fmt.Sprintf("net_virtio_user0,path=%s,mac=%s,queues=1,packed_vq=0,%s", l.socket(), guestMAC, device)
+	vdev := fmt.Sprintf("net_virtio_user0,path=%s,mac=%s,packed_vq=0,%s", l.socket(), guestMAC, device)
 	cmd := exec.Command(testpmd, append([]string{
 		"-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--file-prefix", "rscvm", "--vdev", vdev,
 		"--", "--forward-mode=macswap", "--auto-start", "--total-num-mbufs=8192", "--stats-period=1",

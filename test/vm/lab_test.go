@@ -39,8 +39,8 @@ type lab struct {
 	vms        int // started so far
 }
 
-// newLab starts the controller and attaches the VM, which can then be booted.
-func newLab(t *testing.T) *lab {
+// newLab starts the controller and attaches the VM, which can then be booted. attach holds more flags of that verb.
+func newLab(t *testing.T, attach ...string) *lab {
 	t.Helper()
 	asked(t)
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.Packets)
@@ -59,7 +59,7 @@ func newLab(t *testing.T) *lab {
 		}
 	})
 	l.run()
-	l.must("attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--vhost-user", l.socket())
+	l.must(append([]string{"attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--vhost-user", l.socket()}, attach...)...)
 	return l
 }
 
