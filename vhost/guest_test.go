@@ -54,6 +54,15 @@ func (l *portLog) all() []string {
 	return append([]string(nil), l.events...)
 }
 
+// take returns the events so far and forgets them and the lines.
+func (l *portLog) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	events := l.events
+	l.events, l.lines = nil, nil
+	return events
+}
+
 // newPort makes a port on a fresh socket; edit may change its configuration.
 func newPort(t testing.TB, edit func(*vhost.Config)) (*vhost.Port, string, *portLog) {
 	t.Helper()

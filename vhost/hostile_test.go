@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,41 +53,29 @@ func closedSince(t testing.TB, before map[string]string) {
 	})
 }
 
-// bystander is a second port under load while the first one is attacked.
+// bystander is a second port under load in both directions while the first one is attacked. check ends the load: every
+// frame must have arrived, unchanged and in order, in either direction.
 func bystander(t *testing.T) (check func()) {
 	t.Helper()
 	p, socket, _ := newPort(t, nil)
-	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.Memory = 64 << 20 }).start()
+	g := newGuest(t, socket, nil).start()
+	load := newRxLoad(t, g, 2048)
+	gpa, mem, err := g.Alloc(virtio.HdrSize+1514, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bystanding{p: p, load: load, tx: g.TX(0), buf: vring.Buffer{Addr: gpa, Len: uint32(len(mem))}, mem: mem}
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		for i := 0; ; i++ {
+		for {
 			select {
 			case <-stop:
 				done <- nil
 				return
 			default:
 			}
-			want := makeFrame(1514, byte(i))
-			if g.RX(0).Driver.Free() == 0 {
-				done <- errors.New("ring full")
-				return
-			}
-			if i%16 == 0 && i < 4096 { // memory is not given back
-				for range 16 {
-					g.post(g.RX(0), true, 2048)
-				}
-				g.kick(g.RX(0))
-			}
-			if i >= 4096 {
-				time.Sleep(time.Millisecond)
-				continue
-			}
-			if err := put(t, p.RX(0), plain(want)); err != nil {
+			if err := b.round(); err != nil {
 				done <- err
-				return
-			}
-			if _, got, _ := g.recv(g.RX(0)); !bytes.Equal(got, want) {
-				done <- errors.New("frame differs")
 				return
 			}
 		}
@@ -101,7 +89,65 @@ func bystander(t *testing.T) (check func()) {
 		if s := p.State(); s.Name != vhost.StateRunning {
 			t.Errorf("the port beside it is %s: %s", s.Name, s.Reason)
 		}
+		c := p.Counters()
+		if c.RxFrames != b.frames || c.TxFrames != b.frames || b.frames == 0 || c.CallsLost+c.RxNoBuffers+c.RxRefused+c.RxTooBig != 0 {
+			t.Errorf("the port beside it: %d frames each way, but %+v", b.frames, c)
+		}
 	}
+}
+
+type bystanding struct {
+	p      *vhost.Port
+	load   *rxLoad
+	tx     *user.Ring
+	buf    vring.Buffer
+	mem    []byte
+	frames uint64 // each way
+}
+
+// round moves 16 frames to the guest in one burst, and as many from it.
+func (b *bystanding) round() error {
+	const burst = 16
+	rx := b.p.RX(0)
+	if !rx.Begin() {
+		return vhost.ErrNotRunning
+	}
+	for i := range burst {
+		if err := rx.Put(plain(makeFrame(1514, byte(b.frames)+byte(i)))); err != nil {
+			rx.Commit()
+			return err
+		}
+	}
+	rx.Commit()
+	for i := range burst {
+		token, n, ok := b.load.ring.Driver.Used()
+		want := makeFrame(1514, byte(b.frames)+byte(i))
+		if !ok || n != uint32(virtio.HdrSize+len(want)) || !bytes.Equal(b.load.mem[token][virtio.HdrSize:n], want) {
+			return fmt.Errorf("frame %d to the guest is missing or differs", b.frames+uint64(i))
+		}
+		if err := b.load.ring.Driver.Add(b.load.bufs[token:token+1], token); err != nil {
+			return err
+		}
+	}
+	b.load.ring.Driver.Publish()
+	for i := range burst {
+		want := makeFrame(1514, byte(b.frames)+byte(i))
+		copy(b.mem[virtio.HdrSize:], want)
+		if err := b.tx.Driver.Add([]vring.Buffer{b.buf}, 0); err != nil {
+			return err
+		}
+		b.tx.Driver.Publish()
+		same := false
+		n, err := b.p.TX(0).Poll(8, func(f *vhost.TxFrame) bool { same = bytes.Equal(f.Data, want); return false })
+		if err != nil || n != 1 || !same {
+			return fmt.Errorf("frame %d of the guest is missing or differs: %d, %w", b.frames+uint64(i), n, err)
+		}
+		if _, _, ok := b.tx.Driver.Used(); !ok {
+			return fmt.Errorf("frame %d of the guest was not completed", b.frames+uint64(i))
+		}
+	}
+	b.frames += burst
+	return nil
 }
 
 func TestAHostileRingStopsOnlyItsOwnPort(t *testing.T) {
