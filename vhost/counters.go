@@ -25,6 +25,7 @@ type Counters struct {
 	RxBuffers         uint64 // descriptor chains they took
 	RxNoBuffers       uint64 // Puts that found too few
 	RxTooBig          uint64 // Puts of frames that no buffers would ever hold
+	RxOverBudget      uint64 // of those: superframes that need more buffers than Config.MaxBuffers
 	RxRefused         uint64 // Puts whose header or frame was refused
 	TxFrames, TxBytes uint64 // handed to the callback and not left for later
 	TxDropped         map[string]uint64
@@ -36,6 +37,7 @@ type Counters struct {
 type counts struct {
 	rxFrames, rxBytes, rxBuffers    uint64
 	rxNoBuffers, rxTooBig, rxRefuse uint64
+	rxOverBudget                    uint64
 	txFrames, txBytes               uint64
 	txDropped                       [numDrops]uint64
 	calls, callsLost                uint64
@@ -44,7 +46,7 @@ type counts struct {
 func (c *counts) snapshot() Counters {
 	s := Counters{
 		RxFrames: c.rxFrames, RxBytes: c.rxBytes, RxBuffers: c.rxBuffers,
-		RxNoBuffers: c.rxNoBuffers, RxTooBig: c.rxTooBig, RxRefused: c.rxRefuse,
+		RxNoBuffers: c.rxNoBuffers, RxTooBig: c.rxTooBig, RxOverBudget: c.rxOverBudget, RxRefused: c.rxRefuse,
 		TxFrames: c.txFrames, TxBytes: c.txBytes, TxDropped: make(map[string]uint64, numDrops),
 		Calls: c.calls, CallsLost: c.callsLost,
 	}
@@ -61,6 +63,7 @@ func (s *Counters) add(o Counters) {
 	s.RxBuffers += o.RxBuffers
 	s.RxNoBuffers += o.RxNoBuffers
 	s.RxTooBig += o.RxTooBig
+	s.RxOverBudget += o.RxOverBudget
 	s.RxRefused += o.RxRefused
 	s.TxFrames += o.TxFrames
 	s.TxBytes += o.TxBytes

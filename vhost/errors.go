@@ -16,7 +16,8 @@ var (
 	// ErrNoBuffers: the guest has not posted enough; nothing was delivered.
 	ErrNoBuffers = errors.New("guest has too few receive buffers")
 	// ErrTooBig: the frame cannot fit what this guest posts, now or later: one
-	// chain without MRG_RXBUF, else the whole ring.
+	// chain without MRG_RXBUF, else the whole ring or, for a superframe,
+	// Config.MaxBuffers. Cut it.
 	ErrTooBig = errors.New("frame larger than the guest's receive buffers allow")
 	// ErrNotNegotiated: the header uses a feature the guest did not accept.
 	ErrNotNegotiated = errors.New("header needs a feature that was not negotiated")

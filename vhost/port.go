@@ -11,6 +11,7 @@ import (
 
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
 )
 
 // DefaultFeatures is what a Port can do for a guest.
@@ -24,6 +25,12 @@ const DefaultFeatures = virtio.Features(1<<virtio.FCsum | 1<<virtio.FGuestCsum |
 // messages that carry eventfds.
 const MaxQueuePairs = 128
 
+// LinuxBuffers is a Config.MaxBuffers for guests that run Linux: the page
+// fragments that its frames have room for (MAX_SKB_FRAGS). What is more it
+// strings together as a list of frames, which costs it dearly when it forwards
+// them.
+const LinuxBuffers = 17
+
 const (
 	defaultPairs = 8
 	// handover is how long a new connection waits for the old one to be torn
@@ -36,16 +43,21 @@ const (
 
 // Config describes a Port.
 type Config struct {
-	Name     string                           // for log lines
-	Socket   string                           // path of the Unix socket
-	Connect  bool                             // dial the socket, again and again, instead of listening
-	Mode     os.FileMode                      // of the listening socket; 0 means 0600
-	UID, GID int                              // its owner; -1 keeps ours
-	MaxPairs int                              // queue pairs offered, 0 means 8
-	MTU      int                              // largest MTU accepted from the front-end, 0 means any
-	Offer    virtio.Features                  // 0 means DefaultFeatures
-	Logf     func(format string, args ...any) // one line per call; nil discards
-	Hooks    Hooks
+	Name     string          // for log lines
+	Socket   string          // path of the Unix socket
+	Connect  bool            // dial the socket, again and again, instead of listening
+	Mode     os.FileMode     // of the listening socket; 0 means 0600
+	UID, GID int             // its owner; -1 keeps ours
+	MaxPairs int             // queue pairs offered, 0 means 8
+	MTU      int             // largest MTU accepted from the front-end, 0 means any
+	Offer    virtio.Features // 0 means DefaultFeatures
+	// MaxBuffers bounds the mergeable buffers that one superframe may take, 0
+	// means no bound. With one, see to it that superframes keep to
+	// RxQueue.MaxFrame: a guest that gets them cut into packets posts small
+	// buffers for ever.
+	MaxBuffers int
+	Logf       func(format string, args ...any) // one line per call; nil discards
+	Hooks      Hooks
 }
 
 // Hooks tell the owner of a Port what happens to it. They are called on the
@@ -91,11 +103,17 @@ func NewPort(cfg Config) (*Port, error) {
 	if cfg.MaxPairs == 0 {
 		cfg.MaxPairs = defaultPairs
 	}
+	if cfg.MaxBuffers == 0 {
+		cfg.MaxBuffers = vring.MaxSize
+	}
 	if cfg.Offer == 0 {
 		cfg.Offer = DefaultFeatures
 	}
 	if cfg.Logf == nil {
 		cfg.Logf = func(string, ...any) {}
+	}
+	if cfg.MaxBuffers < 0 {
+		return nil, fmt.Errorf("port %s: %d buffers: %w", cfg.Name, cfg.MaxBuffers, ErrConfig)
 	}
 	if cfg.MaxPairs < 1 || cfg.MaxPairs > MaxQueuePairs {
 		return nil, fmt.Errorf("port %s: %d queue pairs, 1 to %d are possible: %w", cfg.Name, cfg.MaxPairs, MaxQueuePairs, ErrConfig)

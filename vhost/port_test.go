@@ -234,6 +234,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	for name, cfg := range map[string]vhost.Config{
 		"pairs":    {Socket: "/tmp/never", MaxPairs: 129},
 		"negative": {Socket: "/tmp/never", MaxPairs: -1},
+		"buffers":  {Socket: "/tmp/never", MaxBuffers: -1},
 		"features": {Socket: "/tmp/never", Offer: virtio.Mask(virtio.FGuestTSO4)},
 	} {
 		if p, err := vhost.NewPort(cfg); !errors.Is(err, vhost.ErrConfig) {

@@ -2,6 +2,7 @@ package vhost
 
 import (
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -13,12 +14,16 @@ type RxQueue struct {
 	queue
 
 	mrg      bool
+	budget   int   // chains that one superframe may take
 	flags    uint8 // of a header that the guest's features allow
 	oldFault bool  // of the goroutine between Begin and Commit
 
 	short bool   // the last Put found too few buffers; kicks are armed
 	armed bool   // kicks are armed
 	seen  uint16 // avail index when short was set
+
+	least    int          // bytes in the smallest chain of the last frame
+	maxFrame atomic.Int64 // what MaxFrame returns
 
 	taken []taken  // chains of the frame in hand
 	segs  [][]byte // their memory, in order
@@ -49,6 +54,7 @@ func (q *RxQueue) Begin() bool {
 func (q *RxQueue) Commit() {
 	if !q.failed {
 		_ = q.publish() // the port has been told
+		q.learn()
 	}
 	debug.SetPanicOnFault(q.oldFault)
 	q.mu.Unlock()
@@ -64,6 +70,24 @@ func (q *RxQueue) publish() (err error) {
 		q.dev.DisableNotify()
 	}
 	return nil
+}
+
+// MaxFrame tells how long a superframe may be, in bytes from Ethernet on, to fit
+// buffers like those of the last frame: one chain without MRG_RXBUF, otherwise
+// Config.MaxBuffers of them. 0 means that none was seen since the ring started.
+// Longer superframes are no mistake, Put refuses them with ErrTooBig; but what
+// is never made need not be cut again. Safe from any goroutine.
+func (q *RxQueue) MaxFrame() int { return int(q.maxFrame.Load()) }
+
+// learn updates MaxFrame. The caller holds mu.
+func (q *RxQueue) learn() {
+	n := 0
+	if q.least > 0 {
+		n = max(1, min(q.least*q.budget-q.hdrLen, MaxFrame))
+	}
+	if int64(n) != q.maxFrame.Load() {
+		q.maxFrame.Store(int64(n))
+	}
 }
 
 // Put copies one frame into guest buffers: all of it or nothing. The guest
@@ -135,7 +159,17 @@ func (q *RxQueue) check(f *Frame) error {
 func (q *RxQueue) put(f *Frame) (err error) {
 	defer q.guard(&err)
 	need := q.hdrLen + f.Len
-	if err := q.gather(need); err != nil {
+	limit := q.size
+	if f.Hdr.GSOType != virtio.GSONone { // anything else cannot be cut
+		limit = min(limit, q.budget)
+	}
+	err = q.gather(need, limit)
+	for i, t := range q.taken {
+		if i == 0 || t.len < q.least {
+			q.least = t.len
+		}
+	}
+	if err != nil {
 		return err
 	}
 	q.short = false
@@ -150,20 +184,23 @@ func (q *RxQueue) put(f *Frame) (err error) {
 	return nil
 }
 
-// gather takes chains for need bytes.
-func (q *RxQueue) gather(need int) error {
+// gather takes chains for need bytes, at most limit of them.
+func (q *RxQueue) gather(need, limit int) error {
 	q.taken, q.segs = q.taken[:0], q.segs[:0]
 	mark := q.dev.Mark()
 	for armed := false; need > 0; {
+		if len(q.taken) == limit { // more buffers, or the same ones later, do not help
+			if limit < q.size {
+				q.cnt.rxOverBudget++
+			}
+			q.dev.Rewind(mark)
+			return ErrTooBig
+		}
 		ok, err := q.dev.Next(&q.chain)
 		if err != nil {
 			return q.fail(err)
 		}
 		if !ok {
-			if len(q.taken) == q.size {
-				q.dev.Rewind(mark)
-				return ErrTooBig // the whole ring is posted and does not suffice
-			}
 			// Ask for a kick at the point where the ring is empty for us, and look
 			// again: avail_event must lie behind the chains that are given back, or
 			// the guest's next buffers would not pass it.
@@ -182,11 +219,11 @@ func (q *RxQueue) gather(need int) error {
 			q.dev.Fail(vring.ErrReadable)
 			return q.fail(vring.ErrReadable)
 		}
+		q.taken = append(q.taken, taken{c.Head, c.WriteLen})
 		if !q.mrg && c.WriteLen < need {
 			q.dev.Rewind(mark)
 			return ErrTooBig
 		}
-		q.taken = append(q.taken, taken{c.Head, c.WriteLen})
 		q.segs = append(q.segs, c.Writable...)
 		need -= c.WriteLen
 	}
@@ -247,6 +284,12 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 	if r.Features.Has(virtio.FRSCExt) {
 		q.flags |= virtio.HdrRSCInfo
 	}
+	q.budget = 1
+	if q.mrg {
+		q.budget = min(q.port.cfg.MaxBuffers, q.size)
+	}
+	q.least = 0
+	q.learn()
 	q.short, q.armed = false, false
 	q.dev.DisableNotify() // buffers posted are no news until we run out of them
 	if q.taken == nil {
