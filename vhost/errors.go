@@ -19,7 +19,8 @@ var (
 	// chain without MRG_RXBUF, else the whole ring or, for a superframe,
 	// Config.MaxBuffers. Cut it.
 	ErrTooBig = errors.New("frame larger than the guest's receive buffers allow")
-	// ErrNotNegotiated: the header uses a feature the guest did not accept.
+	// ErrNotNegotiated: the header uses a feature the guest did not accept, or
+	// lacks the counts of one that it did (RSC_EXT).
 	ErrNotNegotiated = errors.New("header needs a feature that was not negotiated")
 	// ErrBadFrame: the caller's frame is inconsistent: Len is not the sum of
 	// Frags, shorter than Ethernet, or longer than any frame.

@@ -245,6 +245,9 @@ func (g *guest) recv(r *user.Ring) (h virtio.NetHdr, frame []byte, ok bool) {
 			if g.Features().HdrLen() == virtio.HdrSize {
 				want = int(h.NumBuffers)
 			}
+			if err := virtio.CheckRxHdr(&h, g.Features()); err != nil {
+				g.t.Errorf("header %+v: %v", h, err)
+			}
 			if want < 1 || want > 1 && !g.Features().Has(virtio.FMrgRxbuf) {
 				g.t.Fatalf("num_buffers %d", want)
 			}

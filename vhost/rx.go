@@ -131,7 +131,13 @@ func (q *RxQueue) check(f *Frame) error {
 		return ErrNotNegotiated
 	}
 	if h.GSOType == virtio.GSONone {
+		if h.Flags&virtio.HdrRSCInfo != 0 { // there would be nothing to count
+			return ErrBadFrame
+		}
 		return nil
+	}
+	if q.flags&^h.Flags&virtio.HdrRSCInfo != 0 { // where it is negotiated it is a duty (section 5.1.6.4.1)
+		return ErrNotNegotiated
 	}
 	switch h.GSOType &^ virtio.GSOECN {
 	case virtio.GSOTCPv4:

@@ -17,7 +17,12 @@ type TxQueue struct {
 	done  []uint16 // heads taken and not yet published
 }
 
-// Poll takes up to budget frames from the guest in order and hands each to fn;
+// maxPollBytes ends a Poll, so that a guest with large frames does not keep a
+// worker from the others: the weight of vhost-net (VHOST_NET_WEIGHT).
+const maxPollBytes = 512 << 10
+
+// Poll takes up to budget frames, and no more once they are 512 KiB, from the
+// guest in order and hands each to fn;
 // all that were taken are completed at the end by one store of the used index
 // and at most one call. If fn returns true, its frame and what follows stay in
 // the queue. Unusable frames are dropped and counted, as is everything on a
@@ -35,7 +40,7 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	q.done = q.done[:0]
-	for len(q.done) < budget {
+	for bytes := 0; len(q.done) < budget && bytes < maxPollBytes; {
 		mark := q.dev.Mark()
 		got, usable, terr := q.take()
 		if terr != nil {
@@ -52,6 +57,7 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 			}
 			q.cnt.txFrames++
 			q.cnt.txBytes += uint64(len(q.frame.Data))
+			bytes += len(q.frame.Data)
 		}
 		q.done = append(q.done, q.chain.Head)
 	}

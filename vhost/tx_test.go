@@ -107,6 +107,24 @@ func TestABudgetIsKept(t *testing.T) {
 	}
 }
 
+func TestAPollEndsAfterSoManyBytes(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	const frames, size = 20, 60000
+	for i := range frames {
+		g.send(g.TX(0), tso, makeFrame(size, byte(i)))
+	}
+	g.kick(g.TX(0))
+	for _, want := range []int{9, 9, 2, 0} { // 9 * 60,000 are the first above 512 KiB
+		if got := len(poll(t, p.TX(0), 64)); got != want {
+			t.Errorf("%d frames, want %d", got, want)
+		}
+		if more := p.TX(0).ArmKick(); more != (p.Counters().TxFrames < frames) {
+			t.Errorf("more: %v", more)
+		}
+	}
+}
+
 func TestUnusableFramesAreDroppedAndCounted(t *testing.T) {
 	p, socket, _ := newPort(t, nil)
 	g := newGuest(t, socket, nil).start()

@@ -21,7 +21,7 @@ func CheckRx(h *NetHdr, frame []byte, f Features) error {
 	if len(frame) < ethLen {
 		return ErrFrameShort
 	}
-	if err := checkRxBits(h, f); err != nil {
+	if err := CheckRxHdr(h, f); err != nil {
 		return err
 	}
 	switch {
@@ -39,8 +39,8 @@ func CheckRx(h *NetHdr, frame []byte, f Features) error {
 	return nil
 }
 
-// checkRxBits judges what needs no frame: V1 to V5.
-func checkRxBits(h *NetHdr, f Features) error {
+// CheckRxHdr judges what needs no frame: V1 to V5, and that num_buffers is possible.
+func CheckRxHdr(h *NetHdr, f Features) error {
 	if h.Flags&^(HdrNeedsCsum|HdrDataValid|HdrRSCInfo) != 0 {
 		return ErrFlags
 	}
