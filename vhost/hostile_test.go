@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +80,7 @@ func bystander(t *testing.T) (check func()) {
 				done <- err
 				return
 			}
+			runtime.Gosched() // the machine may have one core, and there is an attack to make
 		}
 	}()
 	return func() {
@@ -297,4 +300,60 @@ func TestMemoryCutShortStopsOnlyItsOwnPort(t *testing.T) {
 		}
 	})
 	check()
+}
+
+// The memory goes away at any moment of a worker that never pauses.
+func TestMemoryCutShortUnderTrafficStopsOnlyItsOwnPort(t *testing.T) {
+	check := bystander(t)
+	p, socket, log := newPort(t, nil)
+	stop := busyWorker(p)
+	for i := range 20 {
+		g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize = 256 }).start()
+		for range 200 {
+			g.post(g.RX(0), true, 4096)
+			g.send(g.TX(0), virtio.NetHdr{}, makeFrame(100, 1))
+		}
+		g.kick(g.RX(0))
+		g.kick(g.TX(0))
+		time.Sleep(time.Duration(i) * 20 * time.Microsecond) // anywhere in the traffic, and behind it
+		if err := unix.Ftruncate(g.MemoryFile(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if reason := <-log.stopped; !errors.Is(reason, vhost.ErrMemoryFault) {
+			t.Errorf("reason %v", reason)
+		}
+		_ = g.Close()
+	}
+	stop()
+	g := newGuest(t, socket, nil).start()
+	exchange(t, p, g, 0)
+	check()
+}
+
+// busyWorker serves a port's first pair without a pause until stop is called.
+func busyWorker(p *vhost.Port) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		f := &vhost.Frame{Frags: cut(makeFrame(60000, 1), 1448), Len: 60000}
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			if p.RX(0).Begin() {
+				_ = p.RX(0).Put(f)
+				p.RX(0).ArmKick()
+				p.RX(0).Commit()
+			}
+			_, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) bool { return false })
+			p.TX(0).ArmKick()
+			runtime.Gosched()
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
 }

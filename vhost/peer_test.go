@@ -339,24 +339,7 @@ func TestConnectAndCrashLeaksNothing(t *testing.T) {
 func TestADisconnectInMidTrafficStopsOnlyThatPort(t *testing.T) {
 	check := bystander(t)
 	p, socket, log := newPort(t, nil)
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() { // a worker that never pauses
-		defer close(done)
-		f := &vhost.Frame{Frags: cut(makeFrame(60000, 1), 1448), Len: 60000}
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if p.RX(0).Begin() {
-				_ = p.RX(0).Put(f)
-				p.RX(0).ArmKick()
-				p.RX(0).Commit()
-			}
-			_, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) bool { return false })
-		}
-	}()
+	stop := busyWorker(p)
 	for range 30 {
 		g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize = 256 }).start()
 		for range 100 {
@@ -371,7 +354,6 @@ func TestADisconnectInMidTrafficStopsOnlyThatPort(t *testing.T) {
 			t.Errorf("reason %v", reason)
 		}
 	}
-	close(stop)
-	<-done
+	stop()
 	check()
 }

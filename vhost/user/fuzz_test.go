@@ -88,6 +88,8 @@ func FuzzSession(f *testing.F) {
 	running := append(append(append([]byte{}, slots...), start(0)...), start(1)...)
 	f.Add(append(append([]byte{}, running...), fuzzMessage(GetVringBase, 1, 0, state(0, 0))...))
 	f.Add(append(append([]byte{}, running...), fuzzMessage(RemMemReg, 9, 0, AppendSingleRegion(nil, region()))...))
+	pair2 := append(fuzzMessage(AddMemReg, 9, fuzzMemFD|1, AppendSingleRegion(nil, region())), fuzzMessage(RemMemReg, 9, 0, AppendSingleRegion(nil, region()))...)
+	f.Add(append(append(append([]byte{}, slots...), pair2...), pair2[len(pair2)/2:]...))
 	f.Add(append(append([]byte{}, running...), fuzzMessage(ResetDevice, 9, 0, nil)...))
 	f.Add(append(append(append([]byte{}, table...), start(3)...), fuzzMessage(SetFeatures, 9, 0, u64(1<<virtio.FVersion1))...))
 	f.Add(append(append(append([]byte{}, table...), fuzzTruncate, 0, 0, 1, 0), start(0)...))
