@@ -84,6 +84,31 @@ func TestTwoPairsWorkAndOneCanBeSwitchedOff(t *testing.T) {
 	checkAlternating(t, log.all())
 }
 
+func TestTheLargestQueuesWork(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize, c.Memory = 32768, 16<<20 }).start()
+	if s := p.State(); s.QueueSize != 32768 {
+		t.Fatalf("%+v", s)
+	}
+	r := g.RX(0)
+	for range 32768 {
+		g.post(r, true, 13)
+	}
+	g.kick(r)
+	want := makeFrame(32768*13-12, 1)[:65549] // of buffers of 13 bytes, 5044
+	if err := put(t, p.RX(0), plain(want)); err != nil {
+		t.Fatal(err)
+	}
+	if h, got, _ := g.recv(r); h.NumBuffers != 5044 || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes in %d buffers", len(got), h.NumBuffers)
+	}
+	for i := range 7 { // 4617 each
+		if err := put(t, p.RX(0), plain(makeFrame(60000, byte(i)))); (err == nil) != (i < 6) {
+			t.Errorf("frame %d: %v", i, err)
+		}
+	}
+}
+
 func TestStoppedRingsResumeWhereTheyStopped(t *testing.T) {
 	for _, protocol := range []user.ProtocolFeatures{0, user.DefaultProtocol &^ (1 << user.ProtoMemSlots), 1 << user.ProtoMQ} {
 		p, socket, log := newPort(t, nil)

@@ -252,24 +252,6 @@ func TestARequestIsAnsweredAsTheProtocolSays(t *testing.T) {
 	}
 }
 
-// QEMU with guest_tso4=off,guest_tso6=off offers GUEST_ECN all the same, and Linux accepts it.
-func TestECNWithoutTSOIsLeftOutOrRefused(t *testing.T) {
-	const lone = protocolF | 1<<virtio.FVersion1 | 1<<virtio.FGuestCsum | 1<<virtio.FGuestECN | 1<<virtio.FHostECN
-	p := newPeer(t)
-	p.send(SetFeatures, 0, u64(lone))
-	p.settle()
-	if got, want := p.s.Info().Features, virtio.Mask(virtio.FVersion1, virtio.FGuestCsum); got != want {
-		t.Errorf("in force %v, want %v", got.Names(), want.Names())
-	}
-	p.send(SetProtocolFeatures, 0, u64(uint64(DefaultProtocol)))
-	if p.ack(SetFeatures, u64(lone)) == 0 {
-		t.Error("a front-end that asks is told that all is well")
-	}
-	if err := p.wait(); !errors.Is(err, ErrFeatures) {
-		t.Error(err)
-	}
-}
-
 func TestARunningRingCannotBeRebuilt(t *testing.T) {
 	for name, tt := range map[string]struct {
 		r       Request
