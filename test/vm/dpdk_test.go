@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -73,14 +74,32 @@ func TestDPDKFrontEndReturnsEveryFrame(t *testing.T) {
 	}
 }
 
-// testpmd starts DPDK's forwarder on the lab's socket, without huge pages and without a device of the machine.
-func (l *lab) testpmd(t *testing.T, device string, args []string) *process {
+// testpmd starts DPDK's forwarder on the lab's socket, without huge pages and without a device of the machine. It swaps
+// the MAC addresses unless it gets orders.
+func (l *lab) testpmd(t *testing.T, device string, args []string, orders ...string) *process {
 	t.Helper()
 	vdev := fmt.Sprintf("net_virtio_user0,path=%s,mac=%s,packed_vq=0,%s", l.socket(), guestMAC, device)
-	cmd := exec.Command(testpmd, append([]string{
+	all := []string{
 		"-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--file-prefix", "rscvm", "--vdev", vdev,
-		"--", "--forward-mode=macswap", "--auto-start", "--total-num-mbufs=8192", "--stats-period=1",
-	}, args...)...)
+		"--", "--total-num-mbufs=8192",
+	}
+	if len(orders) > 0 {
+		all = append(all, "-i", "--cmdline-file="+l.commands(t, orders))
+	} else {
+		all = append(all, "--forward-mode=macswap", "--auto-start", "--stats-period=1")
+	}
+	cmd := exec.Command(testpmd, append(all, args...)...)
+	if len(orders) > 0 { // it ends with its input
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdin = r
+		t.Cleanup(func() {
+			r.Close()
+			w.Close()
+		})
+	}
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
 	p, err := startProcess(cmd, nil)
