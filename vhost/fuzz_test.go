@@ -51,7 +51,11 @@ func FuzzRings(f *testing.F) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		g, err := user.OpenFrontend(ctx, user.FrontendConfig{Socket: socket, Features: features, RingSize: num, Memory: 256 << 10})
+		cfg := user.FrontendConfig{Socket: socket, Features: features, RingSize: num, Memory: 256 << 10}
+		g, err := user.OpenFrontend(ctx, cfg)
+		for errors.Is(err, user.ErrDisconnected) { // the one before is still being taken down
+			g, err = user.OpenFrontend(ctx, cfg)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

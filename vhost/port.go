@@ -34,8 +34,9 @@ const LinuxBuffers = 17
 const (
 	defaultPairs = 8
 	// handover is how long a new connection waits for the old one to be torn
-	// down: a front-end that comes back at once is not an intruder.
-	handover = 500 * time.Millisecond
+	// down: a front-end that comes back at once is not an intruder. Stopping one
+	// ring may take as long.
+	handover = stuckAfter
 	// redialPause keeps a front-end that we dial and that fails each time from
 	// being dialled in a tight loop.
 	redialPause = 200 * time.Millisecond
