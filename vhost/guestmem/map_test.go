@@ -316,3 +316,34 @@ func TestHasKnowsARegionByItsBytesAndItsPlace(t *testing.T) {
 		}
 	}
 }
+
+// A file of holes costs its owner nothing, and us address space.
+func TestRegionsBeyondTheMachineAreRefused(t *testing.T) {
+	limit, err := memoryLimit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := memfd(t, int64(limit)*2)
+	if _, err := Map([]Region{{Size: limit + 4096, FD: fd}}); !errors.Is(err, ErrTooMuch) {
+		t.Errorf("one region too large: %v", err)
+	}
+	half := limit / 2 &^ 4095
+	table, err := Map([]Region{{Size: half, FD: fd}, {GPA: half, Size: half, Offset: half, FD: fd}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	if _, err := table.Add(Region{GPA: limit, Size: 2 << 20, FD: fd}); !errors.Is(err, ErrTooMuch) {
+		t.Errorf("one region too many: %v", err)
+	}
+	smaller, err := table.Remove(Region{GPA: half, Size: half})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer smaller.Close()
+	again, err := smaller.Add(Region{GPA: limit, Size: 2 << 20, FD: fd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}

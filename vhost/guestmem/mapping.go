@@ -60,6 +60,17 @@ func inspect(r Region) (identity, fileFacts, error) {
 	return identity{dev: uint64(st.Dev), ino: st.Ino, offset: r.Offset, size: r.Size}, f, nil
 }
 
+// memoryLimit is the most bytes that the regions of one guest may have: four times the memory of the machine, because
+// what is plugged into a guest later may be promised beyond it, and on a small machine 64 GiB.
+func memoryLimit() (uint64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("guest memory: sysinfo: %w", err)
+	}
+	const least = 64 << 30
+	return max(4*uint64(info.Totalram)*uint64(info.Unit), least), nil
+}
+
 // newMapping maps the file's blocks that hold the region. Guest memory stays out of core dumps: it is not ours to show.
 func newMapping(fd int, id identity, f fileFacts) (*mapping, error) {
 	start := id.offset &^ (f.block - 1)

@@ -17,6 +17,7 @@ var (
 	ErrRange        = errors.New("guest memory: address range outside of every region")
 	ErrNoRegions    = errors.New("guest memory: table without regions")
 	ErrTooMany      = errors.New("guest memory: too many regions")
+	ErrTooMuch      = errors.New("guest memory: more than this machine could hold")
 	ErrEmpty        = errors.New("guest memory: region of size 0")
 	ErrOverflow     = errors.New("guest memory: region wraps around the address space")
 	ErrOverlap      = errors.New("guest memory: regions overlap")
@@ -203,6 +204,9 @@ func (t *Table) mapRegion(r Region, old *Table) error {
 	if err := t.vacant(r.GPA, r.Size); err != nil {
 		return err
 	}
+	if err := t.affordable(r.Size); err != nil {
+		return err
+	}
 	m, err := old.mappingFor(r)
 	if err != nil {
 		return err
@@ -251,6 +255,22 @@ func (t *Table) vacant(gpa, size uint64) error {
 		if gpa < o.gpa+o.size && o.gpa < gpa+size {
 			return ErrOverlap
 		}
+	}
+	return nil
+}
+
+// affordable refuses regions that are mostly holes. A file may claim any length; mapped, it takes address space, of which
+// the whole process has 128 TiB, and when that is used up the runtime cannot grow any heap.
+func (t *Table) affordable(size uint64) error {
+	limit, err := memoryLimit()
+	if err != nil {
+		return err
+	}
+	for i := range t.regions {
+		limit -= min(limit, t.regions[i].size)
+	}
+	if size > limit {
+		return ErrTooMuch
 	}
 	return nil
 }
