@@ -85,6 +85,7 @@ type Session struct {
 	removed    []MemRegion // taken away and not added again, the newest guestmem.MaxRegions
 	rings      []ring
 	refusals   int
+	pace       pace
 
 	interrupted atomic.Bool
 

@@ -2,19 +2,27 @@ package user
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
 // change runs fn, which alters what is running.
 func (s *Session) change(fn func() error) error {
-	s.dev.BeforeChange()
+	s.beforeChange()
 	err := fn()
 	s.publish()
 	if err == nil {
 		s.dev.AfterChange()
 	}
 	return err
+}
+
+// beforeChange lets the device prepare, unless that was asked too often: then
+// the front-end waits first.
+func (s *Session) beforeChange() {
+	time.Sleep(s.pace.wait(time.Now()))
+	s.dev.BeforeChange()
 }
 
 // changeAll runs fn while every ring is stopped and starts those again that ran.
