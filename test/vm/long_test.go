@@ -48,6 +48,21 @@ func TestEveryNICShape(t *testing.T) {
 	}
 }
 
+// QEMU tells the back-end the MTU (NET_SET_MTU) and does not start a device whose back-end says no.
+func TestAGuestWithAnMTUOfItsHost(t *testing.T) {
+	needVM(t)
+	needLong(t)
+	l := newLab(t)
+	v := l.boot(Options{Device: []string{"host_mtu=1400"}})
+	if n := nic(t, v); !n.Has(bitMTU) {
+		t.Error("feature MTU was not negotiated")
+	}
+	l.bothWays(t, v, superframes)
+}
+
+// bitMTU is VIRTIO_NET_F_MTU.
+const bitMTU = 3
+
 // bothWays sends some both ways over both families.
 func (l *lab) bothWays(t *testing.T, v *VM, minMean float64) {
 	t.Helper()
