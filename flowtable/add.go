@@ -196,9 +196,7 @@ func (t *Table) absorb(pt *port, s *slot, p *Packet) bool {
 	}
 	s.win = binary.BigEndian.Uint16(p.Data[in.L4+14:])
 	s.hop = min(s.hop, uint8(w[1]>>56))
-	if s.updates != 0xffff {
-		s.updates++
-	}
+	s.updated = true
 	t.blocks.add(s, nil, p.Ref)
 	t.held++
 	return true
@@ -235,7 +233,7 @@ func (t *Table) data(pt *port, k *key, bucket, n uint32, p *Packet) {
 	readWords(p.Data, in, &w)
 	if n != 0 {
 		s := &t.slots[n]
-		r := t.fits(pt, s, p, &w)
+		r := t.fits(pt, n, s, p, &w)
 		if r == open {
 			t.append(pt, n, s, p, &w)
 			return
@@ -257,14 +255,15 @@ func (t *Table) data(pt *port, k *key, bucket, n uint32, p *Packet) {
 }
 
 // fits tells why a segment cannot join a superframe, or open: first what must be equal, then sequence, IP ID, size.
-func (t *Table) fits(pt *port, s *slot, p *Packet, w *words) Reason {
+func (t *Table) fits(pt *port, n uint32, s *slot, p *Packet, w *words) Reason {
 	in := &p.Info
 	if w.differs(&s.w, pt.mask) {
 		return w.mismatchOf(&s.w, pt.mask, in.Family == 6)
 	}
 	options := in.Payload - in.L4 - 20
 	if options > inlineOptions {
-		head := s.head[s.l4:s.payload]
+		from := &t.origins[n]
+		head := from.head[from.l4:from.payload]
 		if string(p.Data[in.L4+20+inlineOptions:in.Payload]) != string(head[20+inlineOptions:]) {
 			return ReasonOptionsChange
 		}
@@ -309,7 +308,7 @@ func (pt *port) followsID(s *slot, id uint16, df bool) bool {
 func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, w *words) {
 	in := &p.Info
 	n, s := t.take(pt, p.Port)
-	s.addr, s.meta, s.rest = k.addr, k.meta, k.rest
+	s.addr, s.meta = k.addr, k.meta
 	s.w = *w
 	s.bucket = bucket
 	s.hashNext, t.buckets[bucket] = t.buckets[bucket], n
@@ -323,9 +322,11 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, w *words) {
 		s.id = binary.BigEndian.Uint16(p.Data[in.L3+4:])
 	}
 	s.state, s.flags, s.hop = slotOpen, in.TCPFlags&(packet.PSH|packet.FIN), uint8(w[1]>>56)
-	s.verified, s.updates, s.plain, s.tcp = !t.noVerify, 0, 0, true
-	s.head, s.ref = p.Data, p.Ref
-	s.l3, s.l4, s.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
+	s.verified, s.updated = !t.noVerify, false
+	t.origins[n] = origin{
+		rest: k.rest, head: p.Data, ref: p.Ref, tcp: true,
+		l3: uint8(in.L3), l4: uint8(in.L4), payload: uint8(in.Payload),
+	}
 	t.held++
 	if pt.hold != 0 {
 		t.due = min(t.due, s.born+pt.hold)

@@ -20,11 +20,10 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
 			t.relieve()
 		}
 		if pt.oldest != 0 {
-			_, s := t.take(pt, p.Port)
+			n, s := t.take(pt, p.Port)
 			s.state, s.reason, s.verified = slotWaiting, r, verified
-			s.plain, s.tcp = uint8(1+segments), tcp
 			s.meta = uint64(p.Port) << metaPort
-			s.head, s.ref = p.Data, p.Ref
+			t.origins[n] = origin{head: p.Data, ref: p.Ref, plain: uint8(1 + segments), tcp: tcp}
 			t.held++
 			return
 		}
@@ -50,28 +49,30 @@ func (t *Table) single(port uint32, r Reason, data []byte, ref uint64) *Superfra
 }
 
 // emit gives out the frame of a closed slot.
-func (t *Table) emit(pt *port, s *slot) {
-	sf := t.single(uint32(s.meta>>metaPort)&0xffff, s.reason, s.head, s.ref)
-	sf.TCP = s.tcp
+func (t *Table) emit(pt *port, n uint32, s *slot) {
+	o := &t.origins[n]
+	sf := t.single(uint32(s.meta>>metaPort)&0xffff, s.reason, o.head, o.ref)
+	sf.TCP = o.tcp
 	sf.Held = t.now - s.born
 	if s.verified && pt.csum {
 		sf.Flags = hdrDataValid
 	}
 	switch {
-	case s.plain != 0:
-		sf.Segments = int(s.plain - 1)
+	case o.plain != 0:
+		sf.Segments = int(o.plain - 1)
 	case s.segs == 1:
-		if s.updates != 0 {
+		if s.updated {
 			t.gather(sf, s)
-			t.updateSingle(s)
+			t.updateSingle(s, o)
 		}
 	default:
+		end := o.end() // before gather: the header is long out of cache, and comes while gather works
 		t.gather(sf, s)
-		t.merge(pt, sf, s)
+		t.merge(pt, sf, s, o, end)
 	}
-	pt.stats.out(sf, s.plain == 0)
+	pt.stats.out(sf, o.plain == 0)
 	if s.extra > 0 {
-		pt.stats.MergedBytes += uint64(sf.Len) + uint64(s.extra)*uint64(s.payload) // their headers are as long
+		pt.stats.MergedBytes += uint64(sf.Len) + uint64(s.extra)*uint64(o.payload) // their headers are as long
 	}
 	t.out.Deliver(sf)
 }
@@ -97,22 +98,28 @@ func (t *Table) gather(sf *Superframe, s *slot) {
 	sf.Frags, sf.Refs = t.frags[:frags], t.refs[:refs]
 }
 
+// end is where the first packet ends, without padding.
+func (o *origin) end() uint32 {
+	ip := o.head[o.l3:o.l4]
+	if ip[0]>>4 == 6 {
+		return uint32(o.l3) + 40 + uint32(binary.BigEndian.Uint16(ip[4:]))
+	}
+	return uint32(o.l3) + uint32(binary.BigEndian.Uint16(ip[2:]))
+}
+
 // merge rewrites the headers, in the first packet's memory, to those of the superframe, and fills sf.
-func (t *Table) merge(pt *port, sf *Superframe, s *slot) {
-	head := s.head
-	ip, tcp := head[s.l3:s.l4], head[s.l4:s.payload]
-	l4len := s.ipLen - uint32(s.l4-s.l3)
+func (t *Table) merge(pt *port, sf *Superframe, s *slot, o *origin, end uint32) {
+	head := o.head
+	ip, tcp := head[o.l3:o.l4], head[o.l4:o.payload]
+	l4len := s.ipLen - uint32(o.l4-o.l3)
 	var pseudo uint32
-	var end uint32 // of the first packet, without padding
 	ipv6 := s.meta&metaIPv6 != 0
 	if ipv6 {
-		end = uint32(s.l3) + 40 + uint32(binary.BigEndian.Uint16(ip[4:]))
 		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
 		ip[7] = s.hop
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
 		sf.GSOType = gsoTCPv6
 	} else {
-		end = uint32(s.l3) + uint32(binary.BigEndian.Uint16(ip[2:]))
 		binary.BigEndian.PutUint16(ip[2:], uint16(s.ipLen))
 		ip[8] = s.hop
 		ip[10], ip[11] = 0, 0
@@ -128,20 +135,20 @@ func (t *Table) merge(pt *port, sf *Superframe, s *slot) {
 		sf.GSOType |= gsoECN
 	}
 	sf.Segments = int(s.segs)
-	sf.HdrLen, sf.GSOSize = uint16(s.payload), s.gso
+	sf.HdrLen, sf.GSOSize = uint16(o.payload), s.gso
 	sf.FixedID = s.idMode == idFixed
-	sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum, uint16(s.l4), 16
+	sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum, uint16(o.l4), 16
 	if pt.rscInfo { // virtio 1.2, 5.1.6.4.1: the fields count segments and duplicate ACKs instead
 		sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum|hdrRSCInfo, s.segs, 0
 	}
 	t.frags[0] = head[:end:end]
-	sf.Len = int(uint32(s.l3) + s.ipLen)
+	sf.Len = int(uint32(o.l3) + s.ipLen)
 }
 
 // updateSingle brings the window of absorbed updates, and the smallest TTL, into a packet that found no second one. Its
 // checksums are corrected, not computed anew (RFC 1624).
-func (t *Table) updateSingle(s *slot) {
-	ip, tcp := s.head[s.l3:s.l4], s.head[s.l4:s.payload]
+func (t *Table) updateSingle(s *slot, o *origin) {
+	ip, tcp := o.head[o.l3:o.l4], o.head[o.l4:o.payload]
 	check := binary.BigEndian.Uint16(tcp[16:])
 	check = checksum.Update16(check, binary.BigEndian.Uint16(tcp[14:]), s.win)
 	binary.BigEndian.PutUint16(tcp[16:], check)

@@ -7,8 +7,11 @@ import (
 )
 
 func TestMemoryIsWhatTheConstantsSay(t *testing.T) {
-	if n := reflect.TypeFor[slot]().Size(); n != 192 {
-		t.Errorf("a slot has %d bytes, not three cache lines", n)
+	if n := reflect.TypeFor[slot]().Size(); n != 128 {
+		t.Errorf("a slot has %d bytes, not two cache lines", n)
+	}
+	if n := reflect.TypeFor[origin]().Size(); n != 64 {
+		t.Errorf("an origin has %d bytes, not one cache line", n)
 	}
 	if n := reflect.TypeFor[entry]().Size(); n != entryBytes {
 		t.Errorf("an entry has %d bytes, not %d", n, entryBytes)

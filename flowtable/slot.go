@@ -14,8 +14,8 @@ const (
 	idFixed
 )
 
-// slot is one open superframe, or, with hold 0, a frame that waits for its turn. The first two cache lines are all that an
-// append touches. Links are indexes into Table.slots; slot 0 is not used and ends every list.
+// slot is one open superframe, or, with hold 0, a frame that waits for its turn. It is what a look-up and an append touch: two
+// cache lines, side by side. Links are indexes into Table.slots; slot 0 is not used and ends every list.
 type slot struct {
 	// Line 0: whose it is and what must be equal.
 	addr uint64
@@ -37,7 +37,8 @@ type slot struct {
 	hop        uint8 // smallest TTL or hop limit
 	reason     Reason
 	verified   bool
-	updates    uint16 // window updates absorbed; stops at its largest value
+	updated    bool   // window updates were absorbed
+	fill       uint8  // entries used in lastBlock
 	extra      uint32 // packets behind the first
 	firstBlock uint32
 	lastBlock  uint32
@@ -45,9 +46,11 @@ type slot struct {
 	agePrev    uint32 // of the same port
 	ageNext    uint32
 	bucket     uint32
+}
 
-	// Line 2: needed to open and to close.
-	rest    [3]uint64
+// origin is the rest of a slot, under the same index in Table.origins: what is needed to open and to close it, one cache line.
+type origin struct {
+	rest    [3]uint64 // IPv6: of the key
 	head    []byte
 	ref     uint64
 	l3      uint8
@@ -57,8 +60,9 @@ type slot struct {
 	tcp     bool
 }
 
-// blockLen packets behind the first share a block, so that closing a slot walks few links.
-const blockLen = 16
+// blockLen packets behind the first share a block, so that closing a slot walks few links. A block is no power of two long:
+// the newest entries of many flows that grow in step would all fall into the same few sets of the caches.
+const blockLen = 15
 
 // entry is one packet behind the first. Two of them share a cache line.
 type entry struct {
@@ -83,8 +87,7 @@ func newBlocks(n int) blocks {
 
 // add appends a packet to a slot. There is always a block: see New.
 func (b *blocks) add(s *slot, frag []byte, ref uint64) {
-	i := s.extra % blockLen
-	if i == 0 {
+	if s.extra == 0 || s.fill == blockLen {
 		n := b.free
 		b.free = b.next[n]
 		b.next[n] = 0
@@ -93,10 +96,11 @@ func (b *blocks) add(s *slot, frag []byte, ref uint64) {
 		} else {
 			b.next[s.lastBlock] = n
 		}
-		s.lastBlock = n
+		s.lastBlock, s.fill = n, 0
 	}
-	e := &b.list[s.lastBlock][i]
+	e := &b.list[s.lastBlock][s.fill]
 	e.frag, e.ref = frag, ref
+	s.fill++
 	s.extra++
 }
 
@@ -111,7 +115,7 @@ func (b *blocks) release(s *slot) {
 // BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most four hash buckets. A chunk held
 // costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	BytesPerSlot  = 192 + blockLen*entryBytes + 4 + 4*4
+	BytesPerSlot  = 128 + 64 + blockLen*entryBytes + 4 + 4*4
 	BytesPerChunk = entryBytes + 1 + 24 + 8
 
 	entryBytes = 24 + 8

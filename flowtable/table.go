@@ -13,10 +13,11 @@ import (
 //
 // Times are ns of any clock that does not run backwards; where it does, the table's clock stands.
 type Table struct {
-	out    Output
-	slots  []slot
-	free   uint32 // list of free slots by hashNext
-	blocks blocks
+	out     Output
+	slots   []slot
+	origins []origin // by slot
+	free    uint32   // list of free slots by hashNext
+	blocks  blocks
 
 	buckets []uint32
 	shift   uint8
@@ -57,7 +58,7 @@ func New(cfg Config, out Output) (*Table, error) {
 	}
 	t := &Table{
 		out: out, maxHeld: cfg.MaxHeld, noVerify: cfg.NoVerify,
-		slots: make([]slot, cfg.Slots+1),
+		slots: make([]slot, cfg.Slots+1), origins: make([]origin, cfg.Slots+1),
 		// Full blocks hold at most MaxHeld packets together, and every slot may have one that is not full.
 		blocks: newBlocks(cfg.MaxHeld/blockLen + cfg.Slots),
 		due:    math.MaxInt64,
@@ -262,7 +263,7 @@ func (t *Table) find(k *key) (bucket, n uint32) {
 	bucket = uint32(k.hash(&t.seed) >> t.shift)
 	for n = t.buckets[bucket]; n != 0; n = t.slots[n].hashNext {
 		s := &t.slots[n]
-		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || s.rest == k.rest) {
+		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
 			break
 		}
 	}
@@ -286,14 +287,14 @@ func (t *Table) shutSlot(p *port, n uint32, r Reason) {
 		s.state, s.reason = slotWaiting, r
 	}
 	if p.hold != 0 {
-		t.emit(p, s)
+		t.emit(p, n, s)
 		t.drop(p, n, s)
 		return
 	}
 	for p.oldest != 0 && t.slots[p.oldest].state == slotWaiting {
 		n = p.oldest
 		s = &t.slots[n]
-		t.emit(p, s)
+		t.emit(p, n, s)
 		t.drop(p, n, s)
 	}
 }
