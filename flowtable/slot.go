@@ -112,10 +112,10 @@ func (b *blocks) release(s *slot) {
 	}
 }
 
-// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most four hash buckets. A chunk held
+// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most eight hash buckets. A chunk held
 // costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	BytesPerSlot  = 128 + 64 + blockLen*entryBytes + 4 + 4*4
+	BytesPerSlot  = 128 + 64 + blockLen*entryBytes + 4 + 8*4
 	BytesPerChunk = entryBytes + 1 + 24 + 8
 
 	entryBytes = 24 + 8

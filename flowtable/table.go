@@ -71,7 +71,7 @@ func New(cfg Config, out Output) (*Table, error) {
 	for i := cfg.Slots; i > 0; i-- {
 		t.slots[i].hashNext, t.free = t.free, uint32(i)
 	}
-	order := bits.Len(uint(2*cfg.Slots - 1))
+	order := bits.Len(uint(4*cfg.Slots - 1)) // another flow in the same bucket costs as much as a look-up: keep it rare
 	t.buckets = make([]uint32, 1<<order)
 	t.shift = uint8(64 - order)
 	var random [len(t.seed) * 8]byte
