@@ -1,0 +1,395 @@
+package controller
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
+	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
+const (
+	segPayload = 1448
+	segTrain   = 16   // segments of a flow until PSH
+	segRing    = 1024 // descriptors of the guest's ring
+	segBuffer  = 4096 // bytes of its buffers
+
+	// A burst of some microseconds that took this long was interrupted: it says something of the machine's other work only.
+	segInterrupted = 200 * time.Microsecond
+)
+
+var segMAC = [6]byte{2, 0, 0, 0, 0, 2}
+
+// BenchmarkSegmentToGuest is a segment's whole way through a worker: from the chunk in which AF_XDP left it into the guest's
+// mergeable buffers, and the chunk back into the pool. That is metadata (or, where it is missing, parsing), verification,
+// match, merge, seal, copy, used ring. Trains of 16 segments of 1,448 bytes with timestamps come in turn, one segment of each
+// flow, and end at different times. The bursts are written to their chunks just before the clock runs, as the kernel does.
+//
+// Every burst is followed by one of BenchmarkCopyFloor's, so that both meet the same machine: "copy-ns/seg" is the floor and
+// "ratio" the one over the other.
+func BenchmarkSegmentToGuest(b *testing.B) {
+	for _, flows := range []int{1, 16, 64, 128} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) { runSegments(b, flows, true) })
+	}
+	b.Run("flows=64,parse", func(b *testing.B) { runSegments(b, 64, false) })
+}
+
+// BenchmarkCopyFloor is a plain copy of the same bytes, train by train when the last segment is there, from chunks used in the
+// same order into buffers of the same size: what no data plane that copies can go below.
+func BenchmarkCopyFloor(b *testing.B) {
+	for _, flows := range []int{1, 16, 64, 128} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			f := newCopyFloor(b, flows)
+			var m meter
+			for range warmUp(flows) {
+				f.burst()
+			}
+			for left := b.N; left > 0; left -= burstFrames {
+				m.add(f.burst())
+			}
+			b.ReportMetric(m.perSegment(), "ns/seg")
+			b.ReportMetric(0, "ns/op") // holds what the kernel's part costs here
+		})
+	}
+}
+
+func runSegments(b *testing.B, flows int, meta bool) {
+	r := newSegRig(b, flows, meta)
+	f := newCopyFloor(b, flows)
+	for range warmUp(flows) {
+		r.burst(b)
+		f.burst()
+	}
+	var way, floor meter
+	b.ReportAllocs()
+	b.ResetTimer()
+	for left := b.N; left > 0; left -= burstFrames {
+		way.add(r.burst(b))
+		floor.add(f.burst())
+	}
+	b.StopTimer()
+	if d := r.w.ports[0].cnt; d.dropped != [flowtable.NumReasons]uint64{} || d.guestFrames == 0 {
+		b.Fatalf("%d frames delivered, dropped: %v", d.guestFrames, d.dropped)
+	}
+	if s := r.w.table.PortStats(0); s.Superframes == 0 || s.Passed[flowtable.ReasonBadTCPChecksum] != 0 {
+		b.Fatalf("nothing was merged: %+v", s)
+	}
+	b.ReportMetric(way.perSegment(), "ns/seg")
+	b.ReportMetric(floor.perSegment(), "copy-ns/seg")
+	b.ReportMetric(way.perSegment()/floor.perSegment(), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// warmUp is the number of bursts after which every chunk, buffer and list was used.
+func warmUp(flows int) int { return 4*flows*segTrain/burstFrames + 2*segRing/4 }
+
+// meter sums up bursts that were not interrupted.
+type meter struct {
+	spent  time.Duration
+	bursts int
+}
+
+func (m *meter) add(d time.Duration) {
+	if d < segInterrupted {
+		m.spent += d
+		m.bursts++
+	}
+}
+
+func (m *meter) perSegment() float64 {
+	return float64(m.spent.Nanoseconds()) / float64(max(1, m.bursts)*burstFrames)
+}
+
+// sender writes the packets of interleaved trains.
+type sender struct {
+	template []byte
+	hdr      int // bytes of headers
+	info     packet.Info
+	flows    int
+	flow     int
+	step     int
+}
+
+func newSender(flows int) *sender {
+	s := &sender{flows: flows, template: pt.TCP{DstMAC: segMAC, Len: segPayload, Opts: pt.Timestamps(7, 8)}.Frame()}
+	s.hdr = len(s.template) - segPayload
+	packet.Parse(s.template, &s.info)
+	return s
+}
+
+// next writes one packet to p, which has the template's length. last: it ends its train.
+func (s *sender) next(p []byte) (flow int, last bool) {
+	flow = s.flow
+	step := s.step + flow*segTrain/s.flows // so that trains end one after the other
+	copy(p, s.template)
+	// Each change is made good in the checksums, so that the template's stay right.
+	set16 := func(at, check int, v uint16) {
+		c := binary.BigEndian.Uint16(p[check:])
+		sum := uint32(^c) + uint32(^binary.BigEndian.Uint16(p[at:])) + uint32(v)
+		sum = sum>>16 + sum&0xffff
+		binary.BigEndian.PutUint16(p[at:], v)
+		binary.BigEndian.PutUint16(p[check:], ^uint16(sum>>16+sum))
+	}
+	seq := uint32(step) * segPayload
+	set16(18, 24, uint16(step))
+	set16(34, 50, uint16(1024+flow))
+	set16(38, 50, uint16(seq>>16))
+	set16(40, 50, uint16(seq))
+	if last = step%segTrain == segTrain-1; last {
+		set16(46, 50, binary.BigEndian.Uint16(p[46:])|pt.PSH)
+	}
+	if s.flow++; s.flow == s.flows {
+		s.flow = 0
+		s.step++
+	}
+	return flow, last
+}
+
+// segRig is a worker with a UMEM, and a guest that posts the same buffers again and again.
+type segRig struct {
+	w     *worker
+	send  *sender
+	meta  bool
+	guest *user.Ring
+	bufs  []vring.Buffer
+	descs [burstFrames]xsk.Desc
+}
+
+func newSegRig(b *testing.B, flows int, meta bool) *segRig {
+	b.Helper()
+	netnstest.Need(b, netnstest.AFXDP)
+	r := &segRig{send: newSender(flows), meta: meta}
+	wire := netnstest.Pair(b, netnstest.Options{NoIPv4: true, NoIPv6: true})
+	var socket *xsk.Socket
+	wire.B.Do(b, func() (err error) { // for its UMEM: nothing goes over the wire
+		socket, err = xsk.Open(xsk.Config{
+			Ifindex: wire.B.Index, Chunks: chunkCount, ChunkSize: smallChunk,
+			RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
+		})
+		return err
+	})
+	b.Cleanup(func() { socket.Close() })
+	var err error
+	if r.w, err = newWorker(0, 1500, socket, nil, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
+		b.Fatal(err)
+	}
+	r.connect(b)
+	return r
+}
+
+// connect opens a port, a front-end on it, and gives the running queues to the worker.
+func (r *segRig) connect(b *testing.B) {
+	started := make(chan struct{}, 16)
+	path := filepath.Join(b.TempDir(), "s")
+	port, err := vhost.NewPort(vhost.Config{
+		Name: "vm", Socket: path, UID: -1, GID: -1, MaxPairs: 1,
+		Hooks: vhost.Hooks{Started: func(*vhost.Port) { started <- struct{}{} }},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { port.Close() })
+	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
+	defer cancel()
+	f, err := user.OpenFrontend(ctx, user.FrontendConfig{
+		Socket: path, Features: vhost.DefaultFeatures &^ (1 << virtio.FRSCExt), RingSize: segRing,
+		Memory: segRing*segBuffer + 1<<20,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { f.Close() })
+	r.guest = f.RX(0)
+	for i := range uint64(segRing) {
+		gpa, _, err := f.Alloc(segBuffer, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.bufs = append(r.bufs, vring.Buffer{Addr: gpa, Len: segBuffer, Writable: true})
+		if err := r.guest.Driver.Add(r.bufs[i:i+1], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r.guest.Driver.Publish()
+	r.guest.Driver.DisableCalls()
+	if err := f.Start(); err != nil {
+		b.Fatal(err)
+	}
+	select {
+	case <-started:
+	case <-ctx.Done():
+		b.Fatal("the port did not start")
+	}
+	cfg := flowtable.DefaultPortConfig()
+	cfg.Hold, cfg.GuestCsum, cfg.TSO4 = time.Hour, true, true
+	v := &vmPort{req: api.AttachRequest{VM: "vm"}, addr: portAddr{mac: segMAC}}
+	r.w.addPort(v)
+	r.w.startPort(0, port, 1, 1, cfg)
+}
+
+// burst moves 64 segments, as worker.step does, and returns what that took.
+func (r *segRig) burst(b *testing.B) time.Duration {
+	w := r.w
+	for i := range r.descs {
+		buf, d, ok := w.xs.AllocTx()
+		if !ok {
+			b.Fatal("no chunk")
+		}
+		d.Len = uint32(len(r.send.template))
+		_, last := r.send.next(buf[:d.Len])
+		if r.meta {
+			writeMeta(w.xs.Meta(d), &r.send.info, d.Len, last)
+		} else {
+			clear(w.xs.Meta(d))
+		}
+		r.descs[i] = d
+	}
+	start := time.Now()
+	for i := range r.descs {
+		d := r.descs[i]
+		frame := w.xs.Frame(d)
+		p := w.classify(frame, w.xs.Meta(d))
+		if p == nil {
+			b.Fatal("nobody has this address")
+		}
+		w.accept(p, frame, d.Addr)
+	}
+	w.table.EndBurst(w.now)
+	w.flush()
+	spent := time.Since(start)
+	for {
+		i, _, ok := r.guest.Driver.Used()
+		if !ok {
+			break
+		}
+		if err := r.guest.Driver.Add(r.bufs[i:i+1], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r.guest.Driver.Publish()
+	return spent
+}
+
+// writeMeta describes a frame as the XDP program does (bpf/abi.h).
+func writeMeta(m []byte, in *packet.Info, length uint32, psh bool) {
+	le := binary.LittleEndian
+	copy(m, "RSC1")
+	le.PutUint32(m[4:], 0)
+	le.PutUint32(m[8:], length)
+	for i, v := range []uint32{in.L3, in.L4, in.Payload, in.PayloadLen} {
+		le.PutUint16(m[12+2*i:], uint16(v))
+	}
+	m[22], m[23], m[24], m[25] = in.Family, uint8(in.Verdict), bpf.MetaKeyed, in.TCPFlags
+	if psh {
+		m[25] |= pt.PSH
+	}
+}
+
+// copyFloor has chunks, taken last in first out, and buffers like a guest's.
+type copyFloor struct {
+	send   *sender
+	chunks [][]byte
+	held   [][][]byte // by flow: the packets of the train that has begun
+	ready  [][][]byte // complete trains
+	spare  [][][]byte // lists to use again
+	bufs   [][]byte
+	at     int
+}
+
+// newCopyFloor maps memory of the kinds that a UMEM and a guest have: anonymous, and a shared memfd.
+func newCopyFloor(b *testing.B, flows int) *copyFloor {
+	b.Helper()
+	f := &copyFloor{send: newSender(flows), held: make([][][]byte, flows)}
+	const chunk = smallChunk
+	mem := segMemory(b, -1, chunkCount*chunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	for i := chunkCount - 1; i >= 0; i-- {
+		f.chunks = append(f.chunks, mem[i*chunk+xsk.Headroom:(i+1)*chunk:(i+1)*chunk])
+	}
+	fd, err := unix.MemfdCreate("floor", unix.MFD_CLOEXEC)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, segRing*segBuffer); err != nil {
+		b.Fatal(err)
+	}
+	mem = segMemory(b, fd, segRing*segBuffer, unix.MAP_SHARED)
+	for i := range segRing {
+		f.bufs = append(f.bufs, mem[i*segBuffer:(i+1)*segBuffer:(i+1)*segBuffer])
+	}
+	return f
+}
+
+func segMemory(b *testing.B, fd, size, flags int) []byte {
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = unix.Munmap(mem) })
+	return mem
+}
+
+func (f *copyFloor) burst() time.Duration {
+	f.ready = f.ready[:0]
+	for range burstFrames {
+		p := f.chunks[len(f.chunks)-1][:len(f.send.template)]
+		f.chunks = f.chunks[:len(f.chunks)-1]
+		flow, last := f.send.next(p)
+		f.held[flow] = append(f.held[flow], p)
+		if last {
+			f.ready = append(f.ready, f.held[flow])
+			f.held[flow] = nil
+			if n := len(f.spare); n > 0 {
+				f.held[flow], f.spare = f.spare[n-1], f.spare[:n-1]
+			}
+		}
+	}
+	start := time.Now()
+	for _, train := range f.ready {
+		f.copyTrain(train)
+	}
+	spent := time.Since(start)
+	for _, train := range f.ready {
+		for _, p := range train {
+			f.chunks = append(f.chunks, p[:cap(p)])
+		}
+		f.spare = append(f.spare, train[:0])
+	}
+	return spent
+}
+
+// copyTrain copies a train behind room for a header: the first packet whole, the payload of the others.
+func (f *copyFloor) copyTrain(train [][]byte) {
+	dst := f.bufs[f.at%segRing][virtio.HdrSize:]
+	for i, src := range train {
+		if i > 0 {
+			src = src[f.send.hdr:]
+		}
+		for len(src) > 0 {
+			if len(dst) == 0 {
+				f.at++
+				dst = f.bufs[f.at%segRing]
+			}
+			n := copy(dst, src)
+			src, dst = src[n:], dst[n:]
+		}
+	}
+	f.at++
+}
