@@ -1,206 +1,17 @@
 package flowtable_test
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	netnstest "github.com/rscctl/rscctl/test/netns"
 )
-
-// kernelTap is a tap in a namespace of its own. What is written goes through the kernel's GRO (IFF_NAPI) and is read back by
-// a packet socket; what the packet socket sends goes through the kernel's segmentation and is read from the tap.
-type kernelTap struct {
-	t    *testing.T
-	tap  int
-	sock int
-	buf  []byte
-}
-
-const (
-	tapName    = "gro0"
-	vnetLen    = 10                    // virtio_net_hdr without num_buffers
-	flushAfter = 20 * time.Millisecond // gro_flush_timeout: longer than any train takes
-)
-
-func openKernelTap(t *testing.T) *kernelTap {
-	t.Helper()
-	netnstest.Need(t, netnstest.TAP, netnstest.Packets)
-	ns := netnstest.Namespace(t)
-	k := &kernelTap{t: t, tap: -1, sock: -1, buf: make([]byte, 1<<17)}
-	t.Cleanup(func() { // before the namespace goes
-		for _, fd := range []int{k.tap, k.sock} {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
-		}
-	})
-	if err := ns.Do(k.open); err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-// open runs in the namespace.
-func (k *kernelTap) open() error {
-	// No IPv6 on it: the kernel would speak.
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return fmt.Errorf("/dev/net/tun: %w", err)
-	}
-	k.tap = fd
-	req, err := unix.NewIfreq(tapName)
-	if err != nil {
-		return err
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_NAPI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return fmt.Errorf("TUNSETIFF: %w", err)
-	}
-	if err := k.keepHeads(); err != nil {
-		return err
-	}
-	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(ctl)
-	req.SetUint16(unix.IFF_UP | unix.IFF_NOARP)
-	if err := unix.IoctlIfreq(ctl, unix.SIOCSIFFLAGS, req); err != nil {
-		return fmt.Errorf("up: %w", err)
-	}
-	if err := unix.IoctlIfreq(ctl, unix.SIOCGIFINDEX, req); err != nil {
-		return fmt.Errorf("index: %w", err)
-	}
-	return k.listen(int(req.Uint32()))
-}
-
-// keepHeads has GRO wait between polls. The settings are in the sysfs of the namespace only, so one is mounted.
-func (k *kernelTap) keepHeads() error {
-	dir := k.t.TempDir()
-	if err := unix.Mount("sysfs", dir, "sysfs", 0, ""); err != nil {
-		return fmt.Errorf("sysfs: %w", err)
-	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	for name, value := range map[string]string{
-		"gro_flush_timeout": fmt.Sprint(int64(flushAfter)), "napi_defer_hard_irqs": "20",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, "class/net", tapName, name), []byte(value), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k *kernelTap) listen(index int) error {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	k.sock = fd
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
-		return fmt.Errorf("PACKET_VNET_HDR: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-		return fmt.Errorf("PACKET_IGNORE_OUTGOING: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
-		return err
-	}
-	return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8, Ifindex: index})
-}
-
-// patience is how long a frame may take that has to come.
-const patience = 5 * time.Second
-
-// read returns what comes from fd, virtio_net_hdr and frame, until it stands for n packets on a wire. By the number and not
-// by silence: nobody knows how long a busy machine is silent.
-func (k *kernelTap) read(fd, n int) [][]byte {
-	k.t.Helper()
-	var all [][]byte
-	for deadline := time.Now().Add(patience); n > 0; {
-		m, err := unix.Read(fd, k.buf)
-		switch {
-		case err == nil:
-			f := append([]byte(nil), k.buf[:m]...)
-			all = append(all, f)
-			n -= wirePackets(f)
-			continue
-		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
-			k.t.Fatalf("read: %v", err)
-		case time.Now().After(deadline):
-			k.t.Fatalf("%d packets did not come within %v", n, patience)
-		}
-		ts := unix.NsecToTimespec(int64(patience))
-		if _, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &ts, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			k.t.Fatalf("poll: %v", err)
-		}
-	}
-	return all
-}
-
-// wirePackets is how many packets a frame behind its virtio_net_hdr stands for.
-func wirePackets(f []byte) int {
-	size := int(binary.NativeEndian.Uint16(f[4:]))
-	p, err := pt.Read(f[vnetLen:])
-	if f[1] == 0 || size == 0 || err != nil {
-		return 1
-	}
-	return (len(p.Payload) + size - 1) / size
-}
-
-// tick is the time of the last tick of the kernel's clock (jiffies move with it).
-func tick() unix.Timespec {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
-		panic(err)
-	}
-	return ts
-}
-
-// merge writes a train, one write per frame, and reads what GRO made of it. A head older than a jiffy is flushed at the end
-// of every poll, so a train begins right behind a tick, and one that meets the next is repeated.
-func (k *kernelTap) merge(frames [][]byte) [][]byte {
-	k.t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	write := make([][]byte, len(frames))
-	for i := range frames {
-		write[i] = append(make([]byte, vnetLen), frames[i]...)
-	}
-	for range 100 {
-		for start := tick(); tick() == start; {
-		}
-		begin := tick()
-		for _, w := range write {
-			if _, err := unix.Write(k.tap, w); err != nil {
-				k.t.Fatalf("write: %v", err)
-			}
-		}
-		within := tick() == begin
-		got := k.read(k.sock, len(frames))
-		if within {
-			return got
-		}
-	}
-	k.t.Skip("this machine is too slow or too busy: no train was written within one tick")
-	return nil
-}
 
 // linux is the running kernel's version as major*1000 + minor.
 func linux(t *testing.T) int {
@@ -232,7 +43,7 @@ func kernelDiffers(name string, v6 bool, version int) string {
 		return "from 7.0 on equal CWR merges"
 	case name == "ip_id_df0_fixed" && version >= 6018:
 		return "from 6.18 on a fixed ID merges without DF"
-	case name == "ip_ttl" && v6 && version < 6010:
+	case (name == "ip_ttl" || name == "TTL and hop limit") && v6 && version < 6010:
 		return "before 6.10 the hop limit may differ"
 	}
 	return ""
@@ -272,6 +83,91 @@ func kernelTrains() []selfCase {
 	add("ID wraps", 4, func(b pt.TCP) []any { b.ID = 0xfffe; return steady(b) })
 	add("ID jumps", 4, since(func(p *pt.TCP) { p.ID += 5 }))
 	add("TTL", 4, since(func(p *pt.TCP) { p.TTL = 9 }))
+	add("TTL and hop limit", 6, since(func(p *pt.TCP) { p.TTL = 9 }))
+	add("flow label", 6, since(func(p *pt.TCP) { p.FlowLabel = 9 }))
+	add("flow label on all", 6, always(func(p *pt.TCP) { p.FlowLabel = 0xfffff }))
+	add("source MAC", 0, since(func(p *pt.TCP) { p.SrcMAC = [6]byte{2, 0, 0, 0, 0, 9} }))
+	add("reserved IP flag", 4, one(func(p *pt.TCP) { p.Reserved = true }))
+	add("first fragment", 4, one(func(p *pt.TCP) { p.MF = true }))
+	add("later fragment", 4, one(func(p *pt.TCP) { p.FragOffset = 3 }))
+	add("first fragment, IPv6", 6, one(func(p *pt.TCP) { p.Ext = []pt.Ext{pt.FragmentHeader(0, true, 9)} }))
+	add("IP options", 4, one(func(p *pt.TCP) { p.IPOpts = []byte{1, 1, 1, 1} }))
+	add("hop-by-hop", 6, one(func(p *pt.TCP) { p.Ext = []pt.Ext{pt.HopByHop()} }))
+	add("bad IP checksum", 4, one(func(p *pt.TCP) { p.BadIP = true }))
+	add("bad TCP checksum", 0, one(func(p *pt.TCP) { p.BadTCP = true }))
+	add("data offset below 5", 0, one(func(p *pt.TCP) { p.Doff = 4 }))
+	add("data offset beyond the packet", 0, one(func(p *pt.TCP) { p.Len, p.Doff = 3, 15 }))
+	add("IP length beyond the frame", 0, one(func(p *pt.TCP) { p.IPLenDelta = 1 }))
+	add("trailer", 0, one(func(p *pt.TCP) { p.Trailer = make([]byte, 9) }))
+	add("SYN with data", 0, one(flags(pt.ACK|pt.SYN)))
+	add("RST with data", 0, one(flags(pt.ACK|pt.RST)))
+	add("URG with data", 0, one(flags(pt.ACK|pt.URG)))
+	add("FIN without data", 0, between(flags(pt.ACK|pt.FIN)))
+	add("FIN with data behind a hole", 0, func(b pt.TCP) []any {
+		t := b.Train(3)
+		t[2].Seq++
+		t[2].Flags = pt.ACK | pt.FIN
+		return packets(t...)
+	})
+	add("PSH on all", 0, always(flags(pt.ACK|pt.PSH)))
+	add("PSH behind a hole", 0, func(b pt.TCP) []any {
+		t := b.Train(4)
+		t[2].Seq, t[3].Seq = t[2].Seq+1, t[3].Seq+1
+		t[2].Flags = pt.ACK | pt.PSH
+		return packets(t...)
+	})
+	add("NS on all", 0, always(flags(pt.ACK|pt.NS)))
+	add("NS from the third", 0, since(flags(pt.ACK|pt.NS)))
+	add("reserved TCP bit on all", 0, always(flags(pt.ACK|pt.Reserved)))
+	add("reserved TCP bit from the third", 0, since(flags(pt.ACK|pt.Reserved)))
+	add("ECE ends", 0, func(b pt.TCP) []any { b.Flags = pt.ACK | pt.ECE; return since(flags(pt.ACK))(b) })
+	add("no ACK flag on one", 0, one(flags(pt.NoFlags)))
+	add("urgent pointer on all", 0, always(func(p *pt.TCP) { p.Urgent = 5 }))
+	add("pure ACK between", 0, between(func(p *pt.TCP) { p.Ack++ }))
+	add("older ACK between", 0, between(func(p *pt.TCP) { p.Ack-- }))
+	add("SACK on an empty segment", 0, between(func(p *pt.TCP) { p.Opts = pt.SACK(1, 2) }))
+	add("keepalive of 0 bytes", 0, between(func(p *pt.TCP) { p.Seq-- }))
+	add("keepalive of 1 byte", 0, func(b pt.TCP) []any {
+		t := b.Train(2)
+		k := t[1].Next()
+		k.Len, k.Seq, k.Opts = 1, k.Seq-1, pt.Timestamps(1, 2) // with options it needs no padding
+		t[0].Opts, t[1].Opts = k.Opts, k.Opts
+		return packets(t[0], t[1], k)
+	})
+	add("retransmission", 0, func(b pt.TCP) []any { t := b.Train(2); return packets(t[0], t[1], t[1]) })
+	add("out of order", 0, func(b pt.TCP) []any { t := b.Train(4); return packets(t[0], t[2], t[1], t[3]) })
+	add("data after a pure ACK", 0, func(b pt.TCP) []any {
+		e := b
+		e.Len = 0
+		return packets(append([]pt.TCP{e}, b.Train(2)...)...)
+	})
+	add("TSval changes", 0, func(b pt.TCP) []any {
+		b.Opts = pt.Timestamps(7, 8)
+		return since(func(p *pt.TCP) { p.Opts = pt.Timestamps(8, 8) })(b)
+	})
+	add("TSecr changes", 0, func(b pt.TCP) []any {
+		b.Opts = pt.Timestamps(7, 8)
+		return since(func(p *pt.TCP) { p.Opts = pt.Timestamps(7, 9) })(b)
+	})
+	add("timestamps disappear", 0, func(b pt.TCP) []any {
+		b.Opts = pt.Timestamps(7, 8)
+		return since(func(p *pt.TCP) { p.Opts = nil })(b)
+	})
+	add("other layout of the timestamps on all", 0, always(func(p *pt.TCP) { p.Opts = pt.TimestampsLast(1, 2) }))
+	add("window scale on all", 0, always(func(p *pt.TCP) { p.Opts = pt.WindowScale(3) }))
+	add("the last of 40 bytes of options", 0, func(b pt.TCP) []any {
+		b.Opts = make([]byte, 40)
+		return since(func(p *pt.TCP) { p.Opts = append(make([]byte, 39), 1) })(b)
+	})
+	add("ID fixed, then counting", 4, func(b pt.TCP) []any {
+		t := b.Train(4)
+		t[1].ID, t[2].ID, t[3].ID = t[0].ID, t[0].ID, t[0].ID+1
+		return packets(t...)
+	})
+	add("two flows in turn", 0, func(b pt.TCP) []any {
+		x, y := b.Train(3), b.With(func(p *pt.TCP) { p.SrcPort = 9 }).Train(3)
+		return packets(x[0], y[0], x[1], y[1], y[2], x[2])
+	})
 	add("segments of 1448", 0, func(b pt.TCP) []any { b.Opts = pt.Timestamps(1, 2); return lens(1448, 1448, 1448, 1448, 700)(b) })
 	return list
 }
@@ -342,64 +238,4 @@ func describe(gsoSize int, f []byte) string {
 		return fmt.Sprintf("seq %d, %d bytes, gso_size %d: %x %x", p.Seq, len(p.Payload), gsoSize, f[:end-len(p.Payload)], pt.Sum(p.Payload))
 	}
 	return fmt.Sprintf("other, gso_size %d: %x", gsoSize, f[:end])
-}
-
-// TestKernelSegmentsSuperframes is the other direction: superframes sent through a device without TSO come out of the
-// kernel's segmentation as the packets that went into the table.
-func TestKernelSegmentsSuperframes(t *testing.T) {
-	k := openKernelTap(t)
-	for _, c := range []struct {
-		name string
-		in   func(b pt.TCP) []any
-	}{
-		{"train", steady},
-		{"timestamps", always(func(p *pt.TCP) { p.Opts = pt.Timestamps(1, 2) })},
-		{"short last", lens(1448, 1448, 1448, 7)},
-		{"odd sizes", lens(101, 101, 101, 99)},
-		{"PSH", func(b pt.TCP) []any { t := b.Train(4); t[3].Flags = pt.ACK | pt.PSH; return packets(t...) }},
-		{"FIN", func(b pt.TCP) []any { t := b.Train(4); t[3].Flags = pt.ACK | pt.FIN | pt.PSH; return packets(t...) }},
-		{"ECE and ECT", always(func(p *pt.TCP) { p.Flags, p.TOS = pt.ACK|pt.ECE, 2 })},
-		{"ID and sequence wrap", func(b pt.TCP) []any { b.ID, b.Seq = 0xfffe, 0xffffff00; return steady(b) }},
-		{"64 KiB", func(b pt.TCP) []any {
-			var n []int
-			for range 45 {
-				n = append(n, 1448)
-			}
-			return lens(n...)(b)
-		}},
-	} {
-		for _, v6 := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s ipv6=%v", c.name, v6), func(t *testing.T) {
-				k := &kernelTap{t: t, tap: k.tap, sock: k.sock, buf: k.buf}
-				cfg := negotiated(flowtable.GRO)
-				cfg.Hold = time.Second
-				r := newRunner(t, flowtable.Config{}, cfg)
-				r.do(c.in(pt.TCP{V6: v6, Seq: 100, Ack: 100, ID: 7, Len: 100}))
-				r.close()
-				if len(r.out) != 1 || r.out[0].GSOType == 0 {
-					t.Fatalf("not one superframe: %s", r.result())
-				}
-				k.send(&r.out[0])
-				got := k.read(k.tap, len(r.in))
-				for i := range got {
-					if f := got[i][vnetLen:]; !bytes.Equal(f, r.in[i].frame) {
-						t.Errorf("packet %d: the kernel wrote\n%x\nit was\n%x", i, f[:min(len(f), 100)], r.in[i].frame[:min(len(f), 100)])
-					}
-				}
-			})
-		}
-	}
-}
-
-// send hands a superframe to the kernel as a virtio device would to its driver.
-func (k *kernelTap) send(o *output) {
-	k.t.Helper()
-	b := make([]byte, vnetLen, vnetLen+len(o.frame))
-	b[0], b[1] = o.Flags, o.GSOType
-	for i, v := range []uint16{o.HdrLen, o.GSOSize, o.CsumStart, o.CsumOffset} {
-		binary.NativeEndian.PutUint16(b[2+2*i:], v)
-	}
-	if _, err := unix.Write(k.sock, append(b, o.frame...)); err != nil {
-		k.t.Fatalf("send: %v", err)
-	}
 }
