@@ -50,6 +50,18 @@ func TestPressureByPacketsThatWait(t *testing.T) {
 	}
 }
 
+// They are chunks as well.
+func TestPressureByChunksThatWait(t *testing.T) {
+	c := negotiated(flowtable.GRO)
+	c.Hold = 0
+	r := newRunner(t, flowtable.Config{Slots: 8, MaxHeld: 3}, c)
+	r.do([]any{flow(0), pt.ARP(), pt.ARP(), pt.ARP(), endBurst{}})
+	r.close()
+	if got := r.result(); got != "0 pressure, 1 not_ip, 2 not_ip, 3 not_ip" {
+		t.Error(got)
+	}
+}
+
 // QEMU keeps 65 kB for each flow there ever was (Q12). Here the table stays as small as it was made.
 func TestHundredThousandFlows(t *testing.T) {
 	c := negotiated(flowtable.GRO)

@@ -168,3 +168,17 @@ func TestRulesOfOptions(t *testing.T) {
 		{name: "zeros in options are not missing options", in: since(opts([]byte{0, 0, 0, 0})), gro: closeStart("options_change"), rsc: alone},
 	})
 }
+
+// Options of every length are compared to the last byte.
+func TestEveryOptionByteIsCompared(t *testing.T) {
+	for n := 4; n <= 40; n += 4 {
+		same := append([]byte{253, byte(n)}, make([]byte, n-2)...)
+		b := pt.TCP{Len: 100, Opts: same}
+		scenario(t, negotiated(flowtable.GRO), steady(b), merged)
+		for i := range n {
+			other := append([]byte(nil), same...)
+			other[i] ^= 1
+			scenario(t, negotiated(flowtable.GRO), since(func(p *pt.TCP) { p.Opts = other })(b), closeStart("options_change"))
+		}
+	}
+}
