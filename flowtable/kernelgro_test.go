@@ -172,6 +172,10 @@ func kernelTrains() []selfCase {
 	return list
 }
 
+// kernelTries is how often a train is sent until the kernel merges it like the table. Time alone can part what belongs together,
+// and the clock that tells of ticks may lag behind the one that GRO looks at; nothing but rules parts a train every time.
+const kernelTries = 5
+
 // TestKernelGROMergesTheSame sends the cases of the self-test, and more, through the kernel's GRO: what comes out is what
 // the table makes of them, byte for byte, in whatever order. (The kernel delivers a packet that it cannot merge before what
 // it holds of the flow; the table does not.)
@@ -200,17 +204,21 @@ func TestKernelGROMergesTheSame(t *testing.T) {
 				for i := range r.out {
 					want = append(want, describe(int(r.out[i].GSOSize), r.out[i].frame))
 				}
+				slices.Sort(want)
 				var got []string
-				for _, train := range trains(steps) {
-					for _, f := range k.merge(train) {
-						got = append(got, describe(int(binary.NativeEndian.Uint16(f[4:])), f[vnetLen:]))
+				for range kernelTries {
+					got = nil
+					for _, train := range trains(steps) {
+						for _, f := range k.merge(train) {
+							got = append(got, describe(int(binary.NativeEndian.Uint16(f[4:])), f[vnetLen:]))
+						}
+					}
+					slices.Sort(got)
+					if slices.Equal(got, want) {
+						return
 					}
 				}
-				slices.Sort(want)
-				slices.Sort(got)
-				if !slices.Equal(got, want) {
-					t.Errorf("the kernel has\n%s\nthe table has\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-				}
+				t.Errorf("the kernel has\n%s\nthe table has\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			})
 		}
 	}
