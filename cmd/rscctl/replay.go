@@ -96,7 +96,11 @@ func replayFile(c *cli.Context, s streams, path, outPath string, opt replay.Opti
 		}
 		sinks = append(sinks, file.sink)
 	}
-	prog := newProgress(in, s.err, size, asJSON && isTerminal(s.out))
+	var src io.Reader = in
+	if size < 0 { // a pipe may be silent for ever
+		src = replay.Interruptible(c.Context, in)
+	}
+	prog := newProgress(src, s.err, size, asJSON && isTerminal(s.out))
 	sum, err := replay.Run(c.Context, prog, opt, sinks...)
 	prog.done()
 	if err != nil {

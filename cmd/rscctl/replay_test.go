@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,23 @@ func TestReplayReadsStandardInput(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), `"packets":[0,`) {
 		t.Errorf("got %s", out.String())
+	}
+}
+
+// A pipe that falls silent does not keep the command from ending when it is told to.
+func TestReplayOfASilentPipeEndsWithItsContext(t *testing.T) {
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.WriteString(w, file(t, capture("without-tso6")))
+		cancel()
+	}()
+	var out, errs bytes.Buffer
+	if code := execute(ctx, []string{"replay", "-", "--json"}, streams{in: r, out: &out, err: &errs}); code != exitFailed {
+		t.Errorf("exit %d", code)
+	}
+	if !strings.Contains(out.String(), "context canceled") || strings.Contains(errs.String(), "damaged") {
+		t.Errorf("printed %s and %s", out.String(), errs.String())
 	}
 }
 

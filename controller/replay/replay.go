@@ -68,7 +68,7 @@ func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
 	}
 	src, err := newCapture(in)
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	e.table, err = flowtable.New(flowtable.Config{MaxHeld: MaxHeld, Ports: 1}, e)
 	if err != nil {
@@ -103,7 +103,7 @@ func (e *engine) packets(ctx context.Context, src *capture) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("packet %d: %w", e.count, err)
+			return fmt.Errorf("packet %d: %w", e.count, interrupted(ctx, err))
 		}
 		e.tick(rec)
 		e.add(rec)
@@ -111,6 +111,14 @@ func (e *engine) packets(ctx context.Context, src *capture) error {
 			return nil
 		}
 	}
+}
+
+// interrupted is the cause of ctx's end if there is one: a capture whose reading was interrupted is not damaged.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // tick moves the clock to a packet's time and lets everything happen that is due before it.
