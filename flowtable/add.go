@@ -323,10 +323,10 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, w *words) {
 	}
 	s.state, s.flags, s.hop = slotOpen, in.TCPFlags&(packet.PSH|packet.FIN), uint8(w[1]>>56)
 	s.verified, s.updated = !t.noVerify, false
-	t.origins[n] = origin{
-		rest: k.rest, head: p.Data, ref: p.Ref, tcp: true,
-		l3: uint8(in.L3), l4: uint8(in.L4), payload: uint8(in.Payload),
-	}
+	o := &t.origins[n] // field by field: a literal would be built elsewhere and copied
+	o.rest, o.head, o.ref = k.rest, p.Data, p.Ref
+	o.l3, o.l4, o.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
+	o.plain, o.tcp = 0, true
 	t.held++
 	if pt.hold != 0 {
 		t.due = min(t.due, s.born+pt.hold)
