@@ -23,7 +23,7 @@ test: build
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
 	bash test/vm/setup.sh net race vm dpdk
-	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm fuzz long
+	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm fuzz long nested
 
 # Remakes the committed BPF objects, bit for bit with this clang version.
 generate:

@@ -201,7 +201,7 @@ func TestAVLANDeviceIsThePort(t *testing.T) {
 		}
 		v := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "wire0.100", ParentIndex: up.Attrs().Index}, VlanId: 100}
 		if err := netlink.LinkAdd(v); err != nil {
-			netnstest.Skip(t, "802.1Q devices (CONFIG_VLAN_8021Q): "+err.Error())
+			netnstest.SkipToVM(t, "802.1Q devices (CONFIG_VLAN_8021Q): "+err.Error())
 		}
 		if p, err := netdev.FindPorts(up.Attrs().Index, 100, b.tap); !errors.Is(err, netdev.ErrNotBridged) {
 			t.Errorf("a VLAN device in no bridge: %+v, %v", p, err)
@@ -357,7 +357,7 @@ func TestVLANFilteringIsFollowed(t *testing.T) {
 	if err := probe.Do(func() error {
 		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}, VlanFiltering: &on})
 	}); err != nil {
-		netnstest.Skip(t, "VLAN filtering in bridges (CONFIG_BRIDGE_VLAN_FILTERING): "+err.Error())
+		netnstest.SkipToVM(t, "VLAN filtering in bridges (CONFIG_BRIDGE_VLAN_FILTERING): "+err.Error())
 	}
 	b := makeBridged(t, func(br *netlink.Bridge) { br.VlanFiltering = &on })
 	b.do(t, func() error {

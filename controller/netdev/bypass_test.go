@@ -238,7 +238,7 @@ func TestNftablesOnTheWayAreSaid(t *testing.T) {
 						value = "1"
 					}
 					if err := sysctl("bridge-nf-call-"+f+"tables", value); err != nil && value == "1" {
-						netnstest.Skip(t, "br_netfilter: "+err.Error())
+						netnstest.SkipToVM(t, "br_netfilter: "+err.Error())
 					}
 				}
 				wantSaid(t, b.bypassed(t))
@@ -255,7 +255,7 @@ func TestABridgesOwnSettingCallsNetfilterToo(t *testing.T) {
 	b.do(t, func() error {
 		b.forwarding(t)
 		if err := errors.Join(sysctl("bridge-nf-call-iptables", "0"), sysctl("bridge-nf-call-ip6tables", "0")); err != nil {
-			netnstest.Skip(t, "br_netfilter: "+err.Error())
+			netnstest.SkipToVM(t, "br_netfilter: "+err.Error())
 		}
 		nft{family: 2, hook: 2, rules: 1}.add(t)
 		wantSaid(t, b.bypassed(t))
@@ -306,7 +306,7 @@ func TestLegacyIPTablesOnTheWayAreSaid(t *testing.T) {
 			b.do(t, func() error {
 				b.forwarding(t)
 				if err := errors.Join(sysctl("bridge-nf-call-iptables", c.calls), sysctl("bridge-nf-call-ip6tables", "1")); err != nil {
-					netnstest.Skip(t, "br_netfilter: "+err.Error())
+					netnstest.SkipToVM(t, "br_netfilter: "+err.Error())
 				}
 				wantSaid(t, b.bypassed(t))
 				legacyRule(t, c.rule)

@@ -66,7 +66,7 @@ func (n nft) add(t *testing.T) {
 
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		netnstest.Skip(t, "netfilter over netlink: "+err.Error())
+		netnstest.SkipToVM(t, "netfilter over netlink: "+err.Error())
 	}
 	defer unix.Close(fd)
 	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -82,7 +82,7 @@ func (n nft) add(t *testing.T) {
 			acks--
 			if errno := -int32(binary.NativeEndian.Uint32(b[16:])); errno != 0 {
 				if errno == int32(unix.EOPNOTSUPP) || errno == int32(unix.EINVAL) && acks == 1+n.rules {
-					netnstest.Skip(t, "nf_tables with this family and hook: "+unix.Errno(errno).Error())
+					netnstest.SkipToVM(t, "nf_tables with this family and hook: "+unix.Errno(errno).Error())
 				}
 				t.Fatalf("nf_tables: %v", unix.Errno(errno))
 			}
@@ -131,6 +131,6 @@ func legacyRule(t *testing.T, rule bool) {
 	defer unix.Close(fd)
 	const replace = 64 // IPT_SO_SET_REPLACE
 	if err := unix.SetsockoptString(fd, unix.SOL_IP, replace, string(append(r, entries...))); err != nil {
-		netnstest.Skip(t, "legacy iptables: "+err.Error())
+		netnstest.SkipToVM(t, "legacy iptables: "+err.Error())
 	}
 }

@@ -5,7 +5,9 @@
 //	go run ./test/hostvm [PACKAGE...]
 //	go run ./test/hostvm demo [FLAG...]
 //
-// The second form runs `rscctl demo` there.
+// The second form runs `rscctl demo` there. The VM has /dev/vhost-net; of a package named as PACKAGE@packet the tests named
+// after taps run without it. ./test/vm runs as far as it needs no compiler there, with a QEMU of its own: a real guest on a tap with
+// vhost=on. -run PATTERN as the first argument limits the tests of all packages.
 //
 // It prints the tests' output and, last, "N passed, N failed, N skipped". It exits with 1 if a test failed or the VM did
 // not come to the end.
@@ -19,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,10 +29,11 @@ import (
 )
 
 // programs are what the tests run; each comes with the libraries it needs.
-var programs = []string{"true", "sh", "cat", "readlink", "sleep", "ip"}
+var programs = []string{"true", "sh", "cat", "readlink", "sleep", "ip", "bridge", "ethtool"}
 
 // modules are the drivers the tests use, where the kernel has them as modules.
-var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q", "vhost_net"}
+var modules = []string{"veth", "tun", "ipv6", "af_packet", "bridge", "cls_bpf", "sch_ingress", "8021q", "vhost_net",
+	"nf_tables", "br_netfilter", "iptable_filter", "ebtable_filter"}
 
 const (
 	timeLimit = 30 * time.Minute
@@ -37,21 +41,38 @@ const (
 )
 
 func main() {
-	pkgs, demo := vm.SecondKernelPackages(), ""
-	if len(os.Args) > 1 && os.Args[1] == "demo" {
-		pkgs, demo = nil, strings.Join(os.Args[1:], " ")
-	} else if len(os.Args) > 1 {
-		pkgs = os.Args[1:]
+	args := os.Args[1:]
+	var w work
+	if len(args) > 1 && args[0] == "-run" {
+		w.pattern, args = args[1], args[2:]
+	}
+	switch {
+	case len(args) > 0 && args[0] == "demo":
+		w.demo = strings.Join(args, " ")
+	case len(args) > 0:
+		w.pkgs = args
+	default:
+		w.pkgs = append(vm.SecondKernelPackages(), "./test/e2e"+packetOnly)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
 	defer cancel()
-	if err := run(ctx, pkgs, demo); err != nil {
+	if err := run(ctx, w); err != nil {
 		fmt.Fprintln(os.Stderr, "hostvm:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, pkgs []string, demo string) error {
+// packetOnly marks a package whose tap tests run without /dev/vhost-net.
+const packetOnly = "@packet"
+
+// work is what the VM does.
+type work struct {
+	pkgs    []string
+	pattern string // of go test -run, "" for all
+	demo    string // the verb and its flags, "" for none
+}
+
+func run(ctx context.Context, w work) error {
 	kernel, err := vm.FindKernel("test/vm")
 	if err != nil {
 		return err
@@ -62,7 +83,7 @@ func run(ctx context.Context, pkgs []string, demo string) error {
 	}
 	defer os.RemoveAll(dir)
 	initrd := filepath.Join(dir, "initrd")
-	if err := build(ctx, kernel, dir, initrd, pkgs, demo); err != nil {
+	if err := build(ctx, kernel, dir, initrd, w); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, vm.QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max",
@@ -77,8 +98,8 @@ func run(ctx context.Context, pkgs []string, demo string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	want := len(pkgs)
-	if demo != "" {
+	want := len(w.pkgs)
+	if w.demo != "" {
 		want++
 	}
 	var t tally
@@ -129,7 +150,7 @@ func (t *tally) line(s string) {
 }
 
 // build compiles the product, the tests and the VM's init, and packs them with the packages' data files.
-func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []string, demo string) error {
+func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, w work) error {
 	inner, err := compile(ctx, filepath.Join(dir, "inner"), "build", "./test/hostvm/inner")
 	if err != nil {
 		return err
@@ -140,31 +161,69 @@ func build(ctx context.Context, kernel vm.Kernel, dir, initrd string, pkgs []str
 	}
 	files := []vm.File{{Path: "/tests/rscctl", Perm: 0o755, Data: product}}
 	var list strings.Builder
-	for _, pkg := range pkgs {
+	packed := map[string]bool{}
+	tools := programs
+	for _, pkg := range w.pkgs {
+		pkg, packet := strings.CutSuffix(pkg, packetOnly)
 		name := strings.ReplaceAll(strings.TrimPrefix(pkg, "./"), "/", "_") + ".test"
+		src := filepath.Join("/src", pkg)
+		fmt.Fprintf(&list, "%s %s %s -test.v -test.timeout=25m -test.run=%s\n", feed(packet), name, src, w.tests(pkg, packet))
+		if pkg == guestPackage && !packed[pkg] {
+			tools = append(slices.Clone(tools), vm.QEMU)
+			guest, err := guestFiles(ctx, kernel, dir)
+			if err != nil {
+				return err
+			}
+			files = append(files, guest...)
+		}
+		if packed[pkg] {
+			continue
+		}
+		packed[pkg] = true
 		program, err := compile(ctx, filepath.Join(dir, name), "test", "-c", pkg)
 		if err != nil {
 			return err
 		}
 		files = append(files, vm.File{Path: "/tests/" + name, Perm: 0o755, Data: program})
-		src := filepath.Join("/src", pkg)
-		fmt.Fprintf(&list, "%s %s -test.v -test.timeout=10m\n", name, src)
 		data, err := dataFiles(pkg, src)
 		if err != nil {
 			return err
 		}
 		files = append(files, data...)
 	}
-	if demo != "" {
-		fmt.Fprintf(&list, "rscctl /tmp %s\n", demo)
+	if w.demo != "" {
+		fmt.Fprintf(&list, "%s rscctl /tmp %s\n", feed(false), w.demo)
 	}
-	tools, err := programFiles(ctx)
+	found, err := programFiles(ctx, tools)
 	if err != nil {
 		return err
 	}
-	files = append(files, tools...)
+	files = append(files, found...)
 	files = append(files, vm.File{Path: "/tests/list", Perm: 0o644, Data: []byte(list.String())})
 	return vm.BuildArchive(kernel, initrd, inner, modules, files)
+}
+
+// feed is the first word of a line for the VM's init.
+func feed(packet bool) string {
+	if packet {
+		return "packet"
+	}
+	return "vhost"
+}
+
+// tests is the pattern of the tests to run.
+func (w work) tests(pkg string, packet bool) string {
+	switch {
+	case w.pattern != "":
+		return w.pattern
+	case pkg == guestPackage:
+		return "OwnTap"
+	case pkg == "./bpf": // what an older kernel does otherwise; the rest fills maps, which takes minutes here
+		return "Tap|Clsact|Killed|Live"
+	case packet:
+		return "Tap"
+	}
+	return "."
 }
 
 // compile runs the go command for a static program and returns it.
@@ -203,7 +262,7 @@ func dataFiles(pkg, to string) ([]vm.File, error) {
 }
 
 // programFiles are the programs, found in the path, and what ldd says they load.
-func programFiles(ctx context.Context) (files []vm.File, err error) {
+func programFiles(ctx context.Context, names []string) (files []vm.File, err error) {
 	seen := map[string]bool{}
 	add := func(from, to string) error {
 		if seen[to] {
@@ -214,12 +273,16 @@ func programFiles(ctx context.Context) (files []vm.File, err error) {
 		files = append(files, vm.File{Path: to, Perm: 0o755, Data: data})
 		return err
 	}
-	for _, name := range programs {
+	for _, name := range names {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue // the test that needs it says so
 		}
-		if err := add(path, filepath.Join("/bin", name)); err != nil {
+		to := filepath.Join("/bin", name)
+		if name == vm.QEMU { // it looks for its parts from where it lies
+			to = path
+		}
+		if err := add(path, to); err != nil {
 			return nil, err
 		}
 		out, err := exec.CommandContext(ctx, "ldd", path).Output()

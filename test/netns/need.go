@@ -12,6 +12,10 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/rscctl/rscctl/controller/netns"
 )
 
 // NoSkipEnv, set to 1, turns every skip of Need into a failure.
@@ -37,23 +41,25 @@ func Oopsed() bool {
 type Requirement struct {
 	Name  string
 	Check func() error // nil: it is there
+	InVM  bool         // the VM of test/hostvm has it
 }
 
 // Requirements that tests of this module have. Need always checks Root first.
 var (
-	Root    = Requirement{"root (CAP_SYS_ADMIN and CAP_NET_ADMIN)", checkRoot}
-	BPF     = Requirement{"loading BPF programs", checkBPF}
-	AFXDP   = Requirement{"AF_XDP sockets (CONFIG_XDP_SOCKETS)", func() error { return checkSocket(unix.AF_XDP, unix.SOCK_RAW) }}
-	TCX     = Requirement{"TCX, Linux 6.6", func() error { return kernelAtLeast(6, 6) }}
+	Root    = Requirement{Name: "root (CAP_SYS_ADMIN and CAP_NET_ADMIN)", Check: checkRoot}
+	BPF     = Requirement{Name: "loading BPF programs", Check: checkBPF}
+	AFXDP   = Requirement{Name: "AF_XDP sockets (CONFIG_XDP_SOCKETS)", Check: func() error { return checkSocket(unix.AF_XDP, unix.SOCK_RAW) }}
+	TCX     = Requirement{Name: "TCX, Linux 6.6", Check: func() error { return kernelAtLeast(6, 6) }}
 	TAP     = Device("/dev/net/tun")
-	Vhost   = Device("/dev/vhost-net")
-	BPFFS   = Requirement{"a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", checkBPFFS}
-	Packets = Requirement{"AF_PACKET sockets", func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
+	Vhost   = Requirement{Name: "/dev/vhost-net", Check: Device("/dev/vhost-net").Check, InVM: true}
+	VLAN    = Requirement{Name: "802.1Q devices (CONFIG_VLAN_8021Q)", Check: checkVLAN, InVM: true}
+	BPFFS   = Requirement{Name: "a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", Check: checkBPFFS}
+	Packets = Requirement{Name: "AF_PACKET sockets", Check: func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
 )
 
 // Device requires a device file that can be opened for reading and writing.
 func Device(path string) Requirement {
-	return Requirement{path, func() error {
+	return Requirement{Name: path, Check: func() error {
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			return err
@@ -64,7 +70,7 @@ func Device(path string) Requirement {
 
 // Tool requires a program in PATH.
 func Tool(name string) Requirement {
-	return Requirement{"the program " + name, func() error {
+	return Requirement{Name: "the program " + name, Check: func() error {
 		_, err := exec.LookPath(name)
 		return err
 	}}
@@ -72,7 +78,7 @@ func Tool(name string) Requirement {
 
 // Kernel requires a kernel version.
 func Kernel(major, minor int) Requirement {
-	return Requirement{fmt.Sprintf("Linux %d.%d", major, minor), func() error { return kernelAtLeast(major, minor) }}
+	return Requirement{Name: fmt.Sprintf("Linux %d.%d", major, minor), Check: func() error { return kernelAtLeast(major, minor) }}
 }
 
 // Need skips the test unless the process is root and every requirement is met, naming all that are missing. With
@@ -80,7 +86,12 @@ func Kernel(major, minor int) Requirement {
 func Need(t testing.TB, needs ...Requirement) {
 	t.Helper()
 	NeedLiveKernel(t)
-	if missing := unmet(append([]Requirement{Root}, needs...)); missing != "" {
+	missing, inVM := unmet(append([]Requirement{Root}, needs...))
+	switch {
+	case missing == "":
+	case inVM:
+		SkipToVM(t, missing)
+	default:
 		Skip(t, missing)
 	}
 }
@@ -109,19 +120,35 @@ func Skip(t testing.TB, missing string) {
 	t.Skipf("needs %s", missing)
 }
 
-func unmet(needs []Requirement) string {
+// ToVM begins what SkipToVM says. test/report then looks whether the test ran in the VM.
+const ToVM = "allowed: left to the VM of test/hostvm: needs "
+
+// SkipToVM ends a test that needs what this kernel lacks and the VM of test/hostvm has. A run that has that VM do its part
+// (RSCCTL_HOSTVM=1) may leave the test to it; otherwise this is Skip.
+func SkipToVM(t testing.TB, missing string) {
+	t.Helper()
+	if os.Getenv(HostVMEnv) == "1" {
+		t.Skipf("%s%s", ToVM, missing)
+	}
+	Skip(t, missing)
+}
+
+// unmet names what is missing, and says whether the VM has all of that.
+func unmet(needs []Requirement) (text string, inVM bool) {
 	var missing []string
+	inVM = true
 	for _, n := range needs {
 		err := n.Check()
 		if err == nil {
 			continue
 		}
 		missing = append(missing, fmt.Sprintf("%s: %v", n.Name, err))
+		inVM = inVM && n.InVM
 		if n.Name == Root.Name {
 			break // the rest would fail for the same reason
 		}
 	}
-	return strings.Join(missing, "; ")
+	return strings.Join(missing, "; "), inVM
 }
 
 func checkRoot() error {
@@ -155,6 +182,22 @@ func checkSocket(family, kind int) error {
 		return err
 	}
 	return unix.Close(fd)
+}
+
+// checkVLAN makes a VLAN device on the loopback of a namespace of its own, where it harms nobody.
+func checkVLAN() error {
+	ns, err := netns.New(netns.PIDName(prefix+"vlan", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	err = ns.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "lo.7", ParentIndex: lo.Attrs().Index}, VlanId: 7})
+	})
+	return errors.Join(err, ns.Delete())
 }
 
 func checkBPFFS() error {

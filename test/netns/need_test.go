@@ -26,16 +26,18 @@ func (r *recorder) Fatalf(f string, args ...any) {
 }
 
 func TestASkipNamesAllThatIsMissing(t *testing.T) {
-	fails := func(name, why string) Requirement { return Requirement{name, func() error { return errors.New(why) }} }
-	there := Requirement{"something", func() error { return nil }}
-	if got := unmet([]Requirement{there, fails("a bridge", "no module"), fails("a tap", "no file"), there}); got !=
+	fails := func(name, why string) Requirement {
+		return Requirement{Name: name, Check: func() error { return errors.New(why) }}
+	}
+	there := Requirement{Name: "something", Check: func() error { return nil }}
+	if got, _ := unmet([]Requirement{there, fails("a bridge", "no module"), fails("a tap", "no file"), there}); got !=
 		"a bridge: no module; a tap: no file" {
 		t.Errorf("missing: %q", got)
 	}
-	if got := unmet([]Requirement{fails(Root.Name, "not permitted"), fails("a tap", "no file")}); strings.Contains(got, "tap") {
+	if got, _ := unmet([]Requirement{fails(Root.Name, "not permitted"), fails("a tap", "no file")}); strings.Contains(got, "tap") {
 		t.Errorf("not root, and yet it says %q", got)
 	}
-	if got := unmet([]Requirement{there}); got != "" {
+	if got, _ := unmet([]Requirement{there}); got != "" {
 		t.Errorf("nothing is missing, and yet it says %q", got)
 	}
 }
@@ -53,6 +55,32 @@ func TestASkipIsAFailureWhereForbidden(t *testing.T) {
 		}
 		if !strings.Contains(got, "a tap: no file") || other != "" {
 			t.Errorf("%s=%q: skipped %q, failed %q", NoSkipEnv, value, r.skipped, r.failed)
+		}
+	}
+}
+
+// What only the VM has may be left to it, by a run that has the VM do its part, and never together with something else.
+func TestATestIsLeftToTheVMOnlyWhereThatRuns(t *testing.T) {
+	lacks := func(name string, inVM bool) Requirement {
+		return Requirement{Name: name, Check: func() error { return errors.New("no") }, InVM: inVM}
+	}
+	for _, c := range []struct {
+		hostVM string
+		needs  []Requirement
+		left   bool
+	}{
+		{"1", []Requirement{lacks("a", true)}, true},
+		{"", []Requirement{lacks("a", true)}, false},
+		{"1", []Requirement{lacks("a", true), lacks("b", false)}, false},
+	} {
+		t.Setenv(NoSkipEnv, "1")
+		t.Setenv(HostVMEnv, c.hostVM)
+		r := &recorder{TB: t}
+		var wg sync.WaitGroup
+		wg.Go(func() { Need(r, c.needs...) })
+		wg.Wait()
+		if left := strings.HasPrefix(r.skipped, ToVM); left != c.left || left == (r.failed != "") {
+			t.Errorf("%+v: skipped %q, failed %q", c, r.skipped, r.failed)
 		}
 	}
 }

@@ -11,13 +11,13 @@ import (
 
 // PrivilegedPackages are the packages whose tests touch the network's configuration.
 func PrivilegedPackages() []string {
-	return append(SecondKernelPackages(), "./controller/netdev", "./controller/xsk", "./bpf", "./test/netns")
+	return append(SecondKernelPackages(), "./controller/xsk", "./test/netns")
 }
 
 // SecondKernelPackages are those of them that test/hostvm runs in a VM by default. The others need programs or a kernel
 // that its small user space does not have; `go run ./test/hostvm PACKAGE` tries them all the same.
 func SecondKernelPackages() []string {
-	return []string{"./controller/netns", "./vhost/tapguest", "./controller/demo", "./test/e2e"}
+	return []string{"./bpf", "./controller/netns", "./controller/netdev", "./vhost/tapguest", "./vhost/kernel", "./test/tapvm", "./controller/demo", "./test/e2e"}
 }
 
 // File is one file of an initramfs. Its folders are made as needed.
