@@ -246,3 +246,33 @@ func TestForeignInfoIsNotBelieved(t *testing.T) {
 		}
 	}
 }
+
+// What a guest's buffers hold bounds its superframes beside the rules, outlives a change of the rules, and can be taken back.
+func TestTheGuestsBuffersBoundItsSuperframes(t *testing.T) {
+	b := pt.TCP{Len: 100}
+	two := len(b.Frame()) + 100 // one superframe of two segments
+	for _, c := range []struct {
+		limits []int
+		want   string
+	}{
+		{[]int{two}, "0+1 max_bytes, 2 stop"},
+		{[]int{two - 1}, "0 max_bytes, 1 max_bytes, 2 stop"},
+		{[]int{two, 0}, "0+1+2 stop"},
+		{[]int{1 << 20}, "0+1+2 stop"},
+	} {
+		rules := negotiated(flowtable.GRO)
+		rules.Hold = time.Second
+		r := newRunner(t, flowtable.Config{}, rules)
+		for _, n := range c.limits {
+			r.tab.LimitFrame(0, n)
+		}
+		if err := r.tab.SetPort(0, rules, r.now); err != nil {
+			t.Fatal(err)
+		}
+		r.do(packets(b.Train(3)...))
+		r.close()
+		if got := r.result(); got != c.want {
+			t.Errorf("limits %v: %s, want %s", c.limits, got, c.want)
+		}
+	}
+}

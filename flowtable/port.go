@@ -12,7 +12,9 @@ import (
 type port struct {
 	hold   int64 // ns
 	mask   *words
-	maxIP  [2]uint32 // untagged, tagged
+	maxIP  [2]uint32 // untagged, tagged: the smaller of both below
+	rules  [2]uint32 // by PortConfig
+	guest  int       // by LimitFrame, Ethernet length; 0: no limit
 	maxSeg uint32
 	gate   [2]Reason // IPv4, IPv6: why everything is passed, or open
 	oldest uint32    // slots in the order of their first packets
@@ -49,11 +51,11 @@ func (p *port) configure(c *PortConfig) error {
 	if p.rsc {
 		p.mask = &rscMask
 	}
-	p.maxIP = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
+	p.rules = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
 	if c.MaxFrame > 0 {
-		p.maxIP[0] = min(p.maxIP[0], uint32(max(c.MaxFrame-14, 0)))
-		p.maxIP[1] = min(p.maxIP[1], uint32(max(c.MaxFrame-18, 0)))
+		p.rules = shorten(p.rules, c.MaxFrame)
 	}
+	p.limit(p.guest)
 	p.maxSeg = math.MaxUint16
 	if c.MaxSegments > 0 {
 		p.maxSeg = uint32(min(c.MaxSegments, math.MaxUint16))
@@ -64,6 +66,19 @@ func (p *port) configure(c *PortConfig) error {
 	p.tagged = c.MergeVLAN && !p.rsc // Microsoft's rules promise untagged frames only
 	p.exclude = slices.Sorted(slices.Values(c.ExcludePorts))
 	return nil
+}
+
+// limit puts the guest's limit beside the rules.
+func (p *port) limit(frame int) {
+	p.guest, p.maxIP = frame, p.rules
+	if frame > 0 {
+		p.maxIP = shorten(p.rules, frame)
+	}
+}
+
+// shorten turns an Ethernet length into IP lengths and takes the smaller.
+func shorten(ip [2]uint32, frame int) [2]uint32 {
+	return [2]uint32{min(ip[0], uint32(max(frame-14, 0))), min(ip[1], uint32(max(frame-18, 0)))}
 }
 
 // gate tells why a family's packets all pass, or open.

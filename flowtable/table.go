@@ -103,6 +103,15 @@ func (t *Table) SetPort(index uint32, c PortConfig, now int64) error {
 	return t.ports[index].configure(&c)
 }
 
+// LimitFrame tells how long a superframe of a port may be for its guest's buffers, in bytes from Ethernet on; 0: no limit
+// beyond the rules. It outlives SetPort. What is held and longer already stays, and only does not grow. It is cheap enough
+// for every burst.
+func (t *Table) LimitFrame(index uint32, frame int) {
+	if uint64(index) < uint64(len(t.ports)) && t.ports[index].guest != frame {
+		t.ports[index].limit(frame)
+	}
+}
+
 // ClearPort gives out everything held for a port, oldest first, for the reason r.
 func (t *Table) ClearPort(index uint32, r Reason, now int64) {
 	t.tick(now)
