@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -58,6 +59,13 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	if err != nil {
 		return resp, err
 	}
+	if req.Tap != "" {
+		said, err := c.planTap(v, facts)
+		if err != nil {
+			return resp, err
+		}
+		warnings = append(warnings, said...)
+	}
 	resp.Warnings = append(resp.Warnings, warnings...)
 	if u == nil {
 		resp.Changes = append(resp.Changes, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", facts.RxQueues, req.Iface))
@@ -66,7 +74,9 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	for _, ch := range todo {
 		resp.Changes = append(resp.Changes, ch.text())
 	}
-	if err := vhost.CheckSocket(cfg); err != nil { // before anything of the host is touched
+	if v.tap != nil {
+		resp.Changes = append(resp.Changes, tapChanges(v)...)
+	} else if err := vhost.CheckSocket(cfg); err != nil { // before anything of the host is touched
 		return resp, fmt.Errorf("attach: %w", err)
 	}
 	if req.DryRun {
@@ -75,7 +85,7 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	if err := c.attachNow(u, facts, chunk, v, cfg, todo, &resp); err != nil {
 		return resp, err
 	}
-	c.log.Info("attached", "iface", req.Iface, "vm", req.VM, "mac", req.MAC, "vlan", req.VLAN, "socket", req.VhostUser)
+	c.log.Info("attached", "iface", req.Iface, "vm", req.VM, "mac", req.MAC, "vlan", req.VLAN, "feed", v.feed(), "to", cmp.Or(req.VhostUser, req.Tap))
 	for _, w := range resp.Warnings {
 		c.log.Warn(w, "iface", req.Iface)
 	}
@@ -109,7 +119,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 		}
 	}
 	if fresh {
-		if u, err = openUplink(facts, chunk, c.flows, c.log); err != nil {
+		if u, err = openUplink(facts, chunk, c.flows, c.trouble, c.log); err != nil {
 			return err
 		}
 		resp.Warnings = append(resp.Warnings, u.warnings...)
@@ -123,16 +133,21 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 	if err := u.addPort(v, cfg); err != nil {
 		return err
 	}
+	if v.tap != nil { // what happens to the tap is noticed at once; a failure to listen costs a tick
+		if _, err := c.watcher.Add(v.tap.facts.Name); err != nil {
+			v.log.Warn("tap: watch", "err", err)
+		}
+	}
 	u.changes = append(u.changes, done...)
 	c.uplinks[u.name] = u
 	if err := c.saveState(); err != nil {
 		u.changes = u.changes[:len(u.changes)-len(done)]
-		return errors.Join(err, u.removePort(v))
+		return errors.Join(err, c.dropPort(v))
 	}
 	return nil
 }
 
-// addPort opens the VM's vhost-user port and steers its address to it. On failure nothing of it stays.
+// addPort opens the way to the VM and steers its address to it. On failure nothing of it stays.
 func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 	idx, err := u.freeIndex()
 	if err != nil {
@@ -145,21 +160,33 @@ func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 	if err := u.each(func(w *worker) { w.addPort(v) }); err != nil {
 		return errors.Join(err, u.removePort(v))
 	}
+	add := u.addTap
+	if v.tap == nil {
+		add = func(v *vmPort) error { return u.addUser(v, cfg) }
+	}
+	if err := add(v); err != nil {
+		return errors.Join(err, u.removePort(v))
+	}
+	u.ports[v.req.VM], u.byIdx[idx] = v, v
+	return nil
+}
+
+// addUser opens the VM's vhost-user port.
+func (u *uplink) addUser(v *vmPort, cfg vhost.Config) error {
 	cfg.MTU = u.facts.MTU
 	cfg.Hooks = vhost.Hooks{Started: v.started, BeforeStop: v.beforeStop, Stopped: v.stopped}
 	cfg.Logf = func(format string, args ...any) { v.log.Warn(fmt.Sprintf(format, args...)) }
 	port, err := vhost.NewPort(cfg)
 	if err != nil {
-		return errors.Join(err, u.removePort(v))
+		return err
 	}
 	v.mu.Lock()
 	v.port = port
 	v.mu.Unlock()
-	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: idx, Flags: bpf.FlagSteer}); err != nil {
-		return errors.Join(err, u.removePort(v))
+	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.idx, Flags: bpf.FlagSteer}); err != nil {
+		return err
 	}
-	u.ports[v.req.VM], u.byIdx[idx] = v, v
-	return nil
+	return u.setSteering(v.idx, true)
 }
 
 // removePort takes a VM off: no more steering, held segments delivered, socket closed. Safe on a half-added port.
@@ -168,9 +195,13 @@ func (u *uplink) removePort(v *vmPort) error {
 	if err := u.prog.DeletePort(v.key()); err != nil && !errors.Is(err, bpf.ErrNoPort) {
 		errs = append(errs, err)
 	}
+	if v.tap != nil {
+		errs = append(errs, v.removeTap())
+	}
 	if v.port != nil {
 		errs = append(errs, v.port.Close())
 	}
+	errs = append(errs, u.setSteering(v.idx, false))
 	errs = append(errs, u.each(func(w *worker) { w.removePort(v.idx) }))
 	errs = append(errs, u.mcast.DelUnicast(net.HardwareAddr(v.addr.mac[:])))
 	if u.ports[v.req.VM] == v {
@@ -197,7 +228,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 				found = true
 				resp.VMs = append(resp.VMs, name)
 				resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", v.req.MAC, u.name))
-				errs = append(errs, u.removePort(v))
+				errs = append(errs, c.dropPort(v))
 			}
 		}
 		if !found {
@@ -277,14 +308,21 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 	if req.VLAN < 0 || req.VLAN > maxVLAN {
 		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
 	}
-	if req.VhostUser == "" {
-		return fail("feed: %w: give a socket with --vhost-user", ErrUsage)
+	switch {
+	case req.VhostUser == "" && req.Tap == "":
+		return fail("feed: %w: give a socket with --vhost-user, or the VM's tap with --tap", ErrUsage)
+	case req.VhostUser != "" && req.Tap != "":
+		return fail("feed: %w: give either --vhost-user or --tap", ErrUsage)
+	case req.Tap == req.Iface:
+		return fail("tap %s: %w: it is the interface itself: name the VM's tap", req.Tap, ErrUsage)
+	case req.Tap != "" && req.AllowSpoof:
+		return fail("allow-spoof: %w: what a VM sends through its own tap does not pass us", ErrUsage)
 	}
 	policy, err := applyPatch(defaultPolicy(), req.Policy)
 	if err != nil {
 		return fail("%w", err)
 	}
-	cfg := vhost.Config{Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, Mode: defaultMode, UID: -1, GID: -1}
+	cfg := vhost.Config{Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, MaxBuffers: vhost.LinuxBuffers, Mode: defaultMode, UID: -1, GID: -1}
 	if req.SocketMode != "" {
 		m, err := strconv.ParseUint(req.SocketMode, 8, 12)
 		if err != nil || m > 0o777 {
@@ -298,6 +336,9 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 		}
 	}
 	v := &vmPort{req: req, policy: policy, addr: portAddr{vlan: uint16(req.VLAN), mac: [macLen]byte(mac)}}
+	if req.Tap != "" {
+		v.tap = &tapGuest{}
+	}
 	return v, cfg, nil
 }
 
@@ -332,6 +373,9 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr portAddr) error {
 		for _, v := range u.ports {
 			if v.req.VM == req.VM {
 				return fmt.Errorf("attach: VM %s: %w on %s: detach it first, or choose another name", req.VM, ErrTaken, u.name)
+			}
+			if req.Tap != "" && v.req.Tap == req.Tap {
+				return fmt.Errorf("attach: tap %s: %w by VM %s: detach that first", req.Tap, ErrTaken, v.req.VM)
 			}
 			if u.name == req.Iface && v.addr == addr {
 				return fmt.Errorf("attach: MAC %s VLAN %d on %s: %w by VM %s: detach that, or give this VM another address", req.MAC, req.VLAN, u.name, ErrTaken, v.req.VM)

@@ -30,7 +30,7 @@ const (
 	flowEntries  = 65536 // least recently used flows give way to new ones
 	flowsPinName = "flows"
 	healthEvery  = time.Second
-	wakeEvery    = 5 // looks at sleeping interfaces, in units of healthEvery
+	leastLook    = 50 * time.Millisecond // between two looks at a VM whose bridge forgets its senders soon
 )
 
 // Controller is one running controller. Its methods are safe for concurrent use.
@@ -44,6 +44,8 @@ type Controller struct {
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
 	started  time.Time
 
+	trouble chan struct{} // a worker's feed has ended
+
 	mu       sync.Mutex
 	uplinks  map[string]*uplink
 	asleep   map[string]savedInterface // saved interfaces that could not be restored; kept until detached
@@ -53,7 +55,7 @@ type Controller struct {
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), uplinks: map[string]*uplink{}, asleep: map[string]savedInterface{}, lastErr: map[string]string{}}
+	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, asleep: map[string]savedInterface{}, lastErr: map[string]string{}}
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
@@ -155,6 +157,7 @@ func (c *Controller) restore() error {
 		}
 		left := savedInterface{Name: si.Name}
 		for _, sp := range si.Ports {
+			c.cleanTap(sp.Attach.Tap)
 			if err := c.restorePort(sp); err != nil {
 				c.log.Warn("restore: not attached", "iface", si.Name, "vm", sp.Attach.VM, "err", err)
 				left.Ports = append(left.Ports, sp)
@@ -165,6 +168,20 @@ func (c *Controller) restore() error {
 		}
 	}
 	return nil
+}
+
+// cleanTap takes off a tap what a controller that died left there: a filter under clsact outlives its process.
+func (c *Controller) cleanTap(tap string) {
+	if tap == "" {
+		return
+	}
+	f, err := netdev.InspectTap(tap)
+	if err != nil { // gone, and the filter with it
+		return
+	}
+	if err := bpf.RemoveStaleTap(f.Index); err != nil {
+		c.log.Warn("restore: TC program", "tap", tap, "err", err)
+	}
 }
 
 // restorePort attaches a VM of the state. The caller holds mu.
@@ -190,8 +207,7 @@ func (c *Controller) snapshotState() savedState {
 	for _, u := range c.uplinks {
 		si := savedInterface{Name: u.name, Changes: u.changes}
 		for _, v := range u.ports {
-			policy, _, _ := v.effective()
-			si.Ports = append(si.Ports, savedPort{Attach: v.req, Policy: policy})
+			si.Ports = append(si.Ports, v.saved())
 		}
 		if left, ok := c.asleep[u.name]; ok {
 			si.Ports = append(si.Ports, left.Ports...)
@@ -209,11 +225,19 @@ func (c *Controller) snapshotState() savedState {
 // saveState writes the state file. The caller holds mu.
 func (c *Controller) saveState() error { return c.state.save(c.snapshotState()) }
 
+// dropPort takes a VM off its uplink. The caller holds mu.
+func (c *Controller) dropPort(v *vmPort) error {
+	if v.tap != nil {
+		c.watcher.Remove(v.tap.facts.Index)
+	}
+	return v.up.removePort(v)
+}
+
 // closeUplink takes an interface back to what it was: ports, workers, program, offloads. The caller holds mu.
 func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 	var errs []error
 	for _, v := range u.ports {
-		errs = append(errs, u.removePort(v))
+		errs = append(errs, c.dropPort(v))
 	}
 	errs = append(errs, u.close())
 	errs = append(errs, undo(u.changes)...)

@@ -18,6 +18,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"vhost/guestmem":     {"vhost/virtio", "vhost/vring", "vhost/user", "flowtable", "controller"},
 		"vhost/vring":        {"vhost/user", "flowtable", "controller"},
 		"vhost/user":         {"flowtable", "controller", "bpf"},
+		"vhost/kernel":       {"vhost/user", "flowtable", "bpf", "controller", "cmd"},
 		"bpf":                {"vhost", "controller", "cmd"},
 		"controller/xsk":     {"flowtable", "vhost", "bpf"},
 		"controller/netdev":  {"flowtable/packet", "vhost", "bpf"}, // it completes partial checksums

@@ -137,7 +137,7 @@ func (w *worker) route(p *workerPort, buf []byte, n int, d xsk.Desc) {
 	p.cnt.txWire++
 	if dst.mac[0]&1 != 0 {
 		w.copyToPorts(buf[:n], p.addr.vlan, p)
-	} else if q := w.byAddr[dst]; q != nil {
+	} else if q := w.byAddr[dst]; q != nil && q.tap == nil { // the kernel's bridge would not bring the answer of a VM on its tap
 		q.cnt.localFrames++
 		packet.Parse(buf[:n], &w.pkt.Info)
 		w.accept(q, buf[:n], d.Addr)

@@ -11,6 +11,8 @@ var (
 	// ErrUnknownVM and ErrUnknownIface: the operator named something that is not attached.
 	ErrUnknownVM    = errors.New("no such VM is attached")
 	ErrUnknownIface = errors.New("not attached")
+	// ErrFiltered: rules of the host touch the path that a VM's frames would no longer take.
+	ErrFiltered = errors.New("rules would be bypassed")
 	// ErrUsage: the request itself is wrong; the command line exits with 2.
 	ErrUsage = errors.New("wrong usage")
 	// ErrWorker: a worker did not answer within its bound, or is gone.

@@ -82,6 +82,9 @@ func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
 		FirstNS: int64(r.Stats.FirstNS), LastNS: int64(r.Stats.LastNS), AgeNS: max(0, now-int64(r.Stats.LastNS)),
 		TCPFlags: []string{}, Verdicts: map[string]uint64{},
 	}
+	if r.Key.Dir == bpf.DirToWire {
+		f.Direction = "to_wire"
+	}
 	for i, name := range tcpFlagNames {
 		if r.Stats.TCPFlags&(1<<i) != 0 {
 			f.TCPFlags = append(f.TCPFlags, name)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,23 +11,39 @@ import (
 
 // watch follows the links and looks at the ports once a second, until ctx ends.
 func (c *Controller) watch(ctx context.Context) {
-	tick := time.NewTicker(healthEvery)
+	tick := time.NewTimer(healthEvery)
 	defer tick.Stop()
-	for n := 1; ; n++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case e := <-c.watcher.Events():
 			c.linkChanged(e)
+		case <-c.trouble:
+			c.mu.Lock()
+			c.checkPorts()
+			c.mu.Unlock()
 		case <-tick.C:
 			c.mu.Lock()
 			c.checkPorts()
-			if n%wakeEvery == 0 {
-				c.wakeAsleep()
-			}
+			c.wakeAsleep()
+			tick.Reset(c.nextLook())
 			c.mu.Unlock()
 		}
 	}
+}
+
+// nextLook is how long until the next look: sooner where a bridge forgets senders sooner. The caller holds mu.
+func (c *Controller) nextLook() time.Duration {
+	next := healthEvery
+	for _, u := range c.uplinks {
+		for _, v := range u.ports {
+			if v.tap != nil && v.tap.bridge != nil && v.tap.bridge.Ageing > 0 {
+				next = min(next, max(v.tap.bridge.Ageing/4, leastLook))
+			}
+		}
+	}
+	return next
 }
 
 // linkChanged follows what happened to an uplink. A new number of RX queues or a new MTU needs sockets of another shape,
@@ -36,6 +53,7 @@ func (c *Controller) linkChanged(e netdev.Event) {
 	defer c.mu.Unlock()
 	u := c.byIndex(e.Index)
 	if u == nil {
+		c.tapChanged(e.Index)
 		return
 	}
 	switch e.Kind {
@@ -58,6 +76,21 @@ func (c *Controller) linkChanged(e netdev.Event) {
 	c.wakeAsleep()
 }
 
+// tapChanged looks at a VM's tap at once instead of at the next tick. The caller holds mu.
+func (c *Controller) tapChanged(index int) {
+	for _, u := range c.uplinks {
+		for _, v := range u.ports {
+			if v.tap == nil || v.tap.facts.Index != index {
+				continue
+			}
+			if err := v.checkTap(); err != nil {
+				c.sleepPort(v, err)
+			}
+			return
+		}
+	}
+}
+
 func (c *Controller) byIndex(index int) *uplink {
 	for _, u := range c.uplinks {
 		if u.facts.Index == index {
@@ -69,13 +102,31 @@ func (c *Controller) byIndex(index int) *uplink {
 
 // sleepUplink gives an interface back and keeps its VMs for later. The caller holds mu.
 func (c *Controller) sleepUplink(u *uplink) {
-	left := savedInterface{Name: u.name, Ports: c.asleep[u.name].Ports}
+	left := c.asleep[u.name]
+	left.Name = u.name
 	for _, v := range u.sortedPorts() {
-		policy, _, _ := v.effective()
-		left.Ports = append(left.Ports, savedPort{Attach: v.req, Policy: policy})
+		left.Ports = append(left.Ports, v.saved())
 	}
 	if _, err := c.closeUplink(u); err != nil {
 		u.log.Warn("interface: give back", "err", err)
+	}
+	c.asleep[u.name] = left
+}
+
+// sleepPort takes one VM off until what it needs is back; the last one takes the interface with it. The caller holds mu.
+func (c *Controller) sleepPort(v *vmPort, why error) {
+	u := v.up
+	v.log.Error("VM given up until its tap is back", "err", why)
+	left := c.asleep[u.name]
+	left.Name = u.name
+	left.Ports = append(left.Ports, v.saved())
+	err := c.dropPort(v)
+	if len(u.ports) == 0 {
+		_, cerr := c.closeUplink(u)
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		v.log.Warn("VM: give up", "err", err)
 	}
 	c.asleep[u.name] = left
 }
@@ -111,9 +162,32 @@ func (c *Controller) logOnce(what string, err error) {
 // checkPorts logs what an operator must know of the ports. The caller holds mu.
 func (c *Controller) checkPorts() {
 	for _, u := range c.uplinks {
-		for _, v := range u.ports {
+		for _, v := range u.sortedPorts() {
+			if v.tap != nil {
+				if err := v.checkTap(); err != nil {
+					c.sleepPort(v, err)
+					continue
+				}
+				v.refreshSenders()
+			}
 			v.checkPartial()
 		}
+	}
+}
+
+// refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their
+// entries age, and what the VM sends to them is flooded to every port.
+func (v *vmPort) refreshSenders() {
+	b := v.tap.bridge
+	if b == nil {
+		return
+	}
+	macs := v.senders()
+	if len(macs) == 0 {
+		return
+	}
+	if err := netdev.RefreshFDB(b.Port.Index, b.VID, macs); err != nil {
+		v.log.Warn("bridge: forwarding entries", "err", err)
 	}
 }
 

@@ -13,7 +13,8 @@ type outFrame struct {
 	reason flowtable.Reason
 	segs   int // data segments, 0 for an empty one
 	tcp    bool
-	cut    int // pieces already delivered of a superframe that has to be cut again for this guest
+	fixed  bool // the packets' IPv4 ID stands still
+	cut    int  // pieces already delivered of a superframe that has to be cut again for this guest
 }
 
 // outQueue is the bounded first-in-first-out queue in front of one guest's RX virtqueue. A burst goes through it so that
@@ -46,7 +47,7 @@ func (q *outQueue) push(sf *flowtable.Superframe) {
 	f.frame.Frags = append(f.frame.Frags[:0], sf.Frags...)
 	f.frame.Len = sf.Len
 	f.refs = append(f.refs[:0], sf.Refs...)
-	f.reason, f.segs, f.tcp, f.cut = sf.Reason, sf.Segments, sf.TCP, 0
+	f.reason, f.segs, f.tcp, f.fixed, f.cut = sf.Reason, sf.Segments, sf.TCP, sf.FixedID, 0
 	q.chunks += len(f.refs)
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -83,5 +84,39 @@ func TestProfileInForceFollowsNegotiation(t *testing.T) {
 				t.Errorf("flow table profile = %v, want %v", c.Profile, tc.rule)
 			}
 		})
+	}
+}
+
+// What a VM on its own tap would not have merged anyway stays on the kernel's path.
+func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
+	all := virtio.Mask(virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestTSO6)
+	change := func(f func(*api.Policy)) api.Policy {
+		p := defaultPolicy()
+		f(&p)
+		return p
+	}
+	const steer = bpf.FlagSteer | bpf.FlagTCPOnly
+	for _, c := range []struct {
+		name   string
+		policy api.Policy
+		guest  virtio.Features
+		want   uint32
+	}{
+		{"all of its TCP", defaultPolicy(), all, steer},
+		{"off", change(func(p *api.Policy) { p.Coalesce = false }), all, 0},
+		{"no IPv4", change(func(p *api.Policy) { p.IPv4 = false }), all, steer | bpf.FlagNoV4},
+		{"no family", change(func(p *api.Policy) { p.IPv4, p.IPv6 = false, false }), all, 0},
+		{"a port", change(func(p *api.Policy) { p.ExcludePorts = []uint16{22} }), all, steer | bpf.FlagExcludes},
+		{"no TSO6 in the guest", defaultPolicy(), all &^ virtio.Mask(virtio.FGuestTSO6), steer | bpf.FlagNoV6},
+		{"no TSO in the guest", defaultPolicy(), virtio.Mask(virtio.FGuestCsum), 0},
+		{"no checksum offload in the guest", defaultPolicy(), all &^ virtio.Mask(virtio.FGuestCsum), 0},
+	} {
+		cfg, flags := tapRules(c.policy, c.guest)
+		if flags != c.want {
+			t.Errorf("%s: flags %#x, want %#x", c.name, flags, c.want)
+		}
+		if cfg.MaxFrame != 65535 || cfg.MaxSegments < 46 || cfg.MaxSegments > 1000 || cfg.Profile != flowtable.GRO {
+			t.Errorf("%s: %+v", c.name, cfg)
+		}
 	}
 }

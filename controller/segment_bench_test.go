@@ -187,7 +187,7 @@ func newSegRig(b *testing.B, flows int, meta bool) *segRig {
 	})
 	b.Cleanup(func() { socket.Close() })
 	var err error
-	if r.w, err = newWorker(0, 1500, socket, nil, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
+	if r.w, err = newWorker(0, 1500, socket, nil, make(chan struct{}, 1), slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
 		b.Fatal(err)
 	}
 	r.connect(b)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/flowtable"
 )
 
@@ -75,7 +76,8 @@ func (u *uplink) sortedPorts() []*vmPort {
 
 // vmStats sums a VM's counters over the workers.
 func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
-	s := api.VMStats{VM: v.req.VM, Iface: u.name, Passed: map[string]uint64{}, Sealed: map[string]uint64{}, Dropped: map[string]uint64{}, TxDropped: map[string]uint64{}}
+	s := api.VMStats{VM: v.req.VM, Iface: u.name, Passed: map[string]uint64{}, Sealed: map[string]uint64{}, Dropped: map[string]uint64{}, TxDropped: map[string]uint64{},
+		QEMU: map[string]uint64{}, Virtio: map[string]uint64{}}
 	var sizes [len(sizeBounds) + 1]uint64
 	var holds []uint64
 	err := u.each(func(w *worker) {
@@ -94,12 +96,20 @@ func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
 		s.TxBytes += n.txBytes
 		s.TxWireFrames += n.txWire
 		s.LocalFrames += n.localFrames
+		s.LatePackets += n.late
+		s.FeedUnsent += n.unsent
 		for r := range flowtable.NumReasons {
 			name := flowtable.Reason(r).String()
 			addCount(s.Passed, name, t.Passed[r]-n.droppedPassed[r])
 			addCount(s.Sealed, name, t.Sealed[r]-n.droppedSealed[r])
 			addCount(s.Dropped, name, n.dropped[r])
 			addCount(s.TxDropped, name, n.txDropped[r])
+		}
+		for _, c := range t.QEMU() {
+			s.QEMU[c.Name] += c.Value
+		}
+		for _, c := range t.Virtio() {
+			s.Virtio[c.Name] += c.Value
 		}
 		for i, n := range n.sizes {
 			sizes[i] += n
@@ -113,6 +123,12 @@ func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
 	s.Held = s.RxPackets - s.MergedPackets - sum(s.Passed) - sum(s.Dropped)
 	s.FrameBytes = buckets(sizeBounds[:], sizes[:])
 	s.HoldNS = buckets(flowtable.HoldBounds[:], holds)
+	if v.tap != nil {
+		if f, err := netdev.InspectTap(v.tap.facts.Name); err == nil {
+			s.TapDropped = f.TxDropped - v.tap.dropped
+		}
+		return s, nil
+	}
 	q := v.port.Counters()
 	s.Interrupts = q.Calls
 	for k, n := range q.TxDropped {

@@ -6,8 +6,10 @@ import (
 	"os"
 	"slices"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // Status reports the whole controller, or with iface given one interface.
@@ -74,16 +76,23 @@ func (u *uplink) status() (api.Interface, error) {
 
 func (v *vmPort) status() (api.Port, error) {
 	policy, profile, note := v.effective()
-	s := v.port.State()
 	p := api.Port{
-		VM: v.req.VM, MAC: v.req.MAC, VLAN: v.req.VLAN, Feed: "vhost-user", Socket: v.req.VhostUser, Mode: "listen",
-		State: s.Name, StopReason: s.Reason, QueuePairs: s.Pairs, QueueSize: s.QueueSize,
-		Features: s.Features.Names(), FeatureBits: fmt.Sprintf("%#x", uint64(s.Features)),
+		VM: v.req.VM, MAC: v.req.MAC, VLAN: v.req.VLAN, Feed: v.feed(),
 		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: v.req.AllowSpoof, Warnings: []string{},
 	}
-	if v.req.Connect {
-		p.Mode = "connect"
+	f := virtio.Features(0)
+	if v.tap != nil {
+		f = v.tapStatus(&p)
+	} else {
+		s := v.port.State()
+		f = s.Features
+		p.Socket, p.Mode = v.req.VhostUser, "listen"
+		p.State, p.StopReason, p.QueuePairs, p.QueueSize = s.Name, s.Reason, s.Pairs, s.QueueSize
+		if v.req.Connect {
+			p.Mode = "connect"
+		}
 	}
+	p.Features, p.FeatureBits = f.Names(), fmt.Sprintf("%#x", uint64(f))
 	n, err := v.partialChecksums()
 	if n > 0 {
 		p.Warnings = append(p.Warnings, partialWarning(v, n))
@@ -103,4 +112,28 @@ func (v *vmPort) partialChecksums() (n uint64, err error) {
 
 func partialWarning(v *vmPort, n uint64) string {
 	return fmt.Sprintf("%d frames for VM %s came with partial checksums, are not merged and will be dropped by the guest: %s", n, v.req.VM, v.up.partialRemedy())
+}
+
+// feed names the way to the VM.
+func (v *vmPort) feed() string {
+	if v.tap != nil {
+		return v.tap.feed
+	}
+	return feedUser
+}
+
+// tapStatus fills in what a VM on its own tap has to show, and returns what its guest takes.
+func (v *vmPort) tapStatus(p *api.Port) virtio.Features {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tap
+	p.Tap, p.FeedNote, p.Bypassed = t.facts.Name, t.note, t.bypassed
+	p.State, p.Mode, p.QueuePairs = "running", "kernel", t.facts.Queues
+	if t.flags&bpf.FlagSteer != 0 {
+		p.Mode = "steered"
+	}
+	if !t.facts.Carrier {
+		p.State, p.StopReason = "waiting", "no VM has the tap open"
+	}
+	return t.features()
 }

@@ -12,15 +12,16 @@ import (
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-// vmPort is one attached VM: its address, its policy and its vhost-user port. The hooks run on the port's control
-// goroutine, the rest on the controller's; mu guards what both touch.
+// vmPort is one attached VM: its address, its policy, and its vhost-user port or its tap. The hooks of a vhost-user port run
+// on its control goroutine, the rest on the controller's; mu guards what both touch.
 type vmPort struct {
 	req  api.AttachRequest
 	idx  uint32
 	addr portAddr
 	up   *uplink
 	log  *slog.Logger
-	port *vhost.Port
+	port *vhost.Port // nil for a VM on its own tap
+	tap  *tapGuest   // nil for a vhost-user VM
 
 	mu      sync.Mutex
 	policy  api.Policy
@@ -71,7 +72,11 @@ func (v *vmPort) stopped(_ *vhost.Port, reason error) {
 func (v *vmPort) setPolicy(p api.Policy) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.running {
+	if v.tap != nil {
+		if err := v.setTapPolicy(p); err != nil {
+			return fmt.Errorf("policy: %s: %w", v.req.VM, err)
+		}
+	} else if v.running {
 		cfg := portConfig(p, v.port.Features())
 		var bad error
 		err := v.up.each(func(w *worker) {
@@ -91,6 +96,12 @@ func (v *vmPort) setPolicy(p api.Policy) error {
 	return nil
 }
 
+// saved is the VM as the state file keeps it.
+func (v *vmPort) saved() savedPort {
+	policy, _, _ := v.effective()
+	return savedPort{Attach: v.req, Policy: policy}
+}
+
 // effective is the profile in force and why.
 func (v *vmPort) effective() (p api.Policy, profile, note string) {
 	v.mu.Lock()
@@ -100,10 +111,13 @@ func (v *vmPort) effective() (p api.Policy, profile, note string) {
 }
 
 func (v *vmPort) features() virtio.Features {
-	if v.port == nil {
-		return 0
+	switch {
+	case v.tap != nil:
+		return v.tap.features()
+	case v.port != nil:
+		return v.port.Features()
 	}
-	return v.port.Features()
+	return 0
 }
 
 // The following run on a worker.
@@ -168,6 +182,9 @@ func (w *worker) stopPort(idx uint32) {
 	w.flushPort(p)
 	w.dropQueued(p, flowtable.ReasonPortDown)
 	w.setBlocked(p, false)
+	if p.tap != nil {
+		w.stopTap(p)
+	}
 	p.running, p.rx = false, nil
 	w.dropTxRings(p)
 	w.fdsStale = true

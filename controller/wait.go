@@ -37,7 +37,9 @@ func (w *worker) wait() {
 		w.xskBroken = false
 		timeout = min(timeout, errorBackoff)
 	}
-	w.armBlocked()
+	if w.armBlocked() {
+		timeout = 0
+	}
 	var ts *unix.Timespec
 	if timeout >= 0 {
 		t := unix.NsecToTimespec(timeout.Nanoseconds())
@@ -91,14 +93,21 @@ func (w *worker) rebuildPollSet() {
 	w.fdsStale = false
 }
 
-// armBlocked watches the RX kick of ports whose guest has no buffers, and of no other.
-func (w *worker) armBlocked() {
+// armBlocked watches the RX kick of ports whose guest has no buffers and the call of rings that hold much, and of no other.
+// It reports whether one of those rings has moved already.
+func (w *worker) armBlocked() (ready bool) {
 	for _, p := range w.list {
 		w.fds[p.pollAt].Fd = -1
-		if p.blocked && p.rx != nil {
+		switch {
+		case p.tap != nil:
+			fd, moved := p.tap.armTap(p.blocked)
+			w.fds[p.pollAt].Fd = int32(fd)
+			ready = ready || moved
+		case p.blocked && p.rx != nil:
 			w.fds[p.pollAt].Fd = int32(p.rx.KickFD())
 		}
 	}
+	return ready
 }
 
 // look polls without sleeping, for a worker too busy to sleep: multicast frames, kicks of blocked ports, and an RX or TX
@@ -141,5 +150,7 @@ func (w *worker) ackKick(i int) {
 		w.tx[i].q.AckKick()
 	} else if p := w.list[i-len(w.tx)]; p.rx != nil {
 		p.rx.AckKick()
+	} else if p.tap != nil && p.tap.net != nil {
+		p.tap.net.AckCall()
 	}
 }

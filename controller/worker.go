@@ -64,7 +64,10 @@ type worker struct {
 	blocked   int  // ports whose guest has no buffers
 	xskBroken bool
 
-	cnt workerCounters
+	cnt  workerCounters
+	free func(ref uint64) // xs.Free, bound once
+
+	trouble chan<- struct{} // asks the control side to look at the feeds; capacity 1
 
 	cmds     chan message
 	dead     chan struct{}
@@ -82,12 +85,12 @@ type message struct {
 	done chan struct{}
 }
 
-func newWorker(id, mtu int, xs *xsk.Socket, mcast *netdev.McastSocket, log *slog.Logger) (*worker, error) {
+func newWorker(id, mtu int, xs *xsk.Socket, mcast *netdev.McastSocket, trouble chan<- struct{}, log *slog.Logger) (*worker, error) {
 	w := &worker{
 		id: id, mtu: mtu, log: log, xs: xs, mcast: mcast,
 		ports: make([]*workerPort, maxPorts), byAddr: map[portAddr]*workerPort{},
-		start: time.Now(), scratch: make([]byte, mtu+64), mbuf: make([]byte, 1<<16),
-		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true,
+		free: xs.Free, start: time.Now(), scratch: make([]byte, mtu+64), mbuf: make([]byte, 1<<16),
+		trouble: trouble, cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true,
 	}
 	t, err := flowtable.New(flowtable.Config{Slots: tableSlots, MaxHeld: maxHeldChunks, Ports: maxPorts}, w)
 	if err != nil {
@@ -175,6 +178,7 @@ func (w *worker) step() bool {
 		close(c.done)
 	}
 	w.now = w.clock()
+	w.reapTaps()
 	n := w.receive()
 	w.table.EndBurst(w.now)
 	w.flush()
@@ -245,6 +249,12 @@ func (w *worker) accept(p *workerPort, frame []byte, ref uint64) {
 		w.xs.Free(ref)
 		return
 	}
+	if p.tap != nil {
+		if p.late {
+			p.cnt.late++
+		}
+		p.tap.senders.note(frame)
+	}
 	if w.pkt.Info.Tagged && p.addr.vlan == w.pkt.Info.TCI&0xfff {
 		frame = stripTag(frame, &w.pkt.Info)
 	}
@@ -280,10 +290,11 @@ func (w *worker) receiveMulticast() {
 	}
 }
 
-// copyToPorts gives an untagged frame to every running port of a VLAN but one, each a chunk of its own.
+// copyToPorts gives an untagged frame to every running vhost-user port of a VLAN but one, each a chunk of its own. A VM on
+// its own tap gets it from the kernel.
 func (w *worker) copyToPorts(frame []byte, vlan uint16, but *workerPort) {
 	for _, p := range w.list {
-		if p != but && p.addr.vlan == vlan && p.running {
+		if p != but && p.addr.vlan == vlan && p.running && p.tap == nil {
 			w.copyToPort(frame, p)
 		}
 	}

@@ -12,11 +12,13 @@ type workerPort struct {
 	idx        uint32
 	addr       portAddr
 	allowSpoof bool
-	running    bool // the guest's rings run
-	blocked    bool // the guest has no buffers: what waits in out is bounded
-	rx         *vhost.RxQueue
+	running    bool           // the guest's rings run
+	blocked    bool           // the guest has no buffers: what waits in out is bounded
+	rx         *vhost.RxQueue // of a vhost-user guest
+	tap        *tapFeed       // of a VM on its own tap
 	out        *outQueue
-	pollAt     int // place of the RX kick in the poll set
+	pollAt     int  // place of the RX kick, or of the feed's call, in the poll set
+	late       bool // steering is off: what still comes was on its way when it was switched
 
 	cnt portCounters
 }
@@ -33,6 +35,8 @@ type portCounters struct {
 	guestFrames          uint64
 	guestBytes           uint64
 	localFrames          uint64
+	late                 uint64 // packets that came while steering was off: the kernel path may have overtaken them
+	unsent               uint64 // frames posted to vhost-net that it did not send before the feed was closed
 	txFrames, txBytes    uint64
 	txWire               uint64
 	txDropped            [flowtable.NumReasons]uint64
@@ -106,6 +110,10 @@ func (w *worker) flush() {
 }
 
 func (w *worker) flushPort(p *workerPort) {
+	if p.tap != nil {
+		w.flushTap(p)
+		return
+	}
 	if p.rx == nil || !p.rx.Begin() {
 		w.dropQueued(p, flowtable.ReasonPortDown)
 		w.setBlocked(p, false)
@@ -132,6 +140,12 @@ func (w *worker) flushPort(p *workerPort) {
 		}
 	}
 	p.rx.Commit()
+	w.table.LimitFrame(p.idx, p.rx.MaxFrame()) // what the buffers seen hold within the guest's fragment budget
+	w.settle(p, short)
+}
+
+// settle bounds what waits for a guest that takes no more, the newest first.
+func (w *worker) settle(p *workerPort, short bool) {
 	w.setBlocked(p, short)
 	for short && p.out.n > 1 && p.out.chunks > w.blockedLimit() {
 		f := p.out.popBack()
@@ -169,7 +183,7 @@ func (w *worker) put(p *workerPort, f *outFrame) error {
 			return err
 		}
 	}
-	if err := w.seg.Init(f.frame.Frags, flowtable.GSO{Type: f.frame.Hdr.GSOType, Size: f.frame.Hdr.GSOSize}); err != nil {
+	if err := w.seg.Init(f.frame.Frags, flowtable.GSO{Type: f.frame.Hdr.GSOType, Size: f.frame.Hdr.GSOSize, FixedID: f.fixed}); err != nil {
 		return vhost.ErrTooBig
 	}
 	var piece vhost.Frame

@@ -15,7 +15,9 @@ func attachCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, any text of your own (required)"},
 		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
-		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (required)"},
+		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this or --tap)"},
+		&cli.StringFlag{Name: "tap", Usage: "the tap `DEV` that the VM has already; its netdev stays as it is"},
+		boolFlag("bypass-filters", "with --tap: go on although bridge, netfilter or TC rules will not see the VM's TCP frames"),
 		boolFlag("connect", "dial the socket (QEMU serves it) instead of listening on it"),
 		&cli.IntFlag{Name: "vlan", Usage: "access port of VLAN `ID` 1 to 4094; without it the VM gets untagged frames",
 			DefaultText: "untagged"},
@@ -31,10 +33,13 @@ func attachCommand(s streams) *cli.Command {
 		Name:      "attach",
 		Usage:     "put a VM on an interface",
 		ArgsUsage: "IFACE",
-		UsageText: "rscctl attach IFACE --vm NAME --mac MAC --vhost-user SOCKET [flags]",
+		UsageText: "rscctl attach IFACE --vm NAME --mac MAC (--vhost-user SOCKET | --tap DEV) [flags]",
 		Description: `Frames for the VM's MAC address (and VLAN) that arrive on IFACE go to the VM, merged by its policy; everything else
 stays with the host. Several VMs may share an interface. By default rscctl listens on the socket and QEMU connects:
    -chardev socket,id=c0,path=SOCKET,reconnect=1 -netdev vhost-user,id=n0,chardev=c0
+
+With --tap the VM keeps its ordinary tap netdev (vhost=on or off) and is not restarted: its TCP frames take the way through
+rscctl to the tap, everything else stays on the kernel's path, and so does all of it while coalescing is off.
 
 What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach.`,
 		Flags:  append(flags, policyFlags()...),
@@ -80,7 +85,7 @@ func attach(c *cli.Context, s streams) error {
 func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	req := api.AttachRequest{
 		VM: c.String("vm"), MAC: c.String("mac"), VLAN: c.Int("vlan"),
-		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"),
+		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"), Tap: c.String("tap"), Bypass: c.Bool("bypass-filters"),
 		AllowSpoof: c.Bool("allow-spoof"), FixOffloads: c.Bool("fix-offloads"),
 		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
 		DryRun: c.Bool("dry-run"),
@@ -90,10 +95,13 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 		return req, err
 	}
 	req.Iface = args[0]
-	for _, name := range []string{"vm", "mac", "vhost-user"} {
+	for _, name := range []string{"vm", "mac"} {
 		if c.String(name) == "" {
 			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
 		}
+	}
+	if (req.VhostUser == "") == (req.Tap == "") {
+		return req, usagef("attach: one of --vhost-user and --tap is needed: usage: %s", c.Command.UsageText)
 	}
 	hw, err := net.ParseMAC(req.MAC)
 	if err != nil || len(hw) != 6 {
@@ -102,6 +110,11 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	req.MAC = hw.String()
 	if c.IsSet("vlan") && (req.VLAN < 1 || req.VLAN > 4094) {
 		return req, usagef("attach: --vlan %d: no such VLAN: say 1 to 4094, or leave it out for untagged frames", req.VLAN)
+	}
+	for _, name := range feedFlags(req) {
+		if c.IsSet(name) {
+			return req, usagef("attach: --%s: has no meaning for this way to the VM: leave it out", name)
+		}
 	}
 	if req.VhostUser, err = socketPath(req.VhostUser); err != nil {
 		return req, err
@@ -121,8 +134,19 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	return req, nil
 }
 
+// feedFlags are the flags that mean something only for the other way to a VM.
+func feedFlags(req api.AttachRequest) []string {
+	if req.Tap != "" {
+		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof"}
+	}
+	return []string{"bypass-filters"}
+}
+
 // socketPath makes a path absolute: the controller's working folder is another one than ours.
 func socketPath(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", fmt.Errorf("attach: --vhost-user %s: %w", path, err)

@@ -60,10 +60,10 @@ func flows(c *cli.Context, s streams) error {
 
 func printFlows(w io.Writer, list *api.Flows) error {
 	p := newPrinter(w)
-	p.row("VM", "SRC", "DST", "PACKETS", "BYTES", "RATE", "AGE", "FLAGS", "VERDICTS")
+	p.row("VM", "WAY", "SRC", "DST", "PACKETS", "BYTES", "RATE", "AGE", "FLAGS", "VERDICTS")
 	for i := range list.Flows {
 		f := &list.Flows[i]
-		p.row(f.VM, endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
+		p.row(f.VM, strings.ReplaceAll(f.Direction, "_", " "), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
 			bitrate(f.BitsPerSec), duration(time.Duration(f.AgeNS)), orDash(strings.ToLower(strings.Join(f.TCPFlags, ","))),
 			verdictText(f.Verdicts))
 	}

@@ -83,6 +83,19 @@ func printVM(p *printer, v *api.VMStats) {
 	p.row("  from other VMs", grouped(v.LocalFrames)+" frames")
 	p.row("  from the guest", grouped(v.TxFrames)+" frames", size(v.TxBytes))
 	p.row("  to the wire", grouped(v.TxWireFrames)+" frames")
+	for _, e := range []struct {
+		what string
+		n    uint64
+		why  string
+	}{
+		{"  late", v.LatePackets, "packets that were on their way when the policy went off"},
+		{"  unsent", v.FeedUnsent, "frames that vhost-net had not sent when the feed was closed"},
+		{"  lost at the tap", v.TapDropped, "frames of either path: the VM does not keep up"},
+	} {
+		if e.n > 0 {
+			p.row(e.what, grouped(e.n), e.why)
+		}
+	}
 	printReasons(p, "SUPERFRAMES LEFT BECAUSE OF", "FRAMES", v.Sealed)
 	printReasons(p, "PACKETS PASSED ALONE BECAUSE OF", "PACKETS", v.Passed)
 	printReasons(p, "PACKETS DROPPED BECAUSE OF", "PACKETS", v.Dropped)

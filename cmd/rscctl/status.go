@@ -134,7 +134,7 @@ func queueCells(name string, q api.Queue) []string {
 
 func printPorts(p *printer, st *api.Status) {
 	p.line("")
-	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET")
+	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET OR TAP")
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
 			vlan := "-"
@@ -147,7 +147,7 @@ func printPorts(p *printer, st *api.Status) {
 			}
 			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlan, port.State, strconv.Itoa(port.QueuePairs),
 				strconv.Itoa(port.QueueSize), onOffText(port.Policy.Coalesce), profile,
-				duration(time.Duration(port.Policy.HoldNS)), port.Feed, port.Socket+" ("+port.Mode+")")
+				duration(time.Duration(port.Policy.HoldNS)), port.Feed, port.Socket+port.Tap+" ("+port.Mode+")")
 		}
 	}
 }
@@ -176,6 +176,12 @@ func portNotes(port api.Port) []string {
 	}
 	if port.PolicyNote != "" {
 		notes = append(notes, "profile: "+port.PolicyNote)
+	}
+	if port.FeedNote != "" {
+		notes = append(notes, "feed: "+port.FeedNote)
+	}
+	for _, rule := range port.Bypassed {
+		notes = append(notes, "bypassed: "+rule)
 	}
 	if port.AllowSpoof {
 		notes = append(notes, "may send with foreign source MACs")

@@ -67,6 +67,8 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 		{"attach --vm web --mac 52-54-00-12-34-5A --vhost-user /s eth0 --vlan 7 --connect --allow-spoof --fix-offloads",
 			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vlan":7,"vhost_user":"/s","connect":true,` +
 				`"policy":{},"allow_spoof":true,"fix_offloads":true}`},
+		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --tap vnet7 --bypass-filters",
+			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","tap":"vnet7","bypass_filters":true,"policy":{}}`},
 		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --vhost-user /s --socket-mode 0600 --socket-owner q:kvm --profile rsc",
 			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vhost_user":"/s","policy":{"profile":"rsc"},` +
 				`"socket_mode":"0600","socket_owner":"q:kvm"}`},
@@ -94,6 +96,8 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --socket-mode 999",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --connect --socket-mode 0600",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --hold soon",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --tap t", "attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --bypass-filters",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --tap t --connect", "attach eth0 --vm a --mac 52:54:00:12:34:56 --tap t --allow-spoof",
 		"attach eth0 eth1 --vm a --mac 52:54:00:12:34:56 --vhost-user /s", "attach eth0 --vm a --vm b", "attach eth0 --vm",
 		"attach eth0 --tap tap0", "attach eth0 --vm=", "detach", "detach eth0 --vm=", "detach a b", "status a b", "status --bogus",
 		"status -o yaml", "flows x", "flows --sort colour", "flows --limit 0", "flows --limit many", "flows --interval 1s",

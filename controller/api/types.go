@@ -74,6 +74,8 @@ type AttachRequest struct {
 	VLAN        int         `json:"vlan,omitempty"` // 1..4094, 0: untagged
 	VhostUser   string      `json:"vhost_user,omitempty"`
 	Connect     bool        `json:"connect,omitempty"`
+	Tap         string      `json:"tap,omitempty"` // the VM's own tap, instead of VhostUser
+	Bypass      bool        `json:"bypass_filters,omitempty"`
 	Policy      PolicyPatch `json:"policy"`
 	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
 	FixOffloads bool        `json:"fix_offloads,omitempty"`
@@ -152,10 +154,13 @@ type Port struct {
 	VM          string   `json:"vm"`
 	MAC         string   `json:"mac"`
 	VLAN        int      `json:"vlan,omitempty"`
-	Feed        string   `json:"feed"` // "vhost-user"
+	Feed        string   `json:"feed"`                // "vhost-user"; for a tap "vhost-net" or "packet"
+	FeedNote    string   `json:"feed_note,omitempty"` // why the feed is not "vhost-net"
 	Socket      string   `json:"socket"`
-	Mode        string   `json:"mode"`  // "listen" or "connect"
-	State       string   `json:"state"` // "waiting", "connected", "running", "stopped", "failed"
+	Mode        string   `json:"mode"` // "listen" or "connect"; for a tap "kernel" or "steered"
+	Tap         string   `json:"tap,omitempty"`
+	Bypassed    []string `json:"bypassed,omitempty"` // rules of the kernel path that do not see the VM's frames
+	State       string   `json:"state"`              // "waiting", "connected", "running", "stopped", "failed"
 	StopReason  string   `json:"stop_reason,omitempty"`
 	QueuePairs  int      `json:"queue_pairs"`
 	QueueSize   int      `json:"queue_size"`
@@ -172,7 +177,7 @@ type Port struct {
 type Flow struct {
 	Iface        string            `json:"iface"`
 	VM           string            `json:"vm"`
-	Direction    string            `json:"direction"` // "to_guest"
+	Direction    string            `json:"direction"` // "to_guest" or "to_wire"
 	VLAN         int               `json:"vlan,omitempty"`
 	Family       int               `json:"family"` // 4 or 6
 	Src          string            `json:"src"`
@@ -224,8 +229,13 @@ type VMStats struct {
 	TxWireFrames  uint64            `json:"tx_wire_frames"` // after segmentation
 	TxDropped     map[string]uint64 `json:"tx_dropped"`     // by reason
 	LocalFrames   uint64            `json:"local_frames"`   // delivered from another VM of this uplink
+	LatePackets   uint64            `json:"late_packets"`   // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
+	FeedUnsent    uint64            `json:"feed_unsent"`    // of guest_frames: posted to vhost-net, not sent when the feed was closed
+	TapDropped    uint64            `json:"tap_dropped"`    // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`    // sizes of TCP frames delivered
 	HoldNS        []Bucket          `json:"hold_ns"`        // first segment's wait
+	QEMU          map[string]uint64 `json:"qemu"`           // the same under the names of QEMU's VirtioNetRscStat
+	Virtio        map[string]uint64 `json:"virtio"`         // and of virtio's receive GSO statistics
 }
 
 // Stats lists the VMs, and what AF_XDP and XDP counted beside them.

@@ -59,6 +59,9 @@ func (s *Socket) Frame(d Desc) []byte { return s.umem.frame(d) }
 // unreadable as metadata, so that what is found here belongs to this frame.
 func (s *Socket) Meta(d Desc) []byte { return s.umem.meta(d) }
 
+// Memory is the whole UMEM, for one who shares it with the kernel by another way. It is unmapped by Close.
+func (s *Socket) Memory() []byte { return s.umem.mem }
+
 // Free gives the chunk with address addr in it back to the pool. Addresses that are not out are ignored.
 func (s *Socket) Free(addr uint64) { s.umem.give(addr) }
 

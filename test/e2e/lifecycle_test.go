@@ -20,14 +20,21 @@ var errNotYet = errors.New("not yet")
 func TestTogglesUnderLoadLoseNothing(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
 	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	r.toggle(g.side, 16<<20)
+}
+
+// toggle sends n bytes to a guest, vm0, and switches its policy off and on all the while.
+func (r *rig) toggle(guest *netnstest.Side, n int64) {
+	t := r.t
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	sink := g.side.Sink(t, netip.AddrPortFrom(g.side.IPv4.Addr(), 0))
+	sink := guest.Sink(t, netip.AddrPortFrom(guest.IPv4.Addr(), 0))
 	done := make(chan error, 1)
 	var sent [32]byte
 	go func() {
 		var err error
-		sent, err = r.net.A.Send(ctx, sink.Addr, 16<<20)
+		sent, err = r.net.A.Send(ctx, sink.Addr, n)
 		done <- err
 	}()
 	toggles := 0

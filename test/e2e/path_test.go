@@ -7,6 +7,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/tapguest"
 )
 
@@ -57,8 +58,28 @@ func explain(t *testing.T, st api.Stats) {
 				sum += n
 			}
 		}
+		if len(v.QEMU) != 29 || v.Virtio["rx_gso_packets_coalesced"] < v.MergedPackets {
+			t.Errorf("VM %s: under other names: %v, %v", v.VM, v.QEMU, v.Virtio)
+		}
 		if sum != v.RxPackets || v.RxPackets == 0 {
 			t.Errorf("VM %s: %d packets in, %d explained: %+v", v.VM, v.RxPackets, sum, v)
 		}
+	}
+}
+
+// A guest that keeps small buffers gets superframes within its fragment budget, still merged and whole.
+func TestSmallBuffersBoundASuperframe(t *testing.T) {
+	const bufferLen = 1536
+	r := newRig(t, netnstest.Options{})
+	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA), BufferLen: bufferLen}, "10.77.0.10/24")
+	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute) // the first frames show what the buffers are like
+	before := g.Stats()
+	netnstest.Bulk(t, r.net.A, g.side, 16<<20, false, time.Minute)
+	s := g.Stats()
+	if s.Largest > vhost.LinuxBuffers*bufferLen || s.Violations > 0 {
+		t.Errorf("largest frame of %d bytes: %s", s.Largest, s.First)
+	}
+	if mean := float64(s.RxBytes-before.RxBytes) / float64(s.RxFrames-before.RxFrames); mean < 3000 {
+		t.Errorf("mean frame of %.0f bytes", mean)
 	}
 }

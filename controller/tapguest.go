@@ -1,0 +1,262 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// Names of the feeds, as status shows them.
+const (
+	feedUser   = "vhost-user"
+	feedNet    = "vhost-net"
+	feedPacket = "packet"
+)
+
+const (
+	// inFlight is what a frame needs at most from XDP's look at the steering to the RX ring: the rest of a NAPI poll.
+	inFlight = 2 * time.Millisecond
+	// maxTapSegments bounds a superframe by the pieces that one descriptor chain or one sendmsg(2) takes.
+	maxTapSegments = 256
+)
+
+// tapGuest is the VM's side of a vmPort that stays on its own tap. Guarded as vmPort is.
+type tapGuest struct {
+	facts    *netdev.TapFacts
+	feed     string // feedNet or feedPacket
+	note     string // why it is not feedNet
+	tc       *bpf.TapProgram
+	bridge   *netdev.BridgePorts // where the VM's senders have to stay known; nil without a bridge
+	bypassed []string            // rules that no longer see the frames, accepted with --bypass-filters
+	flags    uint32              // of the XDP program's port
+	dropped  uint64              // the tap's own drops before we came
+}
+
+func (t *tapGuest) features() virtio.Features {
+	f := virtio.Features(0)
+	for _, o := range []struct {
+		on  bool
+		bit uint
+	}{
+		{t.facts.Offloads.Csum, virtio.FGuestCsum}, {t.facts.Offloads.TSO4, virtio.FGuestTSO4},
+		{t.facts.Offloads.TSO6, virtio.FGuestTSO6}, {t.facts.Offloads.ECN, virtio.FGuestECN},
+	} {
+		if o.on {
+			f |= virtio.Mask(o.bit)
+		}
+	}
+	return f
+}
+
+// tapRules turns a policy and what the guest takes into the flow table's rules and into the steering: what would not be
+// merged anyway stays on the kernel path.
+func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
+	cfg := portConfig(p, f)
+	cfg.MaxFrame = kernel.MaxLen
+	if cfg.MaxSegments == 0 || cfg.MaxSegments > maxTapSegments {
+		cfg.MaxSegments = maxTapSegments
+	}
+	v4, v6 := p.IPv4 && cfg.TSO4, p.IPv6 && cfg.TSO6
+	if !p.Coalesce || !cfg.GuestCsum || !(v4 || v6) {
+		return cfg, 0
+	}
+	flags := uint32(bpf.FlagSteer | bpf.FlagTCPOnly)
+	if !v4 {
+		flags |= bpf.FlagNoV4
+	}
+	if !v6 {
+		flags |= bpf.FlagNoV6
+	}
+	if len(p.ExcludePorts) > 0 {
+		flags |= bpf.FlagExcludes
+	}
+	return cfg, flags
+}
+
+// addTap opens a feed per worker, counts what the VM sends, and steers its TCP frames here. On failure nothing of it stays.
+func (u *uplink) addTap(v *vmPort) (err error) {
+	t := v.tap
+	if err := kernel.Available(); err == nil {
+		t.feed = feedNet
+	} else {
+		t.feed, t.note = feedPacket, err.Error()
+	}
+	cfg, flags := tapRules(v.policy, t.features())
+	for _, w := range u.workers {
+		feed, err := u.openFeed(w, t)
+		if err != nil {
+			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+		}
+		var serr error
+		if err := w.do(func() { serr = w.startTap(v.idx, feed, cfg) }); err != nil {
+			return err // the worker is gone, and may have the feed: it is not ours to close
+		}
+		if serr != nil {
+			_, cerr := feed.close(func(uint64) {})
+			return errors.Join(serr, cerr)
+		}
+	}
+	if err := bpf.RemoveStaleTap(t.facts.Index); err != nil {
+		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+	}
+	t.tc, err = bpf.LoadTap(bpf.TapOptions{
+		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.idx, VLAN: v.addr.vlan,
+		MAC: v.addr.mac, Flows: u.flows,
+	})
+	if err == nil {
+		err = t.tc.Attach()
+	}
+	if err != nil {
+		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+	}
+	v.running = true
+	return v.steer(flags, v.policy.ExcludePorts)
+}
+
+// openFeed opens one worker's feed, over the packet socket alone when vhost-net turns out not to do.
+func (u *uplink) openFeed(w *worker, t *tapGuest) (*tapFeed, error) {
+	if t.feed == feedNet {
+		feed, err := openTapFeed(t.facts.Index, w.xs, true)
+		if err == nil || errors.Is(err, kernel.ErrGone) {
+			return feed, err
+		}
+		t.feed, t.note = feedPacket, err.Error()
+	}
+	return openTapFeed(t.facts.Index, w.xs, false)
+}
+
+// steer sets what of the VM's frames XDP sends to us. When it returns after a change that takes frames away, those that were
+// on their way have been delivered. The caller holds v.mu or is the only one who knows v.
+func (v *vmPort) steer(flags uint32, exclude []uint16) error {
+	u, t := v.up, v.tap
+	if err := u.prog.SetExcluded(v.idx, exclude); err != nil {
+		return err
+	}
+	was, now := t.flags&bpf.FlagSteer != 0, flags&bpf.FlagSteer != 0
+	if err := u.each(func(w *worker) {
+		if p := w.ports[v.idx]; p != nil {
+			p.late = !now
+		}
+	}); err != nil {
+		return err
+	}
+	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.idx, Flags: flags}); err != nil {
+		return err
+	}
+	t.flags = flags
+	if was {
+		if err := v.settleTap(); err != nil {
+			return err
+		}
+	}
+	return u.setSteering(v.idx, now)
+}
+
+// settleTap delivers what XDP had sent before it was told otherwise.
+func (v *vmPort) settleTap() error {
+	err := v.up.each(func(w *worker) { w.drain(v.idx) })
+	time.Sleep(inFlight) // an XDP program in the middle of a poll may have read the old value
+	return errors.Join(err, v.up.each(func(w *worker) { w.drain(v.idx) }))
+}
+
+// setTapPolicy puts a policy or the guest's new offloads in force. The order keeps what is held in front of what follows:
+// first the rules, which seal what is open under the old ones, then the steering, then what was on its way. The caller holds v.mu.
+func (v *vmPort) setTapPolicy(p api.Policy) error {
+	cfg, flags := tapRules(p, v.tap.features())
+	var bad error
+	err := v.up.each(func(w *worker) {
+		if err := w.table.SetPort(v.idx, cfg, w.now); err != nil {
+			bad = err
+		}
+		w.flush()
+	})
+	if err := errors.Join(err, bad); err != nil {
+		return err
+	}
+	return v.steer(flags, p.ExcludePorts)
+}
+
+// removeTap ends steering and counting. The feeds end with the workers' ports.
+func (v *vmPort) removeTap() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	if v.tap.tc != nil {
+		errs = append(errs, v.tap.tc.Close())
+		v.tap.tc = nil
+	}
+	if v.running {
+		v.running = false
+		errs = append(errs, v.settleTap())
+	}
+	return errors.Join(append(errs, v.up.prog.SetExcluded(v.idx, nil))...)
+}
+
+// checkTap follows what changed at the VM's tap: the guest's offloads, the MTU. It returns an error when the feed has ended.
+func (v *vmPort) checkTap() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	facts, err := netdev.InspectTap(v.tap.facts.Name)
+	switch {
+	case err != nil:
+		return err
+	case facts.Index != v.tap.facts.Index:
+		return fmt.Errorf("tap %s: %w: it was made anew", facts.Name, kernel.ErrGone)
+	}
+	was := v.tap.facts
+	v.tap.facts = facts
+	if facts.MasterIndex != was.MasterIndex {
+		if err := v.tap.findBridge(v.up.facts.Index, v.addr.vlan); err != nil {
+			v.log.Warn("tap: bridge", "err", err)
+		}
+	}
+	if err := v.feedError(facts.MTU != was.MTU); err != nil {
+		return err
+	}
+	if facts.Offloads == was.Offloads {
+		return nil
+	}
+	v.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN)
+	return v.setTapPolicy(v.policy)
+}
+
+// feedError is why a worker's feed has ended, if one has. With refresh the feeds read the tap's MTU again.
+func (v *vmPort) feedError(refresh bool) error {
+	var bad error
+	err := v.up.each(func(w *worker) {
+		p := w.ports[v.idx]
+		if p == nil || p.tap == nil {
+			return
+		}
+		if refresh && p.tap.err == nil {
+			p.tap.err = p.tap.pkt.Refresh()
+		}
+		if n := p.tap.net; n != nil && p.tap.err == nil {
+			p.tap.err = n.Err()
+		}
+		bad = errors.Join(bad, p.tap.err)
+	})
+	return errors.Join(bad, err)
+}
+
+// senders returns the source addresses of the frames that came for a VM since the last time.
+func (v *vmPort) senders() (out []net.HardwareAddr) {
+	var macs [][macLen]byte
+	_ = v.up.each(func(w *worker) { // a worker that is gone has no senders
+		if p := w.ports[v.idx]; p != nil && p.tap != nil {
+			macs = p.tap.senders.take(macs)
+		}
+	})
+	for _, m := range macs {
+		out = append(out, m[:])
+	}
+	return out
+}
