@@ -42,6 +42,14 @@ type lab struct {
 // newLab starts the controller and attaches the VM, which can then be booted. attach holds more flags of that verb.
 func newLab(t *testing.T, attach ...string) *lab {
 	t.Helper()
+	l := emptyLab(t)
+	l.must(append([]string{"attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--vhost-user", l.socket()}, attach...)...)
+	return l
+}
+
+// emptyLab starts the controller.
+func emptyLab(t *testing.T) *lab {
+	t.Helper()
 	asked(t)
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.Packets)
 	binary, err := shared.rscctl()
@@ -59,7 +67,6 @@ func newLab(t *testing.T, attach ...string) *lab {
 		}
 	})
 	l.run()
-	l.must(append([]string{"attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--vhost-user", l.socket()}, attach...)...)
 	return l
 }
 

@@ -24,6 +24,7 @@ func TestEveryNICShape(t *testing.T) {
 		"mrg_rxbuf off":      {Options{NoMrgRxbuf: true}, []int{bitMrgRxbuf}, superframes},
 		"two queue pairs":    {Options{Pairs: 2, CPUs: 2}, nil, superframes},
 		"indirect_desc off":  {Options{NoIndirect: true}, []int{bitIndirect}, superframes},
+		"QEMU listens":       {Options{Serve: true}, nil, superframes},
 		"event_idx off":      {Options{NoEventIdx: true}, []int{bitEventIdx}, superframes},
 		"neither offload rx": {Options{Device: []string{"guest_tso4=off", "guest_tso6=off"}}, []int{bitGuestTSO4, bitGuestTSO6}, 0},
 		"no offload at all": {Options{Device: []string{
@@ -32,7 +33,11 @@ func TestEveryNICShape(t *testing.T) {
 		}}, []int{bitGuestTSO4, bitHostTSO4}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
+			var attach []string
+			if c.o.Serve {
+				attach = []string{"--connect"}
+			}
+			l := newLab(t, attach...)
 			v := l.boot(c.o)
 			n := nic(t, v)
 			for _, bit := range c.off {

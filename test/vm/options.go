@@ -23,8 +23,9 @@ type Options struct {
 	// is its usual value: the socket where the back-end listens. Both empty: no NIC.
 	Netdev    string
 	VhostUser string
-	Reconnect int // seconds after which QEMU dials a lost back-end again; 1
-	Pairs     int // queue pairs; 1
+	Serve     bool // QEMU listens on VhostUser and the back-end dials
+	Reconnect int  // seconds after which QEMU dials a lost back-end again; 1
+	Pairs     int  // queue pairs; 1
 	MAC       string
 
 	RxQueue    int      // rx_queue_size; 1024: superframes need many buffers
@@ -70,7 +71,11 @@ func (o *Options) args(console string) []string {
 	}
 	netdev := o.Netdev
 	if o.VhostUser != "" {
-		a = append(a, "-chardev", fmt.Sprintf("socket,id=backend,path=%s,reconnect=%d", o.VhostUser, o.Reconnect))
+		way := fmt.Sprintf("reconnect=%d", o.Reconnect)
+		if o.Serve {
+			way = "server=on"
+		}
+		a = append(a, "-chardev", fmt.Sprintf("socket,id=backend,path=%s,%s", o.VhostUser, way))
 		netdev = fmt.Sprintf("vhost-user,chardev=backend,queues=%d", o.Pairs)
 	}
 	if netdev == "" {
