@@ -184,18 +184,22 @@ func checkSocket(family, kind int) error {
 	return unix.Close(fd)
 }
 
-// checkVLAN makes a VLAN device on the loopback of a namespace of its own, where it harms nobody.
+// checkVLAN makes a VLAN device in a namespace of its own, where it harms nobody. The loopback takes none.
 func checkVLAN() error {
 	ns, err := netns.New(netns.PIDName(prefix+"vlan", os.Getpid()))
 	if err != nil {
 		return err
 	}
 	err = ns.Do(func() error {
-		lo, err := netlink.LinkByName("lo")
+		parent := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a"}, PeerName: "b"}
+		if err := netlink.LinkAdd(parent); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName("a")
 		if err != nil {
 			return err
 		}
-		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "lo.7", ParentIndex: lo.Attrs().Index}, VlanId: 7})
+		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "a.7", ParentIndex: l.Attrs().Index}, VlanId: 7})
 	})
 	return errors.Join(err, ns.Delete())
 }
