@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/vhost/tapguest"
@@ -140,7 +141,9 @@ func TestSeveralInterfacesOfOneController(t *testing.T) {
 		a, err := netlink.ParseAddr(far.IPv4.String())
 		return errors.Join(err, netlink.AddrAdd(l, a), netlink.LinkSetUp(l))
 	})
-	far.SetOffload(t, "tx-checksumming", false)
+	for _, feature := range []string{netdev.TxChecksum, netdev.TxVLAN} {
+		far.SetOffload(t, feature, false)
+	}
 	a := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	sock := r.dir + "/vm1.sock"
 	r.must("attach", "up1", "--vm", "vm1", "--mac", macA, "--vhost-user", sock) // the same address on another wire

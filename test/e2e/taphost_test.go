@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/test/tapvm"
 )
@@ -128,7 +129,7 @@ func TestTapOfAVLANGetsItsFramesUntagged(t *testing.T) {
 	plain := r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(t, macA)})
 	sender := &netnstest.Side{NS: r.net.A.NS, Dev: "wire7", MAC: r.net.A.MAC, IPv4: netip.MustParsePrefix("10.78.0.1/24")}
 	r.net.A.Do(t, func() error { return addVLAN(r.net.A.Dev, sender.Dev, 7, sender.IPv4) })
-	r.net.A.SetOffload(t, "tx-vlan-hw-insert", false)
+	r.net.A.SetOffload(t, netdev.TxVLAN, false)
 	r.net.B.Do(t, func() error { return addVLAN(r.net.B.Dev, "up7", 7, netip.Prefix{}) })
 	tagged := tapvm.Start(t, tapvm.Options{Tap: "vm7", Host: r.net.B.NS, Engine: engine(), MAC: mac(t, macA), IPv4: netip.MustParsePrefix("10.78.0.10/24")})
 	r.net.B.Do(t, func() error {
