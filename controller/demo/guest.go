@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/vhost/tapguest"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -92,9 +90,8 @@ func (g *guest) setGRO(q *request) error {
 		return nil
 	}
 	if g.sys == "" {
-		// sysfs shows the namespace it was mounted in. This process has its own mounts, so nobody else sees this one.
-		if err := unix.Mount("sysfs", q.SysFolder, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-			return fmt.Errorf("sysfs: mount: %w", err)
+		if err := mountSys(q.SysFolder); err != nil {
+			return err
 		}
 		g.sys = q.SysFolder
 	}

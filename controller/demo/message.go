@@ -22,7 +22,7 @@ type request struct {
 	NAPI      bool   `json:"napi,omitempty"`      // guest: let its stack merge (GRO)
 	BufferLen int    `json:"buffer,omitempty"`    // guest: bytes of a receive buffer
 	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
-	SysFolder string `json:"sysfolder,omitempty"` // guest: empty folder to mount its own sysfs at
+	SysFolder string `json:"sysfolder,omitempty"` // guest, sender: empty folder to mount its own sysfs at
 
 	// transfer
 	Sum     string `json:"sum,omitempty"`   // checksum of the stream: sumCRC or sumSHA

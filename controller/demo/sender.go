@@ -35,7 +35,13 @@ func (s *sender) network(q *request) error {
 	if q.IPv6 {
 		address, bits = senderIP6, bits6
 	}
-	return bringUp(wireName, address, bits, 0)
+	if err := bringUp(wireName, address, bits, 0); err != nil {
+		return err
+	}
+	if err := mountSys(q.SysFolder); err != nil {
+		return err
+	}
+	return receiveApart(q.SysFolder, wireName)
 }
 
 func (s *sender) close() error {

@@ -147,7 +147,7 @@ func (d *demo) startController(ctx context.Context) error {
 		c *child
 		q request
 	}{
-		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid}},
+		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid, SysFolder: d.path("sys")}},
 		{d.control, request{Op: "network", PeerPID: d.sender.cmd.Process.Pid}},
 		{d.control, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}},
 	} {
