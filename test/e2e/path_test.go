@@ -24,11 +24,14 @@ func mac(t *testing.T, s string) net.HardwareAddr {
 
 // Real TCP from the wire into a guest arrives whole and merged, over both families, and goes back.
 func TestTCPArrivesMergedAndWhole(t *testing.T) {
-	for _, queues := range []int{1, 2} {
-		t.Run(map[int]string{1: "one queue", 2: "two queues"}[queues], func(t *testing.T) {
-			r := newRig(t, netnstest.Options{Queues: queues})
+	for _, c := range []struct {
+		name          string
+		queues, pairs int
+	}{{"one queue", 1, 1}, {"two queues", 2, 1}, {"two queues, two pairs", 2, 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, netnstest.Options{Queues: c.queues})
 			sock := r.attach("vm0", macA)
-			g := r.boot(tapguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
+			g := r.boot(tapguest.Config{Socket: sock, MAC: mac(t, macA), Pairs: c.pairs}, "10.77.0.10/24", "fd77::10/64")
 			for _, v6 := range []bool{false, true} {
 				before := g.Stats()
 				netnstest.Bulk(t, r.net.A, g.side, 16<<20, v6, 3*time.Minute)
