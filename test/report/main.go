@@ -36,7 +36,7 @@ var stages = map[string]stage{
 	"hostvm": {},                            // go run ./test/hostvm
 	"nested": {args: []string{"./test/vm"}}, // the same with a guest in the VM
 	"vm":     {args: []string{"-timeout", "18m", "-count", "1", "./test/vm/..."}, env: []string{"RSCCTL_VM=1"}},
-	"long":   {args: []string{"-timeout", "75m", "-count", "1", "./test/vm/...", "./vhost/...", "./controller/...", "./test/e2e"}, env: []string{"RSCCTL_VM=1", "RSCCTL_LONG=1"}},
+	"long":   {args: []string{"-p", "1", "-timeout", "75m", "-count", "1", "./test/vm/...", "./vhost/...", "./controller/...", "./test/e2e"}, env: []string{"RSCCTL_VM=1", "RSCCTL_LONG=1"}},
 }
 
 // event is one line of `go test -json` (go doc test2json).
