@@ -97,13 +97,12 @@ func (w *worker) sendTap(p *workerPort, t *tapFeed) (short bool) {
 // postTap posts the queue to the ring, kicking once. The chunks are the ring's until reapTaps.
 func (w *worker) postTap(p *workerPort, t *tapFeed) (short bool) {
 	t.net.Reap(w.free)
-	for p.out.n > 0 && !short && t.err == nil {
+	for p.out.n > 0 {
 		f := p.out.front()
-		if t.net.Chunks()+len(f.refs) > maxRingChunks {
-			short = true
-			break
+		err := kernel.ErrFull
+		if t.net.Chunks()+len(f.refs) <= maxRingChunks {
+			err = t.net.Post((*kernel.Frame)(&f.frame), f.refs)
 		}
-		err := t.net.Post((*kernel.Frame)(&f.frame), f.refs)
 		if err == nil {
 			p.cnt.countDelivered(f)
 			p.out.popFront()

@@ -189,7 +189,9 @@ func payloads(t *testing.T, r *runner) string {
 	return strings.Join(s, ",")
 }
 
-func TestLinuxSelftestCases(t *testing.T) {
+// eachSelfCase runs a subtest for every case of the self-test that the family and the profile have. b is the sender's first packet,
+// end the one that ends each case, want the expected payloads.
+func eachSelfCase(t *testing.T, run func(t *testing.T, c selfCase, p flowtable.Profile, b, end pt.TCP, want string)) {
 	for _, c := range selfCases() {
 		for _, v6 := range []bool{false, true} {
 			if c.family == 4 && v6 || c.family == 6 && !v6 {
@@ -197,27 +199,33 @@ func TestLinuxSelftestCases(t *testing.T) {
 			}
 			for _, p := range []flowtable.Profile{flowtable.GRO, flowtable.RSC} {
 				t.Run(fmt.Sprintf("%s ipv6=%v %v", c.name, v6, p), func(t *testing.T) {
-					cfg := negotiated(p)
-					cfg.Hold = selfHold
-					if c.set != nil {
-						c.set(&cfg)
-					}
 					want := c.gro
 					if p == flowtable.RSC && c.rsc != "" {
 						want = c.rsc
 					}
 					b := pt.TCP{V6: v6, Seq: 100, Ack: 100, TTL: 8}
-					r := newRunner(t, flowtable.Config{}, cfg)
-					r.do(c.in(b))
-					r.do(packets(at(b, 1<<20, 0, flags(pt.ACK|pt.FIN)))) // the end of each case
-					r.close()
-					if got := payloads(t, r); got != want {
-						t.Errorf("got %s, want %s: %s", got, want, r.result())
-					}
+					run(t, c, p, b, at(b, 1<<20, 0, flags(pt.ACK|pt.FIN)), want)
 				})
 			}
 		}
 	}
+}
+
+func TestLinuxSelftestCases(t *testing.T) {
+	eachSelfCase(t, func(t *testing.T, c selfCase, p flowtable.Profile, b, end pt.TCP, want string) {
+		cfg := negotiated(p)
+		cfg.Hold = selfHold
+		if c.set != nil {
+			c.set(&cfg)
+		}
+		r := newRunner(t, flowtable.Config{}, cfg)
+		r.do(c.in(b))
+		r.do(packets(end))
+		r.close()
+		if got := payloads(t, r); got != want {
+			t.Errorf("got %s, want %s: %s", got, want, r.result())
+		}
+	})
 }
 
 // Tunnels arrive as the packets inside, which are of no TCP flow of ours.

@@ -64,31 +64,16 @@ func (l *lengths) Frame(f *replay.Frame) error {
 }
 
 func TestReplayPassesTheKernelsSelftest(t *testing.T) {
-	for _, c := range selfCases() {
-		for _, v6 := range []bool{false, true} {
-			if c.family == 4 && v6 || c.family == 6 && !v6 {
-				continue
-			}
-			for _, p := range []flowtable.Profile{flowtable.GRO, flowtable.RSC} {
-				t.Run(fmt.Sprintf("%s ipv6=%v %v", c.name, v6, p), func(t *testing.T) {
-					want := c.gro
-					if p == flowtable.RSC && c.rsc != "" {
-						want = c.rsc
-					}
-					b := pt.TCP{V6: v6, Seq: 100, Ack: 100, TTL: 8}
-					end := at(b, 1<<20, 0, flags(pt.ACK|pt.FIN))
-					opt := replay.Options{Profile: p, Hold: selfHold, Features: replay.DefaultFeatures(p == flowtable.RSC)}
-					opt.Features.ECN = c.set != nil // the only thing that a case of the self-test sets
-					sink := lengths{end: end.Seq}
-					sum, err := replay.Run(t.Context(), selfCapture(t, c.in(b), end), opt, &sink)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if got := strings.Join(sink.got, ","); got != want {
-						t.Errorf("got %s, want %s: %v", got, want, sum.Reasons)
-					}
-				})
-			}
+	eachSelfCase(t, func(t *testing.T, c selfCase, p flowtable.Profile, b, end pt.TCP, want string) {
+		opt := replay.Options{Profile: p, Hold: selfHold, Features: replay.DefaultFeatures(p == flowtable.RSC)}
+		opt.Features.ECN = c.set != nil // the only thing that a case of the self-test sets
+		sink := lengths{end: end.Seq}
+		sum, err := replay.Run(t.Context(), selfCapture(t, c.in(b), end), opt, &sink)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		if got := strings.Join(sink.got, ","); got != want {
+			t.Errorf("got %s, want %s: %v", got, want, sum.Reasons)
+		}
+	})
 }

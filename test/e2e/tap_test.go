@@ -19,9 +19,9 @@ import (
 // each.
 
 const (
-	toTap   = 16 << 20 // bytes
-	fromTap = 4 << 20
-	merged  = 3000 // bytes of a mean frame: two segments. How many more there are is the sender's doing, which is slow in a VM
+	toTap      = 16 << 20 // bytes
+	fromTap    = 4 << 20
+	mergedMean = 3000 // bytes of a mean frame: two segments. How many more there are is the sender's doing, which is slow in a VM
 )
 
 // longRun is how many bytes keep a transfer going through a restart of the controller.
@@ -98,9 +98,15 @@ func (r *rig) attachTap(tap, mac string, flags ...string) {
 	r.must(append([]string{"attach", r.net.B.Dev, "--vm", tap, "--mac", mac, "--tap", tap}, flags...)...)
 }
 
-// meanFrame is the mean size in bytes of the frames that a VM got between two moments.
-func meanFrame(a, b tapvm.Stats) float64 {
-	return float64(b.Bytes-a.Bytes) / float64(max(1, b.Frames-a.Frames))
+// merged sends bytes to a VM and fails the test unless they arrive in frames of merged segments.
+func (r *rig) merged(from *netnstest.Side, vm *tapvm.VM, bytes int64, v6 bool) {
+	r.t.Helper()
+	before := vm.Stats()
+	netnstest.Bulk(r.t, from, vm.Guest, bytes, v6, 3*time.Minute)
+	s := vm.Stats()
+	if mean := float64(s.Bytes-before.Bytes) / float64(max(1, s.Frames-before.Frames)); mean < mergedMean {
+		r.t.Errorf("IPv6 %t: mean frame of %.0f bytes", v6, mean)
+	}
 }
 
 // TCP from the wire reaches a VM as it is, on its own tap, in superframes; with the policy off it takes the kernel's path as if
@@ -111,11 +117,7 @@ func TestTCPReachesATapInSuperframes(t *testing.T) {
 			r, vm := oneTapVM(t, netnstest.Options{Queues: queues})
 			for _, v6 := range []bool{false, true} {
 				r.must("policy", "set", "vm0", "--coalesce", "on")
-				before := vm.Stats()
-				netnstest.Bulk(t, r.net.A, vm.Guest, toTap, v6, 3*time.Minute)
-				if mean := meanFrame(before, vm.Stats()); mean < merged {
-					t.Errorf("IPv6 %t: mean frame of %.0f bytes", v6, mean)
-				}
+				r.merged(r.net.A, vm, toTap, v6)
 				netnstest.Bulk(t, vm.Guest, r.net.A, fromTap, v6, 3*time.Minute)
 				r.must("policy", "set", "vm0", "--coalesce", "off")
 				var a, b api.Stats
@@ -232,11 +234,7 @@ func TestATapGuestMaySwitchItsOffloads(t *testing.T) {
 		}
 		return nil
 	})
-	before := vm.Stats()
-	netnstest.Bulk(t, r.net.A, vm.Guest, 16<<20, false, time.Minute)
-	if mean := meanFrame(before, vm.Stats()); mean < merged {
-		t.Errorf("mean frame of %.0f bytes", mean)
-	}
+	r.merged(r.net.A, vm, 16<<20, false)
 }
 
 // Of two VMs on taps one can have coalescing off, and families and ports stay on the kernel's path one by one.
@@ -305,9 +303,5 @@ func TestATapThatVanishesCostsOnlyItsVM(t *testing.T) {
 		}
 		return nil
 	})
-	before := again.Stats()
-	netnstest.Bulk(t, r.net.A, again.Guest, 8<<20, false, time.Minute)
-	if mean := meanFrame(before, again.Stats()); mean < merged {
-		t.Errorf("mean frame of %.0f bytes", mean)
-	}
+	r.merged(r.net.A, again, 8<<20, false)
 }
