@@ -46,7 +46,7 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	var facts *netdev.Facts
 	chunk := 0
 	if u == nil {
-		if facts, chunk, err = inspectUplink(req.Iface); err != nil {
+		if facts, chunk, err = inspectUplink(req.Iface, v.addr.vlan); err != nil {
 			return resp, err
 		}
 	} else {

@@ -63,10 +63,13 @@ func chunkFor(mtu int) (int, error) {
 		ErrMTU, mtu, largeChunk, largeChunk-xdpHeadroom-ethHeader-vlanTag)
 }
 
-// inspectUplink looks at an interface and tells whether it can be an uplink. It changes nothing.
-func inspectUplink(name string) (*netdev.Facts, int, error) {
+// inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
+func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {
 	f, err := netdev.Inspect(name)
 	if err != nil {
+		return nil, 0, err
+	}
+	if err := netdev.CheckUplink(name, vlan); err != nil {
 		return nil, 0, err
 	}
 	chunk, err := chunkFor(f.MTU)

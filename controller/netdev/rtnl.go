@@ -2,6 +2,7 @@ package netdev
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
@@ -28,6 +29,21 @@ func (a attrs) nested(kind uint16) attrs { return parseAttrs(a[kind]) }
 func (a attrs) u8(kind uint16) uint8 {
 	if v := a[kind]; len(v) >= 1 {
 		return v[0]
+	}
+	return 0
+}
+
+func (a attrs) u16(kind uint16) uint16 {
+	if v := a[kind]; len(v) >= 2 {
+		return binary.NativeEndian.Uint16(v)
+	}
+	return 0
+}
+
+// be16 is u16 of an attribute in network byte order: a protocol.
+func (a attrs) be16(kind uint16) uint16 {
+	if v := a[kind]; len(v) >= 2 {
+		return binary.BigEndian.Uint16(v)
 	}
 	return 0
 }
@@ -64,4 +80,31 @@ func (h *Handle) linkAttrs(index int) (attrs, error) {
 		return nil, linkError(fmt.Sprintf("index %d", index), unix.ENODEV)
 	}
 	return parseAttrs(msgs[0][unix.SizeofIfInfomsg:]), nil
+}
+
+// allLinks reads all interfaces of the namespace. A list that changed while it was read is read again.
+func (h *Handle) allLinks() (linkSet, error) {
+	var msgs [][]byte
+	err := error(nl.ErrDumpInterrupted)
+	for range 10 {
+		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+		req.Sockets = h.raw
+		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		if msgs, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK); !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("interfaces: %w", err)
+	}
+	all := linkSet{}
+	for _, m := range msgs {
+		if len(m) < unix.SizeofIfInfomsg {
+			continue
+		}
+		// struct ifinfomsg: type at 2, index at 4, flags at 8.
+		hw, index, flags := binary.NativeEndian.Uint16(m[2:]), int(int32(binary.NativeEndian.Uint32(m[4:]))), binary.NativeEndian.Uint32(m[8:])
+		all[index] = parseLink(index, hw, flags, parseAttrs(m[unix.SizeofIfInfomsg:]))
+	}
+	return all, nil
 }
