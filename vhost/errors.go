@@ -1,6 +1,10 @@
 package vhost
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/rscctl/rscctl/vhost/guestmem"
+)
 
 // Of NewPort and CheckSocket.
 var (
@@ -34,7 +38,7 @@ var (
 
 // Reasons of a stopped port beside those of packages user, vring and guestmem.
 var (
-	ErrMemoryFault = errors.New("guest memory vanished while in use")
+	ErrMemoryFault = guestmem.ErrFault
 	ErrInternal    = errors.New("internal error")
 	ErrQueueStuck  = errors.New("data path holds a queue for too long")
 	ErrClosed      = errors.New("port closed")

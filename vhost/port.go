@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
@@ -59,6 +60,8 @@ type Config struct {
 	MaxBuffers int
 	Logf       func(format string, args ...any) // one line per call; nil discards
 	Hooks      Hooks
+
+	memory guestmem.Options
 }
 
 // Hooks tell the owner of a Port what happens to it. They are called on the
@@ -211,7 +214,7 @@ func (p *Port) dialLoop(ctx context.Context) {
 func (p *Port) serve(c *net.UnixConn) {
 	s := user.NewSession(user.NewConn(c), user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
-		Device: &device{p: p}, Logf: p.logf,
+		Device: &device{p: p}, Logf: p.logf, Memory: p.cfg.memory,
 	})
 	p.mu.Lock()
 	closing := p.closing

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
@@ -73,7 +74,7 @@ func (q *queue) lock() error {
 	}
 }
 
-// start runs the ring. The caller holds mu.
+// start runs the ring: the last step of a start, which cannot fail. The caller holds mu.
 func (q *queue) start(r user.RingSetup) {
 	q.dev, q.size, q.features, q.hdrLen = r.Dev, r.Size, r.Features, r.Features.HdrLen()
 	q.enabled, q.failed, q.owesCall = r.Enabled, false, false
@@ -85,18 +86,20 @@ func (q *queue) start(r user.RingSetup) {
 
 // stop ends the ring. Between bursts nothing is taken and not published, so the
 // device's index is where a successor goes on. The kick eventfd stays readable
-// for pollers until the control side is done with BeforeStop. The caller holds mu.
-func (q *queue) stop() (base uint16) {
+// for pollers until the control side is done with BeforeStop. The queue's hold on
+// the guest's memory ends here, once no slice of it is left. The caller holds mu.
+func (q *queue) stop() (base uint16, err error) {
 	if q.dev == nil {
-		return 0
+		return 0, nil
 	}
-	base = q.dev.Base()
+	dev := q.dev
+	base = dev.Base()
 	q.dev, q.call, q.failed = nil, nil, false
-	q.chain = vring.Chain{} // no slice of memory that goes away stays behind
+	q.chain = vring.Chain{}
 	q.running.Store(false)
 	q.active.Store(false)
 	q.kick.Store(nil)
-	return base
+	return base, dev.Close()
 }
 
 // setCall replaces the eventfd and makes up for a call that was due meanwhile.
@@ -141,13 +144,13 @@ func (q *queue) guard(err *error) {
 	if r == nil {
 		return
 	}
+	if guestmem.IsFault(r) {
+		*err = q.fail(ErrMemoryFault)
+		return
+	}
 	re, ok := r.(runtime.Error)
 	if !ok {
 		panic(r)
-	}
-	if _, fault := re.(interface{ Addr() uintptr }); fault {
-		*err = q.fail(ErrMemoryFault)
-		return
 	}
 	*err = q.fail(fmt.Errorf("%w: %w", ErrInternal, re))
 }

@@ -281,7 +281,11 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 		return err
 	}
 	defer q.mu.Unlock()
-	q.start(r)
+	// Buffers posted are no news until we run out of them. This writes to guest memory, so it comes first: a fault finds
+	// the queue as it was.
+	if err := r.Dev.Touch(r.Dev.DisableNotify); err != nil {
+		return err
+	}
 	q.mrg = r.Features.Has(virtio.FMrgRxbuf)
 	q.flags = 0
 	if r.Features.Has(virtio.FGuestCsum) {
@@ -292,15 +296,15 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 	}
 	q.budget = 1
 	if q.mrg {
-		q.budget = min(q.port.cfg.MaxBuffers, q.size)
+		q.budget = min(q.port.cfg.MaxBuffers, r.Size)
 	}
 	q.least = 0
 	q.learn()
 	q.short, q.armed = false, false
-	q.dev.DisableNotify() // buffers posted are no news until we run out of them
 	if q.taken == nil {
 		q.taken, q.segs = make([]taken, 0, 64), make([][]byte, 0, 256)
 	}
+	q.start(r)
 	return nil
 }
 
@@ -310,5 +314,5 @@ func (q *RxQueue) stopRing() (base uint16, err error) {
 	}
 	defer q.mu.Unlock()
 	clear(q.segs[:cap(q.segs)])
-	return q.stop(), nil
+	return q.stop()
 }

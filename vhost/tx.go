@@ -183,5 +183,5 @@ func (q *TxQueue) stopRing() (base uint16, err error) {
 		return 0, err
 	}
 	defer q.mu.Unlock()
-	return q.stop(), nil
+	return q.stop()
 }

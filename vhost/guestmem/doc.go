@@ -4,10 +4,11 @@
 // Three kinds of address meet here: guest physical addresses (GPA) in descriptors, the front-end's own virtual
 // addresses (UVA) in ring addresses, and the slices that we get from mapping. A [Table] never changes: adding or
 // removing a region makes a new one that shares the mappings, which are counted. So readers may translate without a
-// lock while the control side prepares the next table; the control side must keep a table open until its last reader
-// is done, because a copy that races with unmapping is a crash or silent damage.
+// lock while the control side prepares the next table. Whoever keeps slices has a hold on the table ([Table.Retain]), and
+// with the last hold the memory is unmapped: a copy that races with unmapping would be a crash or, where another guest's
+// memory has been mapped there since, damage to that guest.
 //
 // The memory belongs to somebody else. It changes while we look at it, and if its file is cut short under us, touching
-// it raises SIGBUS: a goroutine that reads or writes it must run under debug.SetPanicOnFault and recover. Nothing in
-// this package touches mapped bytes.
+// it raises SIGBUS: the control side reads and writes it inside [Table.Touch], which makes an error of that, and the data
+// path runs under debug.SetPanicOnFault and recovers. Nothing else in this package touches mapped bytes.
 package guestmem

@@ -24,6 +24,8 @@ var (
 	ErrNotMemory    = errors.New("guest memory: file is not shareable memory")
 	ErrFileTooShort = errors.New("guest memory: file is shorter than the region")
 	ErrNoSuchRegion = errors.New("guest memory: no such region")
+	ErrClosed       = errors.New("guest memory: table is closed")
+	ErrFault        = errors.New("guest memory vanished while in use") // of Touch
 )
 
 // Region describes one region as a front-end sends it. Addresses and sizes are in bytes.
@@ -35,10 +37,30 @@ type Region struct {
 	FD     int    // the file; only borrowed for the call
 }
 
-// Table translates guest addresses. It is immutable and safe for concurrent use until it is closed.
+// Table translates guest addresses. It is immutable and safe for concurrent use.
+//
+// Its memory stays mapped for as long as anybody has a hold on it: its owner, who got it from Map and lets go with Close,
+// and everyone else who keeps slices of it and says so with Retain and Release. So it does not matter what happens to the
+// owner first: whoever forgets to let go keeps address space, and nobody's slices ever point at what somebody else has
+// mapped there since.
 type Table struct {
-	regions []region // ascending GPA, no overlap, none empty
-	closed  atomic.Bool
+	opt     Options
+	regions []region     // ascending GPA, no overlap, none empty
+	holds   atomic.Int64 // 1 for the owner and one for every Retain; 0 for ever once unmapped
+	closed  atomic.Bool  // the owner's hold is gone
+}
+
+// Options hold for a table and for those made from it.
+type Options struct {
+	// Touching is called before each Touch, in tests, which take the memory away there. nil otherwise.
+	Touching func()
+}
+
+// NewTable makes a table without regions, to begin with.
+func NewTable(o Options) *Table {
+	t := &Table{opt: o}
+	t.holds.Store(1)
+	return t
 }
 
 type region struct {
@@ -56,13 +78,15 @@ type Part struct {
 // Map validates and maps the regions. The file descriptors stay the caller's and may be closed afterwards.
 // On error nothing stays mapped.
 func Map(regions []Region) (*Table, error) {
-	return (*Table)(nil).Replace(regions)
+	none := NewTable(Options{})
+	defer none.Close()
+	return none.Replace(regions)
 }
 
 // FromBytes makes a table of one region over memory that the caller owns; tests give it Go heap, so that the race
 // detector sees it. An empty mem gives an empty table.
 func FromBytes(gpa, uva uint64, mem []byte) *Table {
-	t := new(Table)
+	t := NewTable(Options{})
 	if len(mem) > 0 {
 		t.regions = []region{{gpa: gpa, size: uint64(len(mem)), uva: uva, mem: mem[:len(mem):len(mem)]}}
 	}
@@ -71,7 +95,7 @@ func FromBytes(gpa, uva uint64, mem []byte) *Table {
 
 // FromParts is FromBytes for several regions, with the checks of Map.
 func FromParts(parts ...Part) (*Table, error) {
-	t := new(Table)
+	t := NewTable(Options{})
 	for _, p := range parts {
 		r := region{gpa: p.GPA, size: uint64(len(p.Mem)), uva: p.UVA, mem: p.Mem[:len(p.Mem):len(p.Mem)]}
 		if err := checkRange(r.gpa, r.size, r.uva, 0); err != nil {
@@ -91,7 +115,7 @@ func (t *Table) Replace(regions []Region) (*Table, error) {
 	if len(regions) == 0 {
 		return nil, ErrNoRegions
 	}
-	nt := new(Table)
+	nt := NewTable(t.opt)
 	for _, r := range regions {
 		if err := nt.mapRegion(r, t); err != nil {
 			nt.Close()
@@ -102,10 +126,10 @@ func (t *Table) Replace(regions []Region) (*Table, error) {
 }
 
 // Add maps one more region and returns a new table that shares t's mappings (VHOST_USER_ADD_MEM_REG). t stays valid
-// until it is closed, also when Add fails. A nil t counts as empty.
+// until it is closed, also when Add fails.
 func (t *Table) Add(r Region) (*Table, error) {
 	nt := t.share()
-	if err := nt.mapRegion(r, nil); err != nil {
+	if err := nt.mapRegion(r, t); err != nil {
 		nt.Close()
 		return nil, err
 	}
@@ -131,11 +155,8 @@ func (t *Table) Remove(r Region) (*Table, error) {
 }
 
 // Has says whether the table holds r already: the same bytes of the same file at the same addresses. It looks at r.FD
-// only when the rest agrees. A nil table holds nothing.
+// only when the rest agrees.
 func (t *Table) Has(r Region) bool {
-	if t == nil {
-		return false
-	}
 	i := slices.IndexFunc(t.regions, func(o region) bool { return o.gpa == r.GPA && o.uva == r.UVA && o.size == r.Size })
 	if i < 0 || t.regions[i].m == nil || t.regions[i].m.id.offset != r.Offset {
 		return false
@@ -144,10 +165,34 @@ func (t *Table) Has(r Region) bool {
 	return err == nil && id == t.regions[i].m.id
 }
 
-// Close drops the table's hold on its mappings; those that no other table shares are unmapped. Slices got from the
-// table must not be touched afterwards: the caller waits for its readers first. Closing twice, or nil, is harmless.
+// Close ends the owner's hold. Slices that nobody holds by Retain must not be touched afterwards. Closing twice, or
+// nil, is harmless.
 func (t *Table) Close() error {
 	if t == nil || t.closed.Swap(true) {
+		return nil
+	}
+	return t.Release()
+}
+
+// Retain adds a hold: until its Release the memory stays mapped, whoever else lets go. false means that the table has
+// been unmapped already.
+func (t *Table) Retain() bool {
+	for n := t.holds.Load(); n > 0; n = t.holds.Load() {
+		if t.holds.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// Release ends a hold. With the last one, mappings that no other table shares are unmapped: the caller has forgotten all
+// slices of them before.
+func (t *Table) Release() error {
+	n := t.holds.Add(-1)
+	if n < 0 {
+		panic("guest memory: released more often than held")
+	}
+	if n > 0 {
 		return nil
 	}
 	var errs []error
@@ -185,12 +230,10 @@ func (t *Table) Sealed() bool {
 
 // share copies the table, counting the mappings once more.
 func (t *Table) share() *Table {
-	nt := new(Table)
-	if t != nil {
-		nt.regions = slices.Clone(t.regions)
-		for i := range nt.regions {
-			nt.regions[i].m.retain()
-		}
+	nt := NewTable(t.opt)
+	nt.regions = slices.Clone(t.regions)
+	for i := range nt.regions {
+		nt.regions[i].m.retain()
 	}
 	return nt
 }
@@ -224,12 +267,10 @@ func (t *Table) mappingFor(r Region) (*mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t != nil {
-		for i := range t.regions {
-			if m := t.regions[i].m; m != nil && m.id == id {
-				m.retain()
-				return m, nil
-			}
+	for i := range t.regions {
+		if m := t.regions[i].m; m != nil && m.id == id {
+			m.retain()
+			return m, nil
 		}
 	}
 	return newMapping(r.FD, id, f)

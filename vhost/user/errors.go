@@ -1,6 +1,10 @@
 package user
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/rscctl/rscctl/vhost/guestmem"
+)
 
 // What a peer can do wrong. Every error of a session or a Conn wraps one of
 // these, ErrDisconnected, or an error of guestmem or vring.
@@ -26,7 +30,7 @@ var (
 	ErrMTU          = errors.New("MTU out of range")
 	ErrRefusals     = errors.New("too many refused requests")
 	ErrInterrupted  = errors.New("session ended from our side")
-	ErrMemoryFault  = errors.New("guest memory vanished while in use")
+	ErrMemoryFault  = guestmem.ErrFault
 	ErrInternal     = errors.New("internal error")
 
 	// Of the front-end only.

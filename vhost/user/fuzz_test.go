@@ -26,18 +26,25 @@ func (d *fuzzDevice) StartRing(r RingSetup) error {
 	if d.running[r.Index] != nil {
 		d.t.Errorf("ring %d started twice", r.Index)
 	}
-	d.running[r.Index] = r.Dev
-	for range 4 {
-		ok, err := r.Dev.Next(&d.chain)
-		if err != nil || !ok {
-			break
+	call := false
+	err := r.Dev.Touch(func() {
+		for range 4 {
+			ok, err := r.Dev.Next(&d.chain)
+			if err != nil || !ok {
+				break
+			}
+			r.Dev.Push(d.chain.Head, 0)
 		}
-		r.Dev.Push(d.chain.Head, 0)
+		call = r.Dev.Publish()
+	})
+	if err != nil {
+		return err
 	}
-	if r.Dev.Publish() && r.Call != nil {
+	if call && r.Call != nil {
 		_ = r.Call.Signal()
 	}
 	r.Kick.Drain()
+	d.running[r.Index] = r.Dev
 	return nil
 }
 
@@ -48,7 +55,8 @@ func (d *fuzzDevice) StopRing(i int) (uint16, error) {
 		return 0, nil
 	}
 	delete(d.running, i)
-	return dev.Base(), nil
+	base := dev.Base()
+	return base, dev.Close()
 }
 
 func (d *fuzzDevice) EnableRing(int, bool) error      { return nil }

@@ -55,7 +55,8 @@ func (d *device) StopRing(i int) (uint16, error) {
 	defer d.mu.Unlock()
 	r := d.rings[i]
 	delete(d.rings, i)
-	return r.Dev.Base(), nil
+	base := r.Dev.Base()
+	return base, r.Dev.Close()
 }
 
 func (d *device) EnableRing(i int, on bool) error { d.note("enable%d:%v", i, on); return nil }

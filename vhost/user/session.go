@@ -24,12 +24,14 @@ const maxRefusals = 256
 type Device interface {
 	BeforeChange()
 	AfterChange()
-	// StartRing runs a ring that is stopped; it may get buffers at once. The
-	// eventfds stay the session's and open until StopRing and BeforeChange have
-	// returned.
+	// StartRing runs a ring that is stopped; it may get buffers at once. With an
+	// error nothing runs and nothing of r was kept; otherwise r.Dev, and with it
+	// the hold on the guest's memory, is the device's. The eventfds stay the
+	// session's and open until StopRing and BeforeChange have returned.
 	StartRing(r RingSetup) error
-	// StopRing ends it and returns the index of the next avail entry. An error
-	// means that the ring may still be in use, so its memory must stay.
+	// StopRing ends it, closes its r.Dev and returns the index of the next avail
+	// entry. An error means that the ring may still be in use: its memory stays.
+	// For a ring that does not run it does nothing.
 	StopRing(index int) (base uint16, err error)
 	// EnableRing is told to rings running or not.
 	EnableRing(index int, on bool) error
@@ -54,6 +56,7 @@ type SessionConfig struct {
 	Protocol ProtocolFeatures // 0 means DefaultProtocol
 	MaxPairs int
 	MaxMTU   int // 0: any
+	Memory   guestmem.Options
 	Device   Device
 	Logf     func(format string, args ...any) // for refusals that do not end the session; may be nil
 }
@@ -81,8 +84,8 @@ type Session struct {
 	protocol   ProtocolFeatures
 	mtu        int
 	status     uint8
-	mem        *guestmem.Table
-	removed    []MemRegion // taken away and not added again, the newest guestmem.MaxRegions
+	mem        *guestmem.Table // never nil; without regions when there is no memory
+	removed    []MemRegion     // taken away and not added again, the newest guestmem.MaxRegions
 	rings      []ring
 	refusals   int
 	pace       pace
@@ -115,7 +118,7 @@ func NewSession(conn *Conn, cfg SessionConfig) *Session {
 	if cfg.Logf == nil {
 		cfg.Logf = func(string, ...any) {}
 	}
-	s := &Session{cfg: cfg, conn: conn, dev: cfg.Device, rings: make([]ring, 2*cfg.MaxPairs)}
+	s := &Session{cfg: cfg, conn: conn, dev: cfg.Device, mem: guestmem.NewTable(cfg.Memory), rings: make([]ring, 2*cfg.MaxPairs)}
 	s.info.PeerPID = conn.PeerPID()
 	return s
 }
@@ -140,17 +143,15 @@ func (s *Session) publish() {
 	s.info.Features, s.info.Protocol = s.features, s.protocol
 	s.info.MTU, s.info.Status = s.mtu, s.status
 	s.info.QueueSize = s.rings[0].num
-	s.info.Regions, s.info.Sealed = 0, false
-	if s.mem != nil {
-		s.info.Regions, s.info.Sealed = s.mem.Len(), s.mem.Sealed()
-	}
+	s.info.Regions = s.mem.Len()
+	s.info.Sealed = s.info.Regions > 0 && s.mem.Sealed()
 }
 
 // Run answers the front-end until the connection ends, then stops every ring
 // and lets go of the guest's memory. The error says why it ended and is never
 // nil.
 func (s *Session) Run() error {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // for the fault that somebody forgot: see dispatch
 	var m Message
 	for {
 		err := s.conn.Recv(&m)
@@ -217,8 +218,9 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// dispatch finds the request's handler. A fault in guest memory and a mistake of
-// ours end the session instead of the process.
+// dispatch finds the request's handler. A mistake of ours ends the session
+// instead of the process. A fault in guest memory is no panic here: handlers
+// touch guest memory only inside guestmem.Table.Touch.
 func (s *Session) dispatch(m *Message) (reply []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -235,21 +237,18 @@ func (s *Session) dispatch(m *Message) (reply []byte, err error) {
 	return h.run(s, m)
 }
 
-// panicError tells a fault in guest memory, which the runtime reports with an
-// address, from a mistake of ours.
+// panicError makes an error of a mistake of ours.
 func panicError(r any) error {
 	err, ok := r.(runtime.Error)
 	if !ok {
 		panic(r)
 	}
-	if _, fault := r.(interface{ Addr() uintptr }); fault {
-		return ErrMemoryFault
-	}
 	return fmt.Errorf("%w: %w", ErrInternal, err)
 }
 
 // end stops everything at once; the peer is gone or has to go. It waits for the
-// data path as long as that takes: nobody waits for us any more.
+// data path as long as that takes: nobody waits for us any more. Should a ring
+// stay behind all the same, it keeps its hold on the memory that it uses.
 func (s *Session) end() {
 	_ = s.conn.Close()
 	for i := range s.rings {
@@ -267,7 +266,7 @@ func (s *Session) end() {
 	if err := s.mem.Close(); err != nil {
 		s.cfg.Logf("%v", err)
 	}
-	s.mem = nil
+	s.mem = guestmem.NewTable(s.cfg.Memory)
 	s.publish()
 }
 

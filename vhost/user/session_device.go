@@ -261,24 +261,29 @@ func place(r MemRegion) MemRegion { return MemRegion{GPA: r.GPA, Size: r.Size, U
 // setMemory puts table in place of the one in use: readers stop, rings move to
 // the new addresses, and only then the old mappings go, because the reply lets
 // the front-end use that memory otherwise.
-func (s *Session) setMemory(table *guestmem.Table, err error) error {
+//
+// However far it comes, one of the two tables is the session's afterwards and
+// the other is let go of: a ring that did not stop has its own hold.
+func (s *Session) setMemory(table *guestmem.Table, refused error) (err error) {
 	switch {
-	case errors.Is(err, guestmem.ErrTooMany):
-		return fmt.Errorf("%w: %w", ErrTooManySlots, err)
-	case errors.Is(err, guestmem.ErrNoSuchRegion):
-		return fmt.Errorf("%w: %w", ErrNoRegion, err)
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrMemory, err)
+	case errors.Is(refused, guestmem.ErrTooMany):
+		return fmt.Errorf("%w: %w", ErrTooManySlots, refused)
+	case errors.Is(refused, guestmem.ErrNoSuchRegion):
+		return fmt.Errorf("%w: %w", ErrNoRegion, refused)
+	case refused != nil:
+		return fmt.Errorf("%w: %w", ErrMemory, refused)
 	}
-	old := s.mem
-	if err := s.changeAll(func() error { s.mem = table; return nil }); err != nil {
-		if s.mem == table { // rings stopped: nobody uses the old one
-			table = old
+	spare := table
+	defer func() {
+		if cerr := spare.Close(); err == nil {
+			err = cerr
 		}
-		_ = table.Close()
-		return err
-	}
-	if err := old.Close(); err != nil {
+	}()
+	err = s.changeAll(func() error {
+		s.mem, spare = spare, s.mem
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	for i := range s.rings {

@@ -1,9 +1,11 @@
 package user
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
@@ -70,7 +72,7 @@ func (s *Session) stopRing(i int) error {
 // in libvhost-user and DPDK, not the first kick.
 func (s *Session) maybeStart(i int) error {
 	r := &s.rings[i]
-	if r.running || !r.kicked || r.num == 0 || !r.hasAddr || s.mem == nil {
+	if r.running || !r.kicked || r.num == 0 || !r.hasAddr || s.mem.Len() == 0 {
 		return nil
 	}
 	return s.change(func() error { return s.startRing(i) })
@@ -83,14 +85,18 @@ func (s *Session) startRing(i int) error {
 		return err
 	}
 	dev, err := vring.NewDevice(s.mem, l, s.features, r.base)
-	if err != nil {
+	switch {
+	case errors.Is(err, guestmem.ErrFault):
+		return fmt.Errorf("ring %d: %w", i, err)
+	case err != nil:
 		return fmt.Errorf("ring %d: %w: %w", i, ErrRingAddress, err)
 	}
+	r.running = true // first: should StartRing end in a panic, a mistake of ours, the ring is stopped with the others
 	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call})
 	if err != nil {
-		return fmt.Errorf("ring %d: %w", i, err)
+		r.running = false
+		return errors.Join(fmt.Errorf("ring %d: %w", i, err), dev.Close())
 	}
-	r.running = true
 	return nil
 }
 

@@ -2,6 +2,7 @@ package vring
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync/atomic"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -20,7 +21,8 @@ import (
 //	}
 //	if d.Publish() { ... one call for the burst }
 //
-// After a fault in guest memory (see the package comment) a Device is in no defined state and must be dropped.
+// After a fault in guest memory (see the package comment) a Device is in no defined state and must be dropped. Dropped
+// or not, its memory stays mapped until Close.
 type Device struct {
 	mem  *guestmem.Table
 	num  int
@@ -55,8 +57,10 @@ type Mark struct{ next, used uint16 }
 
 // NewDevice makes the device side of a ring. base is the index of the first avail entry to take
 // (VHOST_USER_SET_VRING_BASE); the used index is read from the ring, where a device before us may have left it. Of f,
-// INDIRECT_DESC and EVENT_IDX matter. The ring is not written to. Kicks are on until DisableNotify.
-// Errors: [ErrRingSize], [ErrRingShort], [ErrAlign], [ErrAvailAlign], [ErrByteOrder].
+// INDIRECT_DESC and EVENT_IDX matter. The ring is not written to. Kicks are on until DisableNotify. The device has a
+// hold on mem until Close.
+// Errors: [ErrRingSize], [ErrRingShort], [ErrAlign], [ErrAvailAlign], [ErrByteOrder], and of package guestmem ErrFault,
+// ErrClosed.
 func NewDevice(mem *guestmem.Table, l Layout, f virtio.Features, base uint16) (*Device, error) {
 	d := &Device{
 		next:     base,
@@ -68,19 +72,44 @@ func NewDevice(mem *guestmem.Table, l Layout, f virtio.Features, base uint16) (*
 	if err := d.SetMemory(mem, l); err != nil {
 		return nil, err
 	}
-	d.used = uint16(atomic.LoadUint32(d.usedWord) >> 16)
+	if err := d.Touch(func() { d.used = uint16(atomic.LoadUint32(d.usedWord) >> 16) }); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	d.published = d.used
 	return d, nil
 }
 
+// Touch runs fn, which may call methods of d, and returns guestmem.ErrFault where the memory has vanished. It is for the
+// control side: see [guestmem.Table.Touch].
+func (d *Device) Touch(fn func()) error { return d.mem.Touch(fn) }
+
+// Close lets go of the guest's memory, which may be unmapped then. No slice of a chain and no method of d may be used
+// afterwards: a call of one is a nil pointer, never somebody else's memory. Closing twice is harmless.
+func (d *Device) Close() error {
+	mem := d.mem
+	if mem == nil {
+		return nil
+	}
+	err := d.err
+	*d = Device{err: err}
+	return mem.Release()
+}
+
 // SetMemory puts the ring on another table and other slices, after the front-end changed its memory; indexes stay. On
-// error nothing changes. Chains taken but not pushed must be pushed or rewound before; their slices are void.
+// error nothing changes. Chains taken but not pushed must be pushed or rewound before; their slices are void. The hold
+// moves to the new table.
 func (d *Device) SetMemory(mem *guestmem.Table, l Layout) error {
 	if err := l.check(); err != nil {
 		return err
 	}
 	if d.num != 0 && d.num != l.Num {
 		return ErrRingSize
+	}
+	if !mem.Retain() {
+		return guestmem.ErrClosed
+	}
+	if d.mem != nil {
+		defer d.mem.Release()
 	}
 	n := l.Num
 	d.mem, d.num, d.mask = mem, n, uint16(n-1)
