@@ -8,13 +8,11 @@ import (
 // outFrame is one frame on its way into a guest: what the flow table handed out, kept until the guest's buffers took it.
 // Its slices keep their capacity when the entry is used again, so a warm queue allocates nothing.
 type outFrame struct {
-	frame  vhost.Frame
-	refs   []uint64 // UMEM chunks that hold the bytes of frame
-	reason flowtable.Reason
-	segs   int // data segments, 0 for an empty one
-	tcp    bool
-	fixed  bool // the packets' IPv4 ID stands still
-	cut    int  // pieces already delivered of a superframe that has to be cut again for this guest
+	frame vhost.Frame
+	refs  []uint64        // UMEM chunks that hold the bytes of frame
+	entry flowtable.Entry // booked when the frame is delivered or dropped
+	fixed bool            // the packets' IPv4 ID stands still
+	cut   int             // pieces already delivered of a superframe that has to be cut again for this guest
 }
 
 // outQueue is the bounded first-in-first-out queue in front of one guest's RX virtqueue. A burst goes through it so that
@@ -25,11 +23,14 @@ type outQueue struct {
 	head   uint32
 	n      int
 	chunks int // UMEM chunks referenced by all entries
+	ledger *flowtable.Ledger
 }
 
 const outQueueLen = 512 // frames; a power of two
 
-func newOutQueue() *outQueue { return &outQueue{frames: make([]outFrame, outQueueLen)} }
+func newOutQueue(l *flowtable.Ledger) *outQueue {
+	return &outQueue{frames: make([]outFrame, outQueueLen), ledger: l}
+}
 
 func (q *outQueue) full() bool { return q.n == len(q.frames) }
 
@@ -47,14 +48,17 @@ func (q *outQueue) push(sf *flowtable.Superframe) {
 	f.frame.Frags = append(f.frame.Frags[:0], sf.Frags...)
 	f.frame.Len = sf.Len
 	f.refs = append(f.refs[:0], sf.Refs...)
-	f.reason, f.segs, f.tcp, f.fixed, f.cut = sf.Reason, sf.Segments, sf.TCP, sf.FixedID, 0
+	f.entry, f.fixed, f.cut = sf.Entry, sf.FixedID, 0
+	q.ledger.Enqueue(&f.entry)
 	q.chunks += len(f.refs)
 }
 
 func (q *outQueue) front() *outFrame { return q.at(0) }
 
 func (q *outQueue) popFront() {
-	q.chunks -= len(q.front().refs)
+	f := q.front()
+	q.chunks -= len(f.refs)
+	q.ledger.Dequeue(&f.entry)
 	q.head++
 	q.n--
 }
@@ -63,6 +67,7 @@ func (q *outQueue) popFront() {
 func (q *outQueue) popBack() *outFrame {
 	f := q.at(q.n - 1)
 	q.chunks -= len(f.refs)
+	q.ledger.Dequeue(&f.entry)
 	q.n--
 	return f
 }

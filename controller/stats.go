@@ -13,8 +13,8 @@ import (
 
 // vmSnapshot is one worker's counters of one VM at a burst boundary.
 type vmSnapshot struct {
-	table flowtable.Stats
-	cnt   portCounters
+	ledger flowtable.Ledger
+	cnt    portCounters
 }
 
 // snapshot runs on a worker.
@@ -23,7 +23,7 @@ func (w *worker) snapshot(idx uint32) (s vmSnapshot, ok bool) {
 	if p == nil {
 		return s, false
 	}
-	s.table = *w.table.PortStats(idx)
+	s.ledger = *w.table.Ledger(idx)
 	s.cnt = p.cnt
 	return s, true
 }
@@ -79,19 +79,14 @@ func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
 	s := api.VMStats{VM: v.req.VM, Iface: u.name, Passed: map[string]uint64{}, Sealed: map[string]uint64{}, Dropped: map[string]uint64{}, TxDropped: map[string]uint64{},
 		QEMU: map[string]uint64{}, Virtio: map[string]uint64{}}
 	var sizes [len(sizeBounds) + 1]uint64
-	var holds []uint64
+	var l flowtable.Ledger
 	err := u.each(func(w *worker) {
 		x, ok := w.snapshot(v.idx)
 		if !ok {
 			return
 		}
-		t, n := &x.table, &x.cnt
-		s.RxPackets += t.Packets + n.prePackets
-		s.RxBytes += t.Bytes + n.preBytes
-		s.Superframes += t.Superframes - n.droppedSupers
-		s.MergedPackets += t.Merged - n.droppedMerged
-		s.GuestFrames += n.guestFrames
-		s.GuestBytes += n.guestBytes
+		l.Add(&x.ledger)
+		n := &x.cnt
 		s.TxFrames += n.txFrames
 		s.TxBytes += n.txBytes
 		s.TxWireFrames += n.txWire
@@ -100,29 +95,33 @@ func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
 		s.FeedUnsent += n.unsent
 		for r := range flowtable.NumReasons {
 			name := flowtable.Reason(r).String()
-			addCount(s.Passed, name, t.Passed[r]-n.droppedPassed[r])
-			addCount(s.Sealed, name, t.Sealed[r]-n.droppedSealed[r])
-			addCount(s.Dropped, name, n.dropped[r])
 			addCount(s.TxDropped, name, n.txDropped[r])
-		}
-		for _, c := range t.QEMU() {
-			s.QEMU[c.Name] += c.Value
-		}
-		for _, c := range t.Virtio() {
-			s.Virtio[c.Name] += c.Value
 		}
 		for i, n := range n.sizes {
 			sizes[i] += n
 		}
-		holds = addHist(holds, t.HoldHist[:])
 	})
 	if err != nil {
 		return s, fmt.Errorf("stats: VM %s: %w", v.req.VM, err)
 	}
-	// The rest is in open slots. Packets in the output queue count as merged or passed already.
-	s.Held = s.RxPackets - s.MergedPackets - sum(s.Passed) - sum(s.Dropped)
+	s.RxPackets, s.RxBytes = l.In+l.Refused, l.InBytes+l.RefusedBytes
+	s.Superframes, s.MergedPackets = l.Superframes, l.Merged
+	s.GuestFrames, s.GuestBytes = l.Frames, l.FrameBytes
+	s.Held = l.Held + l.Queued
+	for r := range flowtable.NumReasons {
+		name := flowtable.Reason(r).String()
+		addCount(s.Passed, name, l.Passed[r])
+		addCount(s.Sealed, name, l.Sealed[r])
+		addCount(s.Dropped, name, l.Dropped[r])
+	}
+	for _, c := range l.QEMU() {
+		s.QEMU[c.Name] = c.Value
+	}
+	for _, c := range l.Virtio() {
+		s.Virtio[c.Name] = c.Value
+	}
 	s.FrameBytes = buckets(sizeBounds[:], sizes[:])
-	s.HoldNS = buckets(flowtable.HoldBounds[:], holds)
+	s.HoldNS = buckets(flowtable.HoldBounds[:], l.HoldHist[:])
 	if v.tap != nil {
 		if f, err := netdev.InspectTap(v.tap.facts.Name); err == nil {
 			s.TapDropped = f.TxDropped - v.tap.dropped
@@ -141,23 +140,6 @@ func addCount(m map[string]uint64, name string, n uint64) {
 	if n > 0 {
 		m[name] += n
 	}
-}
-
-func sum(m map[string]uint64) (n uint64) {
-	for _, v := range m {
-		n += v
-	}
-	return n
-}
-
-func addHist(dst, src []uint64) []uint64 {
-	if dst == nil {
-		return slices.Clone(src)
-	}
-	for i, n := range src {
-		dst[i] += n
-	}
-	return dst
 }
 
 // buckets pairs upper bounds with counts; the count beyond the last bound has no bound (0).

@@ -104,7 +104,7 @@ func (v *vmPort) status() (api.Port, error) {
 func (v *vmPort) partialChecksums() (n uint64, err error) {
 	err = v.up.each(func(w *worker) {
 		if w.ports[v.idx] != nil {
-			n += w.table.PortStats(v.idx).Passed[flowtable.ReasonPartialChecksum]
+			n += w.table.Ledger(v.idx).Passed[flowtable.ReasonPartialChecksum]
 		}
 	})
 	return n, err

@@ -83,7 +83,7 @@ func (w *worker) sendTap(p *workerPort, t *tapFeed) (short bool) {
 		sent, err := t.pkt.Send(t.batch[:n])
 		for range sent {
 			f := p.out.front()
-			p.cnt.countDelivered(f)
+			p.countDelivered(f)
 			w.freeAll(f.refs)
 			p.out.popFront()
 		}
@@ -104,7 +104,7 @@ func (w *worker) postTap(p *workerPort, t *tapFeed) (short bool) {
 			err = t.net.Post((*kernel.Frame)(&f.frame), f.refs)
 		}
 		if err == nil {
-			p.cnt.countDelivered(f)
+			p.countDelivered(f)
 			p.out.popFront()
 		} else if !w.survives(p, t, err) {
 			short = errors.Is(err, kernel.ErrFull)

@@ -124,7 +124,9 @@ func (v *vmPort) features() virtio.Features {
 
 // addPort makes the VM known to a worker; frames for it are counted as port_down until startPort.
 func (w *worker) addPort(v *vmPort) {
-	p := &workerPort{idx: v.idx, addr: v.addr, allowSpoof: v.req.AllowSpoof, out: newOutQueue()}
+	l := w.table.Ledger(v.idx)
+	l.Reset() // the index may have been another VM's
+	p := &workerPort{idx: v.idx, addr: v.addr, allowSpoof: v.req.AllowSpoof, out: newOutQueue(l)}
 	w.ports[v.idx] = p
 	w.byAddr[v.addr] = p
 	w.list = append(w.list, p)

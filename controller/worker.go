@@ -245,7 +245,7 @@ func infoOf(m *bpf.Meta) packet.Info {
 // accept gives one frame in a chunk to the flow table as a packet for p. w.pkt.Info describes it.
 func (w *worker) accept(p *workerPort, frame []byte, ref uint64) {
 	if !p.running {
-		p.preDrop(flowtable.ReasonPortDown, len(frame))
+		p.out.ledger.Refuse(flowtable.ReasonPortDown, len(frame))
 		w.xs.Free(ref)
 		return
 	}
@@ -303,11 +303,11 @@ func (w *worker) copyToPorts(frame []byte, vlan uint16, but *workerPort) {
 func (w *worker) copyToPort(frame []byte, p *workerPort) {
 	buf, d, ok := w.xs.AllocTx()
 	if !ok {
-		p.preDrop(flowtable.ReasonGuestNoBuffers, len(frame))
+		p.out.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
 		return
 	}
 	if len(frame) > len(buf) {
-		p.preDrop(flowtable.ReasonBadLength, len(frame))
+		p.out.ledger.Refuse(flowtable.ReasonBadLength, len(frame))
 		w.xs.Free(d.Addr)
 		return
 	}

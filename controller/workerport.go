@@ -23,34 +23,19 @@ type workerPort struct {
 	cnt portCounters
 }
 
-// portCounters are one worker's share of a VM's counters. Packets counts what came in for the VM; each of them ends in
-// exactly one of: a superframe that was delivered, passed under a reason, dropped under a reason, or it is still held.
+// portCounters are one worker's share of a VM's counters beside its ledger.
 type portCounters struct {
-	prePackets, preBytes uint64 // dropped before the flow table saw them
-	dropped              [flowtable.NumReasons]uint64
-	droppedMerged        uint64                       // of dropped: packets the table had counted as merged
-	droppedPassed        [flowtable.NumReasons]uint64 // of dropped: packets the table had counted as passed
-	droppedSupers        uint64
-	droppedSealed        [flowtable.NumReasons]uint64
-	guestFrames          uint64
-	guestBytes           uint64
-	localFrames          uint64
-	late                 uint64 // packets that came while steering was off: the kernel path may have overtaken them
-	unsent               uint64 // frames posted to vhost-net that it did not send before the feed was closed
-	txFrames, txBytes    uint64
-	txWire               uint64
-	txDropped            [flowtable.NumReasons]uint64
-	sizes                [len(sizeBounds) + 1]uint64
+	localFrames       uint64
+	late              uint64 // packets that came while steering was off: the kernel path may have overtaken them
+	unsent            uint64 // frames posted to vhost-net that it did not send before the feed was closed
+	txFrames, txBytes uint64
+	txWire            uint64
+	txDropped         [flowtable.NumReasons]uint64
+	sizes             [len(sizeBounds) + 1]uint64
 }
 
 // sizeBounds are the upper bounds of the histogram of delivered TCP frame sizes, in bytes from Ethernet on.
 var sizeBounds = [...]uint64{128, 1514, 4096, 8192, 16384, 32768, 49152, 65549}
-
-func (p *workerPort) preDrop(r flowtable.Reason, n int) {
-	p.cnt.prePackets++
-	p.cnt.preBytes += uint64(n)
-	p.cnt.dropped[r]++
-}
 
 // Deliver implements flowtable.Output: it queues the frame for the guest; flush moves it there at the end of the burst.
 func (w *worker) Deliver(sf *flowtable.Superframe) {
@@ -65,29 +50,12 @@ func (w *worker) Deliver(sf *flowtable.Superframe) {
 			w.flushPort(p)
 		}
 		if q.full() || p.blocked {
-			p.countDrop(flowtable.ReasonGuestNoBuffers, sf.Reason, len(sf.Refs), isSuper(sf.Segments, len(sf.Refs), sf.GSOType))
+			p.out.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
 			w.freeAll(sf.Refs)
 			return
 		}
 	}
 	q.push(sf)
-}
-
-// isSuper tells whether the table counted a frame as a superframe (its packets as merged) or as one passed packet.
-func isSuper(segments, packets int, gsoType uint8) bool {
-	return segments > 1 || packets > 1 || gsoType != 0
-}
-
-// countDrop books packets as dropped that the table has booked as merged or passed already.
-func (p *workerPort) countDrop(why, was flowtable.Reason, packets int, super bool) {
-	p.cnt.dropped[why] += uint64(packets)
-	if super {
-		p.cnt.droppedMerged += uint64(packets)
-		p.cnt.droppedSupers++
-		p.cnt.droppedSealed[was]++
-	} else {
-		p.cnt.droppedPassed[was] += uint64(packets)
-	}
 }
 
 func (w *worker) freeAll(refs []uint64) {
@@ -124,7 +92,7 @@ func (w *worker) flushPort(p *workerPort) {
 		f := p.out.front()
 		switch err := w.put(p, f); {
 		case err == nil:
-			p.cnt.countDelivered(f)
+			p.countDelivered(f)
 			w.freeAll(f.refs)
 			p.out.popFront()
 		case errors.Is(err, vhost.ErrNoBuffers):
@@ -149,7 +117,7 @@ func (w *worker) settle(p *workerPort, short bool) {
 	w.setBlocked(p, short)
 	for short && p.out.n > 1 && p.out.chunks > w.blockedLimit() {
 		f := p.out.popBack()
-		p.countDrop(flowtable.ReasonGuestNoBuffers, f.reason, len(f.refs), isSuper(f.segs, len(f.refs), f.frame.Hdr.GSOType))
+		p.out.ledger.Drop(&f.entry, flowtable.ReasonGuestNoBuffers)
 		w.freeAll(f.refs)
 	}
 }
@@ -208,21 +176,20 @@ func (w *worker) put(p *workerPort, f *outFrame) error {
 	}
 }
 
-func (c *portCounters) countDelivered(f *outFrame) {
-	c.guestFrames++
-	c.guestBytes += uint64(f.frame.Len)
-	if f.tcp {
+func (p *workerPort) countDelivered(f *outFrame) {
+	p.out.ledger.Deliver(&f.entry)
+	if f.entry.TCP {
 		i := 0
 		for i < len(sizeBounds) && uint64(f.frame.Len) > sizeBounds[i] {
 			i++
 		}
-		c.sizes[i]++
+		p.cnt.sizes[i]++
 	}
 }
 
 func (w *worker) dropFront(p *workerPort, why flowtable.Reason) {
 	f := p.out.front()
-	p.countDrop(why, f.reason, len(f.refs), isSuper(f.segs, len(f.refs), f.frame.Hdr.GSOType))
+	p.out.ledger.Drop(&f.entry, why)
 	w.freeAll(f.refs)
 	p.out.popFront()
 }

@@ -24,8 +24,8 @@ func (t *Table) Add(p *Packet, now int64) {
 		return
 	}
 	pt := &t.ports[p.Port]
-	pt.stats.Packets++
-	pt.stats.Bytes += uint64(len(p.Data))
+	pt.ledger.In++
+	pt.ledger.InBytes += uint64(len(p.Data))
 	if !sound(p.Data, &p.Info) {
 		packet.Parse(p.Data, &p.Info)
 	}
@@ -199,6 +199,7 @@ func (t *Table) absorb(pt *port, s *slot, p *Packet) bool {
 	s.updated = true
 	t.blocks.add(s, nil, p.Ref)
 	t.held++
+	pt.ledger.Held++
 	return true
 }
 
@@ -328,6 +329,7 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, w *words) {
 	o.l3, o.l4, o.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
 	o.plain, o.tcp = 0, true
 	t.held++
+	pt.ledger.Held++
 	if pt.hold != 0 {
 		t.due = min(t.due, s.born+pt.hold)
 	}
@@ -344,6 +346,7 @@ func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, w *words) {
 	in := &p.Info
 	t.blocks.add(s, p.Data[in.Payload:in.Payload+in.PayloadLen:in.Payload+in.PayloadLen], p.Ref)
 	t.held++
+	pt.ledger.Held++
 	size := uint16(in.PayloadLen)
 	s.nxt += in.PayloadLen
 	s.ipLen += in.PayloadLen

@@ -29,7 +29,7 @@
 //
 // A frame has one reason: why it left when it did. A packet that closes a flow gives its reason to what was held, and takes
 // it along if it leaves alone. A packet that found no second one before its superframe was closed counts as passed under
-// the reason for which it was closed. See Stats for how the counts add up.
+// the reason for which it was closed. See Ledger for how the counts add up.
 //
 // # Hold
 //

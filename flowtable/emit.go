@@ -25,6 +25,7 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
 			s.meta = uint64(p.Port) << metaPort
 			t.origins[n] = origin{head: p.Data, ref: p.Ref, plain: uint8(1 + segments), tcp: tcp}
 			t.held++
+			pt.ledger.Held++
 			return
 		}
 	}
@@ -37,14 +38,17 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
 	if verified && pt.csum {
 		sf.Flags = hdrDataValid
 	}
-	pt.stats.out(sf, false)
+	pt.ledger.Decided.left(&sf.Entry)
 	t.out.Deliver(sf)
 }
 
 // single fills t.sf with one frame as it came.
 func (t *Table) single(port uint32, r Reason, data []byte, ref uint64) *Superframe {
 	t.frags[0], t.refs[0] = data, ref
-	t.sf = Superframe{Port: port, Reason: r, Segments: 1, Frags: t.frags[:1], Len: len(data), Refs: t.refs[:1]}
+	t.sf = Superframe{
+		Entry: Entry{Packets: 1, Segments: 1, Len: len(data), Reason: r},
+		Port:  port, Frags: t.frags[:1], Refs: t.refs[:1],
+	}
 	return &t.sf
 }
 
@@ -70,9 +74,14 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 		t.gather(sf, s)
 		t.merge(pt, sf, s, o, end)
 	}
-	pt.stats.out(sf, o.plain == 0)
-	if s.extra > 0 {
-		pt.stats.MergedBytes += uint64(sf.Len) + uint64(s.extra)*uint64(o.payload) // their headers are as long
+	l := &pt.ledger
+	l.Held -= 1 + uint64(s.extra) // first: for the Output the packets are its own
+	l.Decided.left(&sf.Entry)
+	if sf.Merged {
+		l.Decided.Bytes += uint64(sf.Len) + uint64(s.extra)*uint64(o.payload) // their headers are as long
+	}
+	if o.plain == 0 {
+		l.waited(sf.Held)
 	}
 	t.out.Deliver(sf)
 }
@@ -96,6 +105,7 @@ func (t *Table) gather(sf *Superframe, s *slot) {
 		}
 	}
 	sf.Frags, sf.Refs = t.frags[:frags], t.refs[:refs]
+	sf.Packets, sf.Merged = refs, true
 }
 
 // end is where the first packet ends, without padding.

@@ -100,6 +100,9 @@ func (r *runner) Deliver(sf *flowtable.Superframe) {
 		r.tb.Errorf("%v: fragments of %d bytes, Len %d", &o, len(o.frame), sf.Len)
 	}
 	r.out = append(r.out, o)
+	if l := r.tab.Ledger(sf.Port); l != nil {
+		l.Deliver(&sf.Entry)
+	}
 	r.judge(&r.out[len(r.out)-1])
 }
 
@@ -210,7 +213,7 @@ func (r *runner) step(port uint32, s any) {
 	}
 }
 
-// close ends a run and checks what can only be said at its end: every Ref came back, and the counters agree.
+// close ends a run and checks what can only be said at its end: every Ref came back, and the accounts agree.
 func (r *runner) close() {
 	r.tb.Helper()
 	r.now += 1000
@@ -231,14 +234,18 @@ func (r *runner) close() {
 	}
 }
 
-// count compares the counters of a port with what was seen.
+// count compares a port's account with what was seen.
 func (r *runner) count(port uint32) {
 	r.tb.Helper()
-	var want flowtable.Stats
+	var want flowtable.Ledger
 	for i := range r.in {
-		if r.in[i].port == port {
-			want.Packets++
-			want.Bytes += uint64(len(r.in[i].frame))
+		if r.in[i].port != port {
+			continue
+		}
+		want.In++
+		want.InBytes += uint64(len(r.in[i].frame))
+		if !r.gone[i] {
+			want.Held++
 		}
 	}
 	for i := range r.out {
@@ -248,26 +255,25 @@ func (r *runner) count(port uint32) {
 		}
 		want.Frames++
 		want.FrameBytes += uint64(len(o.frame))
+		want.Decided.Frames[o.Reason]++
 		if len(o.Refs) == 1 {
 			want.Passed[o.Reason]++
 			continue
 		}
 		want.Superframes++
 		want.Merged += uint64(len(o.Refs))
-		want.Updates += uint64(len(o.Refs) - o.Segments)
 		want.Sealed[o.Reason]++
+		want.Decided.Superframes++
+		want.Decided.Packets += uint64(len(o.Refs))
+		want.Decided.Updates += uint64(len(o.Refs) - o.Segments)
 	}
-	got := *r.tab.PortStats(port)
-	sum := got.Merged
-	for _, n := range got.Passed {
-		sum += n
+	got := *r.tab.Ledger(port)
+	if n := got.Unexplained(); n != 0 {
+		r.tb.Errorf("port %d: %d packets are unexplained: %+v", port, n, got)
 	}
-	if sum != got.Packets {
-		r.tb.Errorf("port %d: %d packets in, %d merged or passed", port, got.Packets, sum)
-	}
-	want.MergedBytes, want.SizeHist, want.HoldHist = got.MergedBytes, got.SizeHist, got.HoldHist
+	want.HoldHist, want.Decided.Bytes = got.HoldHist, got.Decided.Bytes
 	if got != want {
-		r.tb.Errorf("port %d: counters\n got %+v\nwant %+v", port, got, want)
+		r.tb.Errorf("port %d: account\n got %+v\nwant %+v", port, got, want)
 	}
 }
 

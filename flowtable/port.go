@@ -8,7 +8,7 @@ import (
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
-// port is one port's rules, its slots by age, and its counters.
+// port is one port's rules, its slots by age, and its account.
 type port struct {
 	hold   int64 // ns
 	mask   *words
@@ -24,7 +24,7 @@ type port struct {
 	rsc, csum, ecn, rscInfo, fixedID, tagged, pshClose bool
 
 	exclude []uint16 // sorted
-	stats   Stats
+	ledger  Ledger
 }
 
 // open is the gate of a family that may be merged.

@@ -57,6 +57,9 @@ func exercise(tb testing.TB, s *source, steps int, hostile, room bool) {
 			break
 		}
 		t.step(r)
+		for port := range ports {
+			r.count(uint32(port))
+		}
 		if r.tab.Open() > cfg.Slots || r.tab.Held() > cfg.MaxHeld {
 			tb.Fatalf("P4: %d slots of %d, %d chunks of %d", r.tab.Open(), cfg.Slots, r.tab.Held(), cfg.MaxHeld)
 		}

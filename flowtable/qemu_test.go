@@ -31,7 +31,7 @@ func TestCountersUnderNamesOfOthers(t *testing.T) {
 		packet.Parse(f, &p.Info)
 		table.Add(&p, 0)
 	}
-	st := table.PortStats(0)
+	st := table.Ledger(0)
 	qemu := st.QEMU()
 	want := map[string]uint64{"received": 5, "coalesced": 2, "win_update": 1, "tcp_syn": 2, "cache": 1, "no_match_cache": 1}
 	var names []string

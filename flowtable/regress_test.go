@@ -303,7 +303,7 @@ func TestPacketOfUnknownPortIsPassed(t *testing.T) {
 		packet.Parse(p.Data, &p.Info)
 		tab.Add(&p, 1)
 		tab.ClearPort(port, flowtable.ReasonStop, 2)
-		if tab.PortStats(port) != nil || tab.SetPort(port, negotiated(flowtable.GRO), 3) == nil {
+		if tab.Ledger(port) != nil || tab.SetPort(port, negotiated(flowtable.GRO), 3) == nil {
 			t.Errorf("port %d exists", port)
 		}
 	}

@@ -184,12 +184,12 @@ func (t *Table) Held() int { return t.held }
 // Open is the number of slots in use.
 func (t *Table) Open() int { return t.opened }
 
-// PortStats returns a port's counters, which the table goes on changing; nil if there is no such port.
-func (t *Table) PortStats(index uint32) *Stats {
+// Ledger returns a port's account, which the table goes on writing and in which the Output books; nil if there is no such port.
+func (t *Table) Ledger(index uint32) *Ledger {
 	if uint64(index) >= uint64(len(t.ports)) {
 		return nil
 	}
-	return &t.ports[index].stats
+	return &t.ports[index].ledger
 }
 
 func (t *Table) tick(now int64) {

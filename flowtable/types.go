@@ -89,12 +89,11 @@ type Packet struct {
 
 // Superframe is one frame on its way out: a single packet as it came, or many with one set of headers. The fields named
 // as in virtio_net_hdr hold what belongs there, in host byte order. It and its slices are valid only during Deliver; the
-// memory behind Frags belongs to Output from then on, together with Refs.
+// memory behind Frags belongs to Output from then on, together with Refs. Every packet that Add took leaves in exactly one.
 type Superframe struct {
-	Port       uint32
-	Reason     Reason
-	Segments   int // data segments; 0 for a TCP segment without payload, 1 for anything else that is alone
-	DupAcks    int // always 0: duplicate acknowledgements leave alone
+	Entry             // what the Output books, once, when the frame has reached its fate
+	Port       uint32 // of the packets; its Ledger is to hear of the frame
+	DupAcks    int    // always 0: duplicate acknowledgements leave alone
 	Flags      uint8
 	GSOType    uint8
 	GSOSize    uint16
@@ -102,14 +101,13 @@ type Superframe struct {
 	CsumStart  uint16
 	CsumOffset uint16
 	Frags      [][]byte // their concatenation is the frame; Frags[0] begins with the headers, in the first packet's memory
-	Len        int      // bytes in Frags
 	Refs       []uint64 // in merge order, those of absorbed window updates included
 	FixedID    bool     // the packets' IPv4 ID stands still: a Segmenter is to be told
 	Held       int64    // ns the first packet waited
-	TCP        bool     // a whole TCP header was read
 }
 
-// Output takes what the table gives out, in order of delivery. Deliver must not call the table.
+// Output takes what the table gives out, in order of delivery. It books each frame's Entry in the port's Ledger once, when it
+// has delivered or dropped the frame. Deliver must not call the table, but for Ledger.
 type Output interface {
 	Deliver(sf *Superframe)
 }

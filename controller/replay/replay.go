@@ -85,7 +85,7 @@ func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
 	if e.err == nil {
 		e.finish()
 	}
-	e.sum.count(e.count, e.table.PortStats(0))
+	e.sum.count(e.count, e.table.Ledger(0))
 	if e.err != nil {
 		return fmt.Errorf("%w: %w", ErrOutput, e.err)
 	}
@@ -205,6 +205,7 @@ func (e *engine) Deliver(sf *flowtable.Superframe) {
 		}
 		e.err = s.Frame(f)
 	}
+	e.table.Ledger(sf.Port).Deliver(&sf.Entry)
 	for _, ref := range sf.Refs {
 		e.pool.release(ref)
 	}

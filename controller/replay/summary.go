@@ -29,15 +29,15 @@ func newSummary() Summary {
 	return Summary{Schema: Schema, Reasons: map[string]uint64{}, Sealed: map[string]uint64{}}
 }
 
-func (s *Summary) count(packets uint64, st *flowtable.Stats) {
+func (s *Summary) count(packets uint64, l *flowtable.Ledger) {
 	s.Packets = packets
-	s.Frames, s.Bytes = st.Frames, st.FrameBytes
-	s.Superframes, s.Merged = st.Superframes, st.Merged
+	s.Frames, s.Bytes = l.Frames, l.FrameBytes
+	s.Superframes, s.Merged = l.Superframes, l.Merged
 	for r := range flowtable.Reason(flowtable.NumReasons) {
-		if n := st.Passed[r]; n > 0 {
+		if n := l.Passed[r]; n > 0 {
 			s.Reasons[r.String()] = n
 		}
-		if n := st.Sealed[r]; n > 0 {
+		if n := l.Sealed[r]; n > 0 {
 			s.Sealed[r.String()] = n
 		}
 	}
