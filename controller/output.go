@@ -2,13 +2,13 @@ package controller
 
 import (
 	"github.com/rscctl/rscctl/flowtable"
-	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // outFrame is one frame on its way into a guest: what the flow table handed out, kept until the guest's buffers took it.
 // Its slices keep their capacity when the entry is used again, so a warm queue allocates nothing.
 type outFrame struct {
-	frame vhost.Frame
+	frame virtio.Frame
 	refs  []uint64        // UMEM chunks that hold the bytes of frame
 	entry flowtable.Entry // booked when the frame is delivered or dropped
 	fixed bool            // the packets' IPv4 ID stands still

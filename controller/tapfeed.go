@@ -7,6 +7,7 @@ import (
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // Bounds of one worker's feed of one tap.
@@ -22,7 +23,7 @@ const (
 type tapFeed struct {
 	pkt     *kernel.Packet
 	net     *kernel.Net // nil: the packet socket is the feed
-	batch   [kernel.MaxBatch]*kernel.Frame
+	batch   [kernel.MaxBatch]*virtio.Frame
 	err     error // why the feed has ended, nil while it works
 	senders senderSet
 }
@@ -78,7 +79,7 @@ func (w *worker) sendTap(p *workerPort, t *tapFeed) (short bool) {
 	for p.out.n > 0 {
 		n := min(p.out.n, len(t.batch))
 		for i := range n {
-			t.batch[i] = (*kernel.Frame)(&p.out.at(i).frame)
+			t.batch[i] = &p.out.at(i).frame
 		}
 		sent, err := t.pkt.Send(t.batch[:n])
 		for range sent {
@@ -101,7 +102,7 @@ func (w *worker) postTap(p *workerPort, t *tapFeed) (short bool) {
 		f := p.out.front()
 		err := kernel.ErrFull
 		if t.net.Chunks()+len(f.refs) <= maxRingChunks {
-			err = t.net.Post((*kernel.Frame)(&f.frame), f.refs)
+			err = t.net.Post(&f.frame, f.refs)
 		}
 		if err == nil {
 			p.countDelivered(f)

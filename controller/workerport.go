@@ -5,6 +5,7 @@ import (
 
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // workerPort is one VM as one worker sees it. It belongs to the worker's goroutine.
@@ -154,7 +155,7 @@ func (w *worker) put(p *workerPort, f *outFrame) error {
 	if err := w.seg.Init(f.frame.Frags, flowtable.GSO{Type: f.frame.Hdr.GSOType, Size: f.frame.Hdr.GSOSize, FixedID: f.fixed}); err != nil {
 		return vhost.ErrTooBig
 	}
-	var piece vhost.Frame
+	var piece virtio.Frame
 	var frags [1][]byte
 	for i := 0; ; i++ {
 		n, ok, err := w.seg.Next(w.scratch)

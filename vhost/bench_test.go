@@ -54,8 +54,8 @@ func (l *rxLoad) repost(t testing.TB) {
 }
 
 // superframe is headers and the given number of 1448-byte segments, in pieces as they come from the wire.
-func superframe(segs int) *vhost.Frame {
-	f := &vhost.Frame{Len: 66 + 1448*segs}
+func superframe(segs int) *virtio.Frame {
+	f := &virtio.Frame{Len: 66 + 1448*segs}
 	b := makeFrame(f.Len, 1)
 	f.Frags = append(f.Frags, b[:66+1448:66+1448])
 	f.Frags = append(f.Frags, cut(b[66+1448:], 1448)...)

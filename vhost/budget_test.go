@@ -11,9 +11,9 @@ import (
 )
 
 // gso is a superframe of n bytes.
-func gso(n int, seed byte) *vhost.Frame {
+func gso(n int, seed byte) *virtio.Frame {
 	b := makeFrame(n, seed)
-	return &vhost.Frame{
+	return &virtio.Frame{
 		Hdr:   virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOTCPv4, HdrLen: 66, GSOSize: 1448, CsumStart: 34, CsumOffset: 16},
 		Frags: cut(b, 1448), Len: n,
 	}

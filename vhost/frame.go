@@ -9,13 +9,6 @@ const MaxFrame = 14 + 4 + 40 + 65535
 // minFrame is an Ethernet header.
 const minFrame = 14
 
-// Frame is what Put delivers.
-type Frame struct {
-	Hdr   virtio.NetHdr // NumBuffers is filled in by Put
-	Frags [][]byte      // the frame, Ethernet first; read during Put only
-	Len   int           // sum of the lengths of Frags
-}
-
 // TxFrame is what a guest sent. Data is a private copy that the guest cannot
 // change any more, valid during the callback.
 type TxFrame struct {

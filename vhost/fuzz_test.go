@@ -75,7 +75,7 @@ func FuzzRings(f *testing.F) {
 			copy(r.ring.Layout().Avail, r.avail)
 		}
 		if q := p.RX(0); q.Begin() {
-			for _, fr := range []*vhost.Frame{plain(makeFrame(60, 1)), gso(20000, 2), plain(makeFrame(1514, 3))} {
+			for _, fr := range []*virtio.Frame{plain(makeFrame(60, 1)), gso(20000, 2), plain(makeFrame(1514, 3))} {
 				switch err := q.Put(fr); err {
 				case nil, vhost.ErrNoBuffers, vhost.ErrTooBig, vhost.ErrPortFailed:
 				default:

@@ -280,10 +280,10 @@ func cut(b []byte, size int) (frags [][]byte) {
 	return append(frags, b)
 }
 
-func plain(b []byte) *vhost.Frame { return &vhost.Frame{Frags: [][]byte{b}, Len: len(b)} }
+func plain(b []byte) *virtio.Frame { return &virtio.Frame{Frags: [][]byte{b}, Len: len(b)} }
 
 // put delivers frames in one burst.
-func put(t testing.TB, q *vhost.RxQueue, frames ...*vhost.Frame) error {
+func put(t testing.TB, q *vhost.RxQueue, frames ...*virtio.Frame) error {
 	t.Helper()
 	if !q.Begin() {
 		return vhost.ErrNotRunning

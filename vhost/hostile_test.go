@@ -335,7 +335,7 @@ func busyWorker(p *vhost.Port) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		f := &vhost.Frame{Frags: cut(makeFrame(60000, 1), 1448), Len: 60000}
+		f := &virtio.Frame{Frags: cut(makeFrame(60000, 1), 1448), Len: 60000}
 		for {
 			select {
 			case <-quit:

@@ -295,7 +295,7 @@ func TestCloseWhileRunningStopsInOrder(t *testing.T) {
 func TestHeldFramesAreDeliveredBeforeTheRingStops(t *testing.T) {
 	delivered := make(chan error, 16)
 	_, socket, _ := newPort(t, func(c *vhost.Config) {
-		var held *vhost.Frame
+		var held *virtio.Frame
 		c.Hooks = vhost.Hooks{
 			Started: func(p *vhost.Port) {
 				if p.Pairs() == 1 {

@@ -93,7 +93,7 @@ func (q *RxQueue) learn() {
 // Put copies one frame into guest buffers: all of it or nothing. The guest
 // sees it after Commit. Between Begin and Commit only. The errors are
 // ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame and ErrPortFailed.
-func (q *RxQueue) Put(f *Frame) error {
+func (q *RxQueue) Put(f *virtio.Frame) error {
 	if q.failed {
 		return ErrPortFailed
 	}
@@ -118,7 +118,7 @@ func (q *RxQueue) Put(f *Frame) error {
 
 // check refuses what the guest's features do not allow. It looks at the header
 // only: whether it fits the frame is the caller's business, and the tests'.
-func (q *RxQueue) check(f *Frame) error {
+func (q *RxQueue) check(f *virtio.Frame) error {
 	n := 0
 	for _, b := range f.Frags {
 		n += len(b)
@@ -162,7 +162,7 @@ func (q *RxQueue) check(f *Frame) error {
 
 // put gathers chains until the frame fits, then copies. Nothing is written into
 // buffers before there are enough, and the ring is rewound if there are not.
-func (q *RxQueue) put(f *Frame) (err error) {
+func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	defer q.guard(&err)
 	need := q.hdrLen + f.Len
 	limit := q.size

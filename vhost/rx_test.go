@@ -45,7 +45,7 @@ func TestAFrameArrivesWholeInBuffersOfAnyShape(t *testing.T) {
 					}
 					g.kick(g.RX(0))
 					want := makeFrame(size, 7)
-					fr := &vhost.Frame{Frags: cut(want, 1448), Len: size}
+					fr := &virtio.Frame{Frags: cut(want, 1448), Len: size}
 					if err := put(t, p.RX(0), fr); err != nil {
 						t.Fatalf("%s, %d bytes: %v", name, size, err)
 					}
@@ -249,7 +249,7 @@ func TestAFrameAgainstTheStandardIsRefused(t *testing.T) {
 	gso := virtio.NetHdr{Flags: virtio.HdrNeedsCsum | virtio.HdrRSCInfo, GSOType: virtio.GSOTCPv4, GSOSize: 40}
 	noSize, noCsum := gso, gso
 	noSize.GSOSize, noCsum.Flags = 0, virtio.HdrRSCInfo
-	for name, f := range map[string]*vhost.Frame{
+	for name, f := range map[string]*virtio.Frame{
 		"length above the bytes":        {Frags: [][]byte{b}, Len: 101},
 		"length below the bytes":        {Frags: [][]byte{b, b}, Len: 100},
 		"shorter than Ethernet":         plain(b[:13]),
@@ -279,7 +279,7 @@ func TestABurstCallsTheGuestAtMostOnce(t *testing.T) {
 		g.kick(r)
 		r.Driver.EnableCalls()
 		r.AckCall()
-		burst := []*vhost.Frame{plain(makeFrame(60, 1)), plain(makeFrame(3000, 2)), plain(makeFrame(60, 3))}
+		burst := []*virtio.Frame{plain(makeFrame(60, 1)), plain(makeFrame(3000, 2)), plain(makeFrame(60, 3))}
 		if err := put(t, p.RX(0), burst...); err != nil {
 			t.Fatal(err)
 		}

@@ -181,7 +181,7 @@ func (c *cable) add(frame []byte, to uint32) {
 func (c *cable) Deliver(sf *flowtable.Superframe) {
 	port := c.ports[sf.Port]
 	q := port.RX(0)
-	f := vhost.Frame{Frags: sf.Frags, Len: sf.Len, Hdr: virtio.NetHdr{
+	f := virtio.Frame{Frags: sf.Frags, Len: sf.Len, Hdr: virtio.NetHdr{
 		Flags: sf.Flags, GSOType: sf.GSOType, GSOSize: sf.GSOSize, HdrLen: sf.HdrLen,
 		CsumStart: sf.CsumStart, CsumOffset: sf.CsumOffset, NumBuffers: 1,
 	}}

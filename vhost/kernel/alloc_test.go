@@ -7,6 +7,7 @@ import (
 
 	"github.com/rscctl/rscctl/test/tapvm"
 	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // Also a batch that ends in an error allocates nothing: overload is when errors come by the thousand.
@@ -16,7 +17,7 @@ func TestSendDoesNotAllocate(t *testing.T) {
 	s := stream{segments: 45, size: 1448}
 	bad := s.frame(nil)
 	bad.Hdr.HdrLen = 0
-	frames := []*kernel.Frame{s.frame(nil), s.frame(nil), s.plain(), bad}
+	frames := []*virtio.Frame{s.frame(nil), s.frame(nil), s.plain(), bad}
 	full := 0
 	n := testing.AllocsPerRun(200, func() {
 		if _, err := r.feed.Send(frames); err == kernel.ErrFull {
@@ -37,7 +38,7 @@ func TestTheRingDoesNotAllocate(t *testing.T) {
 	n := newNetRig(t, tapvm.AllOffloads, 46*8, kernel.NetConfig{RingSize: 8})
 	s := stream{segments: 45, size: 1448}
 	type item struct {
-		f    *kernel.Frame
+		f    *virtio.Frame
 		refs []uint64
 	}
 	var items []item

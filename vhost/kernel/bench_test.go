@@ -13,6 +13,7 @@ import (
 
 	"github.com/rscctl/rscctl/test/tapvm"
 	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // The cost of a superframe of 45 segments of 1448 bytes in 46 chunks of a UMEM, in bursts of 16, down to a tap that is full: the
@@ -23,7 +24,7 @@ func BenchmarkFeed(b *testing.B) {
 	b.Run("packet", func(b *testing.B) {
 		r := newRig(b, tapvm.AllOffloads)
 		umem := make([]byte, burst*46*chunkSize)
-		var frames []*kernel.Frame
+		var frames []*virtio.Frame
 		for i := range burst {
 			frames = append(frames, s.frame(umem[i*46*chunkSize:]))
 		}
@@ -34,7 +35,7 @@ func BenchmarkFeed(b *testing.B) {
 	})
 	b.Run("net", func(b *testing.B) {
 		n := newNetRig(b, tapvm.AllOffloads, burst*46, kernel.NetConfig{})
-		var frames []*kernel.Frame
+		var frames []*virtio.Frame
 		var refs [][]uint64
 		for range burst {
 			f, r, _ := n.build(s)

@@ -12,7 +12,7 @@ import (
 // The rules are the kernel's own (packet_snd and virtio_net_hdr_to_skb), and stricter where it accepts a frame only to drop it
 // later. One of them saves the ring: a vhost whose backend lets it batch small frames puts a descriptor back and stops when a
 // checksum lies beyond the frame (drivers/vhost/net.c, vhost_net_build_xdp).
-func check(f *Frame, mtu int) (frags int, err error) {
+func check(f *virtio.Frame, mtu int) (frags int, err error) {
 	total := 0
 	for _, b := range f.Frags {
 		if len(b) > 0 {
@@ -39,7 +39,7 @@ func check(f *Frame, mtu int) (frags int, err error) {
 	return frags, checkGSO(f)
 }
 
-func checkMTU(f *Frame, mtu int) error {
+func checkMTU(f *virtio.Frame, mtu int) error {
 	limit := mtu + ethLen
 	for _, b := range f.Frags {
 		if len(b) == 0 {
@@ -57,7 +57,7 @@ func checkMTU(f *Frame, mtu int) error {
 }
 
 // checkGSO judges a superframe. NEEDS_CSUM is demanded because the kernel would set it anyway and replace the checksum.
-func checkGSO(f *Frame) error {
+func checkGSO(f *virtio.Frame) error {
 	h := &f.Hdr
 	switch h.GSOType &^ virtio.GSOECN {
 	case virtio.GSOTCPv4, virtio.GSOTCPv6:

@@ -45,7 +45,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"superframe without NEEDS_CSUM", edit(super, func(h *virtio.NetHdr) { h.Flags = 0 }), 5000, ErrHdrGSO},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := &Frame{Hdr: tt.h, Frags: [][]byte{nil, make([]byte, tt.n/2), nil, make([]byte, tt.n-tt.n/2)}, Len: tt.n}
+			f := &virtio.Frame{Hdr: tt.h, Frags: [][]byte{nil, make([]byte, tt.n/2), nil, make([]byte, tt.n-tt.n/2)}, Len: tt.n}
 			frags, err := check(f, 1500)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
@@ -63,7 +63,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 func TestCheckAllowsATagAboveTheMTU(t *testing.T) {
 	b := make([]byte, 1518)
 	b[12], b[13] = 0x81, 0
-	f := &Frame{Frags: [][]byte{nil, b[:20], b[20:]}, Len: 1518}
+	f := &virtio.Frame{Frags: [][]byte{nil, b[:20], b[20:]}, Len: 1518}
 	if _, err := check(f, 1500); err != nil {
 		t.Error(err)
 	}
@@ -78,7 +78,7 @@ func TestCheckAllowsATagAboveTheMTU(t *testing.T) {
 
 func TestCheckWantsTheTrueLength(t *testing.T) {
 	for _, n := range []int{59, 61} {
-		if _, err := check(&Frame{Frags: [][]byte{make([]byte, 60)}, Len: n}, 1500); !errors.Is(err, ErrFrameLength) {
+		if _, err := check(&virtio.Frame{Frags: [][]byte{make([]byte, 60)}, Len: n}, 1500); !errors.Is(err, ErrFrameLength) {
 			t.Errorf("%d for 60: %v", n, err)
 		}
 	}

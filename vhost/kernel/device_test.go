@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
@@ -58,7 +59,7 @@ func TestARingThatTheKernelGaveUpIsBroken(t *testing.T) {
 	if err := n.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Post(&Frame{Frags: [][]byte{make([]byte, 60)}, Len: 60}, []uint64{7}); err != nil {
+	if err := n.Post(&virtio.Frame{Frags: [][]byte{make([]byte, 60)}, Len: 60}, []uint64{7}); err != nil {
 		t.Fatal(err)
 	}
 	avail, _ := vring.Offsets(4)

@@ -1,7 +1,5 @@
 package kernel
 
-import "github.com/rscctl/rscctl/vhost/virtio"
-
 // MaxLen is the longest superframe in bytes, Ethernet included. One more, and the kernel cuts it into MTU frames without a
 // word: a tap's tso_max_size is 65536 and a frame must stay below (net/core/dev.c, gso_features_check).
 const MaxLen = 65535
@@ -12,10 +10,3 @@ const (
 	tcpMin  = 20
 	tcpCsum = 16 // where the checksum is, from the TCP header's first byte
 )
-
-// Frame is one frame for the tap. The concatenation of Frags is the frame, Ethernet first; empty fragments are allowed.
-type Frame struct {
-	Hdr   virtio.NetHdr // NumBuffers is not used
-	Frags [][]byte
-	Len   int // sum of the lengths of Frags, in bytes
-}

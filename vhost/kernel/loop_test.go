@@ -154,8 +154,8 @@ func TestAChainIsTheHeaderAndTheFrame(t *testing.T) {
 
 // randomFrame is a frame of 14 to some hundred bytes in up to 6 pieces, some of the UMEM and some of elsewhere. Its header is
 // unlike any other's.
-func randomFrame(rnd *rand.Rand, umem, heap []byte) *Frame {
-	f := &Frame{}
+func randomFrame(rnd *rand.Rand, umem, heap []byte) *virtio.Frame {
+	f := &virtio.Frame{}
 	for i := range 1 + rnd.IntN(6) {
 		n := rnd.IntN(200)
 		if i == 0 {
@@ -193,7 +193,7 @@ func TestInsideIsWholly(t *testing.T) {
 // Even a device that cannot be stopped keeps no chunk, and one that lies about what it used breaks the ring instead of us.
 func TestCloseGivesBackWhateverTheDeviceDoes(t *testing.T) {
 	n, dev := newLoop(t, NetConfig{RingSize: 4})
-	f := &Frame{Frags: [][]byte{make([]byte, 60)}, Len: 60}
+	f := &virtio.Frame{Frags: [][]byte{make([]byte, 60)}, Len: 60}
 	for ref := range uint64(3) {
 		if err := n.Post(f, []uint64{ref, 10 + ref}); err != nil {
 			t.Fatal(err)
@@ -227,7 +227,7 @@ func BenchmarkPost(b *testing.B) {
 	const segments = 45
 	umem := pages(b, (segments+1)*2048)
 	n, dev := newLoop(b, NetConfig{Umem: umem})
-	f := &Frame{Hdr: virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOTCPv4, HdrLen: 66, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}}
+	f := &virtio.Frame{Hdr: virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOTCPv4, HdrLen: 66, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}}
 	var refs []uint64
 	for i := range segments + 1 {
 		size := 1448

@@ -146,7 +146,7 @@ func (n *Net) lay() (l vring.Layout, err error) {
 // whatever the caller must get back, at most MaxFrags+1.
 //
 // When it fails nothing was posted and no ref kept: ErrFull (try again after Reap), ErrRefused, ErrRing, ErrClosed.
-func (n *Net) Post(f *Frame, refs []uint64) error {
+func (n *Net) Post(f *virtio.Frame, refs []uint64) error {
 	if n.closed {
 		return ErrClosed
 	}
@@ -176,7 +176,7 @@ func (n *Net) Post(f *Frame, refs []uint64) error {
 
 // describe fills bufs: the header, then the frame. Copied bytes lie behind the header in head; those at the frame's beginning share
 // its descriptor.
-func (n *Net) describe(f *Frame, head []byte) error {
+func (n *Net) describe(f *virtio.Frame, head []byte) error {
 	f.Hdr.Encode(head)
 	limit := virtio.HdrSizeLegacy + n.cfg.MaxCopy
 	used, begin := virtio.HdrSizeLegacy, 0 // bytes of head in use, and where its piece in hand begins

@@ -60,13 +60,13 @@ func TestEverySuperframeOfTheRingReachesTheTap(t *testing.T) {
 
 func TestABadFrameIsNotPostedAndTheRingGoesOn(t *testing.T) {
 	n := newNetRig(t, tapvm.AllOffloads, 64, kernel.NetConfig{})
-	for name, spoil := range map[string]func(f *kernel.Frame){
-		"a small frame's checksum beyond it, which stops vhost for good": func(f *kernel.Frame) {
+	for name, spoil := range map[string]func(f *virtio.Frame){
+		"a small frame's checksum beyond it, which stops vhost for good": func(f *virtio.Frame) {
 			f.Hdr = virtio.NetHdr{Flags: virtio.HdrNeedsCsum, CsumStart: 34, CsumOffset: uint16(f.Len)}
 		},
-		"no gso_size":      func(f *kernel.Frame) { f.Hdr.GSOSize = 0 },
-		"hdr_len too long": func(f *kernel.Frame) { f.Hdr.HdrLen = uint16(f.Len + 1) },
-		"not a superframe": func(f *kernel.Frame) { f.Hdr.GSOType = 0 },
+		"no gso_size":      func(f *virtio.Frame) { f.Hdr.GSOSize = 0 },
+		"hdr_len too long": func(f *virtio.Frame) { f.Hdr.HdrLen = uint16(f.Len + 1) },
+		"not a superframe": func(f *virtio.Frame) { f.Hdr.GSOType = 0 },
 	} {
 		s := stream{segments: 4, size: 1448}
 		f, refs, _ := n.build(s)
@@ -252,7 +252,7 @@ func TestATapDeletedUnderLoadFreesAllChunks(t *testing.T) {
 	}
 	n.kick()
 	n.drain()
-	if _, err := n.feed.Send([]*kernel.Frame{s.frame(nil)}); !errors.Is(err, kernel.ErrGone) {
+	if _, err := n.feed.Send([]*virtio.Frame{s.frame(nil)}); !errors.Is(err, kernel.ErrGone) {
 		t.Errorf("the socket says %v, want ErrGone", err)
 	}
 }

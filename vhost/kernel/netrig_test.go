@@ -65,7 +65,7 @@ func (n *netRig) free(ref uint64) {
 }
 
 // build makes a superframe in chunks of the UMEM, one for the headers and one for each segment. ok is false if too few are left.
-func (n *netRig) build(s stream) (f *kernel.Frame, refs []uint64, ok bool) {
+func (n *netRig) build(s stream) (f *virtio.Frame, refs []uint64, ok bool) {
 	if len(n.spare) < s.segments+1 {
 		return nil, nil, false
 	}
@@ -82,7 +82,7 @@ func (n *netRig) build(s stream) (f *kernel.Frame, refs []uint64, ok bool) {
 }
 
 // post posts a frame, whose chunks are then the ring's.
-func (n *netRig) post(f *kernel.Frame, refs []uint64) {
+func (n *netRig) post(f *virtio.Frame, refs []uint64) {
 	n.t.Helper()
 	for _, r := range refs {
 		n.held[r] = true

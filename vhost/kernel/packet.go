@@ -107,7 +107,7 @@ func (p *Packet) Close() error {
 // Send sends frames in their order, MaxBatch of them with one system call, and returns how many it sent. err says why frame n
 // was not: ErrFull (try again), ErrRefused (the frame is bad: go on behind it), ErrGone or ErrDown, ErrClosed. Without an
 // error all were sent. The frames' memory is free again when Send returns. It allocates nothing.
-func (p *Packet) Send(frames []*Frame) (n int, err error) {
+func (p *Packet) Send(frames []*virtio.Frame) (n int, err error) {
 	if p.fd < 0 {
 		return 0, ErrClosed
 	}
@@ -126,7 +126,7 @@ func (p *Packet) Send(frames []*Frame) (n int, err error) {
 }
 
 // gather prepares the next batch and returns how many messages it has. err is why the frame behind them is not to be sent.
-func (p *Packet) gather(frames []*Frame) (count int, err error) {
+func (p *Packet) gather(frames []*virtio.Frame) (count int, err error) {
 	used := 0
 	for _, f := range frames {
 		if count == MaxBatch {

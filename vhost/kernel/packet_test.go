@@ -13,7 +13,7 @@ import (
 )
 
 // send wants all frames to be sent.
-func (r *rig) send(frames ...*kernel.Frame) {
+func (r *rig) send(frames ...*virtio.Frame) {
 	r.t.Helper()
 	if n, err := r.feed.Send(frames); n != len(frames) || err != nil {
 		r.t.Fatalf("sent %d of %d: %v", n, len(frames), err)
@@ -46,7 +46,7 @@ func TestTheLongestSuperframeIsNotCut(t *testing.T) {
 	r.expect(f)
 	over := stream{segments: 1, size: kernel.MaxLen - 65}.frame(nil)
 	over.Hdr.GSOSize = 1448
-	if n, err := r.feed.Send([]*kernel.Frame{over}); n != 0 || !errors.Is(err, kernel.ErrTooLong) {
+	if n, err := r.feed.Send([]*virtio.Frame{over}); n != 0 || !errors.Is(err, kernel.ErrTooLong) {
 		t.Errorf("one byte more: sent %d, %v", n, err)
 	}
 	r.empty()
@@ -62,7 +62,7 @@ func TestPlainFramesOfTheMTUPass(t *testing.T) {
 	r.expect(f)
 	r.expect(tagged)
 	long := stream{size: 1500 - 51}.plain()
-	if n, err := r.feed.Send([]*kernel.Frame{long}); n != 0 || !errors.Is(err, kernel.ErrMTU) {
+	if n, err := r.feed.Send([]*virtio.Frame{long}); n != 0 || !errors.Is(err, kernel.ErrMTU) {
 		t.Errorf("one byte more: sent %d, %v", n, err)
 	}
 }
@@ -72,7 +72,7 @@ func TestLongListsAreSentInOrder(t *testing.T) {
 	for _, tt := range []struct{ frames, segments int }{{3*kernel.MaxBatch + 1, 2}, {kernel.MaxBatch, 200}} {
 		t.Run(fmt.Sprintf("%d frames of %d", tt.frames, tt.segments), func(t *testing.T) {
 			r := newRig(t, tapvm.AllOffloads)
-			var frames []*kernel.Frame
+			var frames []*virtio.Frame
 			for i := range tt.frames {
 				frames = append(frames, stream{segments: tt.segments, size: 8, seq: uint32(i * tt.segments * 8)}.frame(nil))
 			}
@@ -90,7 +90,7 @@ func TestABadFrameStopsTheBatchThereAndNoWhereElse(t *testing.T) {
 	s := stream{segments: 3, size: 1448}
 	bad := s.frame(nil)
 	bad.Hdr.GSOSize = 0
-	list := []*kernel.Frame{s.frame(nil), stream{v6: true, segments: 4, size: 1000}.frame(nil), bad, s.plain()}
+	list := []*virtio.Frame{s.frame(nil), stream{v6: true, segments: 4, size: 1000}.frame(nil), bad, s.plain()}
 	if n, err := r.feed.Send(list); n != 2 || !errors.Is(err, kernel.ErrRefused) {
 		t.Fatalf("sent %d, %v; want 2 and ErrRefused", n, err)
 	}
@@ -105,7 +105,7 @@ func TestABadFrameStopsTheBatchThereAndNoWhereElse(t *testing.T) {
 func TestAFrameThatTheKernelRefusesIsNamed(t *testing.T) {
 	r := newRig(t, tapvm.AllOffloads)
 	r.do(func() error { return netlink.LinkSetMTU(r.link, 1000) }) // and nobody told the feed
-	list := []*kernel.Frame{stream{size: 900}.plain(), stream{size: 1400}.plain(), stream{size: 800}.plain()}
+	list := []*virtio.Frame{stream{size: 900}.plain(), stream{size: 1400}.plain(), stream{size: 800}.plain()}
 	if n, err := r.feed.Send(list); n != 1 || !errors.Is(err, kernel.ErrKernelRefused) || !errors.Is(err, kernel.ErrRefused) {
 		t.Fatalf("sent %d, %v; want 1 and ErrKernelRefused", n, err)
 	}
@@ -126,7 +126,7 @@ func TestAFullTapIsToldWhereTheKernelTells(t *testing.T) {
 	r := newRig(t, tapvm.AllOffloads)
 	r.noqueue(length)
 	s := stream{segments: 45, size: 1448}
-	var list []*kernel.Frame
+	var list []*virtio.Frame
 	for i := range 20 {
 		s.seq = uint32(i)
 		list = append(list, s.frame(nil))
@@ -164,7 +164,7 @@ func TestAFullTapBehindAQueueingDisciplineCounts(t *testing.T) {
 
 func TestATapThatGoesIsTold(t *testing.T) {
 	r := newRig(t, tapvm.AllOffloads)
-	f := []*kernel.Frame{stream{segments: 2, size: 100}.frame(nil)}
+	f := []*virtio.Frame{stream{segments: 2, size: 100}.frame(nil)}
 	r.do(func() error { return netlink.LinkSetDown(r.link) })
 	if n, err := r.feed.Send(f); n != 0 || !errors.Is(err, kernel.ErrDown) || !errors.Is(err, kernel.ErrGone) {
 		t.Errorf("link down: sent %d, %v; want ErrDown", n, err)
@@ -211,7 +211,7 @@ func TestATapThatGoesIsTold(t *testing.T) {
 
 func TestAClosedPacketSendsNothing(t *testing.T) {
 	r := newRig(t, tapvm.AllOffloads)
-	f := []*kernel.Frame{stream{segments: 2, size: 100}.frame(nil)}
+	f := []*virtio.Frame{stream{segments: 2, size: 100}.frame(nil)}
 	p := r.feed
 	if err := p.Close(); err != nil {
 		t.Fatal(err)

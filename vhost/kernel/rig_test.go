@@ -132,7 +132,7 @@ func (r *rig) read() (h virtio.NetHdr, frame []byte, ok bool) {
 }
 
 // expect reads one frame and wants it to be f, header included.
-func (r *rig) expect(f *kernel.Frame) {
+func (r *rig) expect(f *virtio.Frame) {
 	r.t.Helper()
 	h, frame, ok := r.read()
 	want := f.Hdr
@@ -217,7 +217,7 @@ func sum(b []byte, start uint32) uint16 {
 
 // frame is the superframe, headers and each segment's payload in a fragment of its own, carved from where with 2 KiB chunks.
 // Without memory to carve from, it is made.
-func (s stream) frame(chunks []byte) *kernel.Frame {
+func (s stream) frame(chunks []byte) *virtio.Frame {
 	take := func(n int) []byte {
 		if len(chunks) < 2048 {
 			return make([]byte, n)
@@ -228,7 +228,7 @@ func (s stream) frame(chunks []byte) *kernel.Frame {
 	}
 	hdr := s.headers(s.segments * s.size)
 	l4 := len(hdr) - 32
-	f := &kernel.Frame{Hdr: virtio.NetHdr{
+	f := &virtio.Frame{Hdr: virtio.NetHdr{
 		Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOTCPv4, HdrLen: uint16(len(hdr)), GSOSize: uint16(s.size),
 		CsumStart: uint16(l4), CsumOffset: 16,
 	}}
@@ -255,7 +255,7 @@ func (s stream) frame(chunks []byte) *kernel.Frame {
 }
 
 // plain is a frame of one segment without claims.
-func (s stream) plain() *kernel.Frame {
+func (s stream) plain() *virtio.Frame {
 	s.segments = 1
 	f := s.frame(nil)
 	f.Hdr = virtio.NetHdr{}

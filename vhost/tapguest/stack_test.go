@@ -107,7 +107,7 @@ func carry(t *testing.T, from *vhost.TxQueue, to *vhost.RxQueue) int {
 			hdr.HdrLen = 0
 		}
 		frags[0] = f.Data
-		switch err := to.Put(&vhost.Frame{Hdr: hdr, Frags: frags[:], Len: len(f.Data)}); err {
+		switch err := to.Put(&virtio.Frame{Hdr: hdr, Frags: frags[:], Len: len(f.Data)}); err {
 		case nil:
 		case vhost.ErrNoBuffers:
 			return true
