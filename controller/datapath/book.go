@@ -1,0 +1,63 @@
+package datapath
+
+import "github.com/rscctl/rscctl/flowtable"
+
+// PortCounters are one worker's counts of one VM beside its flowtable.Ledger.
+type PortCounters struct {
+	Local      uint64 // of the packets that came in: from another VM of the interface
+	Late       uint64 // of the packets that came in: while steering was off, so the kernel's path may have overtaken them
+	Unsent     uint64 // of the frames delivered: taken by the guest's feed, which was closed before it sent them
+	Recut      uint64 // superframes that the guest did not take whole: they were cut again
+	TxFrames   uint64 // taken from the guest
+	TxBytes    uint64
+	TxWire     uint64 // packets that became of them
+	TxDropped  [flowtable.NumReasons]uint64
+	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
+}
+
+// SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.
+var SizeBounds = [...]uint64{128, 1514, 4096, 8192, 16384, 32768, 49152, 65549}
+
+// delivered books a frame that has reached its guest: as the superframe that it is, or packet by packet when it was cut again.
+func (p *port) delivered(f *outFrame) {
+	if f.cut {
+		p.deliveredPieces(f, f.entry.Packets)
+		p.cnt.Recut++
+		return
+	}
+	p.ledger.Deliver(&f.entry)
+	if f.entry.TCP {
+		p.cnt.FrameSizes[sizeBucket(f.entry.Len)]++
+	}
+}
+
+// drop books a frame that is given up. Pieces of it that the guest has already are not dropped.
+func (p *port) drop(f *outFrame, why flowtable.Reason) {
+	if f.done == 0 {
+		p.ledger.Drop(&f.entry, why)
+		return
+	}
+	p.deliveredPieces(f, f.done)
+	rest := f.entry
+	rest.Packets -= f.done
+	p.ledger.Drop(&rest, why)
+}
+
+// deliveredPieces books packets of a superframe that reached the guest one by one: they were passed. Window updates that were
+// absorbed live on in the pieces, so they count with the whole frame, and with none of its pieces.
+func (p *port) deliveredPieces(f *outFrame, packets int) {
+	hdr, payload := int(f.Hdr.HdrLen), min(f.done*int(f.Hdr.GSOSize), f.Len-int(f.Hdr.HdrLen))
+	bytes := f.done*hdr + payload
+	p.ledger.Passed[f.why] += uint64(packets)
+	p.ledger.Frames += uint64(f.done)
+	p.ledger.FrameBytes += uint64(bytes)
+	p.cnt.FrameSizes[sizeBucket(bytes/f.done)] += uint64(f.done)
+}
+
+func sizeBucket(n int) int {
+	i := 0
+	for i < len(SizeBounds) && uint64(n) > SizeBounds[i] {
+		i++
+	}
+	return i
+}

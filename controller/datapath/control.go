@@ -1,0 +1,174 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// Errors of the methods that speak to a worker.
+var (
+	ErrStopped = errors.New("the worker has stopped")
+	ErrStuck   = errors.New("the worker does not answer") // its memory must stay as it is
+	ErrFault   = errors.New("internal fault")             // a panic; the worker has ended
+	ErrNoPort  = errors.New("no such port")
+)
+
+// answerWithin bounds a message to a worker. Bursts take microseconds.
+const answerWithin = 2 * time.Second
+
+// message is something to be done between two bursts.
+type message struct {
+	fn   func()
+	done chan struct{}
+}
+
+// do runs fn on the worker between two bursts and waits for it. ErrStuck: fn may still run later.
+func (w *Worker) do(fn func()) error {
+	if !w.started.Load() {
+		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStopped)
+	}
+	c := message{fn: fn, done: make(chan struct{})}
+	timeout := time.NewTimer(answerWithin)
+	defer timeout.Stop()
+	select {
+	case w.cmds <- c:
+	case <-w.dead:
+		return w.gone()
+	case <-timeout.C:
+		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
+	}
+	var one = [8]byte{1}
+	_, _ = unix.Write(w.cfg.WakeFD, one[:]) // full counter: it is awake anyway
+	select {
+	case <-c.done:
+		return nil
+	case <-w.dead:
+		return w.gone()
+	case <-timeout.C:
+		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
+	}
+}
+
+// gone is why a worker whose goroutine has ended does not answer.
+func (w *Worker) gone() error {
+	if w.fault != nil {
+		return w.fault
+	}
+	return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStopped)
+}
+
+// Fault is why the worker ended by itself, nil while it has not.
+func (w *Worker) Fault() error {
+	select {
+	case <-w.dead:
+		return w.fault
+	default:
+		return nil
+	}
+}
+
+// Stop ends the worker: what it holds is delivered or counted, its guests are closed. nil: its goroutine has ended, and all
+// that it was given may be closed; a worker that was never started, or has ended before, is no error. ErrStuck: it still
+// runs, and nothing that it was given may be closed or unmapped.
+func (w *Worker) Stop() error {
+	if !w.started.Load() {
+		return nil
+	}
+	err := w.do(func() { w.stopping = true })
+	if errors.Is(err, ErrStuck) {
+		return err
+	}
+	timeout := time.NewTimer(answerWithin)
+	defer timeout.Stop()
+	select {
+	case <-w.dead:
+	case <-timeout.C:
+		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
+	}
+	if w.fault != nil { // it could not: its goroutine is gone, so its ports are ours
+		for _, p := range w.list {
+			w.closeGuest(p)
+		}
+	}
+	return nil
+}
+
+// Activity changes whenever the worker has moved something. Reading it does not wake the worker.
+func (w *Worker) Activity() uint64 { return w.activity.Load() }
+
+// Add makes a VM known. Its frames are dropped as port_down until StartPort.
+func (w *Worker) Add(cfg PortConfig) error {
+	return w.do(func() { w.addPort(cfg) })
+}
+
+// Remove forgets a VM; StopPort is part of it. An unknown index is no error.
+func (w *Worker) Remove(index uint32) error {
+	return w.do(func() { w.removePort(index) })
+}
+
+// StartPort gives a VM its guest, the sources that this worker reads, and its rules. The guest belongs to the worker from
+// here on, also after an error.
+func (w *Worker) StartPort(index uint32, g Guest, sources []Source, rules flowtable.PortConfig) error {
+	var bad error
+	return errors.Join(w.do(func() { bad = w.startPort(index, g, sources, rules) }), bad)
+}
+
+// StopPort delivers what is held for a VM, drops and counts what its guest has no room for, and closes the guest. A port that
+// does not run is no error.
+func (w *Worker) StopPort(index uint32) error {
+	return w.do(func() { w.stopPort(index) })
+}
+
+// SetRules replaces a VM's rules. What is held under the old ones is delivered before it returns.
+func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
+	var bad error
+	return errors.Join(w.do(func() {
+		bad = w.table.SetPort(index, rules, w.now)
+		w.flush()
+	}), bad)
+}
+
+// SetLate says whether frames that still come for a VM were on their way when its steering ended. They are counted as late.
+func (w *Worker) SetLate(index uint32, late bool) error {
+	return w.do(func() {
+		if p := w.port(index); p != nil {
+			p.late = late
+		}
+	})
+}
+
+// Drain takes what the NIC had received before a VM's steering was narrowed, at most one RX ring, and delivers it.
+func (w *Worker) Drain() error {
+	return w.do(w.drain)
+}
+
+// CheckGuest is why a VM's guest is finished, nil while it is not, or while there is none. With refresh the guest looks again at
+// its interface, which has changed.
+func (w *Worker) CheckGuest(index uint32, refresh bool) error {
+	var bad error
+	return errors.Join(w.do(func() {
+		p := w.port(index)
+		if p == nil || p.guest == nil {
+			return
+		}
+		if p.err == nil {
+			p.err = p.guest.Check(refresh)
+		}
+		bad = p.err
+	}), bad)
+}
+
+// Senders returns the source addresses of the frames that came for a VM since the last call; see PortConfig.NoteSenders.
+func (w *Worker) Senders(index uint32, out [][6]byte) ([][6]byte, error) {
+	err := w.do(func() {
+		if p := w.port(index); p != nil && p.senders != nil {
+			out = p.senders.take(out)
+		}
+	})
+	return out, err
+}

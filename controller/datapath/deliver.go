@@ -1,0 +1,226 @@
+package datapath
+
+import "github.com/rscctl/rscctl/flowtable"
+
+// minHungryChunks may wait for one guest without room, however many such guests there are.
+const minHungryChunks = 128
+
+// Deliver implements flowtable.Output: it queues the frame for its guest; flush moves it there at the end of the burst.
+func (w *Worker) Deliver(sf *flowtable.Superframe) {
+	p := w.port(sf.Port)
+	if p == nil {
+		w.freeAll(sf.Refs)
+		return
+	}
+	q := p.out
+	if q.full() && !p.hungry { // a burst of many small frames: make room now
+		w.flushPort(p)
+	}
+	if q.full() || (p.hungry && q.chunks+len(sf.Refs) > w.hungryLimit()) {
+		p.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
+		w.freeAll(sf.Refs)
+		return
+	}
+	q.push(sf)
+	w.touch(p)
+}
+
+func (w *Worker) freeAll(refs []uint64) {
+	for _, r := range refs {
+		w.nic.Free(r)
+	}
+}
+
+// touch puts a port on the list of those that flush and reap turn to.
+func (w *Worker) touch(p *port) {
+	if !p.dirty {
+		p.dirty = true
+		w.dirty = append(w.dirty, p)
+	}
+}
+
+// flush moves the output queues into the guests, one guest at a time.
+func (w *Worker) flush() {
+	keep := w.dirty[:0]
+	for _, p := range w.dirty {
+		if p.out.n > 0 {
+			w.flushPort(p)
+		}
+		if p.dirty = p.out.n > 0 || p.held > 0; p.dirty {
+			keep = append(keep, p)
+		}
+	}
+	w.dirty = keep
+}
+
+// reap takes back the chunks that guests are done with.
+func (w *Worker) reap() {
+	for _, p := range w.dirty {
+		if p.held > 0 {
+			p.held = p.guest.Reap()
+		}
+	}
+}
+
+// flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
+// guest has no room.
+func (w *Worker) flushPort(p *port) {
+	full := false
+	for p.out.n > 0 && !full {
+		if p.guest == nil || p.err != nil || !p.guest.Begin() {
+			w.dropQueued(p, flowtable.ReasonPortDown)
+			break
+		}
+		why := w.putBurst(p)
+		n, err := p.guest.Commit()
+		w.settleBurst(p, n)
+		if why == nil || err != nil { // what ended the burst came first
+			why = err
+		}
+		switch why {
+		case nil, ErrBurst:
+		case ErrFull:
+			full = true
+		case ErrTooBig, ErrNoOffer, ErrRefused:
+			w.dropFront(p, flowtable.ReasonBadLength)
+		case ErrLinkDown:
+			w.dropFront(p, flowtable.ReasonPortDown)
+		default: // the guest is finished, and the control side learns why
+			p.err = why
+			w.cfg.Trouble() // XDP still sends the VM's frames here
+		}
+	}
+	if p.guest != nil {
+		p.held = p.guest.Reap()
+		w.table.LimitFrame(p.Index, p.guest.MaxFrame())
+	}
+	w.bound(p, full)
+}
+
+// putBurst hands frames to the guest until it refuses one, and returns why it did.
+func (w *Worker) putBurst(p *port) error {
+	for i := range p.out.n {
+		if err := w.put(p.guest, p.out.at(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleBurst books the first n Puts of a burst as delivered; what was put beyond them is the queue's again.
+func (w *Worker) settleBurst(p *port, n int) {
+	for p.out.n > 0 {
+		f := p.out.front()
+		took := min(n, f.puts)
+		n -= took
+		if f.cut {
+			f.done += took
+		}
+		whole := f.all && took == f.puts
+		if !whole {
+			break
+		}
+		p.delivered(f)
+		if f.cut { // its pieces were copies
+			w.freeAll(f.Refs)
+		}
+		p.out.pop()
+	}
+	for i := range p.out.n {
+		f := p.out.at(i)
+		if f.puts == 0 && !f.all {
+			break
+		}
+		f.puts, f.all = 0, false
+	}
+}
+
+// put hands one frame over, whole if the guest takes it so. A superframe that does not fit the guest's buffers (no MRG_RXBUF),
+// or that the guest no longer takes, is cut again and handed over packet by packet.
+func (w *Worker) put(g Guest, f *outFrame) error {
+	if !f.cut {
+		err := g.Put(&f.Frame)
+		if err == ErrNoOffer && f.Hdr.GSOType == 0 && f.Hdr.Flags != 0 { // no GUEST_CSUM any more: no claim then
+			f.Hdr.Flags = 0
+			err = g.Put(&f.Frame)
+		}
+		if err == nil {
+			f.puts, f.all = 1, true
+		}
+		if f.Hdr.GSOType == 0 || (err != ErrTooBig && err != ErrNoOffer) {
+			return err
+		}
+		f.cut, f.why = true, flowtable.ReasonMaxBytes
+		if err == ErrNoOffer {
+			f.why = flowtable.ReasonNotNegotiated
+		}
+	}
+	return w.putPieces(g, f)
+}
+
+// putPieces hands over what is left of a superframe, cut into the packets it was made of.
+func (w *Worker) putPieces(g Guest, f *outFrame) error {
+	gso := flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize, FixedID: f.fixed}
+	if err := w.cutter.Init(f.Frags, gso); err != nil {
+		return ErrRefused
+	}
+	for i := 0; ; i++ {
+		n, ok, err := w.cutter.Next(w.scratch)
+		if err != nil {
+			return ErrRefused
+		}
+		if !ok {
+			f.all = true
+			return nil
+		}
+		if i < f.done {
+			continue
+		}
+		w.pieces[0] = w.scratch[:n]
+		w.piece.Frags, w.piece.Len = w.pieces, n
+		if err := g.Put(&w.piece); err != nil {
+			return err
+		}
+		f.puts++
+	}
+}
+
+// bound keeps what waits for a guest without room within its limit: the newest leave first.
+func (w *Worker) bound(p *port, full bool) {
+	w.setHungry(p, full)
+	for full && p.out.n > 1 && p.out.chunks > w.hungryLimit() {
+		f := p.out.popNewest()
+		p.drop(f, flowtable.ReasonGuestNoBuffers)
+		w.freeAll(f.Refs)
+	}
+}
+
+// hungryLimit bounds the chunks that wait for one guest without room: its share of a quarter of the UMEM, so that guests that
+// stop reading cannot starve the others of the same NIC queue.
+func (w *Worker) hungryLimit() int { return max(minHungryChunks, w.cfg.Chunks/4/max(1, w.hungry)) }
+
+func (w *Worker) setHungry(p *port, hungry bool) {
+	if hungry == p.hungry {
+		return
+	}
+	p.hungry = hungry
+	if hungry {
+		w.hungry++
+	} else {
+		w.hungry--
+	}
+}
+
+func (w *Worker) dropFront(p *port, why flowtable.Reason) {
+	f := p.out.pop()
+	p.drop(f, why)
+	w.freeAll(f.Refs)
+}
+
+// dropQueued gives up all that waits for a guest.
+func (w *Worker) dropQueued(p *port, why flowtable.Reason) {
+	for p.out.n > 0 {
+		w.dropFront(p, why)
+	}
+	w.setHungry(p, false)
+}

@@ -1,0 +1,48 @@
+package datapath
+
+import "github.com/rscctl/rscctl/controller/xsk"
+
+// NIC is one queue of an uplink: frames in the chunks of a UMEM. An *xsk.Socket is one. Only the worker's goroutine calls
+// it, but for Stats.
+//
+// A chunk is in one hand at a time. Recv and AllocTx hand it to the worker; Free and Send take it back.
+type NIC interface {
+	// Recv takes up to len(d) frames, in the order they came.
+	Recv(d []xsk.Desc) int
+	// Frame is the frame's bytes, nil for a descriptor outside the UMEM. Writing to them touches no other chunk.
+	Frame(d xsk.Desc) []byte
+	// Meta is what XDP may have written in front of the frame: xsk.MetaSize bytes, or nil.
+	Meta(d xsk.Desc) []byte
+	// Free gives the chunk that ref lies in back. A ref that is not out is ignored.
+	Free(ref uint64)
+	// Refill hands free chunks to the kernel to receive into, and returns how many.
+	Refill() int
+
+	// TxRoom is how many frames AllocTx and Send take now.
+	TxRoom() int
+	// AllocTx takes a chunk to build a frame in; ok is false when none is free.
+	AllocTx() (buf []byte, d xsk.Desc, ok bool)
+	// Send queues the first n bytes of d for the wire; false, and the chunk stays the worker's, when there is no room.
+	Send(d xsk.Desc, n int) bool
+	// TxPending is how many frames were sent and are not completed.
+	TxPending() int
+	// Flush shows the kernel what Send queued and takes completed chunks back. An error means that the link is down.
+	Flush() error
+
+	// FD is readable when frames wait, and writable when there is room to send.
+	FD() int
+	// Stats are the kernel's own counters of the queue.
+	Stats() (xsk.Stats, error)
+}
+
+// Multicast is where the group frames come from that XDP leaves to the host. Only the worker's goroutine calls it.
+type Multicast interface {
+	// Recv copies one frame, Ethernet first, into buf and returns the part that it fills. The outer 802.1Q tag is out of the
+	// frame: tci, in host order, when tagged. An error means that no frame waits.
+	Recv(buf []byte) (frame []byte, tci uint16, tagged bool, err error)
+	// FD is readable when frames wait.
+	FD() int
+	// Dropped is how many frames were lost or left out since the socket was opened: by the kernel because the worker was too
+	// slow, and by the socket because nobody here can use them.
+	Dropped() (slow, unusable uint64)
+}

@@ -1,0 +1,172 @@
+package datapath
+
+import (
+	"fmt"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost"
+)
+
+// Addr is where a frame is for: what tells the VMs of one interface apart.
+type Addr struct {
+	VLAN uint16 // host byte order; 0: untagged
+	MAC  [6]byte
+}
+
+// PortConfig describes one VM to a worker.
+type PortConfig struct {
+	Index      uint32 // below MaxPorts; the flow table and XDP know the VM by it
+	Addr       Addr
+	AllowSpoof bool // frames with a foreign source address may leave
+	// Bridged: the kernel's bridge brings the VM its group frames and its neighbours' frames, so the worker does not.
+	Bridged bool
+	// NoteSenders: keep the source addresses of recent frames for Senders.
+	NoteSenders bool
+}
+
+// port is one VM as one worker sees it. It belongs to the worker's goroutine.
+type port struct {
+	PortConfig
+	guest   Guest // nil while the VM's rings do not run
+	err     error // why the guest is finished, nil while it is not
+	out     *outQueue
+	hungry  bool // the guest has no room: what waits in out is bounded
+	late    bool // steering is off: what still comes was on its way when it was switched
+	dirty   bool // in Worker.dirty
+	held    int  // chunks that the guest has not given back
+	pollAt  int  // place of the guest's descriptor in the poll set
+	senders *senderSet
+
+	ledger *flowtable.Ledger // the table's, in which the worker books
+	cnt    PortCounters
+}
+
+// egress is one source of a VM, read by the worker that owns it.
+type egress struct {
+	src  Source
+	port *port
+	emit func(*vhost.TxFrame) bool // bound once, so that polling allocates nothing
+}
+
+// port returns the port with an index, nil where there is none.
+func (w *Worker) port(index uint32) *port {
+	if index >= MaxPorts {
+		return nil
+	}
+	return w.ports[index]
+}
+
+func (w *Worker) addPort(cfg PortConfig) {
+	l := w.table.Ledger(cfg.Index)
+	l.Reset() // the index may have been another VM's
+	p := &port{PortConfig: cfg, ledger: l, out: newOutQueue(l)}
+	if cfg.NoteSenders {
+		p.senders = &senderSet{}
+	}
+	w.ports[cfg.Index] = p
+	w.byAddr[cfg.Addr] = p
+	w.list = append(w.list, p)
+	w.fdsStale = true
+}
+
+func (w *Worker) removePort(index uint32) {
+	p := w.port(index)
+	if p == nil {
+		return
+	}
+	w.stopPort(index)
+	w.ports[index] = nil
+	delete(w.byAddr, p.Addr)
+	for i, q := range w.list {
+		if q == p {
+			w.list = append(w.list[:i], w.list[i+1:]...)
+			break
+		}
+	}
+	w.fdsStale = true
+}
+
+// startPort puts a guest in place. The NIC keeps a flow on one of its queues and a worker on one guest, so a flow stays on one
+// queue pair.
+func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowtable.PortConfig) error {
+	p := w.port(index)
+	if p == nil {
+		_, err := g.Close()
+		return errorsJoinNoPort(index, err)
+	}
+	w.stopPort(index)
+	if err := w.table.SetPort(index, rules, w.now); err != nil {
+		_, _ = g.Close()
+		return err
+	}
+	p.guest, p.err = g, nil
+	for _, s := range sources {
+		w.egress = append(w.egress, &egress{src: s, port: p, emit: func(f *vhost.TxFrame) bool { return w.emit(p, f) }})
+	}
+	w.fdsStale = true
+	return nil
+}
+
+func errorsJoinNoPort(index uint32, err error) error {
+	if err != nil {
+		return fmt.Errorf("port %d: %w: %w", index, ErrNoPort, err)
+	}
+	return fmt.Errorf("port %d: %w", index, ErrNoPort)
+}
+
+func (w *Worker) stopPort(index uint32) {
+	p := w.port(index)
+	if p == nil || p.guest == nil {
+		return
+	}
+	w.table.ClearPort(index, flowtable.ReasonStop, w.now)
+	w.flushPort(p)
+	w.dropQueued(p, flowtable.ReasonPortDown)
+	w.closeGuest(p)
+	keep := w.egress[:0]
+	for _, e := range w.egress {
+		if e.port != p {
+			keep = append(keep, e)
+		}
+	}
+	clear(w.egress[len(keep):])
+	w.egress = keep
+	w.fdsStale = true
+}
+
+// closeGuest ends a port's guest, which gives its chunks back.
+func (w *Worker) closeGuest(p *port) {
+	if p.guest == nil {
+		return
+	}
+	unsent, err := p.guest.Close()
+	if err != nil {
+		w.log.Warn("guest: close", "port", p.Index, "err", err)
+	}
+	p.cnt.Unsent += uint64(unsent)
+	p.guest, p.held = nil, 0
+	w.setHungry(p, false)
+}
+
+// senderSet remembers the source addresses of recent frames, so that a bridge beside us can be told of them. Two senders that
+// share a place take turns.
+type senderSet struct {
+	mac [64][6]byte
+	use [64]bool
+}
+
+func (s *senderSet) note(frame []byte) {
+	mac := [6]byte(frame[6:12])
+	i := (mac[5] ^ mac[4]*3 ^ mac[3]*7) % uint8(len(s.mac))
+	s.mac[i], s.use[i] = mac, true
+}
+
+// take returns the addresses seen since the last time.
+func (s *senderSet) take(out [][6]byte) [][6]byte {
+	for i := range s.use {
+		if s.use[i] {
+			out, s.use[i] = append(out, s.mac[i]), false
+		}
+	}
+	return out
+}

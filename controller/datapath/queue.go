@@ -1,0 +1,81 @@
+package datapath
+
+import "github.com/rscctl/rscctl/flowtable"
+
+// outFrame is a frame that waits for its guest. Its slices keep their capacity when the entry is used again, so a warm queue
+// allocates nothing.
+type outFrame struct {
+	Frame
+	entry flowtable.Entry // booked when the frame has reached its fate
+	fixed bool            // the packets' IPv4 ID stands still
+
+	// A superframe that the guest does not take whole is cut again, and leaves in pieces, for the reason why.
+	cut  bool
+	why  flowtable.Reason
+	done int  // pieces that earlier bursts delivered
+	puts int  // Puts of the burst in hand: 1 for a whole frame, else its pieces
+	all  bool // the burst in hand has all that was left of it
+}
+
+// outQueue is the bounded first-in-first-out queue in front of one guest. A burst goes through it, so that the worker turns to
+// one guest at a time, with one Commit for all of its frames. What the guest has no room for waits here; when the queue is
+// full, the newest is dropped: the older ones are what the guest's TCP waits for.
+type outQueue struct {
+	frames []outFrame // ring, length a power of two
+	head   uint32
+	n      int
+	chunks int               // UMEM chunks of all entries
+	ledger *flowtable.Ledger // hears of what comes and goes
+}
+
+const outQueueLen = 512 // frames; a power of two
+
+func newOutQueue(l *flowtable.Ledger) *outQueue {
+	return &outQueue{frames: make([]outFrame, outQueueLen), ledger: l}
+}
+
+func (q *outQueue) full() bool { return q.n == len(q.frames) }
+
+// at is the entry i places behind the front.
+func (q *outQueue) at(i int) *outFrame {
+	return &q.frames[(q.head+uint32(i))&uint32(len(q.frames)-1)]
+}
+
+// push appends a copy of what the table gives out. The caller has checked full.
+func (q *outQueue) push(sf *flowtable.Superframe) {
+	f := q.at(q.n)
+	q.n++
+	h := &f.Hdr
+	h.Flags, h.GSOType, h.HdrLen, h.GSOSize = sf.Flags, sf.GSOType, sf.HdrLen, sf.GSOSize
+	h.CsumStart, h.CsumOffset = sf.CsumStart, sf.CsumOffset
+	f.Frags = append(f.Frags[:0], sf.Frags...)
+	f.Len = sf.Len
+	f.Refs = append(f.Refs[:0], sf.Refs...)
+	f.entry, f.fixed = sf.Entry, sf.FixedID
+	f.cut, f.done, f.puts, f.all = false, 0, 0, false
+	q.chunks += len(f.Refs)
+	q.ledger.Enqueue(&f.entry)
+}
+
+func (q *outQueue) front() *outFrame { return q.at(0) }
+
+// pop takes the oldest entry off; it stays readable until the next push.
+func (q *outQueue) pop() *outFrame {
+	f := q.at(0)
+	q.head++
+	q.leave(f)
+	return f
+}
+
+// popNewest takes the newest entry off; it stays readable until the next push.
+func (q *outQueue) popNewest() *outFrame {
+	f := q.at(q.n - 1)
+	q.leave(f)
+	return f
+}
+
+func (q *outQueue) leave(f *outFrame) {
+	q.n--
+	q.chunks -= len(f.Refs)
+	q.ledger.Dequeue(&f.entry)
+}

@@ -1,0 +1,148 @@
+package datapath
+
+import (
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
+
+const ethHeader = 14
+
+// receive takes one burst from the NIC into the flow table.
+func (w *Worker) receive() int {
+	n := w.nic.Recv(w.descs[:])
+	for i := range w.descs[:n] {
+		d := w.descs[i]
+		frame := w.nic.Frame(d)
+		p := w.classify(frame, w.nic.Meta(d))
+		if p == nil { // detached between XDP's look and ours
+			w.cnt.Unknown++
+			w.nic.Free(d.Addr)
+			continue
+		}
+		w.accept(p, frame, d.Addr)
+	}
+	w.cnt.RxFrames += uint64(n)
+	return n
+}
+
+// classify finds the VM a frame is for and fills w.pkt.Info: from what XDP left in front of the frame, or where there is
+// nothing by parsing here. nil: no VM has this address (any more).
+func (w *Worker) classify(frame, before []byte) *port {
+	var m bpf.Meta
+	if bpf.ParseMeta(before, len(frame), &m) && m.Port < MaxPorts {
+		w.cnt.WithMeta++
+		w.pkt.Info = infoOf(&m)
+		return w.ports[m.Port]
+	}
+	packet.Parse(frame, &w.pkt.Info)
+	if len(frame) < ethHeader {
+		return nil
+	}
+	addr := Addr{MAC: [6]byte(frame)}
+	if w.pkt.Info.Tagged {
+		addr.VLAN = w.pkt.Info.TCI & 0xfff
+	}
+	return w.byAddr[addr]
+}
+
+// infoOf is what XDP found out about a frame, as the parser here would have said it.
+func infoOf(m *bpf.Meta) packet.Info {
+	i := packet.Info{
+		L3: uint32(m.L3), L4: uint32(m.L4), Payload: uint32(m.Payload), PayloadLen: uint32(m.PayloadLen),
+		Family: m.Family, TCPFlags: m.TCPFlags, Verdict: packet.Verdict(m.Verdict),
+		Tagged: m.Flags&bpf.MetaTagged != 0, Keyed: m.Flags&bpf.MetaKeyed != 0,
+	}
+	if i.Tagged { // an accelerated tag is not in the frame
+		i.TCI = m.TCI
+	}
+	return i
+}
+
+// accept gives one frame in a chunk to the flow table as a packet for p. w.pkt.Info describes it.
+func (w *Worker) accept(p *port, frame []byte, ref uint64) {
+	if p.guest == nil {
+		p.ledger.Refuse(flowtable.ReasonPortDown, len(frame))
+		w.nic.Free(ref)
+		return
+	}
+	if p.late {
+		p.cnt.Late++
+	}
+	if p.senders != nil {
+		p.senders.note(frame)
+	}
+	if w.pkt.Info.Tagged && p.Addr.VLAN == w.pkt.Info.TCI&0xfff {
+		frame = stripTag(frame, &w.pkt.Info)
+	}
+	w.pkt.Data, w.pkt.Ref, w.pkt.Port = frame, ref, p.Index
+	w.table.Add(&w.pkt, w.now)
+}
+
+// stripTag removes the 802.1Q tag of an access port's frame by moving the addresses over it, in the frame's own chunk.
+func stripTag(frame []byte, i *packet.Info) []byte {
+	copy(frame[4:16], frame[:12])
+	i.Tagged, i.TCI = false, 0
+	for _, off := range []*uint32{&i.L3, &i.L4, &i.Payload} {
+		if *off >= 4 {
+			*off -= 4
+		}
+	}
+	return frame[4:]
+}
+
+// receiveGroup takes multicast and broadcast frames, which XDP leaves to the host, for every VM of their VLAN.
+func (w *Worker) receiveGroup() {
+	w.now = w.clock()
+	for range groupBudget {
+		frame, tci, tagged, err := w.group.Recv(w.mbuf)
+		if err != nil {
+			return
+		}
+		vlan := uint16(0)
+		if tagged {
+			vlan = tci & 0xfff
+		}
+		w.copyToPorts(frame, vlan, nil)
+	}
+}
+
+// copyToPorts gives an untagged frame to every running port of a VLAN but one, each a chunk of its own.
+func (w *Worker) copyToPorts(frame []byte, vlan uint16, but *port) {
+	for _, p := range w.list {
+		if p != but && p.Addr.VLAN == vlan && p.guest != nil && !p.Bridged {
+			w.copyToPort(frame, p)
+		}
+	}
+}
+
+func (w *Worker) copyToPort(frame []byte, p *port) {
+	buf, d, ok := w.nic.AllocTx()
+	if !ok {
+		p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
+		return
+	}
+	if len(frame) > len(buf) {
+		p.ledger.Refuse(flowtable.ReasonBadLength, len(frame))
+		w.nic.Free(d.Addr)
+		return
+	}
+	n := copy(buf, frame)
+	packet.Parse(buf[:n], &w.pkt.Info)
+	w.accept(p, buf[:n], d.Addr)
+}
+
+// drain moves what the NIC has received into the guests.
+func (w *Worker) drain() {
+	for n := 0; n < maxDrain; {
+		w.now = w.clock()
+		k := w.receive()
+		w.table.EndBurst(w.now)
+		w.flush()
+		w.nic.Refill()
+		if k == 0 {
+			break
+		}
+		n += k
+	}
+}

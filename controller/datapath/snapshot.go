@@ -1,0 +1,62 @@
+package datapath
+
+import (
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// Snapshot is all that one worker has to say of itself and its VMs, taken between two bursts, so that its counts agree.
+type Snapshot struct {
+	ID        int
+	Counters  QueueCounters
+	Kernel    xsk.Stats // the NIC queue's
+	KernelErr error     // why Kernel is not known
+	HeldSlots int       // open slots of the flow table
+	HeldRefs  int       // chunks that the table holds
+	Chunks    int       // in the UMEM
+	Ports     []PortSnapshot
+}
+
+// PortSnapshot is one VM as one worker sees it.
+type PortSnapshot struct {
+	Index    uint32
+	Addr     Addr
+	Running  bool  // it has a guest
+	Hungry   bool  // the guest has no room
+	Err      error // why the guest is finished, nil while it is not
+	Waiting  int   // frames in the output queue
+	InGuest  int   // chunks that the guest has not given back
+	Ledger   flowtable.Ledger
+	Counters PortCounters
+}
+
+// Port returns a VM's part of the snapshot, nil when the worker does not know it.
+func (s *Snapshot) Port(index uint32) *PortSnapshot {
+	for i := range s.Ports {
+		if s.Ports[i].Index == index {
+			return &s.Ports[i]
+		}
+	}
+	return nil
+}
+
+// Snapshot fills s, of which it reuses the memory. It is one message, for all VMs at once.
+func (w *Worker) Snapshot(s *Snapshot) error {
+	return w.do(func() { w.snapshot(s) })
+}
+
+func (w *Worker) snapshot(s *Snapshot) {
+	if w.group != nil {
+		w.cnt.GroupLost, w.cnt.GroupOdd = w.group.Dropped()
+	}
+	s.ID, s.Counters, s.Chunks = w.cfg.ID, w.cnt, w.cfg.Chunks
+	s.HeldSlots, s.HeldRefs = w.table.Open(), w.table.Held()
+	s.Kernel, s.KernelErr = w.nic.Stats()
+	s.Ports = s.Ports[:0]
+	for _, p := range w.list {
+		s.Ports = append(s.Ports, PortSnapshot{
+			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Hungry: p.hungry, Err: p.err,
+			Waiting: p.out.n, InGuest: p.held, Ledger: *p.ledger, Counters: p.cnt,
+		})
+	}
+}

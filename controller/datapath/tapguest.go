@@ -1,0 +1,174 @@
+package datapath
+
+import (
+	"errors"
+	"time"
+
+	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// MaxTapSegments bounds a superframe for a tap by the pieces that one descriptor chain or one sendmsg(2) takes.
+const MaxTapSegments = 256
+
+const (
+	emptyWithin = 20 * time.Millisecond // a ring that stops is given this long to send what was posted
+	emptyPoll   = 50 * time.Microsecond
+)
+
+// tapErr says in the worker's words why a tap did not take a frame.
+func tapErr(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kernel.ErrFull):
+		return ErrFull
+	case errors.Is(err, kernel.ErrRefused):
+		return ErrRefused
+	case errors.Is(err, kernel.ErrDown):
+		return ErrLinkDown
+	}
+	return err
+}
+
+// PacketSocket is a *kernel.Packet: a raw packet socket with a virtio_net_hdr on the VM's tap.
+type PacketSocket interface {
+	Send(frames []*virtio.Frame) (n int, err error)
+	Refresh() error
+	Close() error
+}
+
+// Ring is a *kernel.Net: a transmit ring of /dev/vhost-net, whose descriptors point into the UMEM.
+type Ring interface {
+	Post(f *virtio.Frame, refs []uint64) error
+	Kick() error
+	Reap(free func(ref uint64)) int
+	Pending() int // frames posted and not reaped
+	Chunks() int  // refs that it holds
+	ArmCall() bool
+	AckCall()
+	CallFD() int
+	Err() error
+	Unsent() int
+	Close(free func(ref uint64)) error
+}
+
+// packetGuest is a VM's tap by a packet socket: Commit hands a burst over with one system call, and copies.
+type packetGuest struct {
+	pkt    PacketSocket
+	nic    NIC
+	n      int
+	frames [kernel.MaxBatch]*Frame
+	batch  [kernel.MaxBatch]*virtio.Frame
+}
+
+// NewPacketGuest returns the way into a VM by a packet socket on its tap, which it owns.
+func NewPacketGuest(pkt PacketSocket, nic NIC) Guest { return &packetGuest{pkt: pkt, nic: nic} }
+
+func (g *packetGuest) Begin() bool {
+	g.n = 0
+	return true
+}
+
+func (g *packetGuest) Put(f *Frame) error {
+	if g.n == len(g.batch) {
+		return ErrBurst
+	}
+	g.frames[g.n], g.batch[g.n] = f, &f.Frame
+	g.n++
+	return nil
+}
+
+func (g *packetGuest) Commit() (int, error) {
+	sent, err := g.pkt.Send(g.batch[:g.n])
+	for _, f := range g.frames[:sent] {
+		for _, r := range f.Refs {
+			g.nic.Free(r)
+		}
+	}
+	return sent, tapErr(err)
+}
+
+func (g *packetGuest) Reap() int             { return 0 }
+func (g *packetGuest) Arm(bool) (int, bool)  { return -1, false } // nothing tells of room: the worker tries again
+func (g *packetGuest) Ack()                  {}
+func (g *packetGuest) MaxFrame() int         { return 0 }
+func (g *packetGuest) Close() (int, error)   { return 0, g.pkt.Close() }
+func (g *packetGuest) Check(look bool) error { return checkPacket(g.pkt, look) }
+
+func checkPacket(pkt PacketSocket, look bool) error {
+	if !look {
+		return nil
+	}
+	if err := pkt.Refresh(); err != nil && !errors.Is(err, kernel.ErrDown) { // down may come up again
+		return err
+	}
+	return nil
+}
+
+// ringGuest is a VM's tap by a /dev/vhost-net ring in front of a packet socket: a kernel thread copies out of the UMEM, and the
+// chunks come back when it has.
+type ringGuest struct {
+	packetGuest // its socket is the ring's backend
+	ring        Ring
+	free        func(ref uint64) // nic.Free, bound once
+	limit       int              // chunks that the ring may hold
+	puts        int
+}
+
+// NewRingGuest returns the way into a VM by a ring, which it owns, as it owns the packet socket behind it. limit bounds the
+// chunks that the ring may hold.
+func NewRingGuest(ring Ring, pkt PacketSocket, nic NIC, limit int) Guest {
+	return &ringGuest{packetGuest: packetGuest{pkt: pkt, nic: nic}, ring: ring, free: nic.Free, limit: limit}
+}
+
+func (g *ringGuest) Begin() bool {
+	g.puts = 0
+	g.ring.Reap(g.free)
+	return true
+}
+
+func (g *ringGuest) Put(f *Frame) error {
+	if g.ring.Chunks()+len(f.Refs) > g.limit {
+		return ErrFull
+	}
+	if err := g.ring.Post(&f.Frame, f.Refs); err != nil {
+		return tapErr(err)
+	}
+	g.puts++
+	return nil
+}
+
+func (g *ringGuest) Commit() (int, error) { return g.puts, tapErr(g.ring.Kick()) }
+
+func (g *ringGuest) Reap() int {
+	g.ring.Reap(g.free)
+	return g.ring.Chunks()
+}
+
+// Arm asks for a call when the worker must know that the ring has moved: frames wait for room, or many chunks are in it.
+func (g *ringGuest) Arm(hungry bool) (int, bool) {
+	if g.ring.Pending() == 0 || (!hungry && g.ring.Chunks() < g.limit/2) {
+		return -1, false
+	}
+	return g.ring.CallFD(), g.ring.ArmCall()
+}
+
+func (g *ringGuest) Ack() { g.ring.AckCall() }
+
+func (g *ringGuest) Check(look bool) error {
+	if err := g.ring.Err(); err != nil {
+		return err
+	}
+	return checkPacket(g.pkt, look)
+}
+
+func (g *ringGuest) Close() (unsent int, err error) {
+	for end := time.Now().Add(emptyWithin); g.ring.Pending() > 0 && g.ring.Err() == nil && time.Now().Before(end); {
+		if g.ring.Reap(g.free) == 0 {
+			time.Sleep(emptyPoll)
+		}
+	}
+	err = g.ring.Close(g.free)
+	return g.ring.Unsent(), errors.Join(err, g.pkt.Close())
+}

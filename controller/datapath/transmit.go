@@ -1,0 +1,161 @@
+package datapath
+
+import (
+	"encoding/binary"
+
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
+	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+const (
+	vlanTag      = 4
+	macLen       = 6
+	etherVLAN    = 0x8100
+	etherSVLAN   = 0x88a8
+	maxTxPackets = 256 // wire packets of one guest TSO frame: gso_size is the guest's word
+)
+
+// transmit takes one burst from each source this worker reads to the wire and to the VMs beside it.
+func (w *Worker) transmit() int {
+	total := 0
+	for _, e := range w.egress {
+		n, err := e.src.Poll(txBudget, e.emit)
+		total += n
+		if err != nil {
+			continue // the source has failed and says so itself; the others go on
+		}
+	}
+	if total > 0 {
+		w.flush() // what went to a VM beside it
+	}
+	return total
+}
+
+// emit sends one guest frame. It returns true when there is no room in the TX ring: the frame stays in the virtqueue,
+// which slows the guest down instead of losing its frames.
+func (w *Worker) emit(p *port, f *vhost.TxFrame) (stop bool) {
+	data := f.Data
+	if drop, why := p.refuses(data); drop {
+		p.cnt.TxDropped[why]++
+		return false
+	}
+	packets := 1
+	gso := f.Hdr.GSOType != virtio.GSONone
+	if gso {
+		w.txFrag[0] = data
+		if err := w.txCut.Init(w.txFrag[:], flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}); err != nil {
+			p.cnt.TxDropped[flowtable.ReasonMalformed]++
+			return false
+		}
+		packets = w.txCut.Count()
+	}
+	if packets > maxTxPackets {
+		p.cnt.TxDropped[flowtable.ReasonBadLength]++
+		return false
+	}
+	if w.nic.TxRoom() < packets {
+		w.txStalled = true
+		return true
+	}
+	p.cnt.TxFrames++
+	p.cnt.TxBytes += uint64(len(data))
+	if gso {
+		w.emitGSO(p)
+		return false
+	}
+	w.emitOne(p, f)
+	return false
+}
+
+// emitOne sends a frame that is a packet already, with its checksum completed.
+func (w *Worker) emitOne(p *port, f *vhost.TxFrame) {
+	buf, d, ok := w.nic.AllocTx()
+	if !ok {
+		w.cnt.TxRingFull++
+		return
+	}
+	if len(f.Data) > w.cfg.MTU+ethHeader || len(f.Data)+vlanTag > len(buf) {
+		w.nic.Free(d.Addr)
+		p.cnt.TxDropped[flowtable.ReasonBadLength]++
+		return
+	}
+	n := copy(buf, f.Data)
+	if f.Hdr.Flags&virtio.HdrNeedsCsum != 0 {
+		if err := checksum.Complete(buf[:n], int(f.Hdr.CsumStart), int(f.Hdr.CsumOffset)); err != nil {
+			w.nic.Free(d.Addr)
+			p.cnt.TxDropped[flowtable.ReasonMalformed]++
+			return
+		}
+	}
+	w.route(p, buf, n, d)
+}
+
+// emitGSO sends the packets that w.txCut makes of a guest's TSO frame.
+func (w *Worker) emitGSO(p *port) {
+	for {
+		buf, d, ok := w.nic.AllocTx()
+		if !ok {
+			w.cnt.TxRingFull++
+			return
+		}
+		n, more, err := w.txCut.Next(buf[:min(len(buf)-vlanTag, w.cfg.MTU+ethHeader)])
+		if err != nil || !more {
+			w.nic.Free(d.Addr)
+			if err != nil {
+				p.cnt.TxDropped[flowtable.ReasonBadLength]++
+			}
+			return
+		}
+		w.route(p, buf, n, d)
+	}
+}
+
+// refuses applies what an access port enforces: the source address is the VM's own, and tags are ours to set.
+func (p *port) refuses(data []byte) (bool, flowtable.Reason) {
+	if len(data) < ethHeader {
+		return true, flowtable.ReasonBadLength
+	}
+	if !p.AllowSpoof && [macLen]byte(data[macLen:2*macLen]) != p.Addr.MAC {
+		return true, flowtable.ReasonSourceMAC
+	}
+	if t := binary.BigEndian.Uint16(data[2*macLen:]); t == etherVLAN || t == etherSVLAN {
+		return true, flowtable.ReasonVLANForeign
+	}
+	return false, 0
+}
+
+// route sends one complete wire packet in a TX chunk where it belongs: to a VM of this interface and VLAN, to all of them
+// and the wire when its destination is a group, otherwise to the wire.
+func (w *Worker) route(p *port, buf []byte, n int, d xsk.Desc) {
+	dst := Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(buf[:macLen])}
+	p.cnt.TxWire++
+	if dst.MAC[0]&1 != 0 {
+		w.copyToPorts(buf[:n], p.Addr.VLAN, p)
+	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
+		q.cnt.Local++
+		packet.Parse(buf[:n], &w.pkt.Info)
+		w.accept(q, buf[:n], d.Addr)
+		return
+	}
+	if p.Addr.VLAN != 0 {
+		n = insertTag(buf, n, p.Addr.VLAN)
+	}
+	if !w.nic.Send(d, n) {
+		w.nic.Free(d.Addr)
+		w.cnt.TxRingFull++
+		return
+	}
+	w.cnt.TxFrames++
+}
+
+// insertTag puts an 802.1Q tag of priority 0 behind the addresses and returns the new length. buf has room for it.
+func insertTag(buf []byte, n int, vlan uint16) int {
+	copy(buf[2*macLen+vlanTag:], buf[2*macLen:n])
+	binary.BigEndian.PutUint16(buf[2*macLen:], etherVLAN)
+	binary.BigEndian.PutUint16(buf[2*macLen+2:], vlan)
+	return n + vlanTag
+}

@@ -1,0 +1,69 @@
+package datapath
+
+import "github.com/rscctl/rscctl/vhost"
+
+// userGuest is one RX virtqueue of a vhost-user VM: Put copies into guest memory, so the chunks are free at Commit.
+type userGuest struct {
+	rx   *vhost.RxQueue
+	nic  NIC
+	puts int
+	refs []uint64 // of the burst in hand
+}
+
+// armAgain bounds how often Put asks a guest that posts buffers while it is asked.
+const armAgain = 4
+
+// NewUserGuest returns the way into a VM by its RX virtqueue. The queue stays its port's: Close leaves it as it is.
+func NewUserGuest(rx *vhost.RxQueue, nic NIC) Guest { return &userGuest{rx: rx, nic: nic} }
+
+func (g *userGuest) Begin() bool {
+	g.puts, g.refs = 0, g.refs[:0]
+	return g.rx.Begin()
+}
+
+func (g *userGuest) Put(f *Frame) error {
+	for try := 0; ; try++ {
+		switch err := g.rx.Put(&f.Frame); err {
+		case nil:
+			g.puts++
+			g.refs = append(g.refs, f.Refs...)
+			return nil
+		case vhost.ErrNoBuffers:
+			// Ask for a kick, and look again: buffers posted since then must not wait for it.
+			if try == armAgain || !g.rx.ArmKick() {
+				return ErrFull
+			}
+		case vhost.ErrTooBig:
+			return ErrTooBig
+		case vhost.ErrNotNegotiated:
+			return ErrNoOffer
+		case vhost.ErrBadFrame:
+			return ErrRefused
+		default: // the port has failed, and has the reason
+			return err
+		}
+	}
+}
+
+func (g *userGuest) Commit() (int, error) {
+	g.rx.Commit()
+	for _, r := range g.refs {
+		g.nic.Free(r)
+	}
+	return g.puts, nil
+}
+
+func (g *userGuest) Reap() int { return 0 }
+
+// Arm: Put has asked for the kick already.
+func (g *userGuest) Arm(hungry bool) (int, bool) {
+	if !hungry {
+		return -1, false
+	}
+	return g.rx.KickFD(), false
+}
+
+func (g *userGuest) Ack()                { g.rx.AckKick() }
+func (g *userGuest) MaxFrame() int       { return g.rx.MaxFrame() }
+func (g *userGuest) Check(bool) error    { return nil } // the port's control goroutine looks
+func (g *userGuest) Close() (int, error) { return 0, nil }

@@ -1,0 +1,197 @@
+package datapath
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// Bounds of one worker.
+const (
+	BurstFrames  = 64                     // RX descriptors taken at once
+	MaxPorts     = 256                    // VMs of one interface
+	txBudget     = 64                     // chains taken from one source at once
+	groupBudget  = 32                     // group frames taken at once
+	lookEvery    = 16                     // busy steps between two looks at the other descriptors
+	hungryRetry  = time.Millisecond       // a guest without room is looked at this often, should its kick go to another worker
+	txRetry      = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
+	errorBackoff = 100 * time.Millisecond // sleep while the NIC reports an error (interface down)
+	maxDrain     = 2048                   // frames that Drain takes: an RX ring
+)
+
+// Config describes a Worker. The worker owns nothing of it: whoever made the descriptors closes them, after Stop.
+type Config struct {
+	ID        int       // the NIC queue's number
+	MTU       int       // bytes behind the Ethernet header (and one tag) that the wire takes
+	NIC       NIC       //
+	Multicast Multicast // nil on all workers of an interface but one
+	WakeFD    int       // an eventfd, non-blocking, that messages make readable
+	Chunks    int       // in the NIC's UMEM: the bounds of what may wait are shares of it
+	Slots     int       // of the flow table
+	Log       *slog.Logger
+	Clock     func() int64 // ns, never backwards; nil: the time since New
+	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
+	// It must not wait.
+	Trouble func()
+}
+
+// Worker serves one NIC queue. Its exported methods are safe from any goroutine but its own; all fields but those behind
+// "shared" belong to its own goroutine.
+type Worker struct {
+	cfg   Config
+	nic   NIC
+	group Multicast
+	log   *slog.Logger
+	table *flowtable.Table
+
+	ports  []*port // by port index, nil where there is none
+	list   []*port // the same without the gaps
+	byAddr map[Addr]*port
+	dirty  []*port // frames wait for their guests, or their guests have chunks to give back
+	egress []*egress
+
+	clock   func() int64
+	now     int64 // by clock, read once per burst
+	descs   [BurstFrames]xsk.Desc
+	pkt     flowtable.Packet
+	cutter  flowtable.Segmenter // superframes that a guest does not take whole
+	txCut   flowtable.Segmenter // a guest's own TSO frames
+	txFrag  [1][]byte
+	piece   Frame // of a superframe that was cut again
+	pieces  [][]byte
+	scratch []byte // their memory
+	mbuf    []byte // one group frame
+
+	fds       []unix.PollFd
+	fdsStale  bool
+	txStalled bool // a guest's frame waits for TX room
+	hungry    int  // ports whose guest has no room
+	nicBroken bool
+
+	cnt      QueueCounters
+	stopping bool
+
+	// shared
+	cmds     chan message
+	dead     chan struct{}
+	fault    error // why run ended by itself; read after dead is closed
+	started  atomic.Bool
+	activity atomic.Uint64
+}
+
+// QueueCounters are a worker's own.
+type QueueCounters struct {
+	RxFrames   uint64 // taken from the NIC
+	TxFrames   uint64 // queued for the wire
+	TxRingFull uint64 // given up because there was no room after all
+	WithMeta   uint64 // of RxFrames: their metadata was XDP's
+	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
+	GroupLost  uint64 // group frames that the socket lost: the worker was too slow
+	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
+}
+
+// New returns a worker that does nothing until Start. It opens no descriptor.
+func New(cfg Config) (*Worker, error) {
+	w := &Worker{
+		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
+		clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
+		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true,
+	}
+	if w.clock == nil {
+		start := time.Now()
+		w.clock = func() int64 { return int64(time.Since(start)) }
+	}
+	t, err := flowtable.New(flowtable.Config{Slots: cfg.Slots, MaxHeld: cfg.Chunks / 4, Ports: MaxPorts}, w)
+	if err != nil {
+		return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
+	}
+	w.table = t
+	return w, nil
+}
+
+// Start starts the worker's goroutine. Call it once.
+func (w *Worker) Start() {
+	w.started.Store(true)
+	go w.run()
+}
+
+// run is the worker's goroutine.
+func (w *Worker) run() {
+	// The thread is never unlocked: it ends with the goroutine, and with it the timer slack set here.
+	runtime.LockOSThread()
+	defer w.ended()
+	// The default slack of 50 us would double a hold of 50 us.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		w.log.Warn("worker: timer slack", "err", err)
+	}
+	w.nic.Refill()
+	for busy := 0; !w.stopping; {
+		if !w.step() {
+			if !w.stopping { // the message that stops has taken its wake-up with it
+				w.wait()
+			}
+			busy = 0
+		} else if busy++; busy%lookEvery == 0 {
+			w.look()
+		}
+	}
+	w.finish()
+}
+
+// finish delivers or counts all that the worker holds.
+func (w *Worker) finish() {
+	w.now = w.clock()
+	w.table.Close(flowtable.ReasonStop, w.now)
+	w.flush()
+	for _, p := range w.list {
+		w.dropQueued(p, flowtable.ReasonPortDown)
+		w.closeGuest(p)
+	}
+	_ = w.nic.Flush() // a link that is down loses what was queued for it
+}
+
+// ended is the last thing that the goroutine does. A fault of ours ends this worker and no other: the control side hears of it
+// and makes a new one.
+func (w *Worker) ended() {
+	if r := recover(); r != nil {
+		w.fault = fmt.Errorf("worker %d: %w: %v", w.cfg.ID, ErrFault, r)
+		w.log.Error("worker: fault", "err", w.fault, "stack", string(debug.Stack()))
+		w.cfg.Trouble()
+	}
+	close(w.dead)
+}
+
+// step moves one burst in each direction. It reports whether there was anything to do.
+func (w *Worker) step() bool {
+	for len(w.cmds) > 0 {
+		c := <-w.cmds
+		w.now = w.clock()
+		c.fn()
+		close(c.done)
+	}
+	w.now = w.clock()
+	w.reap()
+	n := w.receive()
+	w.table.EndBurst(w.now)
+	w.flush()
+	n += w.transmit()
+	if w.nic.TxPending() > 0 { // also what the kernel had no room for the last time
+		if err := w.nic.Flush(); err != nil {
+			w.nicBroken = true
+		}
+	}
+	w.nic.Refill()
+	if n > 0 {
+		w.activity.Store(w.activity.Load() + 1) // one writer
+	}
+	return n > 0
+}
