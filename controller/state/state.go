@@ -1,0 +1,122 @@
+package state
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Schema is the version of state.json's form. It has nothing to do with the version of what the product prints.
+const Schema = 2
+
+// State is the list of attached VMs by interface.
+type State struct {
+	Interfaces []Interface `json:"interfaces"`
+}
+
+// Interface is an uplink and the VMs on it.
+type Interface struct {
+	Name string `json:"name"`
+	VMs  []VM   `json:"vms"`
+}
+
+// VM is one attached VM: all that attaching it again needs. Exactly one of VhostUser and Tap is set.
+type VM struct {
+	Name        string     `json:"name"`
+	MAC         string     `json:"mac"`
+	VLAN        int        `json:"vlan,omitempty"` // 1 to 4094; 0: untagged
+	VhostUser   *VhostUser `json:"vhost_user,omitempty"`
+	Tap         *Tap       `json:"tap,omitempty"`
+	FixOffloads bool       `json:"fix_offloads,omitempty"`
+	Policy      Policy     `json:"policy"`
+}
+
+// VhostUser is the Unix socket of a vhost-user port.
+type VhostUser struct {
+	Socket     string `json:"socket"`
+	Connect    bool   `json:"connect,omitempty"` // we dial; otherwise we listen
+	Mode       string `json:"mode,omitempty"`    // octal; "": the default
+	Owner      string `json:"owner,omitempty"`   // USER:GROUP; "": unchanged
+	AllowSpoof bool   `json:"allow_spoof,omitempty"`
+}
+
+// Tap is the VM's own tap.
+type Tap struct {
+	Device        string `json:"device"`
+	BypassFilters bool   `json:"bypass_filters,omitempty"`
+}
+
+// Policy is the policy in force, every field of it: what a later version's defaults are does not change it.
+type Policy struct {
+	Coalesce     bool     `json:"coalesce"`
+	IPv4         bool     `json:"ipv4"`
+	IPv6         bool     `json:"ipv6"`
+	Profile      string   `json:"profile"`
+	HoldNS       int64    `json:"hold_ns"`
+	MaxBytes     int      `json:"max_bytes"`
+	MaxSegments  int      `json:"max_segments"` // 0: no limit
+	ExcludePorts []uint16 `json:"exclude_ports"`
+}
+
+// file is state.json as a whole.
+type file struct {
+	Schema int `json:"schema"`
+	State
+}
+
+func encode(s State) ([]byte, error) {
+	b, err := json.MarshalIndent(file{Schema: Schema, State: s}, "", "  ")
+	return append(b, '\n'), err
+}
+
+// decode reads state.json of this version and of every version before it. The errors are ErrNewer and ErrDamaged.
+func decode(b []byte) (State, error) {
+	var head struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return State{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	var s State
+	var err error
+	switch {
+	case head.Schema > Schema:
+		return State{}, fmt.Errorf("schema %d, want %d at most: %w", head.Schema, Schema, ErrNewer)
+	case head.Schema == Schema:
+		var f file
+		err = json.Unmarshal(b, &f)
+		s = f.State
+	case head.Schema == 1:
+		s, err = decodeV1(b)
+	default:
+		return State{}, fmt.Errorf("schema %d: %w", head.Schema, ErrDamaged)
+	}
+	if err == nil {
+		err = s.check()
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return s, nil
+}
+
+// check finds what no controller can have written. Whether the host still agrees is found out when a VM is attached again.
+func (s State) check() error {
+	vms := map[string]bool{}
+	ifaces := map[string]bool{}
+	for _, i := range s.Interfaces {
+		if i.Name == "" || ifaces[i.Name] {
+			return fmt.Errorf("interface %q: no name, or named twice", i.Name)
+		}
+		ifaces[i.Name] = true
+		for _, v := range i.VMs {
+			switch {
+			case v.Name == "" || vms[v.Name]:
+				return fmt.Errorf("interface %s: VM %q: no name, or named twice", i.Name, v.Name)
+			case (v.VhostUser == nil) == (v.Tap == nil):
+				return fmt.Errorf("VM %s: needs one of vhost_user and tap", v.Name)
+			}
+			vms[v.Name] = true
+		}
+	}
+	return nil
+}
