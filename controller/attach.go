@@ -105,11 +105,14 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 			c.watcher.Remove(u.facts.Index)
 			delete(c.uplinks, u.name)
 		}
-		_ = undo(done)
+		_ = c.putBack(done)
 	}()
 	for _, ch := range todo {
 		if err := ch.apply(); err != nil {
 			return err
+		}
+		if err := c.record(resp.Iface, &ch); err != nil {
+			return errors.Join(err, ch.undo())
 		}
 		done = append(done, ch)
 	}
@@ -213,11 +216,11 @@ func (u *uplink) removePort(v *vmPort) error {
 
 // Detach takes one VM, or with VM empty every VM, off an interface. With the last one the interface is given back.
 func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
-	resp := api.DetachResponse{Schema: api.Schema, Iface: req.Iface, VMs: []string{}, Restored: []string{}}
+	resp := api.DetachResponse{Schema: api.Schema, Iface: req.Iface, VMs: []string{}, Restored: []string{}, Warnings: []string{}}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := c.uplinks[req.Iface]
-	found := c.detachAsleep(req, &resp)
+	found := c.detachWaiting(req, &resp)
 	if u == nil && !found {
 		return resp, fmt.Errorf("detach: interface %s: %w: 'rscctl status' lists what is", req.Iface, ErrUnknownIface)
 	}
@@ -240,8 +243,8 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, c.saveState())
-	if len(c.uplinks) == 0 && len(c.asleep) == 0 && c.flows != nil {
+	resp.Warnings = c.saveInForce()
+	if len(c.uplinks) == 0 && len(c.waiting) == 0 && c.flows != nil {
 		errs = append(errs, c.dropFlows())
 	}
 	c.log.Info("detached", "iface", req.Iface, "vms", strings.Join(resp.VMs, ","))
@@ -263,28 +266,6 @@ func (c *Controller) dropFlows() error {
 		return fmt.Errorf("flow map: %w", err)
 	}
 	return nil
-}
-
-func (c *Controller) detachAsleep(req api.DetachRequest, resp *api.DetachResponse) bool {
-	left, ok := c.asleep[req.Iface]
-	if !ok {
-		return false
-	}
-	keep := left.Ports[:0]
-	for _, p := range left.Ports {
-		if req.VM == "" || req.VM == p.Attach.VM {
-			resp.VMs = append(resp.VMs, p.Attach.VM)
-		} else {
-			keep = append(keep, p)
-		}
-	}
-	left.Ports = keep
-	if len(keep) == 0 {
-		delete(c.asleep, req.Iface)
-	} else {
-		c.asleep[req.Iface] = left
-	}
-	return len(resp.VMs) > 0
 }
 
 // checkRequest validates what needs no look at the host.
@@ -382,9 +363,9 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr portAddr) error {
 			}
 		}
 	}
-	for name, left := range c.asleep {
-		for _, p := range left.Ports {
-			if p.Attach.VM == req.VM {
+	for name, list := range c.waiting {
+		for _, w := range list {
+			if w.vm.Name == req.VM && !w.trying {
 				return fmt.Errorf("attach: VM %s: %w: it waits for interface %s: 'rscctl detach %s --vm %s' first", req.VM, ErrTaken, name, name, req.VM)
 			}
 		}

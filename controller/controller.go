@@ -13,8 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/rscctl/rscctl/bpf"
-	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
 )
 
 // Options are the places one controller owns. Two controllers with different places run side by side.
@@ -37,7 +37,7 @@ const (
 type Controller struct {
 	opt      Options
 	log      *slog.Logger
-	state    *stateDir
+	state    *state.Dir
 	listener *net.UnixListener
 	watcher  *netdev.Watcher
 	flows    *ebpf.Map
@@ -48,20 +48,21 @@ type Controller struct {
 
 	mu       sync.Mutex
 	uplinks  map[string]*uplink
-	asleep   map[string]savedInterface // saved interfaces that could not be restored; kept until detached
-	lastErr  map[string]string         // by what could not be attached again
+	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
+	restored bool                    // the state file was read: from now on ours is the truth
+	unsaved  error                   // why the state file is behind; nil when it is not
 	warnings []string
 }
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, asleep: map[string]savedInterface{}, lastErr: map[string]string{}}
+	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}}
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
 	}
 	if c.listener, err = listenControl(opt.Socket); err != nil {
-		c.state.close()
+		_ = c.state.Close()
 		return nil, err
 	}
 	if c.watcher, err = netdev.NewWatcher(); err == nil {
@@ -80,7 +81,7 @@ func (c *Controller) closePlaces() {
 		c.watcher.Close()
 	}
 	c.listener.Close() // removes the socket file as well
-	c.state.close()
+	_ = c.state.Close()
 }
 
 // openFlows makes or adopts the pinned flow map. Without a bpf filesystem it goes on unpinned and says how to have one:
@@ -125,49 +126,18 @@ func (c *Controller) shutdown() error {
 	defer c.mu.Unlock()
 	var errs []error
 	saved := c.snapshotState()
-	for i := range saved.Interfaces { // what closeUplink puts back must not be put back again by the next run
-		if u := c.uplinks[saved.Interfaces[i].Name]; u != nil {
-			saved.Interfaces[i].Changes = nil
-		}
-	}
 	for _, u := range c.uplinks {
 		_, err := c.closeUplink(u)
 		errs = append(errs, err)
 	}
-	errs = append(errs, c.state.save(saved))
+	if c.restored {
+		errs = append(errs, c.state.Save(saved))
+	}
 	if c.flows != nil {
 		errs = append(errs, c.flows.Close())
 	}
 	c.closePlaces()
 	return errors.Join(errs...)
-}
-
-// restore puts back what a crashed controller left changed, then attaches what the state names. An interface that is
-// gone does not stop the others: it is kept, shown by status, and can be detached.
-func (c *Controller) restore() error {
-	st, err := c.state.load()
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, si := range st.Interfaces {
-		for _, err := range undo(si.Changes) {
-			c.log.Warn("restore: offload", "iface", si.Name, "err", err)
-		}
-		left := savedInterface{Name: si.Name}
-		for _, sp := range si.Ports {
-			c.cleanTap(sp.Attach.Tap)
-			if err := c.restorePort(sp); err != nil {
-				c.log.Warn("restore: not attached", "iface", si.Name, "vm", sp.Attach.VM, "err", err)
-				left.Ports = append(left.Ports, sp)
-			}
-		}
-		if len(left.Ports) > 0 {
-			c.asleep[si.Name] = left
-		}
-	}
-	return nil
 }
 
 // cleanTap takes off a tap what a controller that died left there: a filter under clsact outlives its process.
@@ -184,47 +154,6 @@ func (c *Controller) cleanTap(tap string) {
 	}
 }
 
-// restorePort attaches a VM of the state. The caller holds mu.
-func (c *Controller) restorePort(sp savedPort) error {
-	req := sp.Attach
-	req.DryRun = false
-	req.Policy = patchOf(sp.Policy)
-	_, err := c.attach(req)
-	return err
-}
-
-// patchOf is the patch that sets every field.
-func patchOf(p api.Policy) api.PolicyPatch {
-	return api.PolicyPatch{
-		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS,
-		MaxBytes: &p.MaxBytes, MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
-	}
-}
-
-// snapshotState is what the state file should hold now. The caller holds mu.
-func (c *Controller) snapshotState() savedState {
-	var st savedState
-	for _, u := range c.uplinks {
-		si := savedInterface{Name: u.name, Changes: u.changes}
-		for _, v := range u.ports {
-			si.Ports = append(si.Ports, v.saved())
-		}
-		if left, ok := c.asleep[u.name]; ok {
-			si.Ports = append(si.Ports, left.Ports...)
-		}
-		st.Interfaces = append(st.Interfaces, si)
-	}
-	for name, left := range c.asleep {
-		if c.uplinks[name] == nil {
-			st.Interfaces = append(st.Interfaces, left)
-		}
-	}
-	return st
-}
-
-// saveState writes the state file. The caller holds mu.
-func (c *Controller) saveState() error { return c.state.save(c.snapshotState()) }
-
 // dropPort takes a VM off its uplink. The caller holds mu.
 func (c *Controller) dropPort(v *vmPort) error {
 	if v.tap != nil {
@@ -240,7 +169,7 @@ func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 		errs = append(errs, c.dropPort(v))
 	}
 	errs = append(errs, u.close())
-	errs = append(errs, undo(u.changes)...)
+	errs = append(errs, c.putBack(u.changes)...)
 	for _, ch := range u.changes {
 		restored = append(restored, ch.restoredText())
 	}

@@ -2,8 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -26,7 +24,8 @@ func (c *Controller) watch(ctx context.Context) {
 		case <-tick.C:
 			c.mu.Lock()
 			c.checkPorts()
-			c.wakeAsleep()
+			c.wakeWaiting()
+			c.saveAgain()
 			tick.Reset(c.nextLook())
 			c.mu.Unlock()
 		}
@@ -73,7 +72,7 @@ func (c *Controller) linkChanged(e netdev.Event) {
 		return
 	}
 	c.sleepUplink(u)
-	c.wakeAsleep()
+	c.wakeWaiting()
 }
 
 // tapChanged looks at a VM's tap at once instead of at the next tick. The caller holds mu.
@@ -98,65 +97,6 @@ func (c *Controller) byIndex(index int) *uplink {
 		}
 	}
 	return nil
-}
-
-// sleepUplink gives an interface back and keeps its VMs for later. The caller holds mu.
-func (c *Controller) sleepUplink(u *uplink) {
-	left := c.asleep[u.name]
-	left.Name = u.name
-	for _, v := range u.sortedPorts() {
-		left.Ports = append(left.Ports, v.saved())
-	}
-	if _, err := c.closeUplink(u); err != nil {
-		u.log.Warn("interface: give back", "err", err)
-	}
-	c.asleep[u.name] = left
-}
-
-// sleepPort takes one VM off until what it needs is back; the last one takes the interface with it. The caller holds mu.
-func (c *Controller) sleepPort(v *vmPort, why error) {
-	u := v.up
-	v.log.Error("VM given up until its tap is back", "err", why)
-	left := c.asleep[u.name]
-	left.Name = u.name
-	left.Ports = append(left.Ports, v.saved())
-	err := c.dropPort(v)
-	if len(u.ports) == 0 {
-		_, cerr := c.closeUplink(u)
-		err = errors.Join(err, cerr)
-	}
-	if err != nil {
-		v.log.Warn("VM: give up", "err", err)
-	}
-	c.asleep[u.name] = left
-}
-
-// wakeAsleep attaches the VMs whose interface is back. The caller holds mu.
-func (c *Controller) wakeAsleep() {
-	for name, left := range c.asleep {
-		if _, err := netdev.Inspect(name); err != nil {
-			continue
-		}
-		delete(c.asleep, name) // its names are free for what follows
-		var still []savedPort
-		for _, sp := range left.Ports {
-			if err := c.restorePort(sp); err != nil {
-				c.logOnce(fmt.Sprintf("%s/%s", name, sp.Attach.VM), err)
-				still = append(still, sp)
-			}
-		}
-		if len(still) > 0 {
-			c.asleep[name] = savedInterface{Name: name, Ports: still}
-		}
-	}
-}
-
-// logOnce logs why a VM could not be attached again, when the reason is a new one. The caller holds mu.
-func (c *Controller) logOnce(what string, err error) {
-	if c.lastErr[what] != err.Error() {
-		c.lastErr[what] = err.Error()
-		c.log.Warn("not attached again", "what", what, "err", err)
-	}
 }
 
 // checkPorts logs what an operator must know of the ports. The caller holds mu.

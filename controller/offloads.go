@@ -11,6 +11,7 @@ import (
 // change is one offload that attach switches and detach puts back. peer tells that link is the other end of the veth
 // named via, which may live in another namespace and is looked for again when the change is undone.
 type change struct {
+	id      uint64        // in the undo list
 	Link    string        `json:"link"`
 	Via     string        `json:"via,omitempty"`
 	Feature string        `json:"feature"`
@@ -76,16 +77,6 @@ func withPeer(via string, fn func(*netdev.Peer) error) error {
 		return err
 	}
 	return fn(p)
-}
-
-// undo puts changes back, the newest first, and returns what could not be.
-func undo(changes []change) (errs []error) {
-	for i := len(changes) - 1; i >= 0; i-- {
-		if err := changes[i].undo(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
 }
 
 // planOffloads says which offloads of the interface and its veth peer stand in the way. Those of the interface are

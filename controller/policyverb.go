@@ -43,10 +43,11 @@ func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error
 	if err != nil {
 		return api.PolicyResponse{}, err
 	}
-	if err := v.setPolicy(policy); err != nil {
-		return api.PolicyResponse{}, err
+	if err := c.savePolicy(req.VM, policy); err != nil { // what cannot be kept is not put in force
+		return api.PolicyResponse{}, fmt.Errorf("policy: VM %s: unchanged: %w", req.VM, err)
 	}
-	if err := c.saveState(); err != nil {
+	if err := v.setPolicy(policy); err != nil {
+		c.saveInForce()
 		return api.PolicyResponse{}, err
 	}
 	r := v.policyResponse()

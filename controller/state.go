@@ -1,110 +1,166 @@
 package controller
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"maps"
+	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
 )
 
-const stateFile = "state.json"
-
-// savedState is what survives a controller: who is attached with which policy, and what of the host was changed and
-// must be put back (by detach, by a clean stop, or by the next run after a crash).
-type savedState struct {
-	Schema     int              `json:"schema"`
-	Interfaces []savedInterface `json:"interfaces"`
-}
-
-type savedInterface struct {
-	Name    string      `json:"name"`
-	Ports   []savedPort `json:"ports"`
-	Changes []change    `json:"changes"`
-}
-
-type savedPort struct {
-	Attach api.AttachRequest `json:"attach"`
-	Policy api.Policy        `json:"policy"`
-}
-
-// stateDir is the locked state directory. The lock lives as long as the process: a crash frees it.
-type stateDir struct {
-	path string
-	lock *os.File
-}
-
-// openState makes the directory if need be and takes its lock. ErrHeld when another controller has it.
-func openState(path string) (*stateDir, error) {
-	if err := os.MkdirAll(path, 0o750); err != nil {
-		return nil, fmt.Errorf("state: %w: choose another directory with --state", err)
+// openState takes the state directory. ErrHeld when another controller has it.
+func openState(path string) (*state.Dir, error) {
+	d, err := state.Open(path)
+	if errors.Is(err, state.ErrLocked) {
+		return nil, fmt.Errorf("%w: %w", ErrHeld, err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("state: %w: choose another directory with --state", err)
+	return d, err
+}
+
+// savedVM is a VM as the state file keeps it.
+func savedVM(req api.AttachRequest, p api.Policy) state.VM {
+	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p)}
+	if req.Tap != "" {
+		vm.Tap = &state.Tap{Device: req.Tap, BypassFilters: req.Bypass}
+	} else {
+		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof}
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("state: %s: %w: stop it, or use another --state", path, ErrHeld)
+	return vm
+}
+
+func savedPolicy(p api.Policy) state.Policy {
+	return state.Policy{
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: p.Profile, HoldNS: p.HoldNS,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+	}
+}
+
+// attachAgain is the request that attaches a VM of the state file. Its policy is given in full: defaults may have changed since.
+func attachAgain(iface string, vm state.VM) api.AttachRequest {
+	p := vm.Policy
+	req := api.AttachRequest{
+		Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads,
+		Policy: api.PolicyPatch{
+			Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS,
+			MaxBytes: &p.MaxBytes, MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
+		},
+	}
+	if t := vm.Tap; t != nil {
+		req.Tap, req.Bypass = t.Device, t.BypassFilters
+	}
+	if s := vm.VhostUser; s != nil {
+		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof
+	}
+	return req
+}
+
+// snapshotState is what the state file should hold now: the attached VMs, and those that wait or are still to be restored. A
+// VM that is in both lists is being attached at this moment. The caller holds mu.
+func (c *Controller) snapshotState() state.State {
+	byIface := map[string][]state.VM{}
+	attached := map[string]bool{}
+	for _, u := range c.uplinks {
+		for _, v := range u.sortedPorts() {
+			byIface[u.name] = append(byIface[u.name], v.saved())
+			attached[v.req.VM] = true
 		}
-		return nil, fmt.Errorf("state: lock %s: %w", path, err)
 	}
-	return &stateDir{path: path, lock: lock}, nil
+	for iface, list := range c.waiting {
+		for _, w := range list {
+			if !attached[w.vm.Name] {
+				byIface[iface] = append(byIface[iface], w.vm)
+			}
+		}
+	}
+	var s state.State
+	for _, iface := range slices.Sorted(maps.Keys(byIface)) {
+		s.Interfaces = append(s.Interfaces, state.Interface{Name: iface, VMs: byIface[iface]})
+	}
+	return s
 }
 
-func (s *stateDir) close() { s.lock.Close() }
-
-// load returns the saved state; an absent file is an empty one. A damaged file is an error that names it: guessing
-// would forget which offloads were changed.
-func (s *stateDir) load() (savedState, error) {
-	st := savedState{Schema: api.Schema}
-	name := filepath.Join(s.path, stateFile)
-	b, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return st, nil
-	}
-	if err != nil {
-		return st, fmt.Errorf("state: %w", err)
-	}
-	if err := json.Unmarshal(b, &st); err != nil {
-		return st, fmt.Errorf("state: %s: %w: mend or remove the file", name, err)
-	}
-	if st.Schema != api.Schema {
-		return st, fmt.Errorf("state: %s: schema %d, want %d: it was written by another version; remove the file", name, st.Schema, api.Schema)
-	}
-	return st, nil
+// saveState writes the state file. The caller holds mu.
+func (c *Controller) saveState() error {
+	c.unsaved = c.state.Save(c.snapshotState())
+	return c.unsaved
 }
 
-// save replaces the file as a whole: written beside it, flushed, renamed, so that a crash leaves the old or the new one.
-func (s *stateDir) save(st savedState) error {
-	st.Schema = api.Schema
-	b, err := json.MarshalIndent(st, "", "  ")
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	tmp, err := os.CreateTemp(s.path, stateFile+".new-*")
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	defer os.Remove(tmp.Name()) // nothing left to remove once renamed
-	_, err = tmp.Write(append(b, '\n'))
+// saveInForce writes the state file after something was carried out that cannot be taken back. What could not be written is
+// told in words; status shows it and saveAgain tries it again. The caller holds mu.
+func (c *Controller) saveInForce() (warnings []string) {
+	err := c.saveState()
 	if err == nil {
-		err = tmp.Sync()
+		return []string{}
 	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
+	c.log.Error("in force, not saved", "err", err)
+	return []string{notSavedText(err)}
+}
+
+func notSavedText(err error) string {
+	return fmt.Sprintf("in force, but %v: it is tried again each second; a crash before that would bring back what was there before", err)
+}
+
+// saveAgain writes what could not be written before. The caller holds mu.
+func (c *Controller) saveAgain() {
+	if c.unsaved != nil && c.saveState() == nil {
+		c.log.Info("state saved")
 	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(s.path, stateFile))
+	_ = c.state.Flush() // it stays to be written; saveState tells of a full disk
+}
+
+// savePolicy writes the state file with another policy of a VM, before that is put in force. The caller holds mu.
+func (c *Controller) savePolicy(vm string, p api.Policy) error {
+	s := c.snapshotState()
+	for _, i := range s.Interfaces {
+		for k := range i.VMs {
+			if i.VMs[k].Name == vm {
+				i.VMs[k].Policy = savedPolicy(p)
+			}
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
+	return c.state.Save(s)
+}
+
+// stateWarnings is what an operator must know of the state directory. The caller holds mu.
+func (c *Controller) stateWarnings() (out []string) {
+	for _, err := range c.state.Problems() {
+		out = append(out, err.Error())
 	}
-	return nil
+	if c.unsaved != nil {
+		out = append(out, notSavedText(c.unsaved))
+	}
+	return out
+}
+
+// record puts a change of the host on the undo list.
+func (c *Controller) record(iface string, ch *change) error {
+	list := []state.Change{{Kind: state.Offload, Iface: iface, Link: ch.Link, Via: ch.Via, Feature: ch.Feature, Was: ch.Undo.Was, Why: ch.Why}}
+	err := c.state.Record(list)
+	ch.id = list[0].ID
+	return err
+}
+
+// recorded is a change as the undo list has it.
+func recorded(r state.Change) change {
+	return change{id: r.ID, Link: r.Link, Via: r.Via, Feature: r.Feature, Why: r.Why, Undo: netdev.Change{Feature: r.Feature, Was: r.Was}}
+}
+
+// putBack undoes changes, the newest first, and takes them off the undo list. What could not be undone stays there for the next
+// run, and is returned.
+func (c *Controller) putBack(changes []change) (errs []error) {
+	var done []uint64
+	for i := len(changes) - 1; i >= 0; i-- {
+		if err := changes[i].undo(); err != nil {
+			errs = append(errs, err)
+		} else {
+			done = append(done, changes[i].id)
+		}
+	}
+	if err := c.state.Forget(done...); err != nil {
+		c.log.Warn("undone, but still on the undo list", "err", err) // written again by saveAgain
+	}
+	return errs
 }

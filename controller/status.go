@@ -18,17 +18,13 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 	defer c.mu.Unlock()
 	st := api.Status{
 		Schema: api.Schema, PID: os.Getpid(), Version: c.opt.Version, StartedAt: c.started, State: c.opt.State,
-		FlowsPin: c.flowsPin, Warnings: slices.Clone(c.warnings), Interfaces: []api.Interface{},
+		FlowsPin: c.flowsPin, Warnings: slices.Clone(c.warnings), Interfaces: []api.Interface{}, Waiting: c.waitingList(iface),
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.asleep)) {
-		for _, p := range c.asleep[name].Ports {
-			st.Warnings = append(st.Warnings, fmt.Sprintf("VM %s on %s could not be attached again: 'rscctl attach' it when the interface is back, or 'rscctl detach %s --vm %s'", p.Attach.VM, name, name, p.Attach.VM))
-		}
-	}
+	st.Warnings = append(st.Warnings, c.stateWarnings()...)
 	if st.Warnings == nil {
 		st.Warnings = []string{}
 	}
-	if iface != "" && c.uplinks[iface] == nil {
+	if iface != "" && c.uplinks[iface] == nil && c.waiting[iface] == nil {
 		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -97,9 +98,9 @@ func (v *vmPort) setPolicy(p api.Policy) error {
 }
 
 // saved is the VM as the state file keeps it.
-func (v *vmPort) saved() savedPort {
+func (v *vmPort) saved() state.VM {
 	policy, _, _ := v.effective()
-	return savedPort{Attach: v.req, Policy: policy}
+	return savedVM(v.req, policy)
 }
 
 // effective is the profile in force and why.

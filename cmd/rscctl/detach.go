@@ -48,5 +48,8 @@ func detach(c *cli.Context, s streams) error {
 	for _, r := range resp.Restored {
 		p.line("  restored: %s", r)
 	}
+	for _, w := range resp.Warnings {
+		p.line("  warning: %s", w)
+	}
 	return p.flush()
 }

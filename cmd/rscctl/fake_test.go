@@ -84,7 +84,7 @@ func answer(r *http.Request, body []byte) any {
 			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
 		}
 	case "/v1/detach":
-		return api.DetachResponse{Schema: 1, Iface: "eth0", VMs: []string{"web", "db"}, Restored: []string{"XDP program removed"}}
+		return api.DetachResponse{Schema: 1, Iface: "eth0", VMs: []string{"web", "db"}, Restored: []string{"XDP program removed"}, Warnings: []string{"in force, but state: not saved"}}
 	case "/v1/flows":
 		return sampleFlows()
 	case "/v1/policy":
@@ -127,6 +127,11 @@ func sampleStatus() api.Status {
 			Changes:  []string{"XDP program in native mode"},
 			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
 		}},
+		Waiting: []api.Waiting{
+			{VM: "mail", Iface: "eth0", MAC: "52:54:00:12:34:59", VLAN: 100, Since: time.Date(2026, 1, 1, 0, 1, 0, 0, time.UTC), Cause: "tap vnet9: no such device"},
+			{VM: "git", Iface: "eth1", MAC: "52:54:00:12:34:60", Since: time.Date(2026, 1, 1, 0, 3, 0, 0, time.UTC), Cause: "interface eth1: MTU 9000 too large",
+				NextTry: time.Date(2026, 1, 1, 0, 3, 20, 0, time.UTC)},
+		},
 	}
 }
 

@@ -52,10 +52,12 @@ func printStatus(w io.Writer, st *api.Status, now time.Time) error {
 	}
 	p.row("flow map", pin)
 	warnings := allWarnings(st)
-	p.row("health", health(len(warnings)))
-	if len(st.Interfaces) == 0 {
+	p.row("health", health(len(warnings), len(st.Waiting)))
+	if len(st.Interfaces) == 0 && len(st.Waiting) == 0 {
 		p.line("\nno VM is attached: see rscctl attach --help")
-	} else {
+	}
+	printWaiting(p, st, now)
+	if len(st.Interfaces) > 0 {
 		printInterfaces(p, st)
 		printQueues(p, st)
 		printPorts(p, st)
@@ -71,14 +73,49 @@ func printStatus(w io.Writer, st *api.Status, now time.Time) error {
 	return p.flush()
 }
 
-func health(warnings int) string {
-	switch warnings {
-	case 0:
-		return "good"
-	case 1:
-		return "1 warning, see below"
+func health(warnings, waiting int) string {
+	var said []string
+	if waiting > 0 {
+		said = append(said, plural(waiting, "VM waits", "VMs wait"))
 	}
-	return strconv.Itoa(warnings) + " warnings, see below"
+	if warnings > 0 {
+		said = append(said, plural(warnings, "warning", "warnings"))
+	}
+	if len(said) == 0 {
+		return "good"
+	}
+	return strings.Join(said, ", ") + ", see below"
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+// printWaiting lists the VMs that are known and not attached now.
+func printWaiting(p *printer, st *api.Status, now time.Time) {
+	if len(st.Waiting) == 0 {
+		return
+	}
+	p.line("")
+	p.row("WAITING VM", "INTERFACE", "MAC", "VLAN", "FOR", "NEXT TRY", "CAUSE")
+	for _, w := range st.Waiting {
+		next := "within 1 s"
+		if wait := w.NextTry.Sub(now); wait > time.Second {
+			next = "in " + duration(wait.Round(time.Second))
+		}
+		p.row(w.VM, w.Iface, w.MAC, vlanText(w.VLAN), duration(now.Sub(w.Since)), next, w.Cause)
+	}
+	p.line("A waiting VM comes back by itself once the cause is gone; 'rscctl detach INTERFACE --vm VM' gives it up.")
+}
+
+func vlanText(id int) string {
+	if id == 0 {
+		return "-"
+	}
+	return strconv.Itoa(id)
 }
 
 // allWarnings puts what a warning is about in front of it.
@@ -137,15 +174,11 @@ func printPorts(p *printer, st *api.Status) {
 	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET OR TAP")
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
-			vlan := "-"
-			if port.VLAN != 0 {
-				vlan = strconv.Itoa(port.VLAN)
-			}
 			profile := port.Effective
 			if profile != port.Policy.Profile && port.Policy.Coalesce {
 				profile += " (asked: " + port.Policy.Profile + ")"
 			}
-			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlan, port.State, strconv.Itoa(port.QueuePairs),
+			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlanText(port.VLAN), port.State, strconv.Itoa(port.QueuePairs),
 				strconv.Itoa(port.QueueSize), onOffText(port.Policy.Coalesce), profile,
 				duration(time.Duration(port.Policy.HoldNS)), port.Feed, port.Socket+port.Tap+" ("+port.Mode+")")
 		}

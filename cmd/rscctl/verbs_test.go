@@ -237,3 +237,19 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
+	st := api.Status{Waiting: []api.Waiting{{VM: "web", Iface: "eth0", Cause: "interface eth0: no such device"}}}
+	var out bytes.Buffer
+	if err := printStatus(&out, &st, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"1 VM waits", "web", "interface eth0: no such device"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "no VM is attached") || strings.Contains(out.String(), "good") {
+		t.Errorf("shown as none or as good:\n%s", out.String())
+	}
+}

@@ -106,6 +106,7 @@ type DetachResponse struct {
 	Iface    string   `json:"iface"`
 	VMs      []string `json:"vms"`
 	Restored []string `json:"restored"`
+	Warnings []string `json:"warnings"` // what was carried out and could not be saved
 }
 
 // Status is the state of the whole controller.
@@ -118,6 +119,18 @@ type Status struct {
 	FlowsPin   string      `json:"flows_pin,omitempty"` // "" when the map is not pinned
 	Warnings   []string    `json:"warnings"`
 	Interfaces []Interface `json:"interfaces"`
+	Waiting    []Waiting   `json:"waiting"`
+}
+
+// Waiting is a VM that is known and not attached now. It comes back by itself once the cause is gone, or is given up by detach.
+type Waiting struct {
+	VM      string    `json:"vm"`
+	Iface   string    `json:"iface"`
+	MAC     string    `json:"mac"`
+	VLAN    int       `json:"vlan,omitempty"`
+	Since   time.Time `json:"since"`
+	Cause   string    `json:"cause"`
+	NextTry time.Time `json:"next_try,omitzero"` // zero: within a second
 }
 
 // Interface is one uplink.
