@@ -13,6 +13,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/vhost"
 )
@@ -46,13 +47,13 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	var facts *netdev.Facts
 	chunk := 0
 	if u == nil {
-		if facts, chunk, err = inspectUplink(req.Iface, v.addr.vlan); err != nil {
+		if facts, chunk, err = inspectUplink(req.Iface, v.addr.VLAN); err != nil {
 			return resp, err
 		}
 	} else {
 		facts, chunk = u.facts, u.chunk
 	}
-	if addr := facts.MAC; addr.String() == net.HardwareAddr(v.addr.mac[:]).String() && v.addr.vlan == 0 {
+	if addr := facts.MAC; addr.String() == net.HardwareAddr(v.addr.MAC[:]).String() && v.addr.VLAN == 0 {
 		return resp, fmt.Errorf("attach: MAC %s is %s's own: %w: give the VM its own address", req.MAC, req.Iface, ErrUsage)
 	}
 	todo, warnings, err := planOffloads(facts, req)
@@ -122,7 +123,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 		}
 	}
 	if fresh {
-		if u, err = openUplink(facts, chunk, c.flows, c.trouble, c.log); err != nil {
+		if u, err = openUplink(facts, chunk, c.flows, c.lookSoon, c.log); err != nil {
 			return err
 		}
 		resp.Warnings = append(resp.Warnings, u.warnings...)
@@ -157,10 +158,10 @@ func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 		return err
 	}
 	v.idx, v.up, v.log = idx, u, u.log.With("vm", v.req.VM)
-	if err := u.mcast.AddUnicast(net.HardwareAddr(v.addr.mac[:])); err != nil {
+	if err := u.mcast.AddUnicast(net.HardwareAddr(v.addr.MAC[:])); err != nil {
 		return fmt.Errorf("interface %s: unicast filter: %w", u.name, err)
 	}
-	if err := u.each(func(w *worker) { w.addPort(v) }); err != nil {
+	if err := u.each(func(q *queue) error { return q.Add(v.portConfig()) }); err != nil {
 		return errors.Join(err, u.removePort(v))
 	}
 	add := u.addTap
@@ -205,8 +206,8 @@ func (u *uplink) removePort(v *vmPort) error {
 		errs = append(errs, v.port.Close())
 	}
 	errs = append(errs, u.setSteering(v.idx, false))
-	errs = append(errs, u.each(func(w *worker) { w.removePort(v.idx) }))
-	errs = append(errs, u.mcast.DelUnicast(net.HardwareAddr(v.addr.mac[:])))
+	errs = append(errs, u.each(func(q *queue) error { return q.Remove(v.idx) }))
+	errs = append(errs, u.mcast.DelUnicast(net.HardwareAddr(v.addr.MAC[:])))
 	if u.ports[v.req.VM] == v {
 		delete(u.ports, v.req.VM)
 		u.byIdx[v.idx] = nil
@@ -316,7 +317,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 			return fail("%w", err)
 		}
 	}
-	v := &vmPort{req: req, policy: policy, addr: portAddr{vlan: uint16(req.VLAN), mac: [macLen]byte(mac)}}
+	v := &vmPort{req: req, policy: policy, addr: datapath.Addr{VLAN: uint16(req.VLAN), MAC: [macLen]byte(mac)}}
 	if req.Tap != "" {
 		v.tap = &tapGuest{}
 	}
@@ -349,7 +350,7 @@ func parseOwner(s string) (uid, gid int, err error) {
 }
 
 // checkTaken refuses a VM name used on any interface and a (VLAN, MAC) used on this one. The caller holds mu.
-func (c *Controller) checkTaken(req api.AttachRequest, addr portAddr) error {
+func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error {
 	for _, u := range c.uplinks {
 		for _, v := range u.ports {
 			if v.req.VM == req.VM {

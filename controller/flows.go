@@ -56,7 +56,7 @@ func (c *Controller) Flows(iface, vm, sort string, limit int) (api.Flows, error)
 	now := monotonic()
 	for _, r := range rows {
 		v := names[[2]uint32{r.Key.Ifindex, r.Key.Port}]
-		if v == nil || v.addr.vlan != r.Key.VLAN { // of an earlier attachment
+		if v == nil || v.addr.VLAN != r.Key.VLAN { // of an earlier attachment
 			continue
 		}
 		if (iface != "" && v.up.name != iface) || (vm != "" && v.req.VM != vm) {
@@ -91,7 +91,9 @@ func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
 		}
 	}
 	for i, n := range r.Stats.Verdicts {
-		addCount(f.Verdicts, bpf.VerdictName(i), n)
+		if n > 0 {
+			f.Verdicts[bpf.VerdictName(i)] = n
+		}
 	}
 	if d := f.LastNS - f.FirstNS; d > 0 {
 		f.BitsPerSec = float64(f.Bytes) * 8 / (float64(d) / float64(time.Second))

@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/report"
 )
 
 // watch follows the links and looks at the ports once a second, until ctx ends.
@@ -110,8 +112,8 @@ func (c *Controller) checkPorts() {
 				}
 				v.refreshSenders()
 			}
-			v.checkPartial()
 		}
+		u.checkPartial()
 	}
 }
 
@@ -131,15 +133,22 @@ func (v *vmPort) refreshSenders() {
 	}
 }
 
-// checkPartial warns of senders with partial checksums, each time their frames have grown tenfold.
-func (v *vmPort) checkPartial() {
-	n, err := v.partialChecksums()
-	if err != nil {
-		v.log.Error("port: counters", "err", err)
-		return
+// checkPartial warns of senders with partial checksums, each time a VM's frames of that kind have grown tenfold.
+func (u *uplink) checkPartial() {
+	s := report.Uplink{Name: u.name, Remedy: u.partialRemedy(), Queues: u.look()}
+	for _, v := range u.sortedPorts() {
+		vm := report.VM{Index: v.idx, Port: api.Port{VM: v.req.VM}}
+		if n := s.PartialChecksums(&vm); n > 10*v.partial {
+			v.partial = n
+			v.log.Warn(s.PartialWarning(&vm, n))
+		}
 	}
-	if n > 10*v.partial {
-		v.partial = n
-		v.log.Warn(partialWarning(v, n))
+}
+
+// lookSoon is called by a worker that has trouble. It never waits.
+func (c *Controller) lookSoon() {
+	select {
+	case c.trouble <- struct{}{}:
+	default: // a look is due already
 	}
 }

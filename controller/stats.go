@@ -4,66 +4,80 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/controller/report"
 )
-
-// vmSnapshot is one worker's counters of one VM at a burst boundary.
-type vmSnapshot struct {
-	ledger flowtable.Ledger
-	cnt    portCounters
-}
-
-// snapshot runs on a worker.
-func (w *worker) snapshot(idx uint32) (s vmSnapshot, ok bool) {
-	p := w.ports[idx]
-	if p == nil {
-		return s, false
-	}
-	s.ledger = *w.table.Ledger(idx)
-	s.cnt = p.cnt
-	return s, true
-}
 
 // Stats returns every counter of one VM, or with vm empty of all.
 func (c *Controller) Stats(vm string) (api.Stats, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := api.Stats{Schema: api.Schema, VMs: []api.VMStats{}, Queues: map[string]api.Queue{}, Verdicts: map[string]uint64{}}
+	if vm != "" && c.vm(vm) == nil {
+		return report.Stats(&report.Snapshot{}, ""), fmt.Errorf("stats: VM %s: %w: 'rscctl status' lists what is", vm, ErrUnknownVM)
+	}
+	s, err := c.snapshot("")
+	return report.Stats(s, vm), err
+}
+
+// vm returns an attached VM, nil where there is none. The caller holds mu.
+func (c *Controller) vm(name string) *vmPort {
+	for _, u := range c.uplinks {
+		if v := u.ports[name]; v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// snapshot takes the state of all interfaces, or of one: one message to each worker, for all its VMs. A worker that does not
+// answer is part of it. The caller holds mu.
+func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
+	s := &report.Snapshot{}
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
-		u := c.uplinks[name]
-		for _, v := range u.sortedPorts() {
-			if vm != "" && vm != v.req.VM {
-				continue
-			}
-			s, err := u.vmStats(v)
-			if err != nil {
-				return out, err
-			}
-			out.VMs = append(out.VMs, s)
+		if iface != "" && iface != name {
+			continue
 		}
-		qs, err := u.queues()
+		u, err := c.uplinks[name].snapshot()
 		if err != nil {
-			return out, err
+			return s, err
 		}
-		for _, q := range qs {
-			out.Queues[name+"/"+strconv.Itoa(q.ID)] = q
-		}
-		verdicts, err := u.prog.Verdicts()
+		s.Uplinks = append(s.Uplinks, u)
+	}
+	return s, nil
+}
+
+func (u *uplink) snapshot() (report.Uplink, error) {
+	s := report.Uplink{
+		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, XDPMode: u.prog.Mode(),
+		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings, Remedy: u.partialRemedy(),
+		Queues: u.look(),
+	}
+	for _, ch := range u.changes {
+		s.Changes = append(s.Changes, ch.text())
+	}
+	var err error
+	if s.Outcomes, err = u.prog.Verdicts(); err != nil {
+		return s, fmt.Errorf("interface %s: verdicts: %w", u.name, err)
+	}
+	for _, v := range u.sortedPorts() {
+		vm, err := v.describe()
 		if err != nil {
-			return out, fmt.Errorf("interface %s: verdicts: %w", name, err)
+			return s, err
 		}
-		for k, n := range verdicts {
-			out.Verdicts[k] += n
-		}
+		s.VMs = append(s.VMs, vm)
 	}
-	if vm != "" && len(out.VMs) == 0 {
-		return out, fmt.Errorf("stats: VM %s: %w: 'rscctl status' lists what is", vm, ErrUnknownVM)
+	return s, nil
+}
+
+// look asks every worker for its snapshot.
+func (u *uplink) look() []report.Queue {
+	out := make([]report.Queue, len(u.queues))
+	for i, q := range u.queues {
+		out[i].ID = q.id
+		out[i].Seen, out[i].Err = q.Snapshot()
 	}
-	return out, nil
+	return out
 }
 
 func (u *uplink) sortedPorts() []*vmPort {
@@ -72,108 +86,4 @@ func (u *uplink) sortedPorts() []*vmPort {
 		out = append(out, u.ports[name])
 	}
 	return out
-}
-
-// vmStats sums a VM's counters over the workers.
-func (u *uplink) vmStats(v *vmPort) (api.VMStats, error) {
-	s := api.VMStats{VM: v.req.VM, Iface: u.name, Passed: map[string]uint64{}, Sealed: map[string]uint64{}, Dropped: map[string]uint64{}, TxDropped: map[string]uint64{},
-		QEMU: map[string]uint64{}, Virtio: map[string]uint64{}}
-	var sizes [len(sizeBounds) + 1]uint64
-	var l flowtable.Ledger
-	err := u.each(func(w *worker) {
-		x, ok := w.snapshot(v.idx)
-		if !ok {
-			return
-		}
-		l.Add(&x.ledger)
-		n := &x.cnt
-		s.TxFrames += n.txFrames
-		s.TxBytes += n.txBytes
-		s.TxWireFrames += n.txWire
-		s.LocalFrames += n.localFrames
-		s.LatePackets += n.late
-		s.FeedUnsent += n.unsent
-		for r := range flowtable.NumReasons {
-			name := flowtable.Reason(r).String()
-			addCount(s.TxDropped, name, n.txDropped[r])
-		}
-		for i, n := range n.sizes {
-			sizes[i] += n
-		}
-	})
-	if err != nil {
-		return s, fmt.Errorf("stats: VM %s: %w", v.req.VM, err)
-	}
-	s.RxPackets, s.RxBytes = l.In+l.Refused, l.InBytes+l.RefusedBytes
-	s.Superframes, s.MergedPackets = l.Superframes, l.Merged
-	s.GuestFrames, s.GuestBytes = l.Frames, l.FrameBytes
-	s.Held = l.Held + l.Queued
-	for r := range flowtable.NumReasons {
-		name := flowtable.Reason(r).String()
-		addCount(s.Passed, name, l.Passed[r])
-		addCount(s.Sealed, name, l.Sealed[r])
-		addCount(s.Dropped, name, l.Dropped[r])
-	}
-	for _, c := range l.QEMU() {
-		s.QEMU[c.Name] = c.Value
-	}
-	for _, c := range l.Virtio() {
-		s.Virtio[c.Name] = c.Value
-	}
-	s.FrameBytes = buckets(sizeBounds[:], sizes[:])
-	s.HoldNS = buckets(flowtable.HoldBounds[:], l.HoldHist[:])
-	if v.tap != nil {
-		if f, err := netdev.InspectTap(v.tap.facts.Name); err == nil {
-			s.TapDropped = f.TxDropped - v.tap.dropped
-		}
-		return s, nil
-	}
-	q := v.port.Counters()
-	s.Interrupts = q.Calls
-	for k, n := range q.TxDropped {
-		addCount(s.TxDropped, k, n)
-	}
-	return s, nil
-}
-
-func addCount(m map[string]uint64, name string, n uint64) {
-	if n > 0 {
-		m[name] += n
-	}
-}
-
-// buckets pairs upper bounds with counts; the count beyond the last bound has no bound (0).
-func buckets(bounds, counts []uint64) []api.Bucket {
-	out := make([]api.Bucket, 0, len(counts))
-	for i, n := range counts {
-		b := api.Bucket{Count: n}
-		if i < len(bounds) {
-			b.Le = bounds[i]
-		}
-		out = append(out, b)
-	}
-	return out
-}
-
-// queues reports the NIC queues, with AF_XDP's own drop counters beside ours.
-func (u *uplink) queues() ([]api.Queue, error) {
-	out := make([]api.Queue, 0, len(u.workers))
-	for _, w := range u.workers {
-		q := api.Queue{ID: w.id, Chunks: chunkCount, ChunkSize: u.chunk}
-		var serr error
-		err := w.do(func() {
-			q.RxFrames, q.TxFrames, q.TxRingFull = w.cnt.rxFrames, w.cnt.txFrames, w.cnt.txRingFull
-			q.Held, q.OpenSlots = w.table.Held(), w.table.Open()
-			st, err := w.xs.Stats()
-			q.RxFillEmpty, q.RxRingFull, serr = st.FillEmpty, st.RxRingFull, err
-		})
-		if err == nil {
-			err = serr
-		}
-		if err != nil {
-			return nil, fmt.Errorf("interface %s: %w", u.name, err)
-		}
-		out = append(out, q)
-	}
-	return out, nil
 }

@@ -2,13 +2,13 @@ package controller
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/report"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -27,58 +27,29 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 	if iface != "" && c.uplinks[iface] == nil && c.waiting[iface] == nil {
 		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
-		if iface != "" && iface != name {
-			continue
-		}
-		i, err := c.uplinks[name].status()
-		if err != nil {
-			return st, err
-		}
-		st.Interfaces = append(st.Interfaces, i)
-	}
-	return st, nil
+	snap, err := c.snapshot(iface)
+	st.Interfaces = report.Interfaces(snap)
+	return st, err
 }
 
-func (u *uplink) status() (api.Interface, error) {
-	i := api.Interface{
-		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver,
-		XDPMode: u.prog.Mode(), XSKMode: "copy", Ports: []api.Port{},
-		Changes: []string{}, Warnings: slices.Clone(u.warnings),
-	}
-	for _, ch := range u.changes {
-		i.Changes = append(i.Changes, ch.text())
-	}
-	if u.socks[0].ZeroCopy() {
-		i.XSKMode = "zerocopy"
-	}
-	var err error
-	if i.Queues, err = u.queues(); err != nil {
-		return i, err
-	}
-	for _, v := range u.sortedPorts() {
-		p, err := v.status()
-		if err != nil {
-			return i, err
-		}
-		i.Ports = append(i.Ports, p)
-	}
-	err = u.each(func(w *worker) { i.Metadata = i.Metadata || w.cnt.withMeta > 0 })
-	if i.Warnings == nil {
-		i.Warnings = []string{}
-	}
-	return i, err
-}
-
-func (v *vmPort) status() (api.Port, error) {
+// describe is a VM's part of a snapshot.
+func (v *vmPort) describe() (report.VM, error) {
 	policy, profile, note := v.effective()
 	p := api.Port{
 		VM: v.req.VM, MAC: v.req.MAC, VLAN: v.req.VLAN, Feed: v.feed(),
-		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: v.req.AllowSpoof, Warnings: []string{},
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: v.req.AllowSpoof,
 	}
+	vm := report.VM{Index: v.idx}
 	f := virtio.Features(0)
 	if v.tap != nil {
 		f = v.tapStatus(&p)
+		if facts, err := netdev.InspectTap(v.tap.facts.Name); err == nil {
+			vm.TapDropped = facts.TxDropped - v.tap.dropped
+		}
+		var err error
+		if vm.TapOutcomes, err = v.tap.tc.Outcomes(); err != nil {
+			return vm, fmt.Errorf("tap %s: outcomes: %w", v.tap.facts.Name, err)
+		}
 	} else {
 		s := v.port.State()
 		f = s.Features
@@ -87,27 +58,12 @@ func (v *vmPort) status() (api.Port, error) {
 		if v.req.Connect {
 			p.Mode = "connect"
 		}
+		c := v.port.Counters()
+		vm.Interrupts, vm.TxDropped, vm.Vhost = c.Calls, c.TxDropped, c.Named()
 	}
 	p.Features, p.FeatureBits = f.Names(), fmt.Sprintf("%#x", uint64(f))
-	n, err := v.partialChecksums()
-	if n > 0 {
-		p.Warnings = append(p.Warnings, partialWarning(v, n))
-	}
-	return p, err
-}
-
-// partialChecksums counts the frames whose sender left the checksum to an offload that never ran.
-func (v *vmPort) partialChecksums() (n uint64, err error) {
-	err = v.up.each(func(w *worker) {
-		if w.ports[v.idx] != nil {
-			n += w.table.Ledger(v.idx).Passed[flowtable.ReasonPartialChecksum]
-		}
-	})
-	return n, err
-}
-
-func partialWarning(v *vmPort, n uint64) string {
-	return fmt.Sprintf("%d frames for VM %s came with partial checksums, are not merged and will be dropped by the guest: %s", n, v.req.VM, v.up.partialRemedy())
+	vm.Port = p
+	return vm, nil
 }
 
 // feed names the way to the VM.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost/kernel"
@@ -24,8 +25,6 @@ const (
 const (
 	// inFlight is what a frame needs at most from XDP's look at the steering to the RX ring: the rest of a NAPI poll.
 	inFlight = 2 * time.Millisecond
-	// maxTapSegments bounds a superframe by the pieces that one descriptor chain or one sendmsg(2) takes.
-	maxTapSegments = 256
 )
 
 // tapGuest is the VM's side of a vmPort that stays on its own tap. Guarded as vmPort is.
@@ -61,8 +60,8 @@ func (t *tapGuest) features() virtio.Features {
 func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
 	cfg := portConfig(p, f)
 	cfg.MaxFrame = kernel.MaxLen
-	if cfg.MaxSegments == 0 || cfg.MaxSegments > maxTapSegments {
-		cfg.MaxSegments = maxTapSegments
+	if cfg.MaxSegments == 0 || cfg.MaxSegments > datapath.MaxTapSegments {
+		cfg.MaxSegments = datapath.MaxTapSegments
 	}
 	v4, v6 := p.IPv4 && cfg.TSO4, p.IPv6 && cfg.TSO6
 	if !p.Coalesce || !cfg.GuestCsum || !(v4 || v6) {
@@ -90,26 +89,21 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 		t.feed, t.note = feedPacket, err.Error()
 	}
 	cfg, flags := tapRules(v.policy, t.features())
-	for _, w := range u.workers {
-		feed, err := u.openFeed(w, t)
+	for _, q := range u.queues {
+		g, err := t.openGuest(q)
 		if err != nil {
 			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 		}
-		var serr error
-		if err := w.do(func() { serr = w.startTap(v.idx, feed, cfg) }); err != nil {
-			return err // the worker is gone, and may have the feed: it is not ours to close
-		}
-		if serr != nil {
-			_, cerr := feed.close(func(uint64) {})
-			return errors.Join(serr, cerr)
+		if err := q.StartPort(v.idx, g, nil, cfg); err != nil {
+			return err
 		}
 	}
 	if err := bpf.RemoveStaleTap(t.facts.Index); err != nil {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 	}
 	t.tc, err = bpf.LoadTap(bpf.TapOptions{
-		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.idx, VLAN: v.addr.vlan,
-		MAC: v.addr.mac, Flows: u.flows,
+		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.idx, VLAN: v.addr.VLAN,
+		MAC: v.addr.MAC, Flows: u.flows,
 	})
 	if err == nil {
 		err = t.tc.Attach()
@@ -121,16 +115,27 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 	return v.steer(flags, v.policy.ExcludePorts)
 }
 
-// openFeed opens one worker's feed, over the packet socket alone when vhost-net turns out not to do.
-func (u *uplink) openFeed(w *worker, t *tapGuest) (*tapFeed, error) {
+// maxRingChunks is how many chunks of one NIC queue a /dev/vhost-net ring may hold.
+const maxRingChunks = chunkCount / 4
+
+// openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
+// opens in the calling thread's namespace.
+func (t *tapGuest) openGuest(q *queue) (datapath.Guest, error) {
+	pkt, err := kernel.OpenPacket(t.facts.Index)
+	if err != nil {
+		return nil, err
+	}
 	if t.feed == feedNet {
-		feed, err := openTapFeed(t.facts.Index, w.xs, true)
-		if err == nil || errors.Is(err, kernel.ErrGone) {
-			return feed, err
+		ring, err := kernel.OpenNet(kernel.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1})
+		if err == nil {
+			return datapath.NewRingGuest(ring, pkt, q.sock, maxRingChunks), nil
+		}
+		if errors.Is(err, kernel.ErrGone) {
+			return nil, errors.Join(err, pkt.Close())
 		}
 		t.feed, t.note = feedPacket, err.Error()
 	}
-	return openTapFeed(t.facts.Index, w.xs, false)
+	return datapath.NewPacketGuest(pkt, q.sock), nil
 }
 
 // steer sets what of the VM's frames XDP sends to us. When it returns after a change that takes frames away, those that were
@@ -141,11 +146,7 @@ func (v *vmPort) steer(flags uint32, exclude []uint16) error {
 		return err
 	}
 	was, now := t.flags&bpf.FlagSteer != 0, flags&bpf.FlagSteer != 0
-	if err := u.each(func(w *worker) {
-		if p := w.ports[v.idx]; p != nil {
-			p.late = !now
-		}
-	}); err != nil {
+	if err := u.each(func(q *queue) error { return q.SetLate(v.idx, !now) }); err != nil {
 		return err
 	}
 	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.idx, Flags: flags}); err != nil {
@@ -162,23 +163,17 @@ func (v *vmPort) steer(flags uint32, exclude []uint16) error {
 
 // settleTap delivers what XDP had sent before it was told otherwise.
 func (v *vmPort) settleTap() error {
-	err := v.up.each(func(w *worker) { w.drain(v.idx) })
+	drain := func(q *queue) error { return q.Drain() }
+	err := v.up.each(drain)
 	time.Sleep(inFlight) // an XDP program in the middle of a poll may have read the old value
-	return errors.Join(err, v.up.each(func(w *worker) { w.drain(v.idx) }))
+	return errors.Join(err, v.up.each(drain))
 }
 
 // setTapPolicy puts a policy or the guest's new offloads in force. The order keeps what is held in front of what follows:
 // first the rules, which seal what is open under the old ones, then the steering, then what was on its way. The caller holds v.mu.
 func (v *vmPort) setTapPolicy(p api.Policy) error {
 	cfg, flags := tapRules(p, v.tap.features())
-	var bad error
-	err := v.up.each(func(w *worker) {
-		if err := w.table.SetPort(v.idx, cfg, w.now); err != nil {
-			bad = err
-		}
-		w.flush()
-	})
-	if err := errors.Join(err, bad); err != nil {
+	if err := v.up.each(func(q *queue) error { return q.SetRules(v.idx, cfg) }); err != nil {
 		return err
 	}
 	return v.steer(flags, p.ExcludePorts)
@@ -214,7 +209,7 @@ func (v *vmPort) checkTap() error {
 	was := v.tap.facts
 	v.tap.facts = facts
 	if facts.MasterIndex != was.MasterIndex {
-		if err := v.tap.findBridge(v.up.facts.Index, v.addr.vlan); err != nil {
+		if err := v.tap.findBridge(v.up.facts.Index, v.addr.VLAN); err != nil {
 			v.log.Warn("tap: bridge", "err", err)
 		}
 	}
@@ -230,33 +225,16 @@ func (v *vmPort) checkTap() error {
 
 // feedError is why a worker's feed has ended, if one has. With refresh the feeds read the tap's MTU again.
 func (v *vmPort) feedError(refresh bool) error {
-	var bad error
-	err := v.up.each(func(w *worker) {
-		p := w.ports[v.idx]
-		if p == nil || p.tap == nil {
-			return
-		}
-		if refresh && p.tap.err == nil {
-			p.tap.err = p.tap.pkt.Refresh()
-		}
-		if n := p.tap.net; n != nil && p.tap.err == nil {
-			p.tap.err = n.Err()
-		}
-		bad = errors.Join(bad, p.tap.err)
-	})
-	return errors.Join(bad, err)
+	return v.up.each(func(q *queue) error { return q.CheckGuest(v.idx, refresh) })
 }
 
 // senders returns the source addresses of the frames that came for a VM since the last time.
 func (v *vmPort) senders() (out []net.HardwareAddr) {
-	var macs [][macLen]byte
-	_ = v.up.each(func(w *worker) { // a worker that is gone has no senders
-		if p := w.ports[v.idx]; p != nil && p.tap != nil {
-			macs = p.tap.senders.take(macs)
+	for _, q := range v.up.queues {
+		macs, _ := q.Senders(v.idx) // a worker that is gone has no senders
+		for _, m := range macs {
+			out = append(out, m[:])
 		}
-	})
-	for _, m := range macs {
-		out = append(out, m[:])
 	}
 	return out
 }

@@ -18,7 +18,7 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts) (warnings []string
 		return nil, fmt.Errorf("attach: %w: name the tap of the VM's netdev, in the namespace that rscctl runs in", err)
 	}
 	t.dropped = t.facts.TxDropped
-	if err := t.findBridge(uplink.Index, v.addr.vlan); err != nil {
+	if err := t.findBridge(uplink.Index, v.addr.VLAN); err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	if t.bypassed, err = netdev.Bypassed(uplink.Index, t.facts.Index, t.bridge); err != nil {

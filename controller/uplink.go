@@ -3,12 +3,13 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"log/slog"
-	"sync"
-
 	"github.com/cilium/ebpf"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/xsk"
 )
@@ -16,18 +17,19 @@ import (
 // Sizes of one NIC queue. The UMEM holds the frames of the fill ring and the RX ring, what the flow table holds, what
 // waits for guests, and the TX ring; chunks are used last in, first out, so that only the busy part stays in cache.
 const (
-	chunkCount       = 8192
-	fillRing         = 2048
-	rxRing           = 2048
-	txRingSize       = 1024
-	completionRing   = 1024
-	tableSlots       = 4096
-	maxHeldChunks    = chunkCount / 4
-	maxBlockedChunks = chunkCount / 4
-	minBlockedChunks = 128
-	xdpHeadroom      = 256 // XDP_PACKET_HEADROOM, include/uapi/linux/bpf.h
-	smallChunk       = 2048
-	largeChunk       = 4096
+	chunkCount     = 8192
+	fillRing       = 2048
+	rxRing         = 2048
+	txRingSize     = 1024
+	completionRing = 1024
+	tableSlots     = 4096
+	xdpHeadroom    = 256 // XDP_PACKET_HEADROOM, include/uapi/linux/bpf.h
+	ethHeader      = 14
+	vlanTag        = 4
+	macLen         = 6
+	maxPorts       = datapath.MaxPorts // VMs of one interface
+	smallChunk     = 2048
+	largeChunk     = 4096
 )
 
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
@@ -36,9 +38,7 @@ type uplink struct {
 	facts    *netdev.Facts
 	chunk    int
 	prog     *bpf.Program
-	socks    []*xsk.Socket
-	workers  []*worker
-	wg       sync.WaitGroup
+	queues   []*queue
 	mcast    *netdev.McastSocket
 	log      *slog.Logger
 	ports    map[string]*vmPort // by VM name; guarded by the controller's lock
@@ -48,6 +48,27 @@ type uplink struct {
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []change        // what was changed on the host, in order
 	warnings []string
+}
+
+// queue is one NIC queue: its socket, and the worker that serves it.
+type queue struct {
+	*datapath.Worker
+	id     int
+	sock   *xsk.Socket
+	wakeFD int
+}
+
+// close ends the worker and then closes what it was given. What a worker that does not stop still uses stays open, and mapped.
+func (q *queue) close() error {
+	if q.Worker != nil {
+		if err := q.Stop(); err != nil {
+			return err
+		}
+	}
+	if q.wakeFD >= 0 {
+		_ = unix.Close(q.wakeFD)
+	}
+	return q.sock.Close()
 }
 
 // chunkFor returns the UMEM chunk size for an MTU: XDP's headroom, the Ethernet header with one tag and the MTU must fit.
@@ -98,7 +119,7 @@ func foreignXDP(f *netdev.Facts) error {
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
-func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, trouble chan<- struct{}, log *slog.Logger) (u *uplink, err error) {
+func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	u = &uplink{name: f.Name, facts: f, chunk: chunk, log: log.With("iface", f.Name), ports: map[string]*vmPort{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
@@ -112,31 +133,43 @@ func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, trouble chan<- stru
 	if u.mcast, err = netdev.OpenMulticast(f.Index); err != nil {
 		return u, err
 	}
-	for q := range f.RxQueues {
-		s, err := xsk.Open(xsk.Config{
-			Ifindex: f.Index, Queue: q, Chunks: chunkCount, ChunkSize: chunk,
-			RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
-			NeedWakeup: true, Native: u.prog.Mode() == "native",
-		})
-		if err != nil {
+	for id := range f.RxQueues {
+		if err := u.openQueue(id, trouble); err != nil {
 			return u, err
 		}
-		u.socks = append(u.socks, s)
-		var mcast *netdev.McastSocket
-		if q == 0 {
-			mcast = u.mcast
-		}
-		w, err := newWorker(q, f.MTU, s, mcast, trouble, u.log)
-		if err != nil {
-			return u, err
-		}
-		u.workers = append(u.workers, w)
-		if err := u.prog.SetSocket(q, s.FD()); err != nil {
-			return u, err
-		}
-		u.wg.Go(w.run)
 	}
 	return u, nil
+}
+
+// openQueue opens one NIC queue and starts its worker. What it opened is in u.queues, also when it fails.
+func (u *uplink) openQueue(id int, trouble func()) error {
+	s, err := xsk.Open(xsk.Config{
+		Ifindex: u.facts.Index, Queue: id, Chunks: chunkCount, ChunkSize: u.chunk,
+		RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
+		NeedWakeup: true, Native: u.prog.Mode() == "native",
+	})
+	if err != nil {
+		return err
+	}
+	q := &queue{id: id, sock: s, wakeFD: -1}
+	u.queues = append(u.queues, q)
+	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("worker %d: eventfd: %w", id, err)
+	}
+	cfg := datapath.Config{
+		ID: id, MTU: u.facts.MTU, NIC: s, WakeFD: q.wakeFD, Chunks: chunkCount, Slots: tableSlots, Log: u.log, Trouble: trouble,
+	}
+	if id == 0 {
+		cfg.Multicast = u.mcast
+	}
+	if q.Worker, err = datapath.New(cfg); err != nil {
+		return err
+	}
+	if err := u.prog.SetSocket(id, s.FD()); err != nil {
+		return err
+	}
+	q.Start()
+	return nil
 }
 
 // loadProgram tries native XDP, then generic, and keeps what generic mode costs as a warning.
@@ -169,13 +202,13 @@ func (u *uplink) close() error {
 	if u.prog != nil {
 		errs = append(errs, u.prog.Detach())
 	}
-	for _, w := range u.workers {
-		w.stop()
+	stopped := true
+	for _, q := range u.queues {
+		err := q.close()
+		stopped = stopped && !errors.Is(err, datapath.ErrStuck)
+		errs = append(errs, err)
 	}
-	for _, s := range u.socks {
-		errs = append(errs, s.Close())
-	}
-	if u.mcast != nil {
+	if u.mcast != nil && stopped { // a worker that runs on may read it
 		errs = append(errs, u.mcast.Close())
 	}
 	if u.prog != nil {
@@ -184,11 +217,11 @@ func (u *uplink) close() error {
 	return errors.Join(errs...)
 }
 
-// each runs fn on every worker in turn, with the worker as its argument.
-func (u *uplink) each(fn func(*worker)) error {
+// each turns to every queue, and goes on when one fails.
+func (u *uplink) each(fn func(q *queue) error) error {
 	var errs []error
-	for _, w := range u.workers {
-		errs = append(errs, w.do(func() { fn(w) }))
+	for _, q := range u.queues {
+		errs = append(errs, fn(q))
 	}
 	return errors.Join(errs...)
 }

@@ -7,8 +7,8 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/state"
-	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -18,7 +18,7 @@ import (
 type vmPort struct {
 	req  api.AttachRequest
 	idx  uint32
-	addr portAddr
+	addr datapath.Addr
 	up   *uplink
 	log  *slog.Logger
 	port *vhost.Port // nil for a VM on its own tap
@@ -30,7 +30,13 @@ type vmPort struct {
 	partial uint64 // partial checksums seen when the last warning was logged
 }
 
-func (v *vmPort) key() bpf.PortKey { return bpf.PortKey{VLAN: v.addr.vlan, MAC: v.addr.mac} }
+func (v *vmPort) key() bpf.PortKey { return bpf.PortKey{VLAN: v.addr.VLAN, MAC: v.addr.MAC} }
+
+// portConfig is what the workers must know of the VM. What else reaches a VM on its own tap, the kernel's bridge brings.
+func (v *vmPort) portConfig() datapath.PortConfig {
+	onTap := v.tap != nil
+	return datapath.PortConfig{Index: v.idx, Addr: v.addr, AllowSpoof: v.req.AllowSpoof, Bridged: onTap, NoteSenders: onTap}
+}
 
 // started is called when the guest's rings run: every worker gets its queues and the rules of the negotiated features.
 func (v *vmPort) started(p *vhost.Port) {
@@ -40,7 +46,15 @@ func (v *vmPort) started(p *vhost.Port) {
 	cfg := portConfig(v.policy, p.Features())
 	pairs := max(1, p.Pairs())
 	v.running = true
-	err := v.up.each(func(w *worker) { w.startPort(v.idx, p, pairs, len(v.up.workers), cfg) })
+	err := v.up.each(func(q *queue) error {
+		// The NIC keeps a flow on one of its queues, and a worker on one pair, so a flow stays on one pair. TX virtqueue i is read by
+		// worker i modulo their number.
+		var sources []datapath.Source
+		for i := q.id; i < pairs; i += len(v.up.queues) {
+			sources = append(sources, p.TX(i))
+		}
+		return q.StartPort(v.idx, datapath.NewUserGuest(p.RX(q.id%pairs), q.sock), sources, cfg)
+	})
 	if err != nil {
 		v.log.Error("port: start", "err", err)
 	}
@@ -56,7 +70,7 @@ func (v *vmPort) beforeStop(*vhost.Port) {
 		return
 	}
 	v.running = false
-	if err := v.up.each(func(w *worker) { w.stopPort(v.idx) }); err != nil {
+	if err := v.up.each(func(q *queue) error { return q.StopPort(v.idx) }); err != nil {
 		v.log.Error("port: stop", "err", err)
 	}
 }
@@ -79,17 +93,7 @@ func (v *vmPort) setPolicy(p api.Policy) error {
 		}
 	} else if v.running {
 		cfg := portConfig(p, v.port.Features())
-		var bad error
-		err := v.up.each(func(w *worker) {
-			if err := w.table.SetPort(v.idx, cfg, w.now); err != nil {
-				bad = err
-			}
-			w.flush()
-		})
-		if err == nil {
-			err = bad
-		}
-		if err != nil {
+		if err := v.up.each(func(q *queue) error { return q.SetRules(v.idx, cfg) }); err != nil {
 			return fmt.Errorf("policy: %s: %w", v.req.VM, err)
 		}
 	}
@@ -119,86 +123,4 @@ func (v *vmPort) features() virtio.Features {
 		return v.port.Features()
 	}
 	return 0
-}
-
-// The following run on a worker.
-
-// addPort makes the VM known to a worker; frames for it are counted as port_down until startPort.
-func (w *worker) addPort(v *vmPort) {
-	l := w.table.Ledger(v.idx)
-	l.Reset() // the index may have been another VM's
-	p := &workerPort{idx: v.idx, addr: v.addr, allowSpoof: v.req.AllowSpoof, out: newOutQueue(l)}
-	w.ports[v.idx] = p
-	w.byAddr[v.addr] = p
-	w.list = append(w.list, p)
-	w.fdsStale = true
-}
-
-// removePort forgets a VM. Its held segments were delivered or counted by stopPort.
-func (w *worker) removePort(idx uint32) {
-	p := w.ports[idx]
-	if p == nil {
-		return
-	}
-	w.stopPort(idx)
-	w.ports[idx] = nil
-	delete(w.byAddr, p.addr)
-	for i, q := range w.list {
-		if q == p {
-			w.list = append(w.list[:i], w.list[i+1:]...)
-			break
-		}
-	}
-	w.fdsStale = true
-}
-
-// startPort gives a worker its queues of a running guest. The NIC keeps a flow on one of its queues, and a worker on one
-// queue pair, so a flow stays on one pair. TX virtqueue i is read by worker i modulo their number.
-func (w *worker) startPort(idx uint32, port *vhost.Port, pairs, workers int, cfg flowtable.PortConfig) {
-	p := w.ports[idx]
-	if p == nil {
-		return
-	}
-	if err := w.table.SetPort(idx, cfg, w.now); err != nil {
-		w.log.Error("worker: policy", "err", err)
-		return
-	}
-	w.flushPort(p)
-	w.dropTxRings(p)
-	p.rx = port.RX(w.id % pairs)
-	for i := w.id; i < pairs; i += workers {
-		r := &txRing{q: port.TX(i), port: p}
-		r.emit = func(f *vhost.TxFrame) bool { return w.emit(p, f) }
-		w.tx = append(w.tx, r)
-	}
-	p.running = true
-	w.fdsStale = true
-}
-
-// stopPort delivers what is held for a port, gives up (counted) what its guest has no buffers for, and forgets its queues.
-func (w *worker) stopPort(idx uint32) {
-	p := w.ports[idx]
-	if p == nil || !p.running {
-		return
-	}
-	w.table.ClearPort(idx, flowtable.ReasonStop, w.now)
-	w.flushPort(p)
-	w.dropQueued(p, flowtable.ReasonPortDown)
-	w.setBlocked(p, false)
-	if p.tap != nil {
-		w.stopTap(p)
-	}
-	p.running, p.rx = false, nil
-	w.dropTxRings(p)
-	w.fdsStale = true
-}
-
-func (w *worker) dropTxRings(p *workerPort) {
-	keep := w.tx[:0]
-	for _, r := range w.tx {
-		if r.port != p {
-			keep = append(keep, r)
-		}
-	}
-	w.tx = keep
 }

@@ -33,6 +33,15 @@ type Counters struct {
 	CallsLost         uint64 // that could not be written
 }
 
+// Named returns the counters under the names that an operator sees, without TxDropped.
+func (c *Counters) Named() map[string]uint64 {
+	return map[string]uint64{
+		"rx_frames": c.RxFrames, "rx_bytes": c.RxBytes, "rx_buffers": c.RxBuffers, "rx_no_buffers": c.RxNoBuffers,
+		"rx_too_big": c.RxTooBig, "rx_over_budget": c.RxOverBudget, "rx_refused": c.RxRefused,
+		"tx_frames": c.TxFrames, "tx_bytes": c.TxBytes, "calls": c.Calls, "calls_lost": c.CallsLost,
+	}
+}
+
 // counts are a queue's own, guarded by its lock.
 type counts struct {
 	rxFrames, rxBytes, rxBuffers    uint64

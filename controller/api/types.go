@@ -150,16 +150,23 @@ type Interface struct {
 
 // Queue is one NIC RX queue and its worker.
 type Queue struct {
-	ID          int    `json:"id"`
-	RxFrames    uint64 `json:"rx_frames"`
-	TxFrames    uint64 `json:"tx_frames"`
-	RxFillEmpty uint64 `json:"rx_fill_empty"` // frames AF_XDP dropped: fill ring empty
-	RxRingFull  uint64 `json:"rx_ring_full"`  // frames AF_XDP dropped: RX ring full
-	TxRingFull  uint64 `json:"tx_ring_full"`  // egress frames given up: TX ring or chunks exhausted
-	Chunks      int    `json:"chunks"`
-	ChunkSize   int    `json:"chunk_size"`
-	Held        int    `json:"held_chunks"`
-	OpenSlots   int    `json:"open_slots"`
+	ID            int         `json:"id"`
+	Worker        WorkerState `json:"worker"`
+	RxFrames      uint64      `json:"rx_frames"`
+	TxFrames      uint64      `json:"tx_frames"`
+	RxFillEmpty   uint64      `json:"rx_fill_empty"`  // frames AF_XDP dropped: fill ring empty
+	RxRingFull    uint64      `json:"rx_ring_full"`   // frames AF_XDP dropped: RX ring full
+	RxTooLong     uint64      `json:"rx_too_long"`    // frames AF_XDP dropped: longer than a chunk, above all
+	RxInvalid     uint64      `json:"rx_invalid"`     // bad addresses in the fill ring: a fault of ours
+	RxUnknown     uint64      `json:"rx_unknown"`     // of rx_frames: for a VM that had gone meanwhile
+	TxRingFull    uint64      `json:"tx_ring_full"`   // egress frames given up: TX ring or chunks exhausted
+	TxInvalid     uint64      `json:"tx_invalid"`     // bad descriptors in the TX ring: a fault of ours
+	GroupLost     uint64      `json:"group_lost"`     // broadcast and multicast frames that came faster than the worker read them
+	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
+	Chunks        int         `json:"chunks"`
+	ChunkSize     int         `json:"chunk_size"`
+	Held          int         `json:"held_chunks"`
+	OpenSlots     int         `json:"open_slots"`
 }
 
 // Port is one VM.
@@ -232,29 +239,34 @@ type VMStats struct {
 	MergedPackets uint64            `json:"merged_packets"` // packets inside superframes, absorbed window updates included
 	GuestFrames   uint64            `json:"guest_frames"`   // frames put into the guest's RX queue
 	GuestBytes    uint64            `json:"guest_bytes"`
-	Passed        map[string]uint64 `json:"passed"`       // packets that left alone, by reason
-	Sealed        map[string]uint64 `json:"sealed"`       // superframes by the reason they left
-	Dropped       map[string]uint64 `json:"dropped"`      // packets dropped, by reason
-	Held          uint64            `json:"held_packets"` // in open slots now
+	Passed        map[string]uint64 `json:"passed"`            // packets that left alone, by reason
+	Sealed        map[string]uint64 `json:"sealed"`            // superframes by the reason they left
+	Dropped       map[string]uint64 `json:"dropped"`           // packets dropped, by reason
+	Held          uint64            `json:"held_packets"`      // in open slots and output queues now
+	Unexplained   int64             `json:"unexplained"`       // packets that came in and are nowhere: 0 unless there is a bug
+	Recut         uint64            `json:"recut_superframes"` // superframes the guest did not take whole: their packets are in passed
 	Interrupts    uint64            `json:"interrupts"`
 	TxFrames      uint64            `json:"tx_frames"` // taken from the guest's TX queue
 	TxBytes       uint64            `json:"tx_bytes"`
-	TxWireFrames  uint64            `json:"tx_wire_frames"` // after segmentation
-	TxDropped     map[string]uint64 `json:"tx_dropped"`     // by reason
-	LocalFrames   uint64            `json:"local_frames"`   // delivered from another VM of this uplink
-	LatePackets   uint64            `json:"late_packets"`   // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
-	FeedUnsent    uint64            `json:"feed_unsent"`    // of guest_frames: posted to vhost-net, not sent when the feed was closed
-	TapDropped    uint64            `json:"tap_dropped"`    // frames of either path that the VM's tap had no room for, since attach
-	FrameBytes    []Bucket          `json:"frame_bytes"`    // sizes of TCP frames delivered
-	HoldNS        []Bucket          `json:"hold_ns"`        // first segment's wait
-	QEMU          map[string]uint64 `json:"qemu"`           // the same under the names of QEMU's VirtioNetRscStat
-	Virtio        map[string]uint64 `json:"virtio"`         // and of virtio's receive GSO statistics
+	TxWireFrames  uint64            `json:"tx_wire_frames"`         // after segmentation
+	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
+	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
+	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
+	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
+	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
+	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered
+	HoldNS        []Bucket          `json:"hold_ns"`                // first segment's wait
+	QEMU          map[string]uint64 `json:"qemu"`                   // the same under the names of QEMU's VirtioNetRscStat
+	Virtio        map[string]uint64 `json:"virtio"`                 // and of virtio's receive GSO statistics
+	Vhost         map[string]uint64 `json:"vhost,omitempty"`        // what its virtqueues counted, of a vhost-user VM
+	TapOutcomes   map[string]uint64 `json:"tap_outcomes,omitempty"` // what the VM sent through its tap, by what was done about counting it
 }
 
 // Stats lists the VMs, and what AF_XDP and XDP counted beside them.
 type Stats struct {
-	Schema   int               `json:"schema"`
-	VMs      []VMStats         `json:"vms"`
-	Queues   map[string]Queue  `json:"queues"`   // "eth0/0" -> counters
-	Verdicts map[string]uint64 `json:"verdicts"` // XDP verdicts by name, all interfaces
+	Schema      int               `json:"schema"`
+	VMs         []VMStats         `json:"vms"`
+	Queues      map[string]Queue  `json:"queues"`      // "eth0/0" -> counters
+	Verdicts    map[string]uint64 `json:"verdicts"`    // XDP verdicts by name, all interfaces
+	Unexplained int64             `json:"unexplained"` // sum over the VMs: 0 unless there is a bug
 }

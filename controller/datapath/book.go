@@ -15,6 +15,23 @@ type PortCounters struct {
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 }
 
+// Add adds another worker's counts of the same VM.
+func (c *PortCounters) Add(o *PortCounters) {
+	c.Local += o.Local
+	c.Late += o.Late
+	c.Unsent += o.Unsent
+	c.Recut += o.Recut
+	c.TxFrames += o.TxFrames
+	c.TxBytes += o.TxBytes
+	c.TxWire += o.TxWire
+	for i, n := range o.TxDropped {
+		c.TxDropped[i] += n
+	}
+	for i, n := range o.FrameSizes {
+		c.FrameSizes[i] += n
+	}
+}
+
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.
 var SizeBounds = [...]uint64{128, 1514, 4096, 8192, 16384, 32768, 49152, 65549}
 

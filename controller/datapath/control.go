@@ -18,8 +18,11 @@ var (
 	ErrNoPort  = errors.New("no such port")
 )
 
-// answerWithin bounds a message to a worker. Bursts take microseconds.
-const answerWithin = 2 * time.Second
+// Bounds of a message to a worker. Bursts take microseconds.
+const (
+	answerWithin = 2 * time.Second
+	answerAgain  = 20 * time.Millisecond // of one that did not answer the last time
+)
 
 // message is something to be done between two bursts.
 type message struct {
@@ -27,31 +30,58 @@ type message struct {
 	done chan struct{}
 }
 
-// do runs fn on the worker between two bursts and waits for it. ErrStuck: fn may still run later.
+// do runs fn on the worker between two bursts and waits for it. ErrStuck: fn may still run, later, so what it writes must not
+// be read. A worker that did not answer the last time is not waited for as long: one that stands still must not stop those who
+// look at all of them.
 func (w *Worker) do(fn func()) error {
 	if !w.started.Load() {
 		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStopped)
 	}
+	within := answerWithin
+	if w.silent.Load() {
+		within = answerAgain
+	}
 	c := message{fn: fn, done: make(chan struct{})}
-	timeout := time.NewTimer(answerWithin)
+	timeout := time.NewTimer(within)
 	defer timeout.Stop()
 	select {
 	case w.cmds <- c:
 	case <-w.dead:
 		return w.gone()
 	case <-timeout.C:
-		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
+		return w.stuck()
 	}
 	var one = [8]byte{1}
 	_, _ = unix.Write(w.cfg.WakeFD, one[:]) // full counter: it is awake anyway
 	select {
 	case <-c.done:
+		w.silent.Store(false)
 		return nil
 	case <-w.dead:
 		return w.gone()
 	case <-timeout.C:
-		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
+		return w.stuck()
 	}
+}
+
+// ask is do for a question. The answer of a worker that did not give it in time is never looked at.
+func ask[T any](w *Worker, fn func() T) (answer T, err error) {
+	var a T
+	if err := w.do(func() { a = fn() }); err != nil {
+		return answer, err
+	}
+	return a, nil
+}
+
+// tell is do for an order that may fail.
+func (w *Worker) tell(fn func() error) error {
+	bad, err := ask(w, fn)
+	return errors.Join(err, bad)
+}
+
+func (w *Worker) stuck() error {
+	w.silent.Store(true)
+	return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStuck)
 }
 
 // gone is why a worker whose goroutine has ended does not answer.
@@ -114,8 +144,7 @@ func (w *Worker) Remove(index uint32) error {
 // StartPort gives a VM its guest, the sources that this worker reads, and its rules. The guest belongs to the worker from
 // here on, also after an error.
 func (w *Worker) StartPort(index uint32, g Guest, sources []Source, rules flowtable.PortConfig) error {
-	var bad error
-	return errors.Join(w.do(func() { bad = w.startPort(index, g, sources, rules) }), bad)
+	return w.tell(func() error { return w.startPort(index, g, sources, rules) })
 }
 
 // StopPort delivers what is held for a VM, drops and counts what its guest has no room for, and closes the guest. A port that
@@ -126,11 +155,11 @@ func (w *Worker) StopPort(index uint32) error {
 
 // SetRules replaces a VM's rules. What is held under the old ones is delivered before it returns.
 func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
-	var bad error
-	return errors.Join(w.do(func() {
-		bad = w.table.SetPort(index, rules, w.now)
+	return w.tell(func() error {
+		err := w.table.SetPort(index, rules, w.now)
 		w.flush()
-	}), bad)
+		return err
+	})
 }
 
 // SetLate says whether frames that still come for a VM were on their way when its steering ended. They are counted as late.
@@ -150,25 +179,24 @@ func (w *Worker) Drain() error {
 // CheckGuest is why a VM's guest is finished, nil while it is not, or while there is none. With refresh the guest looks again at
 // its interface, which has changed.
 func (w *Worker) CheckGuest(index uint32, refresh bool) error {
-	var bad error
-	return errors.Join(w.do(func() {
+	return w.tell(func() error {
 		p := w.port(index)
 		if p == nil || p.guest == nil {
-			return
+			return nil
 		}
 		if p.err == nil {
 			p.err = p.guest.Check(refresh)
 		}
-		bad = p.err
-	}), bad)
+		return p.err
+	})
 }
 
 // Senders returns the source addresses of the frames that came for a VM since the last call; see PortConfig.NoteSenders.
-func (w *Worker) Senders(index uint32, out [][6]byte) ([][6]byte, error) {
-	err := w.do(func() {
+func (w *Worker) Senders(index uint32) ([][6]byte, error) {
+	return ask(w, func() [][6]byte {
 		if p := w.port(index); p != nil && p.senders != nil {
-			out = p.senders.take(out)
+			return p.senders.take(nil)
 		}
+		return nil
 	})
-	return out, err
 }

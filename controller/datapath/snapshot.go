@@ -40,23 +40,23 @@ func (s *Snapshot) Port(index uint32) *PortSnapshot {
 	return nil
 }
 
-// Snapshot fills s, of which it reuses the memory. It is one message, for all VMs at once.
-func (w *Worker) Snapshot(s *Snapshot) error {
-	return w.do(func() { w.snapshot(s) })
-}
+// Snapshot is one message, for all VMs at once.
+func (w *Worker) Snapshot() (*Snapshot, error) { return ask(w, w.snapshot) }
 
-func (w *Worker) snapshot(s *Snapshot) {
+func (w *Worker) snapshot() *Snapshot {
 	if w.group != nil {
 		w.cnt.GroupLost, w.cnt.GroupOdd = w.group.Dropped()
 	}
-	s.ID, s.Counters, s.Chunks = w.cfg.ID, w.cnt, w.cfg.Chunks
-	s.HeldSlots, s.HeldRefs = w.table.Open(), w.table.Held()
+	s := &Snapshot{
+		ID: w.cfg.ID, Counters: w.cnt, Chunks: w.cfg.Chunks, HeldSlots: w.table.Open(), HeldRefs: w.table.Held(),
+		Ports: make([]PortSnapshot, 0, len(w.list)),
+	}
 	s.Kernel, s.KernelErr = w.nic.Stats()
-	s.Ports = s.Ports[:0]
 	for _, p := range w.list {
 		s.Ports = append(s.Ports, PortSnapshot{
 			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Hungry: p.hungry, Err: p.err,
 			Waiting: p.out.n, InGuest: p.held, Ledger: *p.ledger, Counters: p.cnt,
 		})
 	}
+	return s
 }

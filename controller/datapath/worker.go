@@ -84,6 +84,7 @@ type Worker struct {
 	dead     chan struct{}
 	fault    error // why run ended by itself; read after dead is closed
 	started  atomic.Bool
+	silent   atomic.Bool // the last message was not answered in time
 	activity atomic.Uint64
 }
 

@@ -190,6 +190,12 @@ func (m *McastSocket) Stats() McastStats {
 	return m.stats
 }
 
+// Dropped is how many frames were lost because we read too slowly, and how many were left out because nobody here can use them.
+func (m *McastSocket) Dropped() (slow, unusable uint64) {
+	s := m.Stats()
+	return s.Dropped, s.Oversize + s.ForeignTag + s.BadChecksum
+}
+
 // Close closes the socket; the filter entries go with it.
 func (m *McastSocket) Close() error { return unix.Close(m.fd) }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -289,8 +288,9 @@ func TestATapThatVanishesCostsOnlyItsVM(t *testing.T) {
 	})
 	other.Kill()
 	netnstest.Bulk(t, r.net.A, vm.Guest, 8<<20, false, time.Minute)
-	r.eventually("the VM is given up", func() error {
-		if out := r.must("status"); !strings.Contains(out, "vm1 on ") {
+	r.eventually("the VM is shown as waiting, with the cause", func() error {
+		var st api.Status
+		if r.json(&st, "status"); len(st.Waiting) != 1 || st.Waiting[0].VM != "vm1" || st.Waiting[0].Cause == "" {
 			return errNotYet
 		}
 		return nil

@@ -1,0 +1,88 @@
+package report
+
+import (
+	"errors"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// Snapshot is what is known of the uplinks at one moment. Each worker's part was taken between two of its bursts.
+type Snapshot struct {
+	Uplinks []Uplink // by name
+}
+
+// Uplink is one interface in use.
+type Uplink struct {
+	Name      string
+	Index     int
+	MTU       int // bytes behind the Ethernet header
+	Driver    string
+	XDPMode   string
+	ZeroCopy  bool
+	ChunkSize int               // bytes of a UMEM chunk
+	Changes   []string          // what was changed on the host, in words
+	Warnings  []string          //
+	Outcomes  map[string]uint64 // of the XDP program, by name
+	Remedy    string            // what to do about partial checksums on this interface
+	Queues    []Queue           // by id
+	VMs       []VM              // by name
+}
+
+// Queue is one NIC queue and its worker.
+type Queue struct {
+	ID   int
+	Seen *datapath.Snapshot // nil when the worker did not answer
+	Err  error              // why it did not
+}
+
+// VM is one attached VM.
+type VM struct {
+	Index uint32   // of its port on the workers
+	Port  api.Port // what its kind of port and its policy say; warnings are added here
+	// Counts that a kind of port keeps beside the workers', by name.
+	Interrupts  uint64
+	TapDropped  uint64
+	TxDropped   map[string]uint64
+	Vhost       map[string]uint64 // of its virtqueues
+	TapOutcomes map[string]uint64 // of the TC program on its tap
+}
+
+// workerState says in the API's words how a worker is.
+func (q *Queue) workerState() api.WorkerState {
+	switch {
+	case q.Seen != nil:
+		return api.WorkerRunning
+	case errors.Is(q.Err, datapath.ErrStuck):
+		return api.WorkerStuck
+	}
+	return api.WorkerFailed
+}
+
+// totals are a VM's counts, summed over the workers that answered.
+type totals struct {
+	flowtable.Ledger
+	datapath.PortCounters
+}
+
+func (u *Uplink) totals(index uint32) (t totals) {
+	for i := range u.Queues {
+		if u.Queues[i].Seen == nil {
+			continue
+		}
+		p := u.Queues[i].Seen.Port(index)
+		if p == nil {
+			continue
+		}
+		t.Ledger.Add(&p.Ledger)
+		t.PortCounters.Add(&p.Counters)
+	}
+	return t
+}
+
+// PartialChecksums counts the frames for a VM whose sender left the checksum to an offload that never ran.
+func (u *Uplink) PartialChecksums(vm *VM) uint64 {
+	t := u.totals(vm.Index)
+	return t.Passed[flowtable.ReasonPartialChecksum]
+}

@@ -1,0 +1,85 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// Interfaces is the list of interfaces that status shows.
+func Interfaces(s *Snapshot) []api.Interface {
+	out := make([]api.Interface, 0, len(s.Uplinks))
+	for i := range s.Uplinks {
+		out = append(out, s.Uplinks[i].status())
+	}
+	return out
+}
+
+func (u *Uplink) status() api.Interface {
+	i := api.Interface{
+		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, XDPMode: u.XDPMode, XSKMode: "copy",
+		Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
+		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
+	}
+	if u.ZeroCopy {
+		i.XSKMode = "zerocopy"
+	}
+	for n := range u.Queues {
+		q := &u.Queues[n]
+		if q.Err != nil {
+			i.Warnings = append(i.Warnings, fmt.Sprintf("queue %d of %s: %v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", q.ID, u.Name, q.Err, u.Name))
+		}
+		i.Queues = append(i.Queues, u.queue(q))
+	}
+	for n := range u.VMs {
+		vm := &u.VMs[n]
+		p := vm.Port
+		p.Warnings = orEmpty(slices.Clone(p.Warnings))
+		if n := u.PartialChecksums(vm); n > 0 {
+			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
+		}
+		i.Ports = append(i.Ports, p)
+	}
+	return i
+}
+
+// metadata tells whether the XDP program's description arrives with the frames. Before the first frame nobody knows.
+func (u *Uplink) metadata() bool {
+	var frames, with uint64
+	for i := range u.Queues {
+		if s := u.Queues[i].Seen; s != nil {
+			frames += s.Counters.RxFrames
+			with += s.Counters.WithMeta
+		}
+	}
+	return frames > 0 && with > 0
+}
+
+// queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
+func (u *Uplink) queue(q *Queue) api.Queue {
+	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState()}
+	s := q.Seen
+	if s == nil {
+		return out
+	}
+	c, k := &s.Counters, &s.Kernel
+	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
+	out.RxFrames, out.TxFrames, out.TxRingFull = c.RxFrames, c.TxFrames, c.TxRingFull
+	out.RxUnknown, out.GroupLost, out.GroupUnusable = c.Unknown, c.GroupLost, c.GroupOdd
+	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
+	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
+	return out
+}
+
+// PartialWarning says what n frames with partial checksums mean for a VM, and what to do.
+func (u *Uplink) PartialWarning(vm *VM, n uint64) string {
+	return fmt.Sprintf("%d frames for VM %s came with partial checksums, are not merged and will be dropped by the guest: %s", n, vm.Port.VM, u.Remedy)
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
