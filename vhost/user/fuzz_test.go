@@ -3,11 +3,13 @@ package user
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
 )
@@ -64,8 +66,13 @@ func (d *fuzzDevice) SetCall(i int, _ *EventFD) error { return nil }
 
 // In a fuzz input a message is: request, flags, kind and number of descriptors,
 // bytes of payload, payload. Request 0xff resizes the memory file to the
-// payload's first byte times 4 KiB.
-const fuzzTruncate = 0xff
+// payload's first byte times 4 KiB. Request 0xfe does so, to 0, in the middle of
+// a handler: at as many touches of guest memory from here as the payload's first
+// byte says.
+const (
+	fuzzTruncate = 0xff
+	fuzzFault    = 0xfe
+)
 
 func fuzzMessage(r Request, flags byte, fds byte, payload []byte) []byte {
 	return append([]byte{byte(r), flags, fds, byte(len(payload))}, payload...)
@@ -79,8 +86,8 @@ const (
 )
 
 // FuzzSession: whatever a peer sends, the session ends when the peer is gone,
-// every ring that was started was stopped, no mistake of ours showed and no
-// descriptor is left.
+// every ring that was started was stopped, no mistake of ours showed, and no
+// descriptor and no mapping is left.
 func FuzzSession(f *testing.F) {
 	start := func(i uint32) (b []byte) {
 		b = append(b, fuzzMessage(SetVringNum, 1, 0, state(i, 256))...)
@@ -101,11 +108,15 @@ func FuzzSession(f *testing.F) {
 	f.Add(append(append([]byte{}, running...), fuzzMessage(ResetDevice, 9, 0, nil)...))
 	f.Add(append(append(append([]byte{}, table...), start(3)...), fuzzMessage(SetFeatures, 9, 0, u64(1<<virtio.FVersion1))...))
 	f.Add(append(append(append([]byte{}, table...), fuzzTruncate, 0, 0, 1, 0), start(0)...))
+	f.Add(append(append(append([]byte{}, table...), fuzzMessage(fuzzFault, 0, 0, []byte{3})...), append(start(0), start(1)...)...))
+	f.Add(append(append(append([]byte{}, running...), fuzzMessage(fuzzFault, 0, 0, []byte{2})...),
+		fuzzMessage(SetMemTable, 9, fuzzMemFD|1, AppendMemTable(nil, []MemRegion{region()}))...))
 	f.Add(append(append([]byte{}, table...), fuzzMessage(SetVringKick, 1, fuzzPipe|1, u64(0))...))
 	f.Add(fuzzMessage(SetMemTable, 1, fuzzFile|8, AppendMemTable(nil, make([]MemRegion, 5))))
 	f.Add(fuzzMessage(GetConfig, 1, 0, make([]byte, 20)))
 
-	mem, err := unix.MemfdCreate("fuzz", unix.MFD_CLOEXEC)
+	const memName = "fuzz-session" // the fuzzer's workers are processes of their own
+	mem, err := unix.MemfdCreate(memName, unix.MFD_CLOEXEC)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -137,7 +148,15 @@ func FuzzSession(f *testing.F) {
 		before := count(t)
 		a, b := socketPair(t)
 		dev := &fuzzDevice{t: t, running: map[int]*vring.Device{}}
-		s := NewSession(NewConn(b), SessionConfig{Features: 1<<virtio.FVersion1 | 1<<virtio.FMrgRxbuf | 1<<virtio.FEventIdx | 1<<virtio.FIndirectDesc, MaxPairs: 2, Device: dev})
+		var fault atomic.Int64 // touches left until the memory vanishes; 0 and less: it stays
+		s := NewSession(NewConn(b), SessionConfig{
+			Features: virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf, virtio.FEventIdx, virtio.FIndirectDesc), MaxPairs: 2, Device: dev,
+			Memory: guestmem.Options{Touching: func() {
+				if fault.Add(-1) == 0 {
+					_ = unix.Ftruncate(mem, 0)
+				}
+			}},
+		})
 		done := make(chan error, 1)
 		go func() { done <- s.Run() }()
 		go func() { // a peer that reads
@@ -152,10 +171,13 @@ func FuzzSession(f *testing.F) {
 			r, flags, fds, n := Request(in[0]), in[1], in[2], min(int(in[3]), len(in)-4)
 			payload := in[4 : 4+n]
 			in = in[4+n:]
-			if r == fuzzTruncate {
-				if n > 0 {
-					_ = unix.Ftruncate(mem, int64(payload[0])<<12)
-				}
+			if r == fuzzTruncate && n > 0 {
+				_ = unix.Ftruncate(mem, int64(payload[0])<<12)
+			}
+			if r == fuzzFault && n > 0 {
+				fault.Store(int64(payload[0]))
+			}
+			if r == fuzzTruncate || r == fuzzFault {
 				continue
 			}
 			msg := make([]byte, HeaderSize)
@@ -184,6 +206,9 @@ func FuzzSession(f *testing.F) {
 		_ = a.Close()
 		if len(dev.running) != 0 {
 			t.Errorf("%d rings still run", len(dev.running))
+		}
+		if n := mapsOf(t, memName); n != 0 {
+			t.Errorf("%d mappings left", n)
 		}
 		for end := time.Now().Add(5 * time.Second); count(t) > before; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
