@@ -58,10 +58,15 @@ type Config struct {
 	// RxQueue.MaxFrame: a guest that gets them cut into packets posts small
 	// buffers for ever.
 	MaxBuffers int
-	Logf       func(format string, args ...any) // one line per call; nil discards
-	Hooks      Hooks
+	// AnyMemory allows guest memory on any file system but FUSE, instead of on
+	// tmpfs (memfd, /dev/shm) and hugetlbfs only. A front-end can make a page
+	// fault wait there, and with it every guest of the workers that serve this
+	// port: for front-ends that are trusted not to.
+	AnyMemory bool
+	Logf      func(format string, args ...any) // one line per call; nil discards
+	Hooks     Hooks
 
-	memory guestmem.Options
+	touching func() // guestmem.Options.Touching, in tests
 }
 
 // Hooks tell the owner of a Port what happens to it. They are called on the
@@ -214,7 +219,7 @@ func (p *Port) dialLoop(ctx context.Context) {
 func (p *Port) serve(c *net.UnixConn) {
 	s := user.NewSession(user.NewConn(c), user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
-		Device: &device{p: p}, Logf: p.logf, Memory: p.cfg.memory,
+		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Touching: p.cfg.touching},
 	})
 	p.mu.Lock()
 	closing := p.closing

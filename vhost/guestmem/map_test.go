@@ -117,7 +117,7 @@ func TestMapRefusesFilesThatAreNotMemory(t *testing.T) {
 	}
 	unix.Close(p[1])
 
-	path := filepath.Join(t.TempDir(), "read-only")
+	path := filepath.Join(shm(t), "read-only")
 	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}

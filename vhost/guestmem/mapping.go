@@ -17,49 +17,6 @@ type mapping struct {
 	refs   atomic.Int64
 }
 
-// identity names the bytes of a region whatever descriptor they came by.
-type identity struct {
-	dev, ino     uint64
-	offset, size uint64
-}
-
-// fileFacts is what mapping a file needs to know besides its identity.
-type fileFacts struct {
-	block  uint64 // bytes that offset and length of a mapping must be multiples of
-	sealed bool   // F_SEAL_SHRINK is set
-}
-
-// inspect validates the file behind r. A regular file is asked for, because only such a file has the length that it
-// says, and one on FUSE is refused: a page fault in it would wait for a process of the peer's, on a worker that serves
-// other guests too.
-func inspect(r Region) (identity, fileFacts, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(r.FD, &st); err != nil {
-		return identity{}, fileFacts{}, fmt.Errorf("guest memory: fstat: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return identity{}, fileFacts{}, ErrNotMemory
-	}
-	if st.Size < 0 || uint64(st.Size) < r.Offset+r.Size {
-		return identity{}, fileFacts{}, ErrFileTooShort
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(r.FD, &fs); err != nil {
-		return identity{}, fileFacts{}, fmt.Errorf("guest memory: fstatfs: %w", err)
-	}
-	f := fileFacts{block: uint64(os.Getpagesize())}
-	switch int64(fs.Type) {
-	case unix.FUSE_SUPER_MAGIC:
-		return identity{}, fileFacts{}, ErrNotMemory
-	case unix.HUGETLBFS_MAGIC: // here a mapping begins and ends on a huge page, or mmap and munmap refuse it
-		f.block = uint64(fs.Bsize)
-	}
-	if seals, err := unix.FcntlInt(uintptr(r.FD), unix.F_GET_SEALS, 0); err == nil {
-		f.sealed = seals&unix.F_SEAL_SHRINK != 0 // an error means a file that knows no seals
-	}
-	return identity{dev: uint64(st.Dev), ino: st.Ino, offset: r.Offset, size: r.Size}, f, nil
-}
-
 // memoryLimit is the most bytes that the regions of one guest may have: four times the memory of the machine, because
 // what is plugged into a guest later may be promised beyond it, and on a small machine 64 GiB.
 func memoryLimit() (uint64, error) {

@@ -21,8 +21,6 @@ var (
 	ErrEmpty        = errors.New("guest memory: region of size 0")
 	ErrOverflow     = errors.New("guest memory: region wraps around the address space")
 	ErrOverlap      = errors.New("guest memory: regions overlap")
-	ErrNotMemory    = errors.New("guest memory: file is not shareable memory")
-	ErrFileTooShort = errors.New("guest memory: file is shorter than the region")
 	ErrNoSuchRegion = errors.New("guest memory: no such region")
 	ErrClosed       = errors.New("guest memory: table is closed")
 	ErrFault        = errors.New("guest memory vanished while in use") // of Touch
@@ -54,6 +52,8 @@ type Table struct {
 type Options struct {
 	// Touching is called before each Touch, in tests, which take the memory away there. nil otherwise.
 	Touching func()
+	// AnyFile allows memory on any file system but FUSE, at the risk of whoever copies there: see memoryFS.
+	AnyFile bool
 }
 
 // NewTable makes a table without regions, to begin with.
@@ -161,7 +161,7 @@ func (t *Table) Has(r Region) bool {
 	if i < 0 || t.regions[i].m == nil || t.regions[i].m.id.offset != r.Offset {
 		return false
 	}
-	id, _, err := inspect(r)
+	id, _, err := inspect(r, t.opt)
 	return err == nil && id == t.regions[i].m.id
 }
 
@@ -263,7 +263,7 @@ func (t *Table) mapRegion(r Region, old *Table) error {
 
 // mappingFor finds or makes the mapping of r, counted once for the caller.
 func (t *Table) mappingFor(r Region) (*mapping, error) {
-	id, f, err := inspect(r)
+	id, f, err := inspect(r, t.opt)
 	if err != nil {
 		return nil, err
 	}
