@@ -66,8 +66,10 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 		sf.Segments = int(o.plain - 1)
 	case s.segs == 1:
 		if s.updated {
+			end := o.end()
 			t.gather(sf, s)
 			t.updateSingle(s, o)
+			t.frags[0], sf.Len = o.head[:end:end], int(end) // several packets in one: their padding is none of it
 		}
 	default:
 		end := o.end() // before gather: the header is long out of cache, and comes while gather works

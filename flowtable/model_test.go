@@ -176,10 +176,8 @@ func combine(ins []input) (sum, error) {
 			s.gsoSize = max(s.gsoSize, len(p.Payload))
 		}
 	}
-	s.packet.Payload, s.packet.Partial, s.packet.BadTCP, s.packet.BadIP = payload, true, false, false
-	if s.segments > 1 {
-		s.packet.Pad = false
-	} else { // data and window updates: a plain packet
+	s.packet.Payload, s.packet.Partial, s.packet.BadTCP, s.packet.BadIP, s.packet.Pad = payload, true, false, false, false
+	if s.segments == 1 { // data and window updates: a plain packet
 		s.gsoSize, s.packet.Partial = 0, false
 	}
 	return s, nil
