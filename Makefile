@@ -2,6 +2,9 @@
 CLANG      := clang-19
 LLVM_STRIP := llvm-strip-19
 BIN        := bin/rscctl
+# Development tools have a module of their own: what a user builds does not depend on them.
+TOOL       := go tool -modfile=tools/go.mod
+EBPF       := github.com/cilium/ebpf
 
 .PHONY: all build demo test test-all generate check fuzz clean
 
@@ -32,7 +35,10 @@ generate:
 check:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt: these files need it:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
-	go tool staticcheck ./...
+	go mod tidy -diff
+	go -C tools mod tidy -diff
+	@test "$$(go list -m $(EBPF))" = "$$(go list -modfile=tools/go.mod -m $(EBPF))" || { echo "tools/go.mod: bpf2go writes for another version of $(EBPF) than go.mod has: make them equal"; exit 1; }
+	$(TOOL) staticcheck ./...
 
 clean:
 	rm -rf bin test/vm/.cache
