@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/rscctl/rscctl/test/vm"
@@ -11,7 +11,7 @@ import (
 // guestPackage boots guests of its own, in the VM.
 const guestPackage = "./test/vm"
 
-// Where the kernel and the initramfs of these guests are in the VM (as inner names them to the tests).
+// Where the kernel and the initramfs of these guests are in the VM.
 const (
 	guestKernel = "/guest/vmlinuz"
 	guestInitrd = "/guest/initrd"
@@ -26,31 +26,29 @@ var firmware = []string{
 	"/usr/lib/*/qemu/accel-tcg-*.so",
 }
 
-// guestFiles are a guest's kernel and initramfs, made here, and QEMU's firmware.
-func guestFiles(ctx context.Context, kernel vm.Kernel, dir string) (files []vm.File, err error) {
-	initrd := filepath.Join(dir, "guest-initrd")
+// addGuest adds QEMU, which looks for its parts from where it lies, and a guest's kernel and initramfs, which is made here.
+func addGuest(ctx context.Context, files map[string]string, tmp string) error {
+	kernel, err := vm.FindKernel("test/vm")
+	if err != nil {
+		return err
+	}
+	initrd := filepath.Join(tmp, "guest-initrd")
 	if err := vm.BuildInitrd(ctx, kernel, initrd, vm.Extras{}); err != nil {
-		return nil, err
+		return err
 	}
-	for _, f := range []struct{ here, there string }{{kernel.Image, guestKernel}, {initrd, guestInitrd}} {
-		data, err := os.ReadFile(f.here)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, vm.File{Path: f.there, Perm: 0o644, Data: data})
+	qemu, err := exec.LookPath(vm.QEMU)
+	if err != nil {
+		return err
 	}
+	files[guestKernel], files[guestInitrd], files[qemu] = kernel.Image, initrd, qemu
 	for _, pattern := range firmware {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, path := range paths {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return nil, err
-			}
-			files = append(files, vm.File{Path: path, Perm: 0o644, Data: data})
+			files[path] = path
 		}
 	}
-	return files, nil
+	return nil
 }

@@ -8,8 +8,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/test/vm"
 )
 
 // stage is one run of `go test`.
@@ -52,7 +51,7 @@ type totals struct {
 	passed, failed int
 	skips          []skip
 	ran            map[string]bool // tests that passed in some stage, by package and name
-	inVM           map[string]bool // tests that passed in the VM of test/hostvm, by name
+	inVM           map[string]bool // tests that passed in the VM of test/hostvm, by package and name
 	bad            []string
 }
 
@@ -66,8 +65,7 @@ func (s skip) String() string { return s.stage + ": " + s.test + ": " + s.why }
 // hole is true for a test that no stage of this run has run and that does not say itself why it may be left out.
 func (t *totals) hole(s skip) bool {
 	if strings.HasPrefix(allowance(s.why), netnstest.ToVM) {
-		_, name, _ := strings.Cut(s.test, " ")
-		return !t.inVM[name]
+		return !t.inVM[s.test]
 	}
 	return !t.ran[s.test] && !strings.HasPrefix(allowance(s.why), "allowed:")
 }
@@ -102,11 +100,6 @@ func main() {
 			}
 		}
 		for _, args := range runs {
-			args, err := t.sparing(name, args)
-			if err != nil {
-				t.bad = append(t.bad, fmt.Sprintf("%s: %v", name, err))
-				continue
-			}
 			if err := t.run(name, args, s.env); err != nil {
 				t.bad = append(t.bad, fmt.Sprintf("%s: %v", name, err))
 			}
@@ -115,65 +108,17 @@ func main() {
 	os.Exit(t.close())
 }
 
-// sparing leaves the privileged packages out on a kernel that has oopsed, since a test that waits for a lock which is never
-// given back cannot even be killed. Most of them run in the VM of the stage hostvm; the list of skips says which do not.
-func (t *totals) sparing(stage string, args []string) ([]string, error) {
-	if !netnstest.Oopsed() || os.Getenv(netnstest.HostVMEnv) != "1" {
-		return args, nil
-	}
-	var out []string
-	for _, a := range args {
-		if !strings.HasPrefix(a, "./") || stage == "vm" || stage == "long" {
-			out = append(out, a)
-			continue
-		}
-		list, err := exec.Command("go", "list", "-f", "./{{.Dir}}", a).Output()
-		if err != nil {
-			return nil, err
-		}
-		here, err := os.Getwd()
-		if err != nil {
-			return nil, err
-		}
-		for dir := range strings.FieldsSeq(string(list)) {
-			pkg := "./" + strings.TrimPrefix(strings.TrimPrefix(dir, "./"+here), "/")
-			switch {
-			case slices.Contains(vm.SecondKernelPackages(), pkg):
-				t.skips = append(t.skips, skip{stage, pkg, "allowed: this kernel has oopsed since boot; the package runs in the VM of test/hostvm"})
-			case slices.Contains(vm.PrivilegedPackages(), pkg):
-				t.skips = append(t.skips, skip{stage, pkg, "allowed: this kernel has oopsed since boot: NOT RUN, reboot to run it"})
-			default:
-				out = append(out, pkg)
-			}
-		}
-	}
-	return out, nil
-}
-
-// hostvm runs the privileged tests in a VM and counts what its last line says.
+// hostvm runs the privileged tests in a VM.
 func (t *totals) hostvm(stage string, args []string) {
-	start := time.Now()
-	args = append([]string{"run", "./test/hostvm"}, args...)
-	fmt.Printf("== %s: go %s\n", stage, strings.Join(args, " "))
-	cmd := exec.Command("go", args...)
+	cmd := exec.Command("go", append([]string{"run", "./test/hostvm", "-json"}, args...)...)
+	fmt.Printf("== %s: %s\n", stage, cmd)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
-	fmt.Printf("%s== %s: %s\n", out, stage, time.Since(start).Round(time.Second))
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	var passed, failed, skipped int
-	if n, _ := fmt.Sscanf(lines[len(lines)-1], "%d passed, %d failed, %d skipped", &passed, &failed, &skipped); n != 3 && err == nil {
-		err = errors.New("no result")
-	}
-	t.passed += passed
-	t.failed += failed
-	for i, l := range lines {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(l), "--- SKIP: "); ok {
-			t.skips = append(t.skips, skip{stage, name, "allowed: a second kernel: " + reason(lines[max(0, i-1):i+2])})
-		}
-		if name, ok := strings.CutPrefix(strings.TrimSpace(l), "--- PASS: "); ok {
-			name, _, _ = strings.Cut(name, " ")
-			t.inVM[name] = true
-		}
+	in := totals{ran: t.inVM}
+	in.read(stage, bytes.NewReader(out))
+	t.passed, t.failed, t.bad = t.passed+in.passed, t.failed+in.failed, append(t.bad, in.bad...)
+	for _, s := range in.skips {
+		t.skips = append(t.skips, skip{stage, s.test, "allowed: a second kernel: " + s.why})
 	}
 	if err != nil {
 		t.bad = append(t.bad, fmt.Sprintf("%s: %v", stage, err))

@@ -7,7 +7,7 @@ import (
 )
 
 func TestASkipIsAHoleUnlessTheTestRanOrIsAllowed(t *testing.T) {
-	r := totals{ran: map[string]bool{"pkg TestElsewhere": true}, inVM: map[string]bool{"TestInVM": true}}
+	r := totals{ran: map[string]bool{"pkg TestElsewhere": true}, inVM: map[string]bool{"pkg TestInVM": true}}
 	for _, c := range []struct {
 		name string
 		s    skip

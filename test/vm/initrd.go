@@ -48,7 +48,8 @@ func FindKernel(dir string) (Kernel, error) {
 
 // Extras are what a guest that does more than receive finds in its initramfs.
 type Extras struct {
-	Modules []string          // loaded at boot, after the NIC's, with what they depend on
+	Modules []string          // loaded at boot, after the NIC's, with what they depend on; those the kernel lacks are an error
+	Wanted  []string          // the same, passed over where the kernel lacks them or has them built in
 	Files   map[string]string // path in the guest to path here; folders are copied whole, links as what they point at
 }
 
@@ -59,7 +60,7 @@ func BuildInitrd(ctx context.Context, k Kernel, path string, x Extras) error {
 	if err != nil {
 		return err
 	}
-	modules, err := set.resolve(slices.Concat(wantedModules, x.Modules)...)
+	modules, err := set.resolve(x.Modules, slices.Concat(wantedModules, x.Wanted))
 	if err != nil {
 		return err
 	}

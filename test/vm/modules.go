@@ -12,11 +12,12 @@ import (
 	"strings"
 )
 
-// wantedModules are the drivers the guest needs where its kernel has them as modules. IPv6 and packet sockets are built
-// into the kernels of Debian and Ubuntu, but need not be.
+// wantedModules are the drivers the guest needs where its kernel has them as modules. Whether a kernel without the file has
+// the driver built in cannot be told from the folder: modules.builtin lists only what could have been a module, and newer
+// kernels have IPv6 as a plain yes or no. The guest looks when it is up (test/vm/guest, checkKernel).
 var wantedModules = []string{"virtio_pci", "virtio_net", "ipv6", "af_packet"}
 
-// ErrNoModule is returned when the kernel has a wanted driver neither built in nor as a module.
+// ErrNoModule is returned when the kernel has a module that must be loaded neither built in nor as a file.
 var ErrNoModule = errors.New("the kernel has no such module")
 
 // moduleSet reads modules from a lib/modules/VERSION folder. Their dependencies come from the modules themselves, so
@@ -59,8 +60,9 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// resolve returns the named modules and all they depend on, each after its dependencies.
-func (s *moduleSet) resolve(names ...string) ([]module, error) {
+// resolve returns the modules and all they depend on, each after its dependencies. A name in required must be there; one in
+// wanted is passed over where the kernel has no file for it.
+func (s *moduleSet) resolve(required, wanted []string) ([]module, error) {
 	var out []module
 	seen := map[string]bool{}
 	var visit func(name string) error
@@ -89,7 +91,15 @@ func (s *moduleSet) resolve(names ...string) ([]module, error) {
 		out = append(out, module{name, data})
 		return nil
 	}
-	for _, n := range names {
+	for _, n := range wanted {
+		if s.path[n] == "" {
+			continue
+		}
+		if err := visit(n); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range required {
 		if err := visit(n); err != nil {
 			return nil, err
 		}

@@ -43,6 +43,9 @@ func run() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	if err := checkKernel(); err != nil {
+		return err
+	}
 	if err := loopbackUp(); err != nil {
 		return err
 	}

@@ -80,6 +80,21 @@ func loadModule(path string) error {
 	return err
 }
 
+// checkKernel tells a kernel without what every guest needs, before a test fails for no reason that can be seen.
+func checkKernel() error {
+	for _, f := range []struct {
+		name         string
+		family, kind int
+	}{{"IPv6", unix.AF_INET6, unix.SOCK_DGRAM}, {"packet sockets", unix.AF_PACKET, unix.SOCK_RAW}} {
+		fd, err := unix.Socket(f.family, f.kind, 0)
+		if err != nil {
+			return fmt.Errorf("this kernel has no %s, neither built in nor as a module: %w", f.name, err)
+		}
+		_ = unix.Close(fd)
+	}
+	return nil
+}
+
 // openControl opens the serial port of the orders as a plain pipe of bytes: no echo, no line editing.
 func openControl() (*os.File, error) {
 	f, err := os.OpenFile(controlPort, os.O_RDWR|unix.O_NOCTTY, 0)
