@@ -21,12 +21,16 @@ demo: build
 # this kernel and, in a throw-away VM, on a second one.
 test: build
 	bash test/vm/setup.sh net race vm
-	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm
+	test/run.sh unit race vm hostvm
 
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
 	bash test/vm/setup.sh net race vm dpdk
-	RSCCTL_HOSTVM=1 go run ./test/report unit race vm hostvm fuzz long nested
+	test/run.sh unit race vm hostvm fuzz long nested
+
+# Every fuzz target for a few seconds.
+fuzz:
+	test/run.sh fuzz
 
 # Remakes the committed BPF objects, bit for bit with this clang version.
 generate:
@@ -41,4 +45,4 @@ check:
 	$(TOOL) staticcheck ./...
 
 clean:
-	rm -rf bin test/vm/.cache
+	rm -rf bin .cache test/vm/.cache

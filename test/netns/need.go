@@ -86,6 +86,12 @@ func Kernel(major, minor int) Requirement {
 func Need(t testing.TB, needs ...Requirement) {
 	t.Helper()
 	NeedLiveKernel(t)
+	need(t, needs)
+}
+
+// need is Need on a kernel that has not oopsed.
+func need(t testing.TB, needs []Requirement) {
+	t.Helper()
 	missing, inVM := unmet(append([]Requirement{Root}, needs...))
 	switch {
 	case missing == "":
@@ -120,7 +126,7 @@ func Skip(t testing.TB, missing string) {
 	t.Skipf("needs %s", missing)
 }
 
-// ToVM begins what SkipToVM says. test/report then looks whether the test ran in the VM.
+// ToVM begins what SkipToVM says. test/skips then looks whether the test ran in the VM.
 const ToVM = "allowed: left to the VM of test/hostvm: needs "
 
 // SkipToVM ends a test that needs what this kernel lacks and the VM of test/hostvm has. A run that has that VM do its part

@@ -77,7 +77,7 @@ func TestATestIsLeftToTheVMOnlyWhereThatRuns(t *testing.T) {
 		t.Setenv(HostVMEnv, c.hostVM)
 		r := &recorder{TB: t}
 		var wg sync.WaitGroup
-		wg.Go(func() { Need(r, c.needs...) })
+		wg.Go(func() { need(r, c.needs) })
 		wg.Wait()
 		if left := strings.HasPrefix(r.skipped, ToVM); left != c.left || left == (r.failed != "") {
 			t.Errorf("%+v: skipped %q, failed %q", c, r.skipped, r.failed)
