@@ -1,22 +1,25 @@
 package controller
 
-import "errors"
+import "github.com/rscctl/rscctl/controller/api"
 
-// Sentinels of the control side. Each message that wraps one says what failed, on what, and what to do.
+// Sentinels of the control side: those of the control socket, so that each reaches a client as what it is. Each message that
+// wraps one says what failed, on what, and what to do.
 var (
-	// ErrHeld: the state directory, the control socket or an interface belongs to another controller.
-	ErrHeld = errors.New("held by another controller")
-	// ErrTaken: a VM name or a (VLAN, MAC) is already attached.
-	ErrTaken = errors.New("already taken")
-	// ErrUnknownVM and ErrUnknownIface: the operator named something that is not attached.
-	ErrUnknownVM    = errors.New("no such VM is attached")
-	ErrUnknownIface = errors.New("not attached")
-	// ErrFiltered: rules of the host touch the path that a VM's frames would no longer take.
-	ErrFiltered = errors.New("rules would be bypassed")
-	// ErrUsage: the request itself is wrong; the command line exits with 2.
-	ErrUsage = errors.New("wrong usage")
-	// ErrWorker: a worker did not answer within its bound, or is gone.
-	ErrWorker = errors.New("worker does not answer")
-	// ErrMTU: the interface's frames do not fit a UMEM chunk.
-	ErrMTU = errors.New("MTU too large")
+	ErrHeld         = api.ErrHeld
+	ErrTaken        = api.ErrTaken
+	ErrUnknownVM    = api.ErrUnknownVM
+	ErrUnknownIface = api.ErrUnknownIface
+	ErrFiltered     = api.ErrFiltered
+	ErrUsage        = api.ErrUsage
+	ErrWorker       = api.ErrWorker
+	ErrMTU          = api.ErrMTU
+	ErrNotSaved     = api.ErrNotSaved
 )
+
+// coded is an error that is also a sentinel, without its words.
+type coded struct {
+	error
+	sentinel error
+}
+
+func (c coded) Unwrap() []error { return []error{c.error, c.sentinel} }

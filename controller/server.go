@@ -3,8 +3,8 @@ package controller
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -82,6 +82,10 @@ func peerAllowed(c *net.UnixConn, path string) bool {
 
 // serve answers requests until ctx ends.
 func (c *Controller) serve(ctx context.Context, l *net.UnixListener) error {
+	return serveHTTP(ctx, l, c.routes(), func(peer *net.UnixConn) bool { return peerAllowed(peer, c.opt.Socket) })
+}
+
+func (c *Controller) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }))
 	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) { return c.GetPolicy(r.FormValue("vm")) }))
@@ -100,14 +104,19 @@ func (c *Controller) serve(ctx context.Context, l *net.UnixListener) error {
 	mux.HandleFunc("POST /v1/attach", command(c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.Detach))
 	mux.HandleFunc("POST /v1/policy", command(c.SetPolicy))
+	return mux
+}
+
+// serveHTTP serves h to the peers that allowed lets in, until ctx ends.
+func serveHTTP(ctx context.Context, l *net.UnixListener, h http.Handler, allowed func(*net.UnixConn) bool) error {
 	srv := &http.Server{
-		Handler:           guard(mux),
+		Handler:           guard(h),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		ErrorLog:          nil,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			uc, ok := conn.(*net.UnixConn)
-			return context.WithValue(ctx, credKey{}, ok && peerAllowed(uc, c.opt.Socket))
+			return context.WithValue(ctx, credKey{}, ok && allowed(uc))
 		},
 	}
 	done := make(chan error, 1)
@@ -128,7 +137,7 @@ func (c *Controller) serve(ctx context.Context, l *net.UnixListener) error {
 func guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if ok, _ := r.Context().Value(credKey{}).(bool); !ok {
-			reply(w, http.StatusForbidden, api.ErrorBody{Error: "control socket: not allowed: be root or a member of the socket's group"})
+			refuse(w, fmt.Errorf("control socket: %w: be root or a member of the socket's group", api.ErrPermission))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -137,35 +146,35 @@ func guard(next http.Handler) http.Handler {
 }
 
 func query(f func(*http.Request) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) { answer(w, r, f) }
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		reply(w, http.StatusOK, v)
+	}
 }
 
 func command[Req, Resp any](f func(Req) (Resp, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		answer(w, r, func(r *http.Request) (any, error) {
-			var req Req
-			d := json.NewDecoder(r.Body)
-			d.DisallowUnknownFields()
-			if err := d.Decode(&req); err != nil {
-				return nil, fmt.Errorf("request: %w: %w", ErrUsage, err)
-			}
-			return f(req)
-		})
-	}
+	return query(func(r *http.Request) (any, error) {
+		var req Req
+		d := json.NewDecoder(r.Body)
+		d.DisallowUnknownFields()
+		if err := d.Decode(&req); err != nil {
+			return nil, fmt.Errorf("request: %w: %w", ErrUsage, err)
+		}
+		if _, err := d.Token(); err != io.EOF {
+			return nil, fmt.Errorf("request: %w: something follows it", ErrUsage)
+		}
+		return f(req)
+	})
 }
 
-func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, error)) {
-	v, err := f(r)
-	if err == nil {
-		reply(w, http.StatusOK, v)
-		return
-	}
-	usage := errors.Is(err, ErrUsage)
-	code := http.StatusConflict
-	if usage {
-		code = http.StatusBadRequest
-	}
-	reply(w, code, api.ErrorBody{Error: err.Error(), Usage: usage})
+// refuse answers with an error, its code and its HTTP status.
+func refuse(w http.ResponseWriter, err error) {
+	e := api.NewError(err)
+	reply(w, e.Status, e.ErrorBody)
 }
 
 func reply(w http.ResponseWriter, code int, v any) {

@@ -15,7 +15,7 @@ import (
 func openState(path string) (*state.Dir, error) {
 	d, err := state.Open(path)
 	if errors.Is(err, state.ErrLocked) {
-		return nil, fmt.Errorf("%w: %w", ErrHeld, err)
+		return nil, coded{err, ErrHeld}
 	}
 	return d, err
 }
@@ -84,7 +84,7 @@ func (c *Controller) snapshotState() state.State {
 
 // saveState writes the state file. The caller holds mu.
 func (c *Controller) saveState() error {
-	c.unsaved = c.state.Save(c.snapshotState())
+	c.unsaved = notSaved(c.state.Save(c.snapshotState()))
 	return c.unsaved
 }
 
@@ -121,7 +121,15 @@ func (c *Controller) savePolicy(vm string, p api.Policy) error {
 			}
 		}
 	}
-	return c.state.Save(s)
+	return notSaved(c.state.Save(s))
+}
+
+// notSaved gives an error of the state directory its code.
+func notSaved(err error) error {
+	if errors.Is(err, state.ErrNotSaved) {
+		return coded{err, ErrNotSaved}
+	}
+	return err
 }
 
 // stateWarnings is what an operator must know of the state directory. The caller holds mu.
@@ -140,7 +148,7 @@ func (c *Controller) record(iface string, ch *change) error {
 	list := []state.Change{{Kind: state.Offload, Iface: iface, Link: ch.Link, Via: ch.Via, Feature: ch.Feature, Was: ch.Undo.Was, Why: ch.Why}}
 	err := c.state.Record(list)
 	ch.id = list[0].ID
-	return err
+	return notSaved(err)
 }
 
 // recorded is a change as the undo list has it.

@@ -53,13 +53,10 @@ func execute(ctx context.Context, args []string, s streams) int {
 
 func exitCode(err error) int {
 	var usage *usageError
-	var refused *api.Error
 	switch {
 	case errors.Is(err, api.ErrNoController):
 		return exitNoController
-	case errors.As(err, &usage):
-		return exitUsage
-	case errors.As(err, &refused) && refused.Usage:
+	case errors.As(err, &usage), errors.Is(err, api.ErrUsage):
 		return exitUsage
 	}
 	return exitFailed

@@ -159,11 +159,11 @@ func TestRefusalsKeepTheControllersWordsAndTheirExitCode(t *testing.T) {
 		code   int
 		want   string
 	}{
-		{api.Error{Status: http.StatusConflict, ErrorBody: api.ErrorBody{Error: "eth0: held by a foreign XDP program: take it off"}},
+		{api.Error{Status: http.StatusConflict, ErrorBody: api.ErrorBody{Code: "held", Message: "eth0: held by a foreign XDP program: take it off"}},
 			exitFailed, "rscctl: status: eth0: held by a foreign XDP program: take it off\n"},
-		{api.Error{Status: http.StatusBadRequest, ErrorBody: api.ErrorBody{Error: "eth9: no such interface:\nsee ip link", Usage: true}},
+		{api.Error{Status: http.StatusBadRequest, ErrorBody: api.ErrorBody{Code: "usage", Message: "eth9: no such interface:\nsee ip link"}},
 			exitUsage, "rscctl: status: eth9: no such interface:; see ip link\n"},
-		{api.Error{Status: http.StatusNotFound, ErrorBody: api.ErrorBody{Error: "status: interface eth9: not attached"}},
+		{api.Error{Status: http.StatusNotFound, ErrorBody: api.ErrorBody{Code: "unknown_iface", Message: "status: interface eth9: not attached"}},
 			exitFailed, "rscctl: status: interface eth9: not attached\n"},
 		{api.Error{Status: http.StatusBadGateway}, exitFailed, "rscctl: status: controller answered 502 Bad Gateway\n"},
 	} {

@@ -28,17 +28,6 @@ const (
 // ErrNoController means that nothing listens on the control socket: it is missing or nobody accepts on it.
 var ErrNoController = errors.New("no controller")
 
-// ErrPermission means that the control socket exists but this user may not connect to it.
-var ErrPermission = errors.New("permission denied")
-
-// Error is a controller's refusal. Its text is the controller's own and complete: what, on what, what to do.
-type Error struct {
-	Status int // HTTP status
-	ErrorBody
-}
-
-func (e *Error) Error() string { return e.ErrorBody.Error }
-
 // Client talks to one controller. It is safe for concurrent use and keeps no state but idle connections.
 type Client struct {
 	path string
@@ -170,8 +159,8 @@ func roundTrip[T any](ctx context.Context, c *Client, method, path string, body 
 func readError(resp *http.Response) error {
 	e := &Error{Status: resp.StatusCode}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	if err != nil || json.Unmarshal(data, &e.ErrorBody) != nil || e.ErrorBody.Error == "" {
-		e.ErrorBody.Error = "controller answered " + resp.Status
+	if err != nil || json.Unmarshal(data, &e.ErrorBody) != nil || e.Message == "" {
+		e.ErrorBody = ErrorBody{Code: CodeFailed, Message: "controller answered " + resp.Status}
 	}
 	return e
 }

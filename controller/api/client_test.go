@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -59,11 +58,35 @@ func TestEveryCallUsesItsMethodAndPath(t *testing.T) {
 func TestRefusalIsATypedError(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
-		json.NewEncoder(w).Encode(ErrorBody{Error: "eth9: no such interface: see ip link", Usage: true})
+		w.Write([]byte(`{"error":{"code":"usage","message":"eth9: no such interface: see ip link"}}`))
 	})
 	_, err := c.Status(context.Background(), "eth9")
 	var e *Error
-	if !errors.As(err, &e) || !e.Usage || e.Status != http.StatusBadRequest || e.Error() != "eth9: no such interface: see ip link" {
+	if !errors.As(err, &e) || !errors.Is(err, ErrUsage) || errors.Is(err, ErrTaken) || e.Status != http.StatusBadRequest || e.Error() != "eth9: no such interface: see ip link" {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestRefusalsOfAnOlderControllerAreUnderstood(t *testing.T) {
+	for body, usage := range map[string]bool{`{"error":"eth9: wrong","usage":true}`: true, `{"error":"eth9: wrong"}`: false} {
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusConflict)
+			w.Write([]byte(body))
+		})
+		if _, err := c.Status(context.Background(), ""); err == nil || err.Error() != "eth9: wrong" || errors.Is(err, ErrUsage) != usage {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+}
+
+func TestACodeOfANewerControllerIsStillAnError(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		w.Write([]byte(`{"error":{"code":"novel","message":"eth9: something new"}}`))
+	})
+	_, err := c.Status(context.Background(), "")
+	var e *Error
+	if !errors.As(err, &e) || e.Code != "novel" || e.Error() != "eth9: something new" || errors.Unwrap(e) != nil {
 		t.Errorf("got %#v", err)
 	}
 }

@@ -11,20 +11,13 @@
 //	POST /v1/policy                     PolicyRequest   PolicyResponse
 //	GET  /v1/stats?vm=V                 -            Stats
 //
-// An error is an HTTP status of 400 and above with an ErrorBody.
+// An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
 package api
 
 import "time"
 
 // Schema is the version of every JSON document the product prints.
 const Schema = 1
-
-// ErrorBody is the body of every failed request. Usage is true when the request itself was wrong (exit code 2),
-// false when a right request failed (exit code 1).
-type ErrorBody struct {
-	Error string `json:"error"`
-	Usage bool   `json:"usage,omitempty"`
-}
 
 // Policy is what coalescing does for one VM. Durations travel as nanoseconds.
 type Policy struct {

@@ -1,0 +1,113 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// serveFor serves h on a control socket as the controller does, and returns a client.
+func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) *api.Client {
+	t.Helper()
+	l, err := listenControl(filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serveHTTP(ctx, l, h, allowed) }()
+	client := api.NewClient(l.Addr().String())
+	t.Cleanup(func() {
+		client.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+func all(*net.UnixConn) bool { return true }
+
+// A client can tell what went wrong by errors.Is, whatever the words are.
+func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
+	var fail error
+	h := http.NewServeMux()
+	h.HandleFunc("GET /v1/status", query(func(*http.Request) (any, error) { return nil, fail }))
+	c := serveFor(t, h, all)
+	sentinels := []error{ErrHeld, ErrTaken, ErrUnknownVM, ErrUnknownIface, ErrFiltered, ErrUsage, ErrWorker, ErrMTU, ErrNotSaved, api.ErrPermission}
+	for _, want := range sentinels {
+		fail = fmt.Errorf("status: eth1: %w: do this: %w", want, io.ErrUnexpectedEOF)
+		_, err := c.Status(context.Background(), "")
+		if !errors.Is(err, want) || err.Error() != fail.Error() {
+			t.Errorf("sent %q, got %q (%T)", fail, err, err)
+		}
+		for _, other := range sentinels {
+			if other != want && errors.Is(err, other) {
+				t.Errorf("%v arrived as %v too", want, other)
+			}
+		}
+	}
+	fail = coded{errors.New("state: no room"), ErrNotSaved}
+	if _, err := c.Status(context.Background(), ""); !errors.Is(err, api.ErrNotSaved) || err.Error() != "state: no room" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheRealRoutesAnswerWithCodes(t *testing.T) {
+	ctl := offHost(t, t.TempDir())
+	c := serveFor(t, ctl.routes(), all)
+	ctx := context.Background()
+	for what, call := range map[string]struct {
+		do   func() error
+		want error
+	}{
+		"status of an unknown interface": {func() error { _, err := c.Status(ctx, "eth9"); return err }, api.ErrUnknownIface},
+		"policy of an unknown VM":        {func() error { _, err := c.GetPolicy(ctx, "x"); return err }, api.ErrUnknownVM},
+		"flows by a wrong key":           {func() error { _, err := c.Flows(ctx, api.FlowsQuery{Sort: "colour"}); return err }, api.ErrUsage},
+		"detach of an unknown interface": {func() error { _, err := c.Detach(ctx, api.DetachRequest{Iface: "eth9"}); return err }, api.ErrUnknownIface},
+		"attach of nothing":              {func() error { _, err := c.Attach(ctx, api.AttachRequest{}); return err }, api.ErrUsage},
+	} {
+		if err := call.do(); !errors.Is(err, call.want) {
+			t.Errorf("%s: %v, want %v", what, err, call.want)
+		}
+	}
+}
+
+func TestAPeerWithoutRightsIsToldSo(t *testing.T) {
+	c := serveFor(t, http.NewServeMux(), func(*net.UnixConn) bool { return false })
+	if _, err := c.Status(context.Background(), ""); !errors.Is(err, api.ErrPermission) || !strings.Contains(err.Error(), "group") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMalformedRequestsAreUsageErrors(t *testing.T) {
+	c := serveFor(t, offHost(t, t.TempDir()).routes(), all)
+	web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", c.Socket())
+	}}}
+	defer web.CloseIdleConnections()
+	for name, body := range map[string]string{
+		"no JSON": "hello", "empty": "", "an unknown field": `{"vm":"a","colour":1}`, "two of them": `{} {}`,
+		"too long": `{"vm":"` + strings.Repeat("x", maxRequest) + `"}`,
+	} {
+		resp, err := web.Post("http://rscctl/v1/policy", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest || !bytes.Contains(text, []byte(`{"error":{"code":"usage","message":"request: `)) {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, text)
+		}
+	}
+}
