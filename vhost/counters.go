@@ -1,5 +1,7 @@
 package vhost
 
+import "sync/atomic"
+
 // Names in Counters.TxDropped.
 const (
 	TxBadHeader = "bad_header" // header against the features or shorter than one
@@ -8,13 +10,26 @@ const (
 	TxDisabled  = "disabled"   // sent on a queue that the guest has disabled
 )
 
-// Indexes of counts.txDropped.
+// Indexes of a queue's counters.
 const (
-	dropHeader = iota
-	dropShort
-	dropLong
-	dropDisabled
-	numDrops
+	cRxFrames = iota
+	cRxBytes
+	cRxBuffers
+	cRxNoBuffers
+	cRxTooBig
+	cRxRefused
+	cRxOverBudget
+	cTxFrames
+	cTxBytes
+	cTxBadHeader // the first of numDrops, in the order of dropNames
+	cTxShort
+	cTxLong
+	cTxDisabled
+	cCalls
+	cCallsLost
+	numCounters
+
+	numDrops = cTxDisabled + 1 - cTxBadHeader
 )
 
 var dropNames = [numDrops]string{TxBadHeader, TxTooShort, TxTooLong, TxDisabled}
@@ -42,25 +57,34 @@ func (c *Counters) Named() map[string]uint64 {
 	}
 }
 
-// counts are a queue's own, guarded by its lock.
+// counts are a queue's own. now is guarded by the queue's lock; told is what
+// everybody may read, and is brought up to date whenever the lock is given back.
+// So counting costs no atomic operation a frame, and reading waits for nobody.
 type counts struct {
-	rxFrames, rxBytes, rxBuffers    uint64
-	rxNoBuffers, rxTooBig, rxRefuse uint64
-	rxOverBudget                    uint64
-	txFrames, txBytes               uint64
-	txDropped                       [numDrops]uint64
-	calls, callsLost                uint64
+	now  [numCounters]uint64
+	told [numCounters]atomic.Uint64
 }
 
+// tell publishes now. The caller holds the queue's lock.
+func (c *counts) tell() {
+	for i, n := range c.now {
+		if c.told[i].Load() != n { // a load is free, a store is not
+			c.told[i].Store(n)
+		}
+	}
+}
+
+// snapshot waits for nobody. Each counter is exact, as of the last burst.
 func (c *counts) snapshot() Counters {
 	s := Counters{
-		RxFrames: c.rxFrames, RxBytes: c.rxBytes, RxBuffers: c.rxBuffers,
-		RxNoBuffers: c.rxNoBuffers, RxTooBig: c.rxTooBig, RxOverBudget: c.rxOverBudget, RxRefused: c.rxRefuse,
-		TxFrames: c.txFrames, TxBytes: c.txBytes, TxDropped: make(map[string]uint64, numDrops),
-		Calls: c.calls, CallsLost: c.callsLost,
+		RxFrames: c.told[cRxFrames].Load(), RxBytes: c.told[cRxBytes].Load(), RxBuffers: c.told[cRxBuffers].Load(),
+		RxNoBuffers: c.told[cRxNoBuffers].Load(), RxTooBig: c.told[cRxTooBig].Load(),
+		RxOverBudget: c.told[cRxOverBudget].Load(), RxRefused: c.told[cRxRefused].Load(),
+		TxFrames: c.told[cTxFrames].Load(), TxBytes: c.told[cTxBytes].Load(), TxDropped: make(map[string]uint64, numDrops),
+		Calls: c.told[cCalls].Load(), CallsLost: c.told[cCallsLost].Load(),
 	}
-	for i, n := range c.txDropped {
-		s.TxDropped[dropNames[i]] = n
+	for i, name := range dropNames {
+		s.TxDropped[name] = c.told[cTxBadHeader+i].Load()
 	}
 	return s
 }

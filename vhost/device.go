@@ -60,7 +60,7 @@ func (d *device) EnableRing(index int, on bool) error {
 	if err := q.lock(); err != nil {
 		return err
 	}
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.enabled = on
 	q.active.Store(on && q.dev != nil)
 	return nil
@@ -71,7 +71,7 @@ func (d *device) SetCall(index int, call *user.EventFD) error {
 	if err := q.lock(); err != nil {
 		return err
 	}
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.setCall(call)
 	return nil
 }

@@ -41,5 +41,8 @@ var (
 	ErrMemoryFault = guestmem.ErrFault
 	ErrInternal    = errors.New("internal error")
 	ErrQueueStuck  = errors.New("data path holds a queue for too long")
-	ErrClosed      = errors.New("port closed")
+	// ErrStuck: the port waits for something that does not answer. It goes on by
+	// itself as soon as that does; meanwhile it keeps what may be in use.
+	ErrStuck  = errors.New("port is stuck")
+	ErrClosed = errors.New("port closed")
 )

@@ -48,6 +48,18 @@ func (l *portLog) has(part string) bool {
 	return strings.Contains(strings.Join(l.lines, "\n"), part)
 }
 
+// count tells how many lines hold part.
+func (l *portLog) count(part string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, part) {
+			n++
+		}
+	}
+	return n
+}
+
 func (l *portLog) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

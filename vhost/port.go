@@ -38,6 +38,8 @@ const (
 	// down: a front-end that comes back at once is not an intruder. Stopping one
 	// ring may take as long.
 	handover = stuckAfter
+	// closeAfter bounds Close: longer than the control side waits for a queue.
+	closeAfter = stuckAfter + time.Second
 	// redialPause keeps a front-end that we dial and that fails each time from
 	// being dialled in a tight loop.
 	redialPause = 200 * time.Millisecond
@@ -60,8 +62,8 @@ type Config struct {
 	MaxBuffers int
 	// AnyMemory allows guest memory on any file system but FUSE, instead of on
 	// tmpfs (memfd, /dev/shm) and hugetlbfs only. A front-end can make a page
-	// fault wait there, and with it every guest of the workers that serve this
-	// port: for front-ends that are trusted not to.
+	// fault wait there, and with it the whole process: for front-ends that are
+	// trusted not to, and disks that are trusted to answer.
 	AnyMemory bool
 	Logf      func(format string, args ...any) // one line per call; nil discards
 	Hooks     Hooks
@@ -89,14 +91,15 @@ type Hooks struct {
 
 // Port is one network device. Its methods may be called from any goroutine.
 type Port struct {
-	cfg              Config
-	rx               []*RxQueue
-	tx               []*TxQueue
-	caller           *user.Caller
-	l                *listener // nil when dialling
-	cancel           context.CancelFunc
-	wg               sync.WaitGroup
-	closed, released sync.Once
+	cfg    Config
+	rx     []*RxQueue
+	tx     []*TxQueue
+	caller *user.Caller
+	l      *listener // nil when dialling
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	closed sync.Once
+	done   chan struct{} // closed by Close, once nothing of the port is left
 
 	mu       sync.Mutex
 	session  *user.Session // nil without a front-end
@@ -134,7 +137,7 @@ func NewPort(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
 	}
-	p := &Port{cfg: cfg, caller: caller}
+	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{})}
 	for i := range cfg.MaxPairs {
 		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
 		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
@@ -269,7 +272,11 @@ func (p *Port) fail(reason error) {
 }
 
 // Close stops the rings, ends the connection and removes the socket file if it
-// is still ours. It returns when the control goroutine has ended.
+// is still ours. It returns when the control goroutine has ended, or after 3 s
+// with ErrStuck: somebody holds a queue or a hook, or a file of the front-end's
+// does not answer. Then the port goes on stopping by itself. Until it has, the
+// guest's memory stays mapped and its descriptors stay open, because whoever
+// holds it may use them; another Close waits for it again.
 func (p *Port) Close() error {
 	var err error
 	p.closed.Do(func() {
@@ -284,10 +291,26 @@ func (p *Port) Close() error {
 		if s != nil {
 			s.Interrupt()
 		}
+		go func() {
+			p.wg.Wait()
+			if err := p.caller.Close(); err != nil { // the rings have stopped: nobody calls
+				p.logf("%v", err)
+			}
+			close(p.done)
+		}()
 	})
-	p.wg.Wait()
-	p.released.Do(func() { err = errors.Join(err, p.caller.Close()) }) // the rings have stopped: nobody calls
-	return err
+	t := time.NewTimer(closeAfter)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return err
+	case <-t.C:
+	}
+	why := p.State().Err
+	if why == nil {
+		why = ErrStuck
+	}
+	return errors.Join(err, fmt.Errorf("port %s: %w", p.cfg.Name, why))
 }
 
 // MaxPairs returns how many pairs RX and TX know.

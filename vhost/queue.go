@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/user"
@@ -13,14 +12,10 @@ import (
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
-// stuckAfter is how long the control side waits for a data goroutine to end its
-// burst. Bursts take microseconds; the front-end's main loop stands still
-// meanwhile.
-const stuckAfter = 2 * time.Second
-
 // queue is what both directions share. mu is held by a data goroutine for a
 // burst and by the control goroutine to start, stop or switch the ring; it
-// guards everything but the atomics.
+// guards everything but the atomics, sighted, and late, which is the control
+// goroutine's.
 type queue struct {
 	port *Port
 	name string // "rx queue 0"
@@ -37,6 +32,9 @@ type queue struct {
 	chain    vring.Chain
 	cnt      counts
 
+	bursts  atomic.Uint64                // begun and ended: odd while one is under way
+	sighted sighting                     // by State, under the port's lock
+	late    *claim                       // of the control side, given up and not yet over
 	running atomic.Bool                  // dev is there
 	active  atomic.Bool                  // running and enabled, for Pairs and State
 	kick    atomic.Pointer[user.EventFD] // read without mu, by pollers
@@ -48,31 +46,6 @@ func (q *queue) KickFD() int { return q.kick.Load().FD() }
 
 // AckKick takes a kick off KickFD. It never waits.
 func (q *queue) AckKick() { q.kick.Load().Drain() }
-
-// lock takes mu for the control side. It gives up with ErrQueueStuck when a
-// data goroutine does not end its burst.
-func (q *queue) lock() error {
-	if q.mu.TryLock() {
-		return nil
-	}
-	got := make(chan struct{})
-	go func() { // Lock, not a loop of TryLock, gets its turn also against a busy data goroutine
-		q.mu.Lock()
-		close(got)
-	}()
-	t := time.NewTimer(stuckAfter)
-	defer t.Stop()
-	select {
-	case <-got:
-		return nil
-	case <-t.C:
-		go func() {
-			<-got
-			q.mu.Unlock()
-		}()
-		return fmt.Errorf("%s: %w", q.name, ErrQueueStuck)
-	}
-}
 
 // start runs the ring: the last step of a start, which cannot fail. The caller holds mu.
 func (q *queue) start(r user.RingSetup) {
@@ -119,10 +92,10 @@ func (q *queue) signal() {
 		return
 	}
 	if err := q.port.caller.Call(q.call); err != nil {
-		q.cnt.callsLost++
+		q.cnt.now[cCallsLost]++
 		return
 	}
-	q.cnt.calls++
+	q.cnt.now[cCalls]++
 }
 
 // fail stops this queue for good and asks the control goroutine to end the
@@ -155,9 +128,5 @@ func (q *queue) guard(err *error) {
 	*err = q.fail(fmt.Errorf("%w: %w", ErrInternal, re))
 }
 
-// Counters returns a snapshot.
-func (q *queue) Counters() Counters {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.cnt.snapshot()
-}
+// Counters returns a snapshot, as of the last burst. It waits for nobody.
+func (q *queue) Counters() Counters { return q.cnt.snapshot() }

@@ -40,9 +40,9 @@ type taken struct {
 // unlocked, when it is not running and enabled. After true, Commit must follow
 // on the same goroutine.
 func (q *RxQueue) Begin() bool {
-	q.mu.Lock()
+	q.enter()
 	if q.dev == nil || !q.enabled || q.failed {
-		q.mu.Unlock()
+		q.leave()
 		return false
 	}
 	q.oldFault = debug.SetPanicOnFault(true)
@@ -57,7 +57,7 @@ func (q *RxQueue) Commit() {
 		q.learn()
 	}
 	debug.SetPanicOnFault(q.oldFault)
-	q.mu.Unlock()
+	q.leave()
 }
 
 func (q *RxQueue) publish() (err error) {
@@ -103,15 +103,15 @@ func (q *RxQueue) Put(f *virtio.Frame) error {
 	}
 	switch err {
 	case nil:
-		q.cnt.rxFrames++
-		q.cnt.rxBytes += uint64(f.Len)
-		q.cnt.rxBuffers += uint64(len(q.taken))
+		q.cnt.now[cRxFrames]++
+		q.cnt.now[cRxBytes] += uint64(f.Len)
+		q.cnt.now[cRxBuffers] += uint64(len(q.taken))
 	case ErrNoBuffers:
-		q.cnt.rxNoBuffers++
+		q.cnt.now[cRxNoBuffers]++
 	case ErrTooBig:
-		q.cnt.rxTooBig++
+		q.cnt.now[cRxTooBig]++
 	case ErrNotNegotiated, ErrBadFrame:
-		q.cnt.rxRefuse++
+		q.cnt.now[cRxRefused]++
 	}
 	return err
 }
@@ -197,7 +197,7 @@ func (q *RxQueue) gather(need, limit int) error {
 	for armed := false; need > 0; {
 		if len(q.taken) == limit { // more buffers, or the same ones later, do not help
 			if limit < q.size {
-				q.cnt.rxOverBudget++
+				q.cnt.now[cRxOverBudget]++
 			}
 			q.dev.Rewind(mark)
 			return ErrTooBig
@@ -277,15 +277,15 @@ func (q *RxQueue) arm() (available bool, err error) {
 }
 
 func (q *RxQueue) startRing(r user.RingSetup) error {
-	if err := q.lock(); err != nil {
-		return err
-	}
-	defer q.mu.Unlock()
 	// Buffers posted are no news until we run out of them. This writes to guest memory, so it comes first: a fault finds
-	// the queue as it was.
+	// the queue as it was, and one that waits finds the lock free.
 	if err := r.Dev.Touch(r.Dev.DisableNotify); err != nil {
 		return err
 	}
+	if err := q.lock(); err != nil {
+		return err
+	}
+	defer q.unlock()
 	q.mrg = r.Features.Has(virtio.FMrgRxbuf)
 	q.flags = 0
 	if r.Features.Has(virtio.FGuestCsum) {
@@ -312,7 +312,7 @@ func (q *RxQueue) stopRing() (base uint16, err error) {
 	if err := q.lock(); err != nil {
 		return 0, err
 	}
-	defer q.mu.Unlock()
+	defer q.unlock()
 	clear(q.segs[:cap(q.segs)])
 	return q.stop()
 }

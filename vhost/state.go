@@ -2,6 +2,8 @@ package vhost
 
 import (
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -13,6 +15,7 @@ const (
 	StateConnected = "connected" // a front-end, no running ring
 	StateRunning   = "running"   // at least one receive queue runs
 	StateFailed    = "failed"    // no front-end, and the last one was thrown out
+	StateStuck     = "stuck"     // waits for something that does not answer; Reason says for what
 	StateClosed    = "closed"
 )
 
@@ -32,14 +35,20 @@ type State struct {
 	Connections uint64 // front-ends so far
 }
 
-// State returns a snapshot.
+// State returns a snapshot. It waits for nobody.
+//
+// A data goroutine that does not end its burst (a page of the guest's memory does
+// not answer) is found by comparing with an earlier call of State, at least 2 s
+// before: look once a second or so. A control goroutine that does not get on is
+// found by one call.
 func (p *Port) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := State{Name: StateWaiting, Err: p.last, Connections: p.sessions}
+	stuck := p.stuck(time.Now())
 	switch {
 	case p.closing:
-		return State{Name: StateClosed, Connections: p.sessions}
+		s.Name, s.Err = StateClosed, nil
 	case p.session != nil:
 		i := p.session.Info()
 		s.Name, s.Err = StateConnected, nil
@@ -54,10 +63,41 @@ func (p *Port) State() State {
 	case p.last != nil && !errors.Is(p.last, user.ErrDisconnected):
 		s.Name = StateFailed
 	}
+	if stuck != nil {
+		s.Name, s.Err = StateStuck, stuck
+	}
 	if s.Err != nil {
 		s.Reason = s.Err.Error()
 	}
 	return s
+}
+
+// sighting is a burst that was under way when State looked.
+type sighting struct {
+	burst uint64
+	at    time.Time
+}
+
+// stuck says what the port has been waiting for too long, nil if nothing. The
+// caller holds mu.
+func (p *Port) stuck(now time.Time) (err error) {
+	for i := range p.rx {
+		for _, q := range []*queue{&p.rx[i].queue, &p.tx[i].queue} {
+			// An even number means that no burst is under way; one that has changed, that another one is.
+			if n := q.bursts.Load(); n%2 == 0 || n != q.sighted.burst {
+				q.sighted = sighting{n, now}
+			} else if err == nil && now.Sub(q.sighted.at) >= stuckAfter {
+				err = fmt.Errorf("%w: %s: %w", ErrStuck, q.name, ErrQueueStuck)
+			}
+		}
+	}
+	if err != nil || p.session == nil {
+		return err
+	}
+	if what, since := p.session.Busy(); what != "" && now.Sub(since) >= stuckAfter {
+		return fmt.Errorf("%w: %s: no end after %d s", ErrStuck, what, int(now.Sub(since).Seconds()))
+	}
+	return nil
 }
 
 // Features returns what the guest accepted, 0 before it has.

@@ -30,8 +30,8 @@ const maxPollBytes = 512 << 10
 // ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn runs with
 // the queue locked: it may use other queues, not this one.
 func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.enter()
+	defer q.leave()
 	switch {
 	case q.dev == nil:
 		return 0, ErrNotRunning
@@ -55,8 +55,8 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 				q.dev.Rewind(mark)
 				break
 			}
-			q.cnt.txFrames++
-			q.cnt.txBytes += uint64(len(q.frame.Data))
+			q.cnt.now[cTxFrames]++
+			q.cnt.now[cTxBytes] += uint64(len(q.frame.Data))
 			bytes += len(q.frame.Data)
 		}
 		q.done = append(q.done, q.chain.Head)
@@ -90,19 +90,19 @@ func (q *TxQueue) take() (got, usable bool, err error) {
 	drop := -1
 	switch n := c.ReadLen - q.hdrLen; {
 	case !q.enabled: // a started queue is consumed even so
-		drop = dropDisabled
+		drop = cTxDisabled
 	case n < 0:
-		drop = dropHeader
+		drop = cTxBadHeader
 	case n < minFrame:
-		drop = dropShort
+		drop = cTxShort
 	case n > MaxFrame:
-		drop = dropLong
+		drop = cTxLong
 	}
 	if drop < 0 && !q.copyOut(c) {
-		drop = dropHeader
+		drop = cTxBadHeader
 	}
 	if drop >= 0 {
-		q.cnt.txDropped[drop]++
+		q.cnt.now[drop]++
 		return true, false, nil
 	}
 	return true, true, nil
@@ -136,8 +136,8 @@ func (q *TxQueue) publish() (err error) {
 // ArmKick asks the guest for a kick when it sends and reports whether there is
 // something to poll already.
 func (q *TxQueue) ArmKick() (more bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.enter()
+	defer q.leave()
 	if q.dev == nil || q.failed {
 		return false
 	}
@@ -148,8 +148,8 @@ func (q *TxQueue) ArmKick() (more bool) {
 
 // DisarmKick tells the guest that it need not kick: somebody polls.
 func (q *TxQueue) DisarmKick() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.enter()
+	defer q.leave()
 	if q.dev == nil || q.failed {
 		return
 	}
@@ -170,7 +170,7 @@ func (q *TxQueue) startRing(r user.RingSetup) error {
 	if err := q.lock(); err != nil {
 		return err
 	}
-	defer q.mu.Unlock()
+	defer q.unlock()
 	if q.buf == nil {
 		q.buf = make([]byte, virtio.HdrSize+MaxFrame)
 	}
@@ -182,6 +182,6 @@ func (q *TxQueue) stopRing() (base uint16, err error) {
 	if err := q.lock(); err != nil {
 		return 0, err
 	}
-	defer q.mu.Unlock()
+	defer q.unlock()
 	return q.stop()
 }

@@ -30,8 +30,9 @@ type fileFacts struct {
 
 // memoryFS says whether guest memory may lie on that file system, by the magic number of statfs(2).
 //
-// A worker copies into guest memory on behalf of many guests: a page fault that waits holds all of them. So the question
-// is who has to act before a fault there is answered, and only where that is this kernel alone the answer is yes:
+// A worker copies into guest memory on behalf of many guests: a page fault that waits holds all of them, and with the next
+// garbage collection the whole process, because a thread that waits in a fault does not stop for it. So the question is
+// who has to act before a fault there is answered, and only where that is this kernel alone the answer is yes:
 //
 //   - tmpfs holds memfd_create(2) and POSIX shared memory as well as files in /dev/shm: QEMU's memory-backend-memfd,
 //     memory-backend-shm and memory-backend-file on /dev/shm (Kata), libvirt's <source type='memfd'/>, Cloud Hypervisor's

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -91,6 +92,7 @@ type Session struct {
 	pace       pace
 
 	interrupted atomic.Bool
+	work        atomic.Pointer[work]
 
 	mu   sync.Mutex
 	info Info
@@ -137,6 +139,23 @@ func (s *Session) Info() Info {
 	return s.info
 }
 
+// work is what Run is doing, other than waiting for a message.
+type work struct {
+	what  string
+	since time.Time
+}
+
+// Busy says what Run is doing and since when; "" while it waits for the front-end.
+// Safe from any goroutine.
+func (s *Session) Busy() (what string, since time.Time) {
+	if w := s.work.Load(); w != nil {
+		return w.what, w.since
+	}
+	return "", time.Time{}
+}
+
+func (s *Session) begin(what string) { s.work.Store(&work{what, time.Now()}) }
+
 func (s *Session) publish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,12 +173,14 @@ func (s *Session) Run() error {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // for the fault that somebody forgot: see dispatch
 	var m Message
 	for {
+		s.work.Store(nil)
 		err := s.conn.Recv(&m)
 		if s.interrupted.Load() { // whatever is still in the socket
 			m.CloseFDs()
 			err = ErrInterrupted
 		}
 		if err == nil {
+			s.begin(m.Request.String())
 			err = s.serve(&m)
 			m.CloseFDs()
 		}
@@ -250,6 +271,7 @@ func panicError(r any) error {
 // data path as long as that takes: nobody waits for us any more. Should a ring
 // stay behind all the same, it keeps its hold on the memory that it uses.
 func (s *Session) end() {
+	s.begin("end of the connection")
 	_ = s.conn.Close()
 	for i := range s.rings {
 		for s.rings[i].running {
