@@ -115,9 +115,6 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 	return v.steer(flags, v.policy.ExcludePorts)
 }
 
-// maxRingChunks is how many chunks of one NIC queue a /dev/vhost-net ring may hold.
-const maxRingChunks = chunkCount / 4
-
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
 func (t *tapGuest) openGuest(q *queue) (datapath.Guest, error) {
@@ -128,7 +125,7 @@ func (t *tapGuest) openGuest(q *queue) (datapath.Guest, error) {
 	if t.feed == feedNet {
 		ring, err := kernel.OpenNet(kernel.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1})
 		if err == nil {
-			return datapath.NewRingGuest(ring, pkt, q.sock, maxRingChunks), nil
+			return datapath.NewRingGuest(ring, pkt, q.sock), nil
 		}
 		if errors.Is(err, kernel.ErrGone) {
 			return nil, errors.Join(err, pkt.Close())

@@ -139,7 +139,7 @@ func BenchmarkPoll(b *testing.B) {
 				}
 				bufs[i] = vring.Buffer{Addr: gpa, Len: uint32(12 + size)}
 			}
-			fn := func(*vhost.TxFrame) bool { return false }
+			fn := func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }
 			var spent time.Duration
 			frames := 0
 			b.ReportAllocs()
@@ -152,7 +152,7 @@ func BenchmarkPoll(b *testing.B) {
 				r.Driver.Publish()
 				start := time.Now()
 				for n := 0; n < 64; {
-					k, err := p.TX(0).Poll(64, fn)
+					k, _, err := p.TX(0).Poll(64, fn)
 					if k == 0 || err != nil {
 						b.Fatal(k, err)
 					}
@@ -186,7 +186,7 @@ func TestTheDataPathDoesNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 		tx := []vring.Buffer{{Addr: txGPA, Len: 12}, {Addr: txGPA + 12, Len: 1514}}
-		fn := func(*vhost.TxFrame) bool { return false }
+		fn := func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }
 		load.ring.Driver.EnableCalls()
 		n := testing.AllocsPerRun(200, func() {
 			q := p.RX(0)
@@ -208,7 +208,7 @@ func TestTheDataPathDoesNotAllocate(t *testing.T) {
 			}
 			g.TX(0).Driver.Publish()
 			p.TX(0).DisarmKick()
-			if n, err := p.TX(0).Poll(64, fn); n != 8 || err != nil {
+			if n, _, err := p.TX(0).Poll(64, fn); n != 8 || err != nil {
 				t.Fatal(n, err)
 			}
 			p.TX(0).ArmKick()

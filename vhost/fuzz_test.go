@@ -85,11 +85,11 @@ func FuzzRings(f *testing.F) {
 			q.ArmKick()
 			q.Commit()
 		}
-		_, _ = p.TX(0).Poll(64, func(f *vhost.TxFrame) bool {
+		_, _, _ = p.TX(0).Poll(64, func(f *vhost.TxFrame) vhost.Next {
 			if err := virtio.CheckTx(&f.Hdr, len(f.Data), features); err != nil {
 				t.Errorf("a frame of the guest: %v", err)
 			}
-			return false
+			return vhost.TakeOn
 		})
 		p.TX(0).ArmKick()
 		if err := g.Close(); err != nil {

@@ -312,9 +312,9 @@ func put(t testing.TB, q *vhost.RxQueue, frames ...*virtio.Frame) error {
 // poll takes what a guest sent.
 func poll(t testing.TB, q *vhost.TxQueue, budget int) (frames [][]byte) {
 	t.Helper()
-	_, err := q.Poll(budget, func(f *vhost.TxFrame) bool {
+	_, _, err := q.Poll(budget, func(f *vhost.TxFrame) vhost.Next {
 		frames = append(frames, bytes.Clone(f.Data))
-		return false
+		return vhost.TakeOn
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -141,7 +141,7 @@ func (b *bystanding) round() error {
 		}
 		b.tx.Driver.Publish()
 		same := false
-		n, err := b.p.TX(0).Poll(8, func(f *vhost.TxFrame) bool { same = bytes.Equal(f.Data, want); return false })
+		n, _, err := b.p.TX(0).Poll(8, func(f *vhost.TxFrame) vhost.Next { same = bytes.Equal(f.Data, want); return vhost.TakeOn })
 		if err != nil || n != 1 || !same {
 			return fmt.Errorf("frame %d of the guest is missing or differs: %d, %w", b.frames+uint64(i), n, err)
 		}
@@ -209,7 +209,7 @@ func TestAHostileRingStopsOnlyItsOwnPort(t *testing.T) {
 			}
 			var err error
 			if tt.tx {
-				_, err = p.TX(0).Poll(64, func(*vhost.TxFrame) bool { t.Error("frame out of nothing"); return false })
+				_, _, err = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { t.Error("frame out of nothing"); return vhost.TakeOn })
 			} else {
 				err = put(t, p.RX(0), plain(makeFrame(100, 1)))
 			}
@@ -239,7 +239,7 @@ func TestMemoryCutShortStopsOnlyItsOwnPort(t *testing.T) {
 	acts := map[string]func(t *testing.T, p *vhost.Port) error{
 		"put": func(t *testing.T, p *vhost.Port) error { return put(t, p.RX(0), plain(makeFrame(3000, 1))) },
 		"poll": func(t *testing.T, p *vhost.Port) error {
-			_, err := p.TX(0).Poll(8, func(*vhost.TxFrame) bool { return false })
+			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
 			return err
 		},
 		"arm": func(t *testing.T, p *vhost.Port) error {
@@ -347,7 +347,7 @@ func busyWorker(p *vhost.Port) (stop func()) {
 				p.RX(0).ArmKick()
 				p.RX(0).Commit()
 			}
-			_, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) bool { return false })
+			_, _, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
 			p.TX(0).ArmKick()
 			runtime.Gosched()
 		}

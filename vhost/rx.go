@@ -18,9 +18,11 @@ type RxQueue struct {
 	flags    uint8 // of a header that the guest's features allow
 	oldFault bool  // of the goroutine between Begin and Commit
 
-	short bool   // the last Put found too few buffers; kicks are armed
-	armed bool   // kicks are armed
-	seen  uint16 // avail index when short was set
+	short  bool   // the last Put found too few buffers; kicks are armed
+	armed  bool   // kicks are armed
+	seen   uint16 // avail index when short was set
+	wanted int    // bytes that were not to be had then
+	walked int    // pieces of chains looked at since Walked
 
 	least    int          // bytes in the smallest chain of the last frame
 	maxFrame atomic.Int64 // what MaxFrame returns
@@ -165,6 +167,9 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	defer q.guard(&err)
 	need := q.hdrLen + f.Len
+	if q.short && need >= q.wanted && !q.news() {
+		return ErrNoBuffers // without a walk: what was too little is no more
+	}
 	limit := q.size
 	if f.Hdr.GSOType != virtio.GSONone { // anything else cannot be cut
 		limit = min(limit, q.budget)
@@ -193,7 +198,7 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 // gather takes chains for need bytes, at most limit of them.
 func (q *RxQueue) gather(need, limit int) error {
 	q.taken, q.segs = q.taken[:0], q.segs[:0]
-	mark := q.dev.Mark()
+	mark, whole := q.dev.Mark(), need
 	for armed := false; need > 0; {
 		if len(q.taken) == limit { // more buffers, or the same ones later, do not help
 			if limit < q.size {
@@ -216,11 +221,12 @@ func (q *RxQueue) gather(need, limit int) error {
 					continue
 				}
 			}
-			q.short, q.seen = true, q.dev.Base()
+			q.short, q.seen, q.wanted = true, q.dev.Base(), whole
 			q.dev.Rewind(mark)
 			return ErrNoBuffers
 		}
 		c := &q.chain
+		q.walked += len(c.Readable) + len(c.Writable)
 		if c.ReadLen > 0 {
 			q.dev.Fail(vring.ErrReadable)
 			return q.fail(vring.ErrReadable)
@@ -271,9 +277,20 @@ func (q *RxQueue) arm() (available bool, err error) {
 	defer q.guard(&err)
 	q.armed = true
 	if q.short { // put has armed the kick behind the buffers that it gave back
-		return q.dev.Base()+uint16(q.dev.Pending()) != q.seen, nil
+		return q.news(), nil
 	}
 	return q.dev.EnableNotify(), nil
+}
+
+// news tells whether the guest has posted buffers since a Put found too few: one load of its avail index.
+func (q *RxQueue) news() bool { return q.dev.Base()+uint16(q.dev.Pending()) != q.seen }
+
+// Walked returns how many pieces of descriptor chains Put has looked at since the last call, also in vain: what the
+// shape of the guest's buffers costs. Between Begin and Commit only.
+func (q *RxQueue) Walked() int {
+	n := q.walked
+	q.walked = 0
+	return n
 }
 
 func (q *RxQueue) startRing(r user.RingSetup) error {

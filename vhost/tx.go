@@ -17,30 +17,42 @@ type TxQueue struct {
 	done  []uint16 // heads taken and not yet published
 }
 
-// maxPollBytes ends a Poll, so that a guest with large frames does not keep a
-// worker from the others: the weight of vhost-net (VHOST_NET_WEIGHT).
-const maxPollBytes = 512 << 10
+// What ends a Poll, so that a guest with large frames or long chains does not
+// keep a worker from the others.
+const (
+	maxPollBytes  = 512 << 10 // the weight of vhost-net (VHOST_NET_WEIGHT)
+	maxPollPieces = 2048      // of descriptor chains; a TSO frame of a Linux guest has 18
+)
+
+// Next is what becomes of a frame that Poll hands out.
+type Next uint8
+
+const (
+	TakeOn   Next = iota // it is taken, and the next one may come
+	TakeLast             // it is taken, and is the last of this Poll
+	Leave                // it stays in the queue, as does what follows
+)
 
 // Poll takes up to budget frames, and no more once they are 512 KiB, from the
 // guest in order and hands each to fn;
 // all that were taken are completed at the end by one store of the used index
-// and at most one call. If fn returns true, its frame and what follows stay in
-// the queue. Unusable frames are dropped and counted, as is everything on a
-// queue that the guest has disabled. n counts all that were taken. The error is
+// and at most one call. Unusable frames are dropped and counted, as is everything
+// on a queue that the guest has disabled. n counts all that were taken, walked
+// the pieces of descriptor chains that were looked at, also in vain. The error is
 // ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn runs with
 // the queue locked: it may use other queues, not this one.
-func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err error) {
+func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err error) {
 	q.enter()
 	defer q.leave()
 	switch {
 	case q.dev == nil:
-		return 0, ErrNotRunning
+		return 0, 0, ErrNotRunning
 	case q.failed:
-		return 0, ErrPortFailed
+		return 0, 0, ErrPortFailed
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	q.done = q.done[:0]
-	for bytes := 0; len(q.done) < budget && bytes < maxPollBytes; {
+	for bytes := 0; len(q.done) < budget && bytes < maxPollBytes && walked < maxPollPieces; {
 		mark := q.dev.Mark()
 		got, usable, terr := q.take()
 		if terr != nil {
@@ -50,8 +62,10 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 		if !got {
 			break
 		}
+		walked += len(q.chain.Readable)
+		next := TakeOn
 		if usable {
-			if fn(&q.frame) {
+			if next = fn(&q.frame); next == Leave {
 				q.dev.Rewind(mark)
 				break
 			}
@@ -60,6 +74,9 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 			bytes += len(q.frame.Data)
 		}
 		q.done = append(q.done, q.chain.Head)
+		if next == TakeLast {
+			break
+		}
 	}
 	// Also after a broken chain: what was sent must not be sent again by a guest
 	// that reconnects and goes on at the used index.
@@ -68,7 +85,7 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) (stop bool)) (n int, err 
 			err = perr
 		}
 	}
-	return len(q.done), err
+	return len(q.done), walked, err
 }
 
 // take copies the next chain out of guest memory; usable says that it holds a

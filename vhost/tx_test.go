@@ -69,9 +69,12 @@ func TestAFrameLeftForLaterComesAgain(t *testing.T) {
 	}
 	g.kick(g.TX(0))
 	var seen []int
-	n, err := p.TX(0).Poll(64, func(f *vhost.TxFrame) bool {
+	n, _, err := p.TX(0).Poll(64, func(f *vhost.TxFrame) vhost.Next {
 		seen = append(seen, len(f.Data))
-		return len(seen) == 2
+		if len(seen) == 2 {
+			return vhost.Leave
+		}
+		return vhost.TakeOn
 	})
 	if n != 1 || err != nil {
 		t.Fatal(n, err)
@@ -212,7 +215,7 @@ func TestAKickIsAskedForOnlyWhenArmed(t *testing.T) {
 
 func TestPollingAStoppedQueueSaysSo(t *testing.T) {
 	p, _, _ := newPort(t, nil)
-	if _, err := p.TX(0).Poll(1, nil); !errors.Is(err, vhost.ErrNotRunning) {
+	if _, _, err := p.TX(0).Poll(1, nil); !errors.Is(err, vhost.ErrNotRunning) {
 		t.Error(err)
 	}
 	if p.RX(0).Begin() || p.TX(0).ArmKick() || p.RX(0).KickFD() != -1 || p.TX(3).KickFD() != -1 {
@@ -230,7 +233,7 @@ func TestFramesThatWereSentAreCompletedAlsoBeforeABrokenChain(t *testing.T) {
 	pc := g.post(r, true, 100) // writable in a transmit queue
 	_ = pc
 	g.kick(r)
-	n, err := p.TX(0).Poll(64, func(*vhost.TxFrame) bool { return false })
+	n, _, err := p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
 	if n != 1 || !errors.Is(err, vhost.ErrPortFailed) {
 		t.Fatal(n, err)
 	}

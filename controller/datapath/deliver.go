@@ -1,9 +1,13 @@
 package datapath
 
-import "github.com/rscctl/rscctl/flowtable"
+import (
+	"errors"
 
-// minHungryChunks may wait for one guest without room, however many such guests there are.
-const minHungryChunks = 128
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// errTurn ends a burst when the guest has used up its part of the turn.
+var errTurn = errors.New("the turn is over")
 
 // Deliver implements flowtable.Output: it queues the frame for its guest; flush moves it there at the end of the burst.
 func (w *Worker) Deliver(sf *flowtable.Superframe) {
@@ -16,7 +20,7 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 	if q.full() && !p.hungry { // a burst of many small frames: make room now
 		w.flushPort(p)
 	}
-	if q.full() || (p.hungry && q.chunks+len(sf.Refs) > w.hungryLimit()) {
+	if q.full() || (p.hungry && q.chunks+len(sf.Refs) > w.waitLimit()) {
 		p.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
 		w.freeAll(sf.Refs)
 		return
@@ -65,9 +69,10 @@ func (w *Worker) reap() {
 // flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
 // guest has no room.
 func (w *Worker) flushPort(p *port) {
-	full := false
-	for p.out.n > 0 && !full {
-		if p.guest == nil || p.err != nil || !p.guest.Begin() {
+	w.fill(p)
+	full, over := false, false
+	for p.out.n > 0 && !full && !over {
+		if p.guest == nil || p.err != nil || !p.guest.Begin(w.ringRoom(p)) {
 			w.dropQueued(p, flowtable.ReasonPortDown)
 			break
 		}
@@ -81,6 +86,8 @@ func (w *Worker) flushPort(p *port) {
 		case nil, ErrBurst:
 		case ErrFull:
 			full = true
+		case errTurn:
+			over, w.owed = true, true
 		case ErrTooBig, ErrNoOffer, ErrRefused:
 			w.dropFront(p, flowtable.ReasonBadLength)
 		case ErrLinkDown:
@@ -100,7 +107,12 @@ func (w *Worker) flushPort(p *port) {
 // putBurst hands frames to the guest until it refuses one, and returns why it did.
 func (w *Worker) putBurst(p *port) error {
 	for i := range p.out.n {
-		if err := w.put(p.guest, p.out.at(i)); err != nil {
+		if p.credit.walk <= 0 {
+			return errTurn
+		}
+		err := w.put(p.guest, p.out.at(i))
+		p.credit.walk -= p.guest.Walked()
+		if err != nil {
 			return err
 		}
 	}
@@ -188,16 +200,12 @@ func (w *Worker) putPieces(g Guest, f *outFrame) error {
 // bound keeps what waits for a guest without room within its limit: the newest leave first.
 func (w *Worker) bound(p *port, full bool) {
 	w.setHungry(p, full)
-	for full && p.out.n > 1 && p.out.chunks > w.hungryLimit() {
+	for full && p.out.n > 0 && p.out.chunks > w.waitLimit() {
 		f := p.out.popNewest()
 		p.drop(f, flowtable.ReasonGuestNoBuffers)
 		w.freeAll(f.Refs)
 	}
 }
-
-// hungryLimit bounds the chunks that wait for one guest without room: its share of a quarter of the UMEM, so that guests that
-// stop reading cannot starve the others of the same NIC queue.
-func (w *Worker) hungryLimit() int { return max(minHungryChunks, w.cfg.Chunks/4/max(1, w.hungry)) }
 
 func (w *Worker) setHungry(p *port, hungry bool) {
 	if hungry == p.hungry {

@@ -32,13 +32,17 @@ type Frame struct {
 // A burst is Begin, any number of Put, Commit. What Commit counts is delivered, and its chunks are the guest's: it gives each
 // back to the NIC, at the latest from Reap or Close. What Commit does not count stays the worker's.
 type Guest interface {
-	// Begin opens a burst. false: the guest takes nothing now, and Commit must not follow.
-	Begin() bool
+	// Begin opens a burst. room is how many chunks the guest may keep beyond Commit, those that it keeps now included. false: the
+	// guest takes nothing now, and Commit must not follow.
+	Begin(room int) bool
 	// Put takes a frame, all of it or nothing, in the order it is to arrive. It may keep f and what f refers to until Commit.
 	// A guest that answers ErrTooBig or ErrNoOffer to a superframe gets its pieces instead.
 	Put(f *Frame) error
 	// Commit makes the burst visible. n frames, the first ones, are on their way; err says why the next one is not.
 	Commit() (n int, err error)
+	// Walked is how many pieces of descriptor chains the guest made the worker look at since the last call, also in vain. It is
+	// called within a burst.
+	Walked() int
 	// Reap gives the chunks back that the guest is done with. held is how many it still has.
 	Reap() (held int)
 	// Arm is called before the worker sleeps. hungry: frames wait for room. It returns a descriptor that becomes readable when
@@ -58,8 +62,9 @@ type Guest interface {
 
 // Source is the way out of one VM: a TX virtqueue. A *vhost.TxQueue is one. Only one worker's goroutine calls it.
 type Source interface {
-	// Poll takes up to budget frames in order and hands each to fn. Where fn returns true, its frame and what follows stay.
-	Poll(budget int, fn func(*vhost.TxFrame) (stop bool)) (n int, err error)
+	// Poll takes up to budget frames in order and hands each to fn, which says how to go on. walked is how many pieces of
+	// descriptor chains it looked at.
+	Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error)
 	// ArmKick asks for a kick, and reports whether there is something to poll already.
 	ArmKick() (more bool)
 	// DisarmKick says that no kick is needed: somebody polls.

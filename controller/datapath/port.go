@@ -30,11 +30,13 @@ type port struct {
 	guest   Guest // nil while the VM's rings do not run
 	err     error // why the guest is finished, nil while it is not
 	out     *outQueue
-	hungry  bool // the guest has no room: what waits in out is bounded
-	late    bool // steering is off: what still comes was on its way when it was switched
-	dirty   bool // in Worker.dirty
-	held    int  // chunks that the guest has not given back
-	pollAt  int  // place of the guest's descriptor in the poll set
+	credit  credit
+	hungry  bool   // the guest has no room: what waits in out is bounded
+	late    bool   // steering is off: what still comes was on its way when it was switched
+	dirty   bool   // in Worker.dirty
+	held    int    // chunks that the guest has not given back
+	sentIn  uint64 // the turn in which it sent last
+	pollAt  int    // place of the guest's descriptor in the poll set
 	senders *senderSet
 
 	ledger *flowtable.Ledger // the table's, in which the worker books
@@ -45,7 +47,7 @@ type port struct {
 type egress struct {
 	src  Source
 	port *port
-	emit func(*vhost.TxFrame) bool // bound once, so that polling allocates nothing
+	emit func(*vhost.TxFrame) vhost.Next // bound once, so that polling allocates nothing
 }
 
 // port returns the port with an index, nil where there is none.
@@ -101,7 +103,7 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 	}
 	p.guest, p.err = g, nil
 	for _, s := range sources {
-		w.egress = append(w.egress, &egress{src: s, port: p, emit: func(f *vhost.TxFrame) bool { return w.emit(p, f) }})
+		w.egress = append(w.egress, &egress{src: s, port: p, emit: func(f *vhost.TxFrame) vhost.Next { return w.emit(p, f) }})
 	}
 	w.fdsStale = true
 	return nil
@@ -120,6 +122,8 @@ func (w *Worker) stopPort(index uint32) {
 		return
 	}
 	w.table.ClearPort(index, flowtable.ReasonStop, w.now)
+	w.fill(p)
+	p.credit.walk = max(p.credit.walk, outQueueLen*walkLeast) // its last turn: what the guest takes, it gets
 	w.flushPort(p)
 	w.dropQueued(p, flowtable.ReasonPortDown)
 	w.closeGuest(p)

@@ -135,6 +135,7 @@ func (w *Worker) copyToPort(frame []byte, p *port) {
 // drain moves what the NIC has received into the guests.
 func (w *Worker) drain() {
 	for n := 0; n < maxDrain; {
+		w.turn++
 		w.now = w.clock()
 		k := w.receive()
 		w.table.EndBurst(w.now)

@@ -65,7 +65,7 @@ type packetGuest struct {
 // NewPacketGuest returns the way into a VM by a packet socket on its tap, which it owns.
 func NewPacketGuest(pkt PacketSocket, nic NIC) Guest { return &packetGuest{pkt: pkt, nic: nic} }
 
-func (g *packetGuest) Begin() bool {
+func (g *packetGuest) Begin(int) bool {
 	g.n = 0
 	return true
 }
@@ -89,6 +89,7 @@ func (g *packetGuest) Commit() (int, error) {
 	return sent, tapErr(err)
 }
 
+func (g *packetGuest) Walked() int           { return 0 }
 func (g *packetGuest) Reap() int             { return 0 }
 func (g *packetGuest) Arm(bool) (int, bool)  { return -1, false } // nothing tells of room: the worker tries again
 func (g *packetGuest) Ack()                  {}
@@ -112,24 +113,23 @@ type ringGuest struct {
 	packetGuest // its socket is the ring's backend
 	ring        Ring
 	free        func(ref uint64) // nic.Free, bound once
-	limit       int              // chunks that the ring may hold
+	room        int              // chunks that the ring may hold
 	puts        int
 }
 
-// NewRingGuest returns the way into a VM by a ring, which it owns, as it owns the packet socket behind it. limit bounds the
-// chunks that the ring may hold.
-func NewRingGuest(ring Ring, pkt PacketSocket, nic NIC, limit int) Guest {
-	return &ringGuest{packetGuest: packetGuest{pkt: pkt, nic: nic}, ring: ring, free: nic.Free, limit: limit}
+// NewRingGuest returns the way into a VM by a ring, which it owns, as it owns the packet socket behind it.
+func NewRingGuest(ring Ring, pkt PacketSocket, nic NIC) Guest {
+	return &ringGuest{packetGuest: packetGuest{pkt: pkt, nic: nic}, ring: ring, free: nic.Free}
 }
 
-func (g *ringGuest) Begin() bool {
-	g.puts = 0
+func (g *ringGuest) Begin(room int) bool {
+	g.puts, g.room = 0, room
 	g.ring.Reap(g.free)
 	return true
 }
 
 func (g *ringGuest) Put(f *Frame) error {
-	if g.ring.Chunks()+len(f.Refs) > g.limit {
+	if g.ring.Chunks()+len(f.Refs) > g.room {
 		return ErrFull
 	}
 	if err := g.ring.Post(&f.Frame, f.Refs); err != nil {
@@ -148,7 +148,7 @@ func (g *ringGuest) Reap() int {
 
 // Arm asks for a call when the worker must know that the ring has moved: frames wait for room, or many chunks are in it.
 func (g *ringGuest) Arm(hungry bool) (int, bool) {
-	if g.ring.Pending() == 0 || (!hungry && g.ring.Chunks() < g.limit/2) {
+	if g.ring.Pending() == 0 || (!hungry && g.ring.Chunks() < g.room/2) {
 		return -1, false
 	}
 	return g.ring.CallFD(), g.ring.ArmCall()

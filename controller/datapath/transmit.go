@@ -19,25 +19,64 @@ const (
 	maxTxPackets = 256 // wire packets of one guest TSO frame: gso_size is the guest's word
 )
 
-// transmit takes one burst from each source this worker reads to the wire and to the VMs beside it.
+// transmit takes a turn's frames from the sources this worker reads, to the wire and to the VMs beside it. The sources take
+// turns at being the first; where the TX ring was full, the one that found it full is the first of the next turn.
 func (w *Worker) transmit() int {
-	total := 0
-	for _, e := range w.egress {
-		n, err := e.src.Poll(txBudget, e.emit)
-		total += n
-		if err != nil {
+	if w.txNeed > 0 && w.nic.TxRoom() < w.txNeed {
+		w.txStalled = len(w.egress) > 0
+		return 0
+	}
+	w.txNeed = 0
+	total, senders := 0, 0
+	for i := range w.egress {
+		at := (w.first + i) % len(w.egress)
+		e := w.egress[at]
+		p := e.port
+		w.fill(p)
+		if p.credit.tx <= 0 {
+			w.owed = true
+			continue
+		}
+		n, walked, err := e.src.Poll(txBudget, e.emit)
+		if err != nil && n == 0 {
 			continue // the source has failed and says so itself; the others go on
 		}
+		p.credit.tx -= walked / walkPerPacket
+		if n > 0 && p.sentIn != w.turn {
+			p.sentIn = w.turn
+			senders++
+		}
+		total += n
+		if w.txNeed > 0 { // for all that follow too
+			w.first = at
+			break
+		}
 	}
+	if w.txNeed == 0 && len(w.egress) > 0 {
+		w.first = (w.first + 1) % len(w.egress)
+	}
+	w.senders = senders
 	if total > 0 {
 		w.flush() // what went to a VM beside it
 	}
 	return total
 }
 
-// emit sends one guest frame. It returns true when there is no room in the TX ring: the frame stays in the virtqueue,
-// which slows the guest down instead of losing its frames.
-func (w *Worker) emit(p *port, f *vhost.TxFrame) (stop bool) {
+// emit sends one guest frame and charges its VM. Where there is no room in the TX ring the frame stays in the virtqueue, which
+// slows the guest down instead of losing its frames.
+func (w *Worker) emit(p *port, f *vhost.TxFrame) vhost.Next {
+	before := w.cnt.TxSlots
+	if w.emitFrame(p, f) {
+		return vhost.Leave
+	}
+	if p.credit.tx -= max(1, int(w.cnt.TxSlots-before)); p.credit.tx <= 0 {
+		return vhost.TakeLast
+	}
+	return vhost.TakeOn
+}
+
+// emitFrame reports whether the frame has to wait for room.
+func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 	data := f.Data
 	if drop, why := p.refuses(data); drop {
 		p.cnt.TxDropped[why]++
@@ -58,7 +97,7 @@ func (w *Worker) emit(p *port, f *vhost.TxFrame) (stop bool) {
 		return false
 	}
 	if w.nic.TxRoom() < packets {
-		w.txStalled = true
+		w.txStalled, w.txNeed = true, packets
 		return true
 	}
 	p.cnt.TxFrames++
@@ -133,6 +172,7 @@ func (p *port) refuses(data []byte) (bool, flowtable.Reason) {
 func (w *Worker) route(p *port, buf []byte, n int, d xsk.Desc) {
 	dst := Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(buf[:macLen])}
 	p.cnt.TxWire++
+	w.cnt.TxSlots++
 	if dst.MAC[0]&1 != 0 {
 		w.copyToPorts(buf[:n], p.Addr.VLAN, p)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it

@@ -16,7 +16,7 @@ const armAgain = 4
 // NewUserGuest returns the way into a VM by its RX virtqueue. The queue stays its port's: Close leaves it as it is.
 func NewUserGuest(rx *vhost.RxQueue, nic NIC) Guest { return &userGuest{rx: rx, nic: nic} }
 
-func (g *userGuest) Begin() bool {
+func (g *userGuest) Begin(int) bool {
 	g.puts, g.refs = 0, g.refs[:0]
 	return g.rx.Begin()
 }
@@ -53,7 +53,8 @@ func (g *userGuest) Commit() (int, error) {
 	return g.puts, nil
 }
 
-func (g *userGuest) Reap() int { return 0 }
+func (g *userGuest) Walked() int { return g.rx.Walked() }
+func (g *userGuest) Reap() int   { return 0 }
 
 // Arm: Put has asked for the kick already.
 func (g *userGuest) Arm(hungry bool) (int, bool) {

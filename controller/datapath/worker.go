@@ -58,6 +58,12 @@ type Worker struct {
 	dirty  []*port // frames wait for their guests, or their guests have chunks to give back
 	egress []*egress
 
+	turn    uint64 // passes of step
+	senders int    // VMs that sent in the last turn, for their shares
+	first   int    // the source that is polled first in the next turn
+	txNeed  int    // TX slots that the frame wants which found too few
+	owed    bool   // somebody could go on, and has used up its part of this turn
+
 	clock   func() int64
 	now     int64 // by clock, read once per burst
 	descs   [BurstFrames]xsk.Desc
@@ -92,6 +98,7 @@ type Worker struct {
 type QueueCounters struct {
 	RxFrames   uint64 // taken from the NIC
 	TxFrames   uint64 // queued for the wire
+	TxSlots    uint64 // packets that guests' frames became, for the wire and for the VMs beside it
 	TxRingFull uint64 // given up because there was no room after all
 	WithMeta   uint64 // of RxFrames: their metadata was XDP's
 	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
@@ -179,11 +186,10 @@ func (w *Worker) step() bool {
 		c.fn()
 		close(c.done)
 	}
-	w.now = w.clock()
+	w.turn++
+	w.owed = false
 	w.reap()
-	n := w.receive()
-	w.table.EndBurst(w.now)
-	w.flush()
+	n := w.receiveTurn()
 	n += w.transmit()
 	if w.nic.TxPending() > 0 { // also what the kernel had no room for the last time
 		if err := w.nic.Flush(); err != nil {
@@ -194,5 +200,20 @@ func (w *Worker) step() bool {
 	if n > 0 {
 		w.activity.Store(w.activity.Load() + 1) // one writer
 	}
-	return n > 0
+	return n > 0 || w.owed
+}
+
+// receiveTurn moves what the NIC has into the guests, burst by burst, until it has no more or the turn is over.
+func (w *Worker) receiveTurn() (total int) {
+	for range rxBursts {
+		w.now = w.clock()
+		n := w.receive()
+		w.table.EndBurst(w.now)
+		w.flush()
+		w.nic.Refill()
+		if total += n; n < BurstFrames {
+			break
+		}
+	}
+	return total
 }

@@ -121,9 +121,9 @@ func (c *cable) run() error {
 		}
 		moved := 0
 		for i, p := range c.ports {
-			n, err := p.TX(0).Poll(64, func(f *vhost.TxFrame) bool {
+			n, _, err := p.TX(0).Poll(64, func(f *vhost.TxFrame) vhost.Next {
 				c.keep(c.carry(f, uint32(1-i)))
-				return false
+				return vhost.TakeOn
 			})
 			if err == nil {
 				moved += n

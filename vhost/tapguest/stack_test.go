@@ -99,7 +99,7 @@ func carry(t *testing.T, from *vhost.TxQueue, to *vhost.RxQueue) int {
 	}
 	defer to.Commit()
 	var frags [1][]byte
-	n, _ := from.Poll(64, func(f *vhost.TxFrame) bool {
+	n, _, _ := from.Poll(64, func(f *vhost.TxFrame) vhost.Next {
 		hdr := f.Hdr
 		if hdr.GSOType != virtio.GSONone { // on transmit hdr_len is a hint, on receive it is a promise
 			hdr.HdrLen = hdr.CsumStart + uint16(f.Data[hdr.CsumStart+12]>>4)*4
@@ -110,11 +110,11 @@ func carry(t *testing.T, from *vhost.TxQueue, to *vhost.RxQueue) int {
 		switch err := to.Put(&virtio.Frame{Hdr: hdr, Frags: frags[:], Len: len(f.Data)}); err {
 		case nil:
 		case vhost.ErrNoBuffers:
-			return true
+			return vhost.Leave
 		default:
 			t.Errorf("put: %v (header %+v, ethertype %#x)", err, hdr, binary.BigEndian.Uint16(f.Data[12:]))
 		}
-		return false
+		return vhost.TakeOn
 	})
 	return n
 }
