@@ -114,11 +114,3 @@ func ReadFlows(m *ebpf.Map) ([]Flow, error) {
 		}
 	}
 }
-
-// DeleteFlow removes one row; that it is gone already is no error.
-func DeleteFlow(m *ebpf.Map, k FlowKey) error {
-	if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("flow map: delete: %w", err)
-	}
-	return nil
-}

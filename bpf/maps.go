@@ -10,7 +10,7 @@ import (
 )
 
 // Names of what becomes of a frame, in the order of enum outcome in abi.h. Every frame counts under exactly one of the
-// first numFrameOutcomes; the others count events beside that.
+// names up to "redirect"; the others count events beside that.
 var outcomeNames = [...]string{
 	"pass_host",             // for nobody of ours
 	"pass_multicast",        // multicast or broadcast destination
@@ -24,15 +24,7 @@ var outcomeNames = [...]string{
 	"vlan_unreadable",       // it could not be read whether a tag was taken out
 }
 
-const numFrameOutcomes = 7
-
-// OutcomeNames returns the keys of Verdicts. Every frame counts under exactly one name of frames; events are counted
-// beside that.
-func OutcomeNames() (frames, events []string) {
-	return append([]string(nil), outcomeNames[:numFrameOutcomes]...), append([]string(nil), outcomeNames[numFrameOutcomes:]...)
-}
-
-// Verdicts returns how many frames ended in which way, by name (see OutcomeNames), summed over the CPUs.
+// Verdicts returns how many frames ended in which way, by name (see outcomeNames), summed over the CPUs.
 func (p *Program) Verdicts() (map[string]uint64, error) {
 	return sumByName(p.verdicts, outcomeNames[:])
 }

@@ -19,7 +19,7 @@ import (
 
 // vmTap is a tap of which the test is the VM.
 type vmTap struct {
-	ns    *netns.NS
+	ns    *netnstest.NS
 	fd    int
 	index int
 }
@@ -316,7 +316,7 @@ func TestDiesAttached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &vmTap{ns: ns}
+	v := &vmTap{ns: &netnstest.NS{NS: ns}}
 	v.do(t, func() error {
 		l, err := netlink.LinkByName("tap0")
 		if err == nil {

@@ -56,7 +56,7 @@ func takeFlows(t *testing.T, p *TapProgram) []Flow {
 		t.Fatal(err)
 	}
 	for _, r := range rows {
-		if err := DeleteFlow(p.Flows(), r.Key); err != nil {
+		if err := p.Flows().Delete(r.Key); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -51,9 +51,6 @@ func NewClient(path string) *Client {
 	}
 }
 
-// Socket is the path of the control socket.
-func (c *Client) Socket() string { return c.path }
-
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

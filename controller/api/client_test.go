@@ -94,7 +94,7 @@ func TestACodeOfANewerControllerIsStillAnError(t *testing.T) {
 func TestRubbishForAnAnswerIsAnError(t *testing.T) {
 	for name, body := range map[string]string{"no JSON": "hello", "empty": "", "cut short": `{"schema":1,`, "other type": `[1]`} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(body)) })
-		if _, err := c.Stats(context.Background(), ""); err == nil || !strings.Contains(err.Error(), c.Socket()) {
+		if _, err := c.Stats(context.Background(), ""); err == nil || !strings.Contains(err.Error(), c.path) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
@@ -126,7 +126,7 @@ func TestPermissionErrorSaysWhoMayConnect(t *testing.T) {
 		t.Skip("allowed: root may connect everywhere; explain is tested below")
 	}
 	c := serve(t, func(http.ResponseWriter, *http.Request) {})
-	if err := os.Chmod(c.Socket(), 0); err != nil {
+	if err := os.Chmod(c.path, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Status(context.Background(), ""); !errors.Is(err, ErrPermission) {
@@ -136,7 +136,7 @@ func TestPermissionErrorSaysWhoMayConnect(t *testing.T) {
 
 func TestPermissionRemedyNamesTheSocketsGroup(t *testing.T) {
 	c := NewClient(filepath.Join(t.TempDir(), "s"))
-	if err := os.WriteFile(c.Socket(), nil, 0o600); err != nil {
+	if err := os.WriteFile(c.path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err := c.explain(context.Background(), os.ErrPermission)

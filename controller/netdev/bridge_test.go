@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/controller/netns"
 	netnstest "github.com/rscctl/rscctl/test/netns"
 
 	"github.com/vishvananda/netlink"
@@ -17,7 +16,7 @@ import (
 // bridged is a host with a bridge br0 of three ports: the uplink up0 (its other end is wire0), the VM's tap tap0, and a
 // third party third0 (its other end is seen0), which sees what the bridge floods. Everything is in one namespace.
 type bridged struct {
-	ns      *netns.NS
+	ns      *netnstest.NS
 	fd      int // the VM
 	br      *netlink.Bridge
 	up, tap int

@@ -20,16 +20,6 @@ const (
 	MACChanged                     // its own address
 )
 
-// String names the kind for a log line.
-func (k EventKind) String() string {
-	names := [...]string{"gone", "down", "up", "carrier off", "carrier on", "MTU changed", "queues changed", "XDP changed",
-		"master changed", "renamed", "MAC changed"}
-	if int(k) < len(names) {
-		return names[k]
-	}
-	return "unknown"
-}
-
 // Event is one change, with the facts before and after it; Now is nil for Gone. Facts are shared and not to be written.
 type Event struct {
 	Kind     EventKind

@@ -1,13 +1,38 @@
 package netdev
 
-import "time"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // What the tests outside the package need of its inside. They are outside because the helper package that gives them
 // namespaces uses this one.
 
 // SetChannels changes the number of channels by the ioctl, as `ethtool -L` of old did.
 func (h *Handle) SetChannels(name string, rx, tx uint32) error {
-	return h.eth.setChannels(name, channels{rx: rx, tx: tx})
+	b := request(channelsSize, unix.ETHTOOL_SCHANNELS)
+	putWord(b, 5, rx)
+	putWord(b, 6, tx)
+	return h.eth.ioctl(name, b)
+}
+
+// Channels are the numbers of RX and TX channels.
+func (h *Handle) Channels(name string) (rx, tx uint32, err error) {
+	c, err := h.eth.channels(name)
+	return c.rx, c.tx, err
+}
+
+// Driver is the driver's name.
+func (h *Handle) Driver(name string) string { return h.eth.driver(name) }
+
+// Offload is Handle.Offload on a handle made for one call.
+func Offload(name, feature string) (on, fixed bool, err error) {
+	err = with(func(h *Handle) error {
+		on, fixed, err = h.Offload(name, feature)
+		return err
+	})
+	return on, fixed, err
 }
 
 // ListedQueues counts RX queues by the netdev family.

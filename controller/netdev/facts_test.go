@@ -3,6 +3,7 @@ package netdev_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -164,4 +165,39 @@ func addBridge(t *testing.T, s *netnstest.Side, name string) {
 	if err != nil {
 		netnstest.Skip(t, "a bridge (CONFIG_BRIDGE): "+err.Error())
 	}
+}
+
+// The kernel writes its answer to an address. A goroutine's stack moves when it grows: no answer may depend on how much of it is
+// in use.
+func TestAnswersComeWhateverTheStack(t *testing.T) {
+	n := netnstest.Pair(t, netnstest.Options{Queues: 2})
+	h := in(t, n.B)
+	for depth := range 1500 {
+		wrong := make(chan string, 1)
+		go atDepth(depth, func() {
+			rx, tx, err := h.Channels(n.B.Dev)
+			driver := h.Driver(n.B.Dev)
+			_, _, offload := h.Offload(n.B.Dev, netdev.TxChecksum)
+			if driver != "veth" || rx != 2 || tx != 2 || err != nil || offload != nil {
+				wrong <- fmt.Sprintf("driver %q, channels %d and %d: %v, %v", driver, rx, tx, err, offload)
+			}
+			close(wrong)
+		})
+		if s := <-wrong; s != "" {
+			t.Fatalf("%d calls deep: %s", depth, s)
+		}
+	}
+}
+
+// atDepth calls fn with that many frames of a few words on the stack.
+//
+//go:noinline
+func atDepth(n int, fn func()) byte {
+	var pad [16]byte
+	if n == 0 {
+		fn()
+	} else {
+		pad[n%16] = atDepth(n-1, fn)
+	}
+	return pad[(n+1)%16]
 }

@@ -3,7 +3,7 @@ package netdev_test
 import (
 	"testing"
 
-	"github.com/rscctl/rscctl/controller/netns"
+	netnstest "github.com/rscctl/rscctl/test/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +18,7 @@ func addVeth(name, peer string) error {
 }
 
 // hideName takes the name of a namespace away for the rest of the test; the namespace stays.
-func hideName(t *testing.T, ns *netns.NS) {
+func hideName(t *testing.T, ns *netnstest.NS) {
 	t.Helper()
 	if err := unix.Unmount(ns.Path(), unix.MNT_DETACH); err != nil {
 		t.Fatal(err)

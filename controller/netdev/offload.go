@@ -21,15 +21,6 @@ type Change struct {
 	Was     map[string]bool `json:"was"`     // empty: nothing had to change
 }
 
-// Offload tells whether an offload is active, and whether it is fixed. See Handle.Offload.
-func Offload(name, feature string) (on, fixed bool, err error) {
-	err = with(func(h *Handle) error {
-		on, fixed, err = h.Offload(name, feature)
-		return err
-	})
-	return on, fixed, err
-}
-
 // SetOffload switches an offload. See Handle.ChangeOffload, which can be undone exactly.
 func SetOffload(name, feature string, on bool) error {
 	return with(func(h *Handle) error {

@@ -51,20 +51,6 @@ func TestChangesAreReportedByKind(t *testing.T) {
 	}
 }
 
-func TestEveryEventHasAName(t *testing.T) {
-	seen := map[string]bool{}
-	for k := Gone; k <= MACChanged; k++ {
-		if s := k.String(); s == "" || s == "unknown" || seen[s] {
-			t.Errorf("kind %d is %q", k, s)
-		} else {
-			seen[s] = true
-		}
-	}
-	if s := (MACChanged + 1).String(); s != "unknown" {
-		t.Errorf("beyond the last: %q", s)
-	}
-}
-
 func TestOnlyATagOf8021QIsATag(t *testing.T) {
 	for _, c := range []struct {
 		name       string

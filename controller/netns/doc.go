@@ -1,5 +1,5 @@
-// Package netns makes, opens and enters network namespaces the way `ip netns` does: a name is a bind mount of the
-// namespace's nsfs file under [Dir], so `ip netns list` and `nsenter --net=` see ours and we see theirs.
+// Package netns finds, opens and enters network namespaces. A named one is what `ip netns` makes of it: a bind mount of the
+// namespace's nsfs file under [Dir].
 //
 // # Threads
 //
@@ -7,9 +7,4 @@
 // thread, and goes back before the thread is given to anybody else; a thread that could not go back ends with its
 // goroutine. Sockets keep the namespace they were made in for life, so "open in Do, use anywhere" is the usual way.
 // What does not follow is a goroutine started inside Do: it runs on another thread, in the process's own namespace.
-//
-// # Why not `ip netns exec`
-//
-// It remounts /sys in a private mount namespace, and with it the BPF file system: pins made there fail or vanish with
-// that mount namespace. [NS.Start] changes the network namespace only.
 package netns

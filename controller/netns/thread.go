@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -22,18 +21,6 @@ func (n *NS) Do(fn func() error) error {
 		}
 		return fn()
 	})
-}
-
-// Start starts a command inside the namespace: the child inherits the namespace of the thread that forks it. The other
-// namespaces, /sys among them, stay the caller's. Do not set SysProcAttr.Pdeathsig: it fires when that *thread* ends.
-func (n *NS) Start(cmd *exec.Cmd) error { return n.Do(cmd.Start) }
-
-// Run starts a command inside the namespace and waits for it.
-func (n *NS) Run(cmd *exec.Cmd) error {
-	if err := n.Start(cmd); err != nil {
-		return err
-	}
-	return cmd.Wait()
 }
 
 // outcome is how the function on the other goroutine ended.

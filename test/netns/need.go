@@ -14,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/rscctl/rscctl/controller/netns"
 )
 
 // NoSkipEnv, set to 1, turns every skip of Need into a failure.
@@ -192,7 +190,7 @@ func checkSocket(family, kind int) error {
 
 // checkVLAN makes a VLAN device in a namespace of its own, where it harms nobody. The loopback takes none.
 func checkVLAN() error {
-	ns, err := netns.New(netns.PIDName(prefix+"vlan", os.Getpid()))
+	ns, err := newNS(pidName(prefix+"vlan", os.Getpid()))
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/rscctl/rscctl/controller/netns"
 )
 
 const testType = 0x88b5 // local experimental EtherType (IEEE 802)
@@ -129,7 +127,7 @@ func TestNothingIsLeftWhenATestFails(t *testing.T) {
 	if err == nil || !bytes.Contains(out, []byte("on purpose")) || bytes.Contains(out, []byte("went on")) {
 		t.Fatalf("it should have failed: %v: %s", err, out)
 	}
-	left, err := netns.Leftovers(prefix)
+	left, err := leftovers(prefix)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/controller/netns"
 	"github.com/vishvananda/netlink"
 )
 
@@ -39,7 +38,7 @@ type Network struct{ A, B *Side }
 
 // Side is one end: a namespace and its interface. Methods may be called from any goroutine.
 type Side struct {
-	NS    *netns.NS
+	NS    *NS
 	Dev   string
 	Index int
 	MAC   net.HardwareAddr
@@ -96,15 +95,15 @@ func (o *Options) defaults() {
 }
 
 // Namespace makes an empty namespace with its loopback up. It is removed when the test ends.
-func Namespace(t testing.TB) *netns.NS {
+func Namespace(t testing.TB) *NS {
 	t.Helper()
 	Need(t)
-	if _, err := netns.Sweep(prefix); err != nil {
+	if _, err := sweep(prefix); err != nil {
 		t.Logf("sweep: %v", err)
 	}
 	for i := range 1000 {
-		ns, err := netns.New(netns.PIDName(fmt.Sprintf("%s%d", prefix, i), os.Getpid()))
-		if errors.Is(err, netns.ErrExists) {
+		ns, err := newNS(pidName(fmt.Sprintf("%s%d", prefix, i), os.Getpid()))
+		if errors.Is(err, errExists) {
 			continue
 		}
 		if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/controller/netns"
 	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/vhost/kernel"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -42,8 +41,8 @@ const GuestDev = "eth0"
 // Options describe a VM.
 type Options struct {
 	Tap       string           // of the host: created, or taken if it exists. Its link comes up
-	Host      *netns.NS        // where Tap is
-	Guest     *netns.NS        // where the guest's stack is; nil: a namespace is made
+	Host      *netnstest.NS    // where Tap is
+	Guest     *netnstest.NS    // where the guest's stack is; nil: a namespace is made
 	MAC       net.HardwareAddr // of the guest; nil: 02:00:00:00:00:fe
 	IPv4      netip.Prefix     // of the guest; invalid: none
 	IPv6      netip.Prefix     // and without one IPv6 is off

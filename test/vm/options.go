@@ -4,16 +4,16 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/rscctl/rscctl/controller/netns"
+	"github.com/rscctl/rscctl/test/netns"
 )
 
 // Options describe one VM. The zero value of a field is what its comment says.
 type Options struct {
 	Kernel Kernel
-	Initrd string    // as BuildInitrd wrote it
-	Dir    string    // where the console log goes
-	Name   string    // of that log, and in errors; "vm"
-	NS     *netns.NS // where QEMU runs; nil: the namespace of the test. A vhost-user NIC does not care
+	Initrd string        // as BuildInitrd wrote it
+	Dir    string        // where the console log goes
+	Name   string        // of that log, and in errors; "vm"
+	NS     *netnstest.NS // where QEMU runs; nil: the namespace of the test. A vhost-user NIC does not care
 
 	CPUs   int    // 1
 	Memory string // "512M", shared with the back-end

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/controller/netns"
+	"github.com/rscctl/rscctl/test/netns"
 )
 
 // process is a child that cannot outlive the test binary, not even one that is killed.
@@ -25,7 +25,7 @@ type process struct {
 //
 // The kernel sends the parent-death signal when the *thread* that forked ends, so the child gets a goroutine and a thread
 // for as long as it lives. That thread may change its namespace without going back: it is not reused.
-func startProcess(cmd *exec.Cmd, ns *netns.NS) (*process, error) {
+func startProcess(cmd *exec.Cmd, ns *netnstest.NS) (*process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)

@@ -12,7 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/controller/netns"
 	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/test/tapvm"
 	"github.com/rscctl/rscctl/vhost/kernel"
@@ -22,7 +21,7 @@ import (
 // rig is a tap in a namespace of its own, read by the test as QEMU would, and a packet socket on it.
 type rig struct {
 	t    testing.TB
-	ns   *netns.NS
+	ns   *netnstest.NS
 	tap  *tapvm.Tap
 	link netlink.Link
 	feed *kernel.Packet

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/vm/control"
 )
 
@@ -124,21 +124,8 @@ func (g *guest) offload(o control.Offload) error {
 	if name == "" {
 		return errNoNIC
 	}
-	e, err := ethtool.NewEthtool()
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	if err := e.Change(name, map[string]bool{o.Feature: o.On}); err != nil {
+	if err := netdev.SetOffload(name, o.Feature, o.On); err != nil {
 		return fmt.Errorf("offload %s: %w", o.Feature, err)
-	}
-	// The kernel takes a change of what is fixed without a word.
-	now, err := e.Features(name)
-	if err != nil {
-		return err
-	}
-	if state, known := now[o.Feature]; !known || state != o.On {
-		return fmt.Errorf("offload %s: cannot be set to %v here", o.Feature, o.On)
 	}
 	return nil
 }
