@@ -43,6 +43,7 @@ check:
 	go -C tools mod tidy -diff
 	@test "$$(go list -m $(EBPF))" = "$$(go list -modfile=tools/go.mod -m $(EBPF))" || { echo "tools/go.mod: bpf2go writes for another version of $(EBPF) than go.mod has: make them equal"; exit 1; }
 	$(TOOL) staticcheck ./...
+	.ci/deadcode
 
 clean:
 	rm -rf bin .cache test/vm/.cache
