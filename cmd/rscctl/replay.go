@@ -18,7 +18,7 @@ func replayCommand(s streams) *cli.Command {
 		Name:      "replay",
 		Usage:     "run a capture through the flow table, offline and without privileges",
 		ArgsUsage: "IN.pcap",
-		UsageText: "rscctl replay IN.pcap [-w OUT.pcap] [--profile P] [--hold D] [--json] [--features LIST]",
+		UsageText: "rscctl replay IN.pcap [-w OUT.pcap] [--profile P] [--hold D] [--vlan ID] [--json] [--features LIST]",
 		Description: `Reads pcap and pcapng, gzipped or not; - is standard input. The clock is the capture's. With --hold 0 packets of equal
 timestamp form a burst. --json prints one object per frame a guest would have received, then a summary.`,
 		Flags: []cli.Flag{
@@ -26,6 +26,8 @@ timestamp form a burst. --json prints one object per frame a guest would have re
 				DefaultText: "nothing"},
 			&cli.StringFlag{Name: "profile", Usage: "rules: `gro` or rsc", Value: "gro"},
 			&cli.StringFlag{Name: "hold", Usage: "longest `TIME` a segment waits for its successors", Value: "50us"},
+			&cli.IntFlag{Name: "vlan", Usage: "replay what an access port of VLAN `ID` 1 to 4094 gets: frames with that tag, without it",
+				DefaultText: "all frames, tags and all"},
 			boolFlag("json", "print one JSON object per line"),
 			&cli.StringFlag{Name: "features", Usage: "guest features assumed: a `LIST` of " + replay.FeatureNames +
 				", or changes like +ecn,-tso6", DefaultText: "csum,tso4,tso6; rsc too with --profile rsc"},
@@ -61,6 +63,13 @@ func replayOptions(c *cli.Context) (replay.Options, error) {
 	}
 	if opt.Hold > replay.MaxHold {
 		return opt, usagef("replay: --hold %v: too long: say at most %v", opt.Hold, replay.MaxHold)
+	}
+	if c.IsSet("vlan") {
+		id := c.Int("vlan")
+		if id < 1 || id > 4094 {
+			return opt, usagef("replay: --vlan %d: no such VLAN: say 1 to 4094, or leave it out for all frames as they are", id)
+		}
+		opt.VLAN = uint16(id)
 	}
 	opt.Features = replay.DefaultFeatures(profile == "rsc")
 	if c.IsSet("features") {
@@ -196,8 +205,16 @@ func printSummary(w io.Writer, sum *replay.Summary) error {
 	p.row("frames out", grouped(sum.Frames), size(sum.Bytes), grouped(mean)+" bytes on average")
 	p.row("superframes", grouped(sum.Superframes), fmt.Sprintf("%s packets, %s of all, %s a frame", grouped(sum.Merged),
 		percent(sum.Merged, sum.Packets), ratio(sum.Merged, sum.Superframes)))
-	p.row("passed alone", grouped(total(sum.Reasons)), percent(total(sum.Reasons), sum.Packets))
+	alone := total(sum.Reasons) - sum.Dropped
+	p.row("passed alone", grouped(alone), percent(alone, sum.Packets))
+	if sum.Dropped > 0 {
+		p.row("not for this port", grouped(sum.Dropped), percent(sum.Dropped, sum.Packets))
+	}
 	printReasons(p, "SUPERFRAMES LEFT BECAUSE OF", "FRAMES", sum.Sealed)
-	printReasons(p, "PACKETS PASSED ALONE BECAUSE OF", "PACKETS", sum.Reasons)
+	title := "PACKETS PASSED ALONE BECAUSE OF"
+	if sum.Dropped > 0 {
+		title = "PACKETS PASSED ALONE OR DROPPED BECAUSE OF"
+	}
+	printReasons(p, title, "PACKETS", sum.Reasons)
 	return p.flush()
 }

@@ -49,6 +49,23 @@ func TestReplayWritesTheGoldenFiles(t *testing.T) {
 	}
 }
 
+func TestReplayOfAnAccessPort(t *testing.T) {
+	code, out, errs := rscctl(t, "replay", capture("access-port-gets-its-vlan-only"), "--vlan", "100")
+	if code != exitDone || errs != "" {
+		t.Fatalf("exit %d, %q", code, errs)
+	}
+	for _, want := range []string{"not for this port  5", "vlan_foreign"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for _, id := range []string{"0", "4095", "-1"} {
+		if code, _, errs := rscctl(t, "replay", capture("vlan-tagged"), "--vlan="+id); code != exitUsage || !strings.Contains(errs, "say 1 to 4094") {
+			t.Errorf("--vlan %s: exit %d, %q", id, code, errs)
+		}
+	}
+}
+
 func TestReplayPrintsATableForPeople(t *testing.T) {
 	code, out, errs := rscctl(t, "replay", capture("train-max-bytes-then-psh"))
 	if code != exitDone || errs != "" {

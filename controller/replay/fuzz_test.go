@@ -20,7 +20,11 @@ func FuzzReplay(f *testing.F) {
 	f.Add(bytes.Join([][]byte{ngSection(le), ngIface(le, 1, 0), ngPacket(le, 0, 1, 9, []byte("abcd"))}, nil), false, uint16(0))
 	f.Add(bytes.Join([][]byte{ngSection(be), ngIface(be, 1, 2), ngBlock(be, blockSimple, append(be.AppendUint32(nil, 9), "xy"...))}, nil), true, uint16(1))
 	f.Fuzz(func(t *testing.T, in []byte, rsc bool, hold uint16) {
-		opt := Options{Features: DefaultFeatures(rsc)}
+		vlan := uint16(0)
+		if hold%2 == 1 {
+			vlan = 7
+		}
+		opt := Options{Features: DefaultFeatures(rsc), VLAN: vlan}
 		if rsc {
 			opt.Profile = flowtable.RSC
 		}

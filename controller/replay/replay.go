@@ -32,6 +32,7 @@ type Options struct {
 	Profile  flowtable.Profile
 	Hold     time.Duration // 0: packets with equal timestamps form a burst
 	Features Features
+	VLAN     uint16 // the port is an access port of this VLAN: it gets the frames with that tag, without it. 0: all frames, as they are
 }
 
 // engine is one replay. It is the flow table's Output.
@@ -40,10 +41,12 @@ type engine struct {
 	pool  pool
 	sinks []Sink
 	hold  time.Duration
+	vlan  uint16
 
 	now     int64 // the capture's clock, ns
 	started bool
 	count   uint64 // packets read
+	foreign uint64 // of these: of another VLAN than the port's
 	frame   Frame  // reused
 	whole   []byte // reused: a cut packet at its full length
 	sum     Summary
@@ -53,7 +56,7 @@ type engine struct {
 // Run replays a capture into sinks. The summary is complete also when an error is returned: frames before the damage have
 // been delivered, and Summary.Error says what happened.
 func Run(ctx context.Context, in io.Reader, opt Options, sinks ...Sink) (*Summary, error) {
-	e := &engine{sinks: sinks, hold: opt.Hold, sum: newSummary()}
+	e := &engine{sinks: sinks, hold: opt.Hold, vlan: opt.VLAN, sum: newSummary()}
 	err := e.run(ctx, in, opt)
 	if err != nil {
 		text := err.Error()
@@ -86,6 +89,7 @@ func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
 		e.finish()
 	}
 	e.sum.count(e.count, e.table.Ledger(0))
+	e.sum.drop(flowtable.ReasonVLANForeign, e.foreign)
 	if e.err != nil {
 		return fmt.Errorf("%w: %w", ErrOutput, e.err)
 	}
@@ -93,7 +97,7 @@ func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
 }
 
 // packets feeds the table until the capture ends, well or not.
-func (e *engine) packets(ctx context.Context, src *capture) error {
+func (e *engine) packets(ctx context.Context, src capture) error {
 	for {
 		if e.count%ctxEvery == 0 && ctx.Err() != nil {
 			return fmt.Errorf("packet %d: %w", e.count, context.Cause(ctx))
@@ -148,14 +152,24 @@ func (e *engine) tick(rec record) {
 }
 
 func (e *engine) add(rec record) {
-	ref := e.pool.put(rec.data, e.count, rec.orig)
-	e.count++
-	p := flowtable.Packet{Data: e.pool.slots[ref].buf, Ref: ref}
+	var p flowtable.Packet
 	if rec.orig > len(rec.data) {
-		e.parseCut(p.Data, rec.orig, &p.Info)
+		e.parseCut(rec.data, rec.orig, &p.Info)
 	} else {
-		packet.Parse(p.Data, &p.Info)
+		packet.Parse(rec.data, &p.Info)
 	}
+	if e.vlan != 0 {
+		if vlanOf(rec.data) != e.vlan {
+			e.foreign++
+			e.count++
+			return
+		}
+		rec.data = untag(rec.data, &p.Info)
+		rec.orig -= tagLen
+	}
+	p.Ref = e.pool.put(rec.data, e.count, rec.orig)
+	p.Data = e.pool.slots[p.Ref].buf
+	e.count++
 	e.table.Add(&p, e.now)
 	if e.pool.bytes > maxHeldBytes {
 		e.table.Close(flowtable.ReasonPressure, e.now)

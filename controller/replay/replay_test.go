@@ -55,8 +55,8 @@ func (l *ledger) Frame(f *Frame) error {
 // close compares the ledger with the summary.
 func (l *ledger) close(sum *Summary) {
 	l.t.Helper()
-	if uint64(len(l.left)) != sum.Packets {
-		l.t.Errorf("%d of %d packets left", len(l.left), sum.Packets)
+	if uint64(len(l.left))+sum.Dropped != sum.Packets {
+		l.t.Errorf("%d of %d packets left, %d were dropped", len(l.left), sum.Packets, sum.Dropped)
 	}
 	if l.frames != sum.Frames || l.bytes != sum.Bytes {
 		l.t.Errorf("%d frames with %d bytes left, the summary says %d with %d", l.frames, l.bytes, sum.Frames, sum.Bytes)

@@ -29,6 +29,20 @@ func with(opt Options, list string) Options {
 	return opt
 }
 
+func access(opt Options, vlan uint16) Options {
+	opt.VLAN = vlan
+	return opt
+}
+
+// tagged puts a tag in front of what the frames have.
+func tagged(list []arrival, vlan uint16) []arrival {
+	for i, a := range list {
+		f := append(bytes.Clone(a.frame[:12]), 0x81, 0, byte(vlan>>8), byte(vlan))
+		list[i].frame = append(f, a.frame[12:]...)
+	}
+	return list
+}
+
 func plain(lists ...[]arrival) func() []byte {
 	return func() []byte { return nanoPcap(slices.Concat(lists...)) }
 }
@@ -81,6 +95,15 @@ func scenarios(tb testing.TB) []scenario {
 			train(seg{seq: 3001, id: 3}, 2, 1000, us(3), us(1)))},
 		{name: "vlan-tagged", opt: gro(DefaultHold), input: plain(
 			train(seg{vlan: 100, seq: 1}, 3, 1000, 0, us(1)), train(seg{vlan: 100 | 5<<13, seq: 3001, id: 3}, 2, 1000, us(4), us(1)))},
+		{name: "access-port-takes-its-tag-off", opt: access(rsc(DefaultHold), 100), input: plain(
+			train(seg{vlan: 100, seq: 1}, 2, 1000, 0, us(1)), train(seg{vlan: 100 | 5<<13, seq: 2001, id: 2}, 2, 1000, us(2), us(1)))},
+		{name: "access-port-gets-its-vlan-only", opt: access(gro(DefaultHold), 100), input: func() []byte {
+			list := slices.Concat(train(seg{seq: 1}, 2, 1000, 0, us(1)), train(seg{vlan: 101, seq: 1}, 2, 1000, us(2), us(1)),
+				train(seg{vlan: 100, seq: 1}, 2, 1000, us(4), us(1)), train(seg{vlan: 100, v6: true, seq: 1}, 3, 1000, us(6), us(1)))
+			stack := tagged(train(seg{vlan: 7, seq: 1, port: 1}, 2, 1000, us(9), us(1)), 100) // the inner tag is nobody's
+			list[8].snap = 96
+			return nanoPcap(slices.Concat(list, stack, raw(us(20), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x81, 0, 0, 100)))
+		}},
 		{name: "not-tcp", opt: gro(DefaultHold), input: plain(raw(0, udp...), raw(us(1), arp...), raw(us(2), 1, 2, 3), raw(us(3)))},
 		{name: "cut-by-snap-length", opt: gro(DefaultHold), input: func() []byte {
 			list := train(seg{seq: 1}, 6, 1000, 0, us(1))

@@ -16,7 +16,7 @@ type Summary struct {
 	Packets uint64            `json:"packets"` // read from the capture
 	Frames  uint64            `json:"frames"`  // delivered
 	Bytes   uint64            `json:"bytes"`   // of the frames delivered, from Ethernet on
-	Dropped uint64            `json:"dropped"` // packets; nothing offline drops any
+	Dropped uint64            `json:"dropped"` // packets: those that are not for an access port
 	Reasons map[string]uint64 `json:"reasons"` // packets passed alone or dropped
 	Error   *string           `json:"error"`
 
@@ -40,6 +40,14 @@ func (s *Summary) count(packets uint64, l *flowtable.Ledger) {
 		if n := l.Sealed[r]; n > 0 {
 			s.Sealed[r.String()] = n
 		}
+	}
+}
+
+// drop accounts for packets that never reached the table.
+func (s *Summary) drop(r flowtable.Reason, packets uint64) {
+	if packets > 0 {
+		s.Dropped += packets
+		s.Reasons[r.String()] += packets
 	}
 }
 
