@@ -14,22 +14,22 @@ import (
 )
 
 // flowOrders are the sort keys of Flows; every one puts the largest or newest first.
-var flowOrders = map[string]func(a, b api.Flow) int{
-	"bytes":   func(a, b api.Flow) int { return cmp.Compare(b.Bytes, a.Bytes) },
-	"packets": func(a, b api.Flow) int { return cmp.Compare(b.Packets, a.Packets) },
-	"rate":    func(a, b api.Flow) int { return cmp.Compare(b.BitsPerSec, a.BitsPerSec) },
-	"age":     func(a, b api.Flow) int { return cmp.Compare(a.AgeNS, b.AgeNS) },
-	"vm":      func(a, b api.Flow) int { return strings.Compare(a.VM, b.VM) },
+var flowOrders = map[api.FlowSort]func(a, b api.Flow) int{
+	api.SortBytes:   func(a, b api.Flow) int { return cmp.Compare(b.Bytes, a.Bytes) },
+	api.SortPackets: func(a, b api.Flow) int { return cmp.Compare(b.Packets, a.Packets) },
+	api.SortRate:    func(a, b api.Flow) int { return cmp.Compare(b.BitsPerSec, a.BitsPerSec) },
+	api.SortAge:     func(a, b api.Flow) int { return cmp.Compare(a.AgeNS, b.AgeNS) },
+	api.SortVM:      func(a, b api.Flow) int { return strings.Compare(a.VM, b.VM) },
 }
 
 // tcpFlagNames name the bits of byte 13 of the TCP header, lowest first (RFC 9293, 3.1).
 var tcpFlagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
 
 // Flows reads the BPF flow map. sort is a key of flowOrders ("" is bytes), limit 0 means all.
-func (c *Controller) Flows(iface, vm, sort string, limit int) (api.Flows, error) {
+func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.Flows, error) {
 	out := api.Flows{Schema: api.Schema, Flows: []api.Flow{}}
 	if sort == "" {
-		sort = "bytes"
+		sort = api.SortBytes
 	}
 	order, ok := flowOrders[sort]
 	if !ok {
@@ -76,14 +76,14 @@ func (c *Controller) Flows(iface, vm, sort string, limit int) (api.Flows, error)
 
 func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
 	f := api.Flow{
-		Iface: v.up.name, VM: v.req.VM, Direction: "to_guest", VLAN: int(r.Key.VLAN), Family: int(r.Key.Family),
+		Iface: v.up.name, VM: v.req.VM, Direction: api.ToGuest, VLAN: int(r.Key.VLAN), Family: int(r.Key.Family),
 		Src: r.Key.Src().Addr().String(), Dst: r.Key.Dst().Addr().String(), SrcPort: r.Key.SrcPort, DstPort: r.Key.DstPort,
 		Packets: r.Stats.Packets(), Bytes: r.Stats.Bytes, PayloadBytes: r.Stats.PayloadBytes,
 		FirstNS: int64(r.Stats.FirstNS), LastNS: int64(r.Stats.LastNS), AgeNS: max(0, now-int64(r.Stats.LastNS)),
 		TCPFlags: []string{}, Verdicts: map[string]uint64{},
 	}
 	if r.Key.Dir == bpf.DirToWire {
-		f.Direction = "to_wire"
+		f.Direction = api.ToWire
 	}
 	for i, name := range tcpFlagNames {
 		if r.Stats.TCPFlags&(1<<i) != 0 {

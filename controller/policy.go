@@ -21,7 +21,7 @@ const (
 // defaultPolicy is what a VM gets when attach says nothing: lossless merging, held for at most 50 us.
 func defaultPolicy() api.Policy {
 	return api.Policy{
-		Coalesce: true, IPv4: true, IPv6: true, Profile: "gro",
+		Coalesce: true, IPv4: true, IPv6: true, Profile: api.ProfileGRO,
 		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: maxMaxBytes, MaxSegments: 0,
 		ExcludePorts: []uint16{},
 	}
@@ -43,7 +43,7 @@ func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
 		out.ExcludePorts = slices.Compact(out.ExcludePorts)
 	}
 	switch {
-	case out.Profile != "gro" && out.Profile != "rsc":
+	case !slices.Contains(api.Profiles, out.Profile):
 		return base, fmt.Errorf("policy: profile %q: %w: use gro or rsc", out.Profile, ErrUsage)
 	case out.HoldNS < 0 || out.HoldNS > maxHold.Nanoseconds():
 		return base, fmt.Errorf("policy: hold %s: %w: use 0 to %s", time.Duration(out.HoldNS), ErrUsage, maxHold)
@@ -64,18 +64,18 @@ func set[T any](dst *T, src *T) {
 }
 
 // effective tells which profile a policy has in force for the features a guest negotiated, and why when it is not the one asked.
-func effective(p api.Policy, f virtio.Features, running bool) (profile, note string) {
+func effective(p api.Policy, f virtio.Features, running bool) (profile api.Profile, note string) {
 	switch {
 	case !p.Coalesce:
-		return "off", ""
+		return api.ProfileOff, ""
 	case !running:
-		return "off", "the guest's driver has not started"
+		return api.ProfileOff, "the guest's driver has not started"
 	case !f.Has(virtio.FGuestCsum):
-		return "off", "the guest did not negotiate GUEST_CSUM"
+		return api.ProfileOff, "the guest did not negotiate GUEST_CSUM"
 	case !f.Has(virtio.FGuestTSO4) && !f.Has(virtio.FGuestTSO6):
-		return "off", "the guest negotiated neither GUEST_TSO4 nor GUEST_TSO6"
-	case p.Profile == "rsc" && !f.Has(virtio.FRSCExt):
-		return "gro", "profile rsc needs RSC_EXT, which the guest did not negotiate"
+		return api.ProfileOff, "the guest negotiated neither GUEST_TSO4 nor GUEST_TSO6"
+	case p.Profile == api.ProfileRSC && !f.Has(virtio.FRSCExt):
+		return api.ProfileGRO, "profile rsc needs RSC_EXT, which the guest did not negotiate"
 	}
 	return p.Profile, ""
 }
@@ -91,7 +91,7 @@ func portConfig(p api.Policy, f virtio.Features) flowtable.PortConfig {
 	c.TSO4, c.TSO6 = f.Has(virtio.FGuestTSO4), f.Has(virtio.FGuestTSO6)
 	c.ECN, c.RSCExt = f.Has(virtio.FGuestECN), f.Has(virtio.FRSCExt)
 	c.Profile = flowtable.GRO
-	if p.Profile == "rsc" && c.RSCExt {
+	if p.Profile == api.ProfileRSC && c.RSCExt {
 		c.Profile = flowtable.RSC
 	}
 	return c

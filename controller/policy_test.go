@@ -23,8 +23,8 @@ func TestPolicyPatchIsTakenOrRefusedWhole(t *testing.T) {
 		{"hold 0 is burst mode", api.PolicyPatch{HoldNS: ptr(int64(0))}, true},
 		{"negative hold", api.PolicyPatch{HoldNS: ptr(int64(-1))}, false},
 		{"hold beyond its bound", api.PolicyPatch{HoldNS: ptr(int64(time.Second))}, false},
-		{"unknown profile", api.PolicyPatch{Profile: ptr("lro")}, false},
-		{"profile rsc", api.PolicyPatch{Profile: ptr("rsc")}, true},
+		{"unknown profile", api.PolicyPatch{Profile: ptr(api.Profile("lro"))}, false},
+		{"profile rsc", api.PolicyPatch{Profile: ptr(api.ProfileRSC)}, true},
 		{"largest IP length", api.PolicyPatch{MaxBytes: ptr(65535)}, true},
 		{"beyond the IP length", api.PolicyPatch{MaxBytes: ptr(65536)}, false},
 		{"less than one segment", api.PolicyPatch{MaxBytes: ptr(100)}, false},
@@ -57,10 +57,10 @@ func TestProfileInForceFollowsNegotiation(t *testing.T) {
 	all := virtio.Mask(virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestTSO6, virtio.FRSCExt)
 	for _, tc := range []struct {
 		name    string
-		profile string
+		profile api.Profile
 		f       virtio.Features
 		running bool
-		want    string
+		want    api.Profile
 		rule    flowtable.Profile
 	}{
 		{"gro by default", "gro", all, true, "gro", flowtable.GRO},

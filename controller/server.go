@@ -99,7 +99,7 @@ func (c *Controller) routes() http.Handler {
 			}
 			limit = n
 		}
-		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), r.FormValue("sort"), limit)
+		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), api.FlowSort(r.FormValue("sort")), limit)
 	}))
 	mux.HandleFunc("POST /v1/attach", command(c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.Detach))

@@ -15,8 +15,8 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 )
 
-// serveFor serves h on a control socket as the controller does, and returns a client.
-func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) *api.Client {
+// serveFor serves h on a control socket as the controller does, and returns a client and the socket's path.
+func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*api.Client, string) {
 	t.Helper()
 	l, err := listenControl(filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -33,7 +33,7 @@ func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) *a
 			t.Error(err)
 		}
 	})
-	return client
+	return client, l.Addr().String()
 }
 
 func all(*net.UnixConn) bool { return true }
@@ -43,7 +43,7 @@ func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
 	var fail error
 	h := http.NewServeMux()
 	h.HandleFunc("GET /v1/status", query(func(*http.Request) (any, error) { return nil, fail }))
-	c := serveFor(t, h, all)
+	c, _ := serveFor(t, h, all)
 	sentinels := []error{ErrHeld, ErrTaken, ErrUnknownVM, ErrUnknownIface, ErrFiltered, ErrUsage, ErrWorker, ErrMTU, ErrNotSaved, api.ErrPermission}
 	for _, want := range sentinels {
 		fail = fmt.Errorf("status: eth1: %w: do this: %w", want, io.ErrUnexpectedEOF)
@@ -65,7 +65,7 @@ func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
 
 func TestTheRealRoutesAnswerWithCodes(t *testing.T) {
 	ctl := offHost(t, t.TempDir())
-	c := serveFor(t, ctl.routes(), all)
+	c, _ := serveFor(t, ctl.routes(), all)
 	ctx := context.Background()
 	for what, call := range map[string]struct {
 		do   func() error
@@ -84,16 +84,16 @@ func TestTheRealRoutesAnswerWithCodes(t *testing.T) {
 }
 
 func TestAPeerWithoutRightsIsToldSo(t *testing.T) {
-	c := serveFor(t, http.NewServeMux(), func(*net.UnixConn) bool { return false })
+	c, _ := serveFor(t, http.NewServeMux(), func(*net.UnixConn) bool { return false })
 	if _, err := c.Status(context.Background(), ""); !errors.Is(err, api.ErrPermission) || !strings.Contains(err.Error(), "group") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestMalformedRequestsAreUsageErrors(t *testing.T) {
-	c := serveFor(t, offHost(t, t.TempDir()).routes(), all)
+	_, socket := serveFor(t, offHost(t, t.TempDir()).routes(), all)
 	web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", c.Socket())
+		return net.Dial("unix", socket)
 	}}}
 	defer web.CloseIdleConnections()
 	for name, body := range map[string]string{

@@ -33,7 +33,7 @@ func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 
 func savedPolicy(p api.Policy) state.Policy {
 	return state.Policy{
-		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: p.Profile, HoldNS: p.HoldNS,
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: string(p.Profile), HoldNS: p.HoldNS,
 		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 }
@@ -41,10 +41,11 @@ func savedPolicy(p api.Policy) state.Policy {
 // attachAgain is the request that attaches a VM of the state file. Its policy is given in full: defaults may have changed since.
 func attachAgain(iface string, vm state.VM) api.AttachRequest {
 	p := vm.Policy
+	profile := api.Profile(p.Profile)
 	req := api.AttachRequest{
 		Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads,
 		Policy: api.PolicyPatch{
-			Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS,
+			Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &profile, HoldNS: &p.HoldNS,
 			MaxBytes: &p.MaxBytes, MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
 		},
 	}

@@ -49,7 +49,7 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
-		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, XDPMode: u.prog.Mode(),
+		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, XDPMode: api.XDPMode(u.prog.Mode()),
 		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings, Remedy: u.partialRemedy(),
 		Queues: u.look(),
 	}

@@ -53,10 +53,10 @@ func (v *vmPort) describe() (report.VM, error) {
 	} else {
 		s := v.port.State()
 		f = s.Features
-		p.Socket, p.Mode = v.req.VhostUser, "listen"
-		p.State, p.StopReason, p.QueuePairs, p.QueueSize = s.Name, s.Reason, s.Pairs, s.QueueSize
+		p.Socket, p.Mode = v.req.VhostUser, api.ModeListen
+		p.State, p.StopReason, p.QueuePairs, p.QueueSize = api.PortState(s.Name), s.Reason, s.Pairs, s.QueueSize
 		if v.req.Connect {
-			p.Mode = "connect"
+			p.Mode = api.ModeConnect
 		}
 		c := v.port.Counters()
 		vm.Interrupts, vm.TxDropped, vm.Vhost = c.Calls, c.TxDropped, c.Named()
@@ -67,7 +67,7 @@ func (v *vmPort) describe() (report.VM, error) {
 }
 
 // feed names the way to the VM.
-func (v *vmPort) feed() string {
+func (v *vmPort) feed() api.Feed {
 	if v.tap != nil {
 		return v.tap.feed
 	}
@@ -80,12 +80,12 @@ func (v *vmPort) tapStatus(p *api.Port) virtio.Features {
 	defer v.mu.Unlock()
 	t := v.tap
 	p.Tap, p.FeedNote, p.Bypassed = t.facts.Name, t.note, t.bypassed
-	p.State, p.Mode, p.QueuePairs = "running", "kernel", t.facts.Queues
+	p.State, p.Mode, p.QueuePairs = api.PortRunning, api.ModeKernel, t.facts.Queues
 	if t.flags&bpf.FlagSteer != 0 {
-		p.Mode = "steered"
+		p.Mode = api.ModeSteered
 	}
 	if !t.facts.Carrier {
-		p.State, p.StopReason = "waiting", "no VM has the tap open"
+		p.State, p.StopReason = api.PortWaiting, "no VM has the tap open"
 	}
 	return t.features()
 }

@@ -17,9 +17,9 @@ import (
 
 // Names of the feeds, as status shows them.
 const (
-	feedUser   = "vhost-user"
-	feedNet    = "vhost-net"
-	feedPacket = "packet"
+	feedUser   = api.FeedVhostUser
+	feedNet    = api.FeedVhostNet
+	feedPacket = api.FeedPacket
 )
 
 const (
@@ -30,8 +30,8 @@ const (
 // tapGuest is the VM's side of a vmPort that stays on its own tap. Guarded as vmPort is.
 type tapGuest struct {
 	facts    *netdev.TapFacts
-	feed     string // feedNet or feedPacket
-	note     string // why it is not feedNet
+	feed     api.Feed // feedNet or feedPacket
+	note     string   // why it is not feedNet
 	tc       *bpf.TapProgram
 	bridge   *netdev.BridgePorts // where the VM's senders have to stay known; nil without a bridge
 	bypassed []string            // rules that no longer see the frames, accepted with --bypass-filters

@@ -108,7 +108,7 @@ func (v *vmPort) saved() state.VM {
 }
 
 // effective is the profile in force and why.
-func (v *vmPort) effective() (p api.Policy, profile, note string) {
+func (v *vmPort) effective() (p api.Policy, profile api.Profile, note string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	profile, note = effective(v.policy, v.features(), v.running)

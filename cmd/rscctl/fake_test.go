@@ -102,13 +102,15 @@ func samplePolicy() api.PolicyResponse {
 	}
 }
 
+func known(yes bool) *bool { return &yes }
+
 func sampleStatus() api.Status {
 	pol := samplePolicy().Policy
 	return api.Status{
 		Schema: 1, PID: 4711, Version: "v1.2.3", StartedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), State: "/var/lib/rscctl",
 		FlowsPin: "/sys/fs/bpf/rscctl/flows", Warnings: []string{"the bpf filesystem is nearly full"},
 		Interfaces: []api.Interface{{
-			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: true,
+			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: known(true),
 			Queues: []api.Queue{
 				{ID: 0, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
 				{ID: 1, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func outputFlag() cli.Flag {
 func watchFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlag("watch", "print again and again until interrupted"),
-		&cli.DurationFlag{Name: "interval", Usage: "time between two prints with --watch", Value: time.Second},
+		&cli.DurationFlag{Name: "interval", Usage: "`TIME` between two prints with --watch", Value: time.Second},
 	}
 }
 
@@ -37,13 +38,13 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "coalesce", Category: "policy:", Usage: "merge segments: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "ipv4", Category: "policy:", Usage: "merge IPv4: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "ipv6", Category: "policy:", Usage: "merge IPv6: `on|off`", DefaultText: "on"},
-		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules: `gro` (lossless) or rsc (Windows' rules, needs " +
+		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules of `PROFILE` gro (lossless) or rsc (Windows' rules, needs " +
 			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
 		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors; 0: " +
 			"only segments received together merge", DefaultText: "50us"},
 		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`",
 			DefaultText: "65535"},
-		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "most segments in one frame; 0: no limit `N`",
+		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "merge at most `N` segments into one frame; 0: no limit but --max-bytes",
 			DefaultText: "0"},
 		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated; " +
 			"none: no port is excluded", DefaultText: "none"},
@@ -70,9 +71,9 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 		}
 	}
 	if c.IsSet("profile") {
-		v := c.String("profile")
+		v := api.Profile(c.String("profile"))
 		p.Profile = &v
-		keep(checkProfile(v))
+		keep(checkProfile(string(v)))
 	}
 	if c.IsSet("hold") {
 		d, e := parseHold(c.String("hold"))
@@ -109,7 +110,7 @@ func onOff(name, v string) (bool, error) {
 }
 
 func checkProfile(v string) error {
-	if v == "gro" || v == "rsc" {
+	if slices.Contains(api.Profiles, api.Profile(v)) {
 		return nil
 	}
 	return usagef("--profile %s: no such profile: say gro or rsc", v)

@@ -17,7 +17,7 @@ func flowsCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "iface", Usage: "only flows of interface `I`"},
 		&cli.StringFlag{Name: "vm", Usage: "only flows to VM `NAME`"},
-		&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + strings.Join(api.FlowSorts, ", "), Value: api.FlowSorts[0]},
+		&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + sortKeys(), Value: string(api.FlowSorts[0])},
 		&cli.IntFlag{Name: "limit", Usage: "print at most `N` flows", DefaultText: "all"},
 	}
 	return &cli.Command{
@@ -38,9 +38,9 @@ func flows(c *cli.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	q := api.FlowsQuery{Iface: c.String("iface"), VM: c.String("vm"), Sort: c.String("sort"), Limit: c.Int("limit")}
+	q := api.FlowsQuery{Iface: c.String("iface"), VM: c.String("vm"), Sort: api.FlowSort(c.String("sort")), Limit: c.Int("limit")}
 	if !slices.Contains(api.FlowSorts, q.Sort) {
-		return usagef("flows: --sort %s: no such key: say one of %s", q.Sort, strings.Join(api.FlowSorts, ", "))
+		return usagef("flows: --sort %s: no such key: say one of %s", q.Sort, sortKeys())
 	}
 	if c.IsSet("limit") && q.Limit < 1 {
 		return usagef("flows: --limit %d: not a number of flows: say 1 and above", q.Limit)
@@ -58,12 +58,20 @@ func flows(c *cli.Context, s streams) error {
 	})
 }
 
+func sortKeys() string {
+	words := make([]string, len(api.FlowSorts))
+	for i, key := range api.FlowSorts {
+		words[i] = string(key)
+	}
+	return strings.Join(words, ", ")
+}
+
 func printFlows(w io.Writer, list *api.Flows) error {
 	p := newPrinter(w)
 	p.row("VM", "WAY", "SRC", "DST", "PACKETS", "BYTES", "RATE", "AGE", "FLAGS", "VERDICTS")
 	for i := range list.Flows {
 		f := &list.Flows[i]
-		p.row(f.VM, strings.ReplaceAll(f.Direction, "_", " "), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
+		p.row(f.VM, strings.ReplaceAll(string(f.Direction), "_", " "), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
 			bitrate(f.BitsPerSec), duration(time.Duration(f.AgeNS)), orDash(strings.ToLower(strings.Join(f.TCPFlags, ","))),
 			verdictText(f.Verdicts))
 	}

@@ -127,7 +127,7 @@ func allWarnings(st *api.Status) []string {
 			list = append(list, nic.Name+": "+w)
 		}
 		for j := range nic.Ports {
-			if port := &nic.Ports[j]; port.State == "failed" {
+			if port := &nic.Ports[j]; port.State == api.PortFailed {
 				list = append(list, nic.Name+"/"+port.VM+": failed: "+orDash(port.StopReason))
 			}
 			for _, w := range nic.Ports[j].Warnings {
@@ -143,13 +143,20 @@ func printInterfaces(p *printer, st *api.Status) {
 	p.row("INTERFACE", "DRIVER", "MTU", "XDP", "AF_XDP", "METADATA", "QUEUES", "VMS")
 	for i := range st.Interfaces {
 		nic := &st.Interfaces[i]
-		metadata := "no, frames are parsed twice"
-		if nic.Metadata {
-			metadata = "yes"
-		}
-		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), nic.XDPMode, nic.XSKMode, metadata,
+		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), string(nic.XDPMode), string(nic.XSKMode), metadataText(nic.Metadata),
 			strconv.Itoa(len(nic.Queues)), strconv.Itoa(len(nic.Ports)))
 	}
+}
+
+// metadataText is "-" before the first frame: nobody knows yet whether the driver hands the descriptor on.
+func metadataText(yes *bool) string {
+	switch {
+	case yes == nil:
+		return "-"
+	case *yes:
+		return "yes"
+	}
+	return "no, frames are parsed twice"
 }
 
 func printQueues(p *printer, st *api.Status) {
@@ -174,13 +181,13 @@ func printPorts(p *printer, st *api.Status) {
 	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET OR TAP")
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
-			profile := port.Effective
-			if profile != port.Policy.Profile && port.Policy.Coalesce {
-				profile += " (asked: " + port.Policy.Profile + ")"
+			profile := string(port.Effective)
+			if port.Effective != port.Policy.Profile && port.Policy.Coalesce {
+				profile += " (asked: " + string(port.Policy.Profile) + ")"
 			}
-			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlanText(port.VLAN), port.State, strconv.Itoa(port.QueuePairs),
+			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlanText(port.VLAN), string(port.State), strconv.Itoa(port.QueuePairs),
 				strconv.Itoa(port.QueueSize), onOffText(port.Policy.Coalesce), profile,
-				duration(time.Duration(port.Policy.HoldNS)), port.Feed, port.Socket+port.Tap+" ("+port.Mode+")")
+				duration(time.Duration(port.Policy.HoldNS)), string(port.Feed), port.Socket+port.Tap+" ("+string(port.Mode)+")")
 		}
 	}
 }
@@ -204,8 +211,8 @@ func printFeatures(p *printer, st *api.Status) {
 
 func portNotes(port api.Port) []string {
 	var notes []string
-	if port.StopReason != "" && port.State != "failed" { // a failure stands among the warnings
-		notes = append(notes, port.State+": "+port.StopReason)
+	if port.StopReason != "" && port.State != api.PortFailed { // a failure stands among the warnings
+		notes = append(notes, string(port.State)+": "+port.StopReason)
 	}
 	if port.PolicyNote != "" {
 		notes = append(notes, "profile: "+port.PolicyNote)

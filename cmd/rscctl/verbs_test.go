@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,5 +252,39 @@ func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "no VM is attached") || strings.Contains(out.String(), "good") {
 		t.Errorf("shown as none or as good:\n%s", out.String())
+	}
+}
+
+func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
+	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no, frames are parsed twice": known(false)} {
+		st := api.Status{Interfaces: []api.Interface{{Name: "eth0", Metadata: known, Queues: make([]api.Queue, 7)}}}
+		var out bytes.Buffer
+		if err := printStatus(&out, &st, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		row := regexp.MustCompile(`(?m)^eth0  .*  ` + want + `\s+7 `)
+		if !row.MatchString(out.String()) {
+			t.Errorf("METADATA is not %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// A flag's help names its value as the text does, in capitals, and the text goes on behind it where the sentence needs it.
+func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
+	flag := regexp.MustCompile(`(?m)^   --[a-z-]+(?: ([^-\s]\S*))?(?:, -\w \S+| \[ --.* \])?  +(.*)$`)
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats"} {
+		_, out, _ := rscctl(t, append(strings.Fields(verb), "--help")...)
+		lines := flag.FindAllStringSubmatch(out, -1)
+		if len(lines) < 2 {
+			t.Errorf("%s: %d flags found in\n%s", verb, len(lines), out)
+		}
+		for _, l := range lines {
+			if !regexp.MustCompile(`^(|on\|off|[A-Z:]+)$`).MatchString(l[1]) {
+				t.Errorf("%s: value %q in %q", verb, l[1], l[0])
+			}
+			if l[1] != "" && regexp.MustCompile(`limit `+regexp.QuoteMeta(l[1])+`( \(|$)`).MatchString(l[2]) {
+				t.Errorf("%s: ends in a stray value: %q", verb, l[0])
+			}
+		}
 	}
 }

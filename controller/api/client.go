@@ -71,16 +71,14 @@ func (c *Client) Detach(ctx context.Context, req DetachRequest) (*DetachResponse
 
 // FlowsQuery selects and orders flows. Empty fields do not select; a Limit of 0 means no limit.
 type FlowsQuery struct {
-	Iface, VM, Sort string
-	Limit           int
+	Iface, VM string
+	Sort      FlowSort
+	Limit     int
 }
-
-// FlowSorts are the keys FlowsQuery.Sort understands; the first is the default.
-var FlowSorts = []string{"bytes", "packets", "rate", "age", "vm"}
 
 // Flows reads the flow map.
 func (c *Client) Flows(ctx context.Context, q FlowsQuery) (*Flows, error) {
-	v := query{"iface": q.Iface, "vm": q.VM, "sort": q.Sort}
+	v := query{"iface": q.Iface, "vm": q.VM, "sort": string(q.Sort)}
 	if q.Limit > 0 {
 		v["limit"] = strconv.Itoa(q.Limit)
 	}

@@ -24,7 +24,7 @@ type Policy struct {
 	Coalesce     bool     `json:"coalesce"`
 	IPv4         bool     `json:"ipv4"`
 	IPv6         bool     `json:"ipv6"`
-	Profile      string   `json:"profile"` // "gro" or "rsc"
+	Profile      Profile  `json:"profile"`
 	HoldNS       int64    `json:"hold_ns"`
 	MaxBytes     int      `json:"max_bytes"`    // IP length of a superframe
 	MaxSegments  int      `json:"max_segments"` // 0: no limit but the bytes
@@ -36,7 +36,7 @@ type PolicyPatch struct {
 	Coalesce     *bool     `json:"coalesce,omitempty"`
 	IPv4         *bool     `json:"ipv4,omitempty"`
 	IPv6         *bool     `json:"ipv6,omitempty"`
-	Profile      *string   `json:"profile,omitempty"`
+	Profile      *Profile  `json:"profile,omitempty"`
 	HoldNS       *int64    `json:"hold_ns,omitempty"`
 	MaxBytes     *int      `json:"max_bytes,omitempty"`
 	MaxSegments  *int      `json:"max_segments,omitempty"`
@@ -52,11 +52,11 @@ type PolicyRequest struct {
 
 // PolicyResponse is the policy in force. Effective differs from Profile when the guest did not negotiate RSC_EXT.
 type PolicyResponse struct {
-	Schema    int    `json:"schema"`
-	VM        string `json:"vm"`
-	Policy    Policy `json:"policy"`
-	Effective string `json:"effective_profile"` // "gro", "rsc" or "off"
-	Note      string `json:"note,omitempty"`    // why Effective is not what was asked
+	Schema    int     `json:"schema"`
+	VM        string  `json:"vm"`
+	Policy    Policy  `json:"policy"`
+	Effective Profile `json:"effective_profile"`
+	Note      string  `json:"note,omitempty"` // why Effective is not what was asked
 }
 
 // AttachRequest puts one VM on an interface.
@@ -132,9 +132,9 @@ type Interface struct {
 	Index    int      `json:"ifindex"`
 	MTU      int      `json:"mtu"`
 	Driver   string   `json:"driver"`
-	XDPMode  string   `json:"xdp_mode"` // "native" or "generic"
-	XSKMode  string   `json:"xsk_mode"` // "copy" or "zerocopy"
-	Metadata bool     `json:"metadata"` // the XDP descriptor arrives with the frames
+	XDPMode  XDPMode  `json:"xdp_mode"`
+	XSKMode  XSKMode  `json:"xsk_mode"`
+	Metadata *bool    `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
 	Queues   []Queue  `json:"queues"`
 	Ports    []Port   `json:"ports"`
 	Changes  []string `json:"changes"`
@@ -164,33 +164,33 @@ type Queue struct {
 
 // Port is one VM.
 type Port struct {
-	VM          string   `json:"vm"`
-	MAC         string   `json:"mac"`
-	VLAN        int      `json:"vlan,omitempty"`
-	Feed        string   `json:"feed"`                // "vhost-user"; for a tap "vhost-net" or "packet"
-	FeedNote    string   `json:"feed_note,omitempty"` // why the feed is not "vhost-net"
-	Socket      string   `json:"socket"`
-	Mode        string   `json:"mode"` // "listen" or "connect"; for a tap "kernel" or "steered"
-	Tap         string   `json:"tap,omitempty"`
-	Bypassed    []string `json:"bypassed,omitempty"` // rules of the kernel path that do not see the VM's frames
-	State       string   `json:"state"`              // "waiting", "connected", "running", "stopped", "failed"
-	StopReason  string   `json:"stop_reason,omitempty"`
-	QueuePairs  int      `json:"queue_pairs"`
-	QueueSize   int      `json:"queue_size"`
-	Features    []string `json:"features"` // negotiated, by name
-	FeatureBits string   `json:"feature_bits"`
-	Policy      Policy   `json:"policy"`
-	Effective   string   `json:"effective_profile"`
-	PolicyNote  string   `json:"policy_note,omitempty"`
-	AllowSpoof  bool     `json:"allow_spoof,omitempty"`
-	Warnings    []string `json:"warnings"`
+	VM          string    `json:"vm"`
+	MAC         string    `json:"mac"`
+	VLAN        int       `json:"vlan,omitempty"`
+	Feed        Feed      `json:"feed"`
+	FeedNote    string    `json:"feed_note,omitempty"` // why the feed is not "vhost-net"
+	Socket      string    `json:"socket"`
+	Mode        PortMode  `json:"mode"`
+	Tap         string    `json:"tap,omitempty"`
+	Bypassed    []string  `json:"bypassed,omitempty"` // rules of the kernel path that do not see the VM's frames
+	State       PortState `json:"state"`
+	StopReason  string    `json:"stop_reason,omitempty"`
+	QueuePairs  int       `json:"queue_pairs"`
+	QueueSize   int       `json:"queue_size"`
+	Features    []string  `json:"features"` // negotiated, by name
+	FeatureBits string    `json:"feature_bits"`
+	Policy      Policy    `json:"policy"`
+	Effective   Profile   `json:"effective_profile"`
+	PolicyNote  string    `json:"policy_note,omitempty"`
+	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
+	Warnings    []string  `json:"warnings"`
 }
 
 // Flow is one row of the BPF flow map. Addresses are text, times nanoseconds.
 type Flow struct {
 	Iface        string            `json:"iface"`
 	VM           string            `json:"vm"`
-	Direction    string            `json:"direction"` // "to_guest" or "to_wire"
+	Direction    Direction         `json:"direction"`
 	VLAN         int               `json:"vlan,omitempty"`
 	Family       int               `json:"family"` // 4 or 6
 	Src          string            `json:"src"`

@@ -210,8 +210,8 @@ func (d *demo) waitForPort(ctx context.Context) (xdp, xsk string, err error) {
 		}
 		if len(s.Interfaces) == 1 && len(s.Interfaces[0].Ports) == 1 {
 			i := s.Interfaces[0]
-			if state = i.Ports[0].State; state == "running" {
-				return i.XDPMode, i.XSKMode, nil
+			if state = string(i.Ports[0].State); state == "running" {
+				return string(i.XDPMode), string(i.XSKMode), nil
 			}
 			state += " " + i.Ports[0].StopReason
 		}

@@ -19,7 +19,7 @@ type Uplink struct {
 	Index     int
 	MTU       int // bytes behind the Ethernet header
 	Driver    string
-	XDPMode   string
+	XDPMode   api.XDPMode
 	ZeroCopy  bool
 	ChunkSize int               // bytes of a UMEM chunk
 	Changes   []string          // what was changed on the host, in words

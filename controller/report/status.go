@@ -18,12 +18,12 @@ func Interfaces(s *Snapshot) []api.Interface {
 
 func (u *Uplink) status() api.Interface {
 	i := api.Interface{
-		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, XDPMode: u.XDPMode, XSKMode: "copy",
+		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
 		Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
 	if u.ZeroCopy {
-		i.XSKMode = "zerocopy"
+		i.XSKMode = api.XSKZeroCopy
 	}
 	for n := range u.Queues {
 		q := &u.Queues[n]
@@ -45,7 +45,7 @@ func (u *Uplink) status() api.Interface {
 }
 
 // metadata tells whether the XDP program's description arrives with the frames. Before the first frame nobody knows.
-func (u *Uplink) metadata() bool {
+func (u *Uplink) metadata() *bool {
 	var frames, with uint64
 	for i := range u.Queues {
 		if s := u.Queues[i].Seen; s != nil {
@@ -53,7 +53,11 @@ func (u *Uplink) metadata() bool {
 			with += s.Counters.WithMeta
 		}
 	}
-	return frames > 0 && with > 0
+	if frames == 0 {
+		return nil
+	}
+	yes := with > 0
+	return &yes
 }
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.

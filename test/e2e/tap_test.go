@@ -134,7 +134,7 @@ func TestTCPReachesATapInSuperframes(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			r.bothWays()
-			r.shows("running", map[tapvm.Engine]string{tapvm.Vhost: "vhost-net", tapvm.Userspace: "packet"}[engine()])
+			r.shows("running", map[tapvm.Engine]api.Feed{tapvm.Vhost: "vhost-net", tapvm.Userspace: "packet"}[engine()])
 		})
 	}
 }
@@ -144,7 +144,7 @@ func (r *rig) bothWays() {
 	r.t.Helper()
 	var f api.Flows
 	r.json(&f, "flows", "--vm", "vm0")
-	got := map[string]uint64{}
+	got := map[api.Direction]uint64{}
 	for _, flow := range f.Flows {
 		got[flow.Direction] += flow.PayloadBytes
 	}
@@ -153,7 +153,7 @@ func (r *rig) bothWays() {
 	}
 }
 
-func (r *rig) shows(state, feed string) {
+func (r *rig) shows(state api.PortState, feed api.Feed) {
 	r.t.Helper()
 	var st api.Status
 	r.json(&st, "status")

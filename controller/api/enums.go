@@ -1,0 +1,81 @@
+package api
+
+// Profile is a set of rules for what may merge.
+type Profile string
+
+const (
+	ProfileGRO Profile = "gro" // lossless: cutting a superframe gives its packets back bit for bit
+	ProfileRSC Profile = "rsc" // Windows' rules; needs a guest that negotiated RSC_EXT
+	ProfileOff Profile = "off" // only as the profile in effect: nothing is merged
+)
+
+// Profiles are those that can be asked for; the first is the default.
+var Profiles = []Profile{ProfileGRO, ProfileRSC}
+
+// XDPMode is how the XDP program sits on an interface.
+type XDPMode string
+
+const (
+	XDPNative  XDPMode = "native"  // in the driver
+	XDPGeneric XDPMode = "generic" // behind it, after the kernel has made a socket buffer of the frame
+)
+
+// XSKMode is how AF_XDP sockets get their frames.
+type XSKMode string
+
+const (
+	XSKCopy     XSKMode = "copy"
+	XSKZeroCopy XSKMode = "zerocopy"
+)
+
+// Feed is the way frames take into a VM.
+type Feed string
+
+const (
+	FeedVhostUser Feed = "vhost-user" // we fill the guest's buffers
+	FeedVhostNet  Feed = "vhost-net"  // the VM's tap, through /dev/vhost-net
+	FeedPacket    Feed = "packet"     // the VM's tap, through a packet socket
+)
+
+// PortMode says which side of a port does what: the socket of a vhost-user port, the TCP frames of a tap.
+type PortMode string
+
+const (
+	ModeListen  PortMode = "listen"  // we listen, the front-end connects
+	ModeConnect PortMode = "connect" // we dial a socket that the front-end serves
+	ModeKernel  PortMode = "kernel"  // all frames stay on the kernel's path
+	ModeSteered PortMode = "steered" // TCP frames come through us
+)
+
+// PortState is what a port does.
+type PortState string
+
+const (
+	PortWaiting   PortState = "waiting"   // for a front-end, or for a VM to open the tap
+	PortConnected PortState = "connected" // a front-end, no running ring
+	PortRunning   PortState = "running"
+	PortFailed    PortState = "failed" // no front-end, and the last one was thrown out
+	PortClosed    PortState = "closed"
+)
+
+// Direction is the way of a flow.
+type Direction string
+
+const (
+	ToGuest Direction = "to_guest"
+	ToWire  Direction = "to_wire"
+)
+
+// FlowSort is a key that orders flows; every one puts the largest or newest first.
+type FlowSort string
+
+const (
+	SortBytes   FlowSort = "bytes"
+	SortPackets FlowSort = "packets"
+	SortRate    FlowSort = "rate"
+	SortAge     FlowSort = "age"
+	SortVM      FlowSort = "vm"
+)
+
+// FlowSorts are all of them; the first is the default.
+var FlowSorts = []FlowSort{SortBytes, SortPackets, SortRate, SortAge, SortVM}
