@@ -132,7 +132,7 @@ func TestEveryOutcomeHasAName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := spec.Maps[RscMapVerdicts].MaxEntries; int(n) != len(outcomeNames) {
+	if n := spec.Maps[RscMapOutcomes].MaxEntries; int(n) != len(outcomeNames) {
 		t.Errorf("%d outcomes in C, %d names in Go", n, len(outcomeNames))
 	}
 }

@@ -35,7 +35,7 @@ type Program struct {
 	readsTag bool // relies on how veth calls it: native mode only
 	prog     *ebpf.Program
 	ports    *ebpf.Map
-	verdicts *ebpf.Map
+	outcomes *ebpf.Map
 	xsks     *ebpf.Map
 	excluded *ebpf.Map
 	flows    *ebpf.Map // nil when shared
@@ -92,7 +92,7 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 		ifindex: o.Ifindex, readsTag: at.skb != 0,
 		prog:     coll.DetachProgram(RscProgRscXdp),
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
-		ports: coll.DetachMap(RscMapPorts), verdicts: coll.DetachMap(RscMapVerdicts), xsks: coll.DetachMap(RscMapXsks),
+		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
 	}
 	if o.Flows == nil {
 		p.flows = coll.DetachMap(RscMapFlows)
@@ -125,7 +125,7 @@ func (p *Program) Close() error {
 	err := p.Detach()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := []error{err, p.prog.Close(), p.ports.Close(), p.verdicts.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close()}
+	errs := []error{err, p.prog.Close(), p.ports.Close(), p.outcomes.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close()}
 	return errors.Join(errs...)
 }
 

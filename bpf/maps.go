@@ -24,9 +24,9 @@ var outcomeNames = [...]string{
 	"vlan_unreadable",       // it could not be read whether a tag was taken out
 }
 
-// Verdicts returns how many frames ended in which way, by name (see outcomeNames), summed over the CPUs.
-func (p *Program) Verdicts() (map[string]uint64, error) {
-	return sumByName(p.verdicts, outcomeNames[:])
+// Outcomes returns how many frames ended in which way, by name (see outcomeNames), summed over the CPUs.
+func (p *Program) Outcomes() (map[string]uint64, error) {
+	return sumByName(p.outcomes, outcomeNames[:])
 }
 
 // sumByName reads a per-CPU array whose entries have names.

@@ -30,7 +30,7 @@ struct {
 	__uint(max_entries, NUM_OUTCOMES);
 	__type(key, u32);
 	__type(value, u64);
-} verdicts SEC(".maps");
+} outcomes SEC(".maps");
 
 /* One AF_XDP socket per RX queue. A closed socket leaves the map by itself, and its queue's frames are passed on. */
 struct {

@@ -59,7 +59,7 @@ func TestOneFlowOnSeveralCPUsIsCountedExactly(t *testing.T) {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
 	// A run that a signal of the Go runtime interrupts is begun anew, so a few more may have run; all were counted per CPU.
-	v, err := p.Verdicts()
+	v, err := p.Outcomes()
 	n := v["pass_port"]
 	if err != nil || n < runners*each*repeat {
 		t.Errorf("%d outcomes of at least %d, %v", n, runners*each*repeat, err)

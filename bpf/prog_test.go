@@ -148,12 +148,12 @@ func TestBothParsersAgree(t *testing.T) {
 // moved returns which counters changed.
 func moved(t *testing.T, p *Program, fn func()) map[string]uint64 {
 	t.Helper()
-	before, err := p.Verdicts()
+	before, err := p.Outcomes()
 	if err != nil {
 		t.Fatal(err)
 	}
 	fn()
-	after, err := p.Verdicts()
+	after, err := p.Outcomes()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ struct outer_tag {
 
 static __always_inline void count(u32 outcome)
 {
-	u64 *n = bpf_map_lookup_elem(&verdicts, &outcome);
+	u64 *n = bpf_map_lookup_elem(&outcomes, &outcome);
 
 	if (n)
 		*n += 1; /* per CPU, and XDP is not preempted by XDP */

@@ -62,8 +62,8 @@ type RscPortValue struct {
 const (
 	RscMapExcluded = "excluded"
 	RscMapFlows    = "flows"
+	RscMapOutcomes = "outcomes"
 	RscMapPorts    = "ports"
-	RscMapVerdicts = "verdicts"
 	RscMapXsks     = "xsks"
 	RscProgRscXdp  = "rsc_xdp"
 	RscVarSkbVlan  = "skb_vlan"
@@ -121,8 +121,8 @@ type RscProgramSpecs struct {
 type RscMapSpecs struct {
 	Excluded *ebpf.MapSpec `ebpf:"excluded"`
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
+	Outcomes *ebpf.MapSpec `ebpf:"outcomes"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
-	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
 	Xsks     *ebpf.MapSpec `ebpf:"xsks"`
 }
 
@@ -156,8 +156,8 @@ func (o *RscObjects) Close() error {
 type RscMaps struct {
 	Excluded *ebpf.Map `ebpf:"excluded"`
 	Flows    *ebpf.Map `ebpf:"flows"`
+	Outcomes *ebpf.Map `ebpf:"outcomes"`
 	Ports    *ebpf.Map `ebpf:"ports"`
-	Verdicts *ebpf.Map `ebpf:"verdicts"`
 	Xsks     *ebpf.Map `ebpf:"xsks"`
 }
 
@@ -165,8 +165,8 @@ func (m *RscMaps) Close() error {
 	return _RscClose(
 		m.Excluded,
 		m.Flows,
+		m.Outcomes,
 		m.Ports,
-		m.Verdicts,
 		m.Xsks,
 	)
 }

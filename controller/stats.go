@@ -57,8 +57,8 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 		s.Changes = append(s.Changes, ch.text())
 	}
 	var err error
-	if s.Outcomes, err = u.prog.Verdicts(); err != nil {
-		return s, fmt.Errorf("interface %s: verdicts: %w", u.name, err)
+	if s.Outcomes, err = u.prog.Outcomes(); err != nil {
+		return s, fmt.Errorf("interface %s: outcomes: %w", u.name, err)
 	}
 	for _, v := range u.sortedPorts() {
 		vm, err := v.describe()

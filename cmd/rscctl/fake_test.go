@@ -79,12 +79,12 @@ func answer(r *http.Request, body []byte) any {
 		var req api.AttachRequest
 		json.Unmarshal(body, &req)
 		return api.AttachResponse{
-			Schema: 1, Iface: req.Iface, VM: req.VM, DryRun: req.DryRun,
+			Schema: api.Schema, Iface: req.Iface, VM: req.VM, DryRun: req.DryRun,
 			Changes:  []string{"XDP program in native mode (the link may flap)", "unicast filter: 52:54:00:12:34:56 added"},
 			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
 		}
 	case "/v1/detach":
-		return api.DetachResponse{Schema: 1, Iface: "eth0", VMs: []string{"web", "db"}, Restored: []string{"XDP program removed"}, Warnings: []string{"in force, but state: not saved"}}
+		return api.DetachResponse{Schema: api.Schema, Iface: "eth0", VMs: []string{"web", "db"}, Restored: []string{"XDP program removed"}, Warnings: []string{"in force, but state: not saved"}}
 	case "/v1/flows":
 		return sampleFlows()
 	case "/v1/policy":
@@ -97,7 +97,7 @@ func answer(r *http.Request, body []byte) any {
 
 func samplePolicy() api.PolicyResponse {
 	return api.PolicyResponse{
-		Schema: 1, VM: "web", Effective: "gro", Note: "the guest did not negotiate RSC_EXT",
+		Schema: api.Schema, VM: "web", Effective: "gro", Note: "the guest did not negotiate RSC_EXT",
 		Policy: api.Policy{Coalesce: true, IPv4: true, Profile: "rsc", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{22, 53}},
 	}
 }
@@ -107,7 +107,7 @@ func known(yes bool) *bool { return &yes }
 func sampleStatus() api.Status {
 	pol := samplePolicy().Policy
 	return api.Status{
-		Schema: 1, PID: 4711, Version: "v1.2.3", StartedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), State: "/var/lib/rscctl",
+		Schema: api.Schema, PID: 4711, Version: "v1.2.3", StartedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), State: "/var/lib/rscctl",
 		FlowsPin: "/sys/fs/bpf/rscctl/flows", Warnings: []string{"the bpf filesystem is nearly full"},
 		Interfaces: []api.Interface{{
 			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: known(true),
@@ -138,7 +138,7 @@ func sampleStatus() api.Status {
 }
 
 func sampleFlows() api.Flows {
-	return api.Flows{Schema: 1, Total: 5, Flows: []api.Flow{
+	return api.Flows{Schema: api.Schema, Total: 5, Flows: []api.Flow{
 		{Iface: "eth0", VM: "web", Direction: "to_guest", Family: 4, Src: "10.0.0.1", Dst: "10.0.0.2", SrcPort: 43210, DstPort: 5201,
 			Packets: 1234567, Bytes: 1869134438, PayloadBytes: 1787652016, TCPFlags: []string{"SYN", "ACK", "PSH"},
 			Verdicts: map[string]uint64{"ok": 1234567}, FirstNS: 1, LastNS: 10000000001, AgeNS: 1250000, BitsPerSec: 1.495e9},
@@ -149,19 +149,19 @@ func sampleFlows() api.Flows {
 
 func sampleStats() api.Stats {
 	return api.Stats{
-		Schema: 1,
+		Schema: api.Schema,
 		VMs: []api.VMStats{{
 			VM: "web", Iface: "eth0", RxPackets: 100000, RxBytes: 151400000, Superframes: 2200, MergedPackets: 98800,
 			GuestFrames: 3380, GuestBytes: 145000000, Passed: map[string]uint64{"pure_ack": 1000, "syn": 20, "deadline": 160},
 			Sealed: map[string]uint64{"max_bytes": 2000, "psh": 150, "deadline": 50}, Dropped: map[string]uint64{"guest_no_buffers": 12},
-			Held: 8, Interrupts: 900, TxFrames: 500, TxBytes: 33000, TxWireFrames: 510, TxDropped: map[string]uint64{"source_mac": 4},
+			Held: 8, Unexplained: -3, Interrupts: 900, TxFrames: 500, TxBytes: 33000, TxWireFrames: 510, TxDropped: map[string]uint64{"source_mac": 4},
 			QEMU: map[string]uint64{"coalesced": 96600}, Virtio: map[string]uint64{"rx_gso_packets": 2200},
 			LocalFrames: 6, LatePackets: 5, TapDropped: 2,
 			FrameBytes: []api.Bucket{{Le: 128, Count: 0}, {Le: 1514, Count: 1180}, {Le: 32768, Count: 200}, {Le: 0, Count: 2000}},
 			HoldNS:     []api.Bucket{{Le: 1000, Count: 3170}, {Le: 50000, Count: 210}, {Le: 0, Count: 0}},
 		}},
 		Queues:   map[string]api.Queue{"eth0/1": {ID: 1, RxFrames: 7, Chunks: 4096}, "eth0/0": {RxFrames: 100000, Chunks: 4096, Held: 8}},
-		Verdicts: map[string]uint64{"redirect": 100007, "pass_host": 55},
+		Outcomes: map[string]uint64{"redirect": 100007, "pass_host": 55}, Unexplained: -3,
 	}
 }
 

@@ -23,7 +23,7 @@ func flowsCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name:  "flows",
 		Usage: "list the TCP flows the XDP program counted",
-		Description: `Rate is a flow's mean over its life, age the time since its last packet. Verdicts say what the XDP program found:
+		Description: `Rate is a flow's mean over its life, age the time since its last packet. Verdicts are the parser's word for each packet:
 ok is TCP that may merge, every other word is why it may not.`,
 		Flags:  append(append(flags, watchFlags()...), outputFlag(), socketFlag()),
 		Action: func(c *cli.Context) error { return flows(c, s) },

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ func statsCommand(s streams) *cli.Command {
 		Name:  "stats",
 		Usage: "show every counter: packets, superframes, reasons, sizes and hold times",
 		Description: `Every packet taken from the wire is in exactly one place: inside a superframe, passed alone under one reason, dropped
-under one reason, or held at this moment.`,
+under one reason, or held at this moment. What is in none of these is shown as unexplained: a fault of ours, please report it.`,
 		Flags:  append(append(flags, watchFlags()...), outputFlag(), socketFlag()),
 		Action: func(c *cli.Context) error { return stats(c, s) },
 	}
@@ -66,7 +67,7 @@ func printStats(w io.Writer, st *api.Stats) error {
 			p.row(queueCells(name, st.Queues[name])...)
 		}
 	}
-	printReasons(p, "XDP VERDICT", "FRAMES", st.Verdicts)
+	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)
 	return p.flush()
 }
 
@@ -79,6 +80,9 @@ func printVM(p *printer, v *api.VMStats) {
 	p.row("  passed alone", grouped(total(v.Passed)), percent(total(v.Passed), v.RxPackets))
 	p.row("  dropped", grouped(total(v.Dropped)), percent(total(v.Dropped), v.RxPackets))
 	p.row("  held now", grouped(v.Held))
+	if v.Unexplained != 0 {
+		p.row("  unexplained", strconv.FormatInt(v.Unexplained, 10), "packets: a fault of ours, please report it")
+	}
 	p.row("  interrupts", grouped(v.Interrupts), ratio(v.GuestFrames, v.Interrupts)+" frames each")
 	p.row("  from other VMs", grouped(v.LocalFrames)+" frames")
 	p.row("  from the guest", grouped(v.TxFrames)+" frames", size(v.TxBytes))

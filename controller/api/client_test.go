@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -32,7 +33,7 @@ func TestEveryCallUsesItsMethodAndPath(t *testing.T) {
 	var got string
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Method + " " + r.URL.RequestURI()
-		w.Write([]byte(`{"schema":1}`))
+		fmt.Fprintf(w, `{"schema":%d}`, Schema)
 	})
 	ctx := context.Background()
 	schema := func(n int, err error) (int, error) { return n, err }

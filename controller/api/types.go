@@ -1,6 +1,6 @@
 // Package api holds what crosses the control socket: requests, responses and the client. It knows nothing of the controller's inside.
 //
-// Transport: HTTP/1.1 with JSON bodies over a Unix stream socket. Every list carries "schema": 1.
+// Transport: HTTP/1.1 with JSON bodies over a Unix stream socket. Every list carries "schema".
 // Paths (method, request body, response body):
 //
 //	GET  /v1/status?iface=I             -            Status
@@ -16,8 +16,9 @@ package api
 
 import "time"
 
-// Schema is the version of every JSON document the product prints.
-const Schema = 1
+// Schema is the version of every JSON document the product prints, but for the summary of replay, which has its own. 2: XDP's
+// word for a frame is its outcome (stats), the parser's its verdict (flows).
+const Schema = 2
 
 // Policy is what coalescing does for one VM. Durations travel as nanoseconds.
 type Policy struct {
@@ -201,7 +202,7 @@ type Flow struct {
 	Bytes        uint64            `json:"bytes"`
 	PayloadBytes uint64            `json:"payload_bytes"`
 	TCPFlags     []string          `json:"tcp_flags"`
-	Verdicts     map[string]uint64 `json:"verdicts"`
+	Verdicts     map[string]uint64 `json:"verdicts"` // packets by the parser's word for them: "ok", or why they can never merge
 	FirstNS      int64             `json:"first_ns"` // CLOCK_MONOTONIC
 	LastNS       int64             `json:"last_ns"`
 	AgeNS        int64             `json:"age_ns"`          // now - last
@@ -260,6 +261,6 @@ type Stats struct {
 	Schema      int               `json:"schema"`
 	VMs         []VMStats         `json:"vms"`
 	Queues      map[string]Queue  `json:"queues"`      // "eth0/0" -> counters
-	Verdicts    map[string]uint64 `json:"verdicts"`    // XDP verdicts by name, all interfaces
+	Outcomes    map[string]uint64 `json:"outcomes"`    // frames by what XDP did with them, all interfaces
 	Unexplained int64             `json:"unexplained"` // sum over the VMs: 0 unless there is a bug
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/api"
 	netnstest "github.com/rscctl/rscctl/test/netns"
 )
 
@@ -74,7 +75,7 @@ func checkResult(t *testing.T, b []byte) {
 	if err := d.Decode(&r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Schema != 1 || !r.DataMatch || r.Kernel == "" || r.XDPMode == "" || r.XSKMode == "" {
+	if r.Schema != api.Schema || !r.DataMatch || r.Kernel == "" || r.XDPMode == "" || r.XSKMode == "" {
 		t.Errorf("result %+v", r)
 	}
 	for name, m := range map[string]*Mode{"off": &r.Off, "off_guest_gro": &r.OffGuestGRO} {

@@ -10,7 +10,7 @@ import (
 
 // Stats is every counter of one VM, or with vm empty of all, and what XDP and AF_XDP counted beside them.
 func Stats(s *Snapshot, vm string) api.Stats {
-	out := api.Stats{Schema: api.Schema, VMs: []api.VMStats{}, Queues: map[string]api.Queue{}, Verdicts: map[string]uint64{}}
+	out := api.Stats{Schema: api.Schema, VMs: []api.VMStats{}, Queues: map[string]api.Queue{}, Outcomes: map[string]uint64{}}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
 		for n := range u.VMs {
@@ -24,7 +24,7 @@ func Stats(s *Snapshot, vm string) api.Stats {
 			out.Queues[u.Name+"/"+strconv.Itoa(u.Queues[n].ID)] = u.queue(&u.Queues[n])
 		}
 		for k, n := range u.Outcomes {
-			out.Verdicts[k] += n
+			out.Outcomes[k] += n
 		}
 	}
 	return out

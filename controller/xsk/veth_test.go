@@ -171,9 +171,9 @@ func TestFramesAndMetadataArrive(t *testing.T) {
 				t.Error("veth cannot do zero-copy")
 			}
 		}
-		v, err := r.prog.Verdicts()
+		v, err := r.prog.Outcomes()
 		if err != nil || v["redirect"] != frames || v["no_metadata"] != 0 {
-			t.Errorf("verdicts %v, %v", v, err)
+			t.Errorf("outcomes %v, %v", v, err)
 		}
 	})
 }
@@ -362,8 +362,8 @@ func TestAcceleratedTagReachesTheVLANPortOnly(t *testing.T) {
 	}); n != 1 {
 		t.Error("without a tag it did not reach the untagged VM")
 	}
-	v, err := r.prog.Verdicts()
+	v, err := r.prog.Outcomes()
 	if err != nil || v["pass_vlan_foreign"] != 1 || v["vlan_unreadable"] != 0 {
-		t.Errorf("verdicts %v, %v", v, err)
+		t.Errorf("outcomes %v, %v", v, err)
 	}
 }
