@@ -170,12 +170,15 @@ func (w *Worker) finish() {
 // ended is the last thing that the goroutine does. A fault of ours ends this worker and no other: the control side hears of it
 // and makes a new one.
 func (w *Worker) ended() {
-	if r := recover(); r != nil {
+	r := recover()
+	if r != nil {
 		w.fault = fmt.Errorf("worker %d: %w: %v", w.cfg.ID, ErrFault, r)
 		w.log.Error("worker: fault", "err", w.fault, "stack", string(debug.Stack()))
-		w.cfg.Trouble()
 	}
 	close(w.dead)
+	if r != nil { // who looks now finds the fault
+		w.cfg.Trouble()
+	}
 }
 
 // step moves one burst in each direction. It reports whether there was anything to do.
