@@ -26,7 +26,7 @@ func (w *Worker) transmit() int {
 		w.txStalled = len(w.egress) > 0
 		return 0
 	}
-	w.txNeed = 0
+	w.txNeed, w.txStalled = 0, false // unless a frame says so again
 	total, senders := 0, 0
 	for i := range w.egress {
 		at := (w.first + i) % len(w.egress)
