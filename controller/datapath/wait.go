@@ -74,11 +74,11 @@ func (w *Worker) timeout() time.Duration {
 	if w.hungry > 0 {
 		atMost(hungryRetry)
 	}
-	if w.nic.TxPending() > 0 {
-		atMost(txRetry)
-	}
-	if w.nicBroken {
+	switch {
+	case w.nicBroken: // whatever is pending will not go before the link is up
 		atMost(errorBackoff)
+	case w.nic.TxPending() > 0:
+		atMost(txRetry)
 	}
 	return t
 }
