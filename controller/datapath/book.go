@@ -39,7 +39,6 @@ var SizeBounds = [...]uint64{128, 1514, 4096, 8192, 16384, 32768, 49152, 65549}
 func (p *port) delivered(f *outFrame) {
 	if f.cut {
 		p.deliveredPieces(f, f.entry.Packets)
-		p.cnt.Recut++
 		return
 	}
 	p.ledger.Deliver(&f.entry)
@@ -65,6 +64,7 @@ func (p *port) drop(f *outFrame, why flowtable.Reason) {
 func (p *port) deliveredPieces(f *outFrame, packets int) {
 	hdr, payload := int(f.Hdr.HdrLen), min(f.done*int(f.Hdr.GSOSize), f.Len-int(f.Hdr.HdrLen))
 	bytes := f.done*hdr + payload
+	p.cnt.Recut++
 	p.ledger.Passed[f.why] += uint64(packets)
 	p.ledger.Frames += uint64(f.done)
 	p.ledger.FrameBytes += uint64(bytes)
