@@ -58,7 +58,12 @@ func (w *Worker) do(fn func()) error {
 		w.silent.Store(false)
 		return nil
 	case <-w.dead:
-		return w.gone()
+		select {
+		case <-c.done: // carried out, and then the worker ended
+			return nil
+		default:
+			return w.gone()
+		}
 	case <-timeout.C:
 		return w.stuck()
 	}
@@ -144,7 +149,16 @@ func (w *Worker) Remove(index uint32) error {
 // StartPort gives a VM its guest, the sources that this worker reads, and its rules. The guest belongs to the worker from
 // here on, also after an error.
 func (w *Worker) StartPort(index uint32, g Guest, sources []Source, rules flowtable.PortConfig) error {
-	return w.tell(func() error { return w.startPort(index, g, sources, rules) })
+	taken := false
+	err := w.tell(func() error {
+		taken = true
+		return w.startPort(index, g, sources, rules)
+	})
+	if (errors.Is(err, ErrStopped) || errors.Is(err, ErrFault)) && !taken { // the worker is gone: nobody else will
+		_, bad := g.Close()
+		err = errors.Join(err, bad)
+	}
+	return err
 }
 
 // StopPort delivers what is held for a VM, drops and counts what its guest has no room for, and closes the guest. A port that
