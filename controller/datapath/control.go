@@ -127,10 +127,21 @@ func (w *Worker) Stop() error {
 	}
 	if w.fault != nil { // it could not: its goroutine is gone, so its ports are ours
 		for _, p := range w.list {
-			w.closeGuest(p)
+			w.closeAfterFault(p)
 		}
 	}
 	return nil
+}
+
+// closeAfterFault closes the guest of a worker that has ended by a fault. The guest may be what was at fault: then it stays
+// as it is, and the other workers go on.
+func (w *Worker) closeAfterFault(p *port) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.log.Error("guest: close", "port", p.Index, "err", fmt.Errorf("%w: %v", ErrFault, r))
+		}
+	}()
+	w.closeGuest(p)
 }
 
 // Activity changes whenever the worker has moved something. Reading it does not wake the worker.

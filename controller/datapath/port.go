@@ -140,16 +140,17 @@ func (w *Worker) stopPort(index uint32) {
 
 // closeGuest ends a port's guest, which gives its chunks back.
 func (w *Worker) closeGuest(p *port) {
-	if p.guest == nil {
+	g := p.guest
+	if g == nil {
 		return
 	}
-	unsent, err := p.guest.Close()
+	p.guest, p.held = nil, 0 // first: one that panics is not closed again
+	w.setHungry(p, false)
+	unsent, err := g.Close()
 	if err != nil {
 		w.log.Warn("guest: close", "port", p.Index, "err", err)
 	}
 	p.cnt.Unsent += uint64(unsent)
-	p.guest, p.held = nil, 0
-	w.setHungry(p, false)
 }
 
 // senderSet remembers the source addresses of recent frames, so that a bridge beside us can be told of them. Two senders that
