@@ -147,9 +147,9 @@ func (w *Worker) closeAfterFault(p *port) {
 // Activity changes whenever the worker has moved something. Reading it does not wake the worker.
 func (w *Worker) Activity() uint64 { return w.activity.Load() }
 
-// Add makes a VM known. Its frames are dropped as port_down until StartPort.
+// Add makes a VM known, in place of the one that has its index. Its frames are dropped as port_down until StartPort.
 func (w *Worker) Add(cfg PortConfig) error {
-	return w.do(func() { w.addPort(cfg) })
+	return w.tell(func() error { return w.addPort(cfg) })
 }
 
 // Remove forgets a VM; StopPort is part of it. An unknown index is no error.

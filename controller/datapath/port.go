@@ -58,7 +58,11 @@ func (w *Worker) port(index uint32) *port {
 	return w.ports[index]
 }
 
-func (w *Worker) addPort(cfg PortConfig) {
+func (w *Worker) addPort(cfg PortConfig) error {
+	if cfg.Index >= MaxPorts {
+		return errorsJoinNoPort(cfg.Index, nil)
+	}
+	w.removePort(cfg.Index)
 	l := w.table.Ledger(cfg.Index)
 	l.Reset() // the index may have been another VM's
 	p := &port{PortConfig: cfg, ledger: l, out: newOutQueue(l)}
@@ -69,6 +73,7 @@ func (w *Worker) addPort(cfg PortConfig) {
 	w.byAddr[cfg.Addr] = p
 	w.list = append(w.list, p)
 	w.fdsStale = true
+	return nil
 }
 
 func (w *Worker) removePort(index uint32) {
@@ -78,7 +83,9 @@ func (w *Worker) removePort(index uint32) {
 	}
 	w.stopPort(index)
 	w.ports[index] = nil
-	delete(w.byAddr, p.Addr)
+	if w.byAddr[p.Addr] == p { // not when another VM has the address by now
+		delete(w.byAddr, p.Addr)
+	}
 	for i, q := range w.list {
 		if q == p {
 			w.list = append(w.list[:i], w.list[i+1:]...)
