@@ -197,7 +197,8 @@ func (w *Worker) putPieces(g Guest, f *outFrame) error {
 	}
 }
 
-// bound keeps what waits for a guest without room within its limit: the newest leave first.
+// bound keeps what waits for a guest without room within its limit: the newest leave first. A guest for which nothing is left
+// is tried again with the next frame.
 func (w *Worker) bound(p *port, full bool) {
 	w.setHungry(p, full)
 	for full && p.out.n > 0 && p.out.chunks > w.waitLimit() {
@@ -205,6 +206,7 @@ func (w *Worker) bound(p *port, full bool) {
 		p.drop(f, flowtable.ReasonGuestNoBuffers)
 		w.freeAll(f.Refs)
 	}
+	w.setHungry(p, full && p.out.n > 0)
 }
 
 func (w *Worker) setHungry(p *port, hungry bool) {

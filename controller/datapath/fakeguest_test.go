@@ -20,6 +20,10 @@ type received struct {
 
 // fakeGuest is a Guest that behaves as it is told. It holds the worker to the contract of Guest.
 type fakeGuest struct {
+	keepRoom int // what the last Begin said
+	pieces   int // that each Put makes the worker walk
+	walked   int
+
 	tb  testing.TB
 	nic *fakeNIC
 
@@ -74,7 +78,8 @@ func (g *fakeGuest) call(name string, open bool) {
 	}
 }
 
-func (g *fakeGuest) Begin() bool {
+func (g *fakeGuest) Begin(room int) bool {
+	g.keepRoom = room
 	g.call("Begin", false)
 	g.begins++
 	if g.stopped {
@@ -84,8 +89,16 @@ func (g *fakeGuest) Begin() bool {
 	return true
 }
 
+func (g *fakeGuest) Walked() int {
+	g.call("Walked", true)
+	n := g.walked
+	g.walked = 0
+	return n
+}
+
 func (g *fakeGuest) Put(f *Frame) error {
 	g.call("Put", true)
+	g.walked += g.pieces
 	n := 0
 	for _, b := range f.Frags {
 		n += len(b)
@@ -206,6 +219,7 @@ type fakeSource struct {
 	queue  []vhost.TxFrame
 	err    error
 	budget int // of the last Poll
+	pieces int // of each chain
 	armed  bool
 	more   bool // ArmKick's
 	fd     int
@@ -219,11 +233,12 @@ func (s *fakeSource) send(h virtio.NetHdr, frames ...[]byte) {
 	}
 }
 
-func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) bool) (n int, err error) {
+func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error) {
 	s.budget = budget
-	for n < budget && len(s.queue) > 0 {
+	for next := vhost.TakeOn; n < budget && len(s.queue) > 0 && next == vhost.TakeOn; {
 		f := vhost.TxFrame{Hdr: s.queue[0].Hdr, Data: slices.Clone(s.queue[0].Data)} // the worker may write to it
-		if fn(&f) {
+		walked += s.pieces
+		if next = fn(&f); next == vhost.Leave {
 			break
 		}
 		for i := range f.Data { // it is the queue's again
@@ -232,7 +247,7 @@ func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) bool) (n int, err 
 		s.queue = s.queue[1:]
 		n++
 	}
-	return n, s.err
+	return n, walked, s.err
 }
 
 func (s *fakeSource) ArmKick() bool {

@@ -111,7 +111,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
-		clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
+		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true,
 	}
 	if w.clock == nil {
