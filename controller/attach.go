@@ -31,10 +31,11 @@ var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
 func (c *Controller) Attach(req api.AttachRequest) (api.AttachResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.attach(req)
+	return c.attach(req, false)
 }
 
-func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
+// attach does it. With again the VM was attached before, and may have come back behind another tap. The caller holds mu.
+func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachResponse, error) {
 	resp := api.AttachResponse{Schema: api.Schema, Iface: req.Iface, VM: req.VM, DryRun: req.DryRun, Changes: []string{}, Warnings: []string{}}
 	v, cfg, err := c.checkRequest(req)
 	if err != nil {
@@ -60,8 +61,8 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	if err != nil {
 		return resp, err
 	}
-	if req.Tap != "" {
-		said, err := c.planTap(v, facts)
+	if v.tap != nil {
+		said, err := c.planTap(v, facts, again)
 		if err != nil {
 			return resp, err
 		}
@@ -86,7 +87,7 @@ func (c *Controller) attach(req api.AttachRequest) (api.AttachResponse, error) {
 	if err := c.attachNow(u, facts, chunk, v, cfg, todo, &resp); err != nil {
 		return resp, err
 	}
-	c.log.Info("attached", "iface", req.Iface, "vm", req.VM, "mac", req.MAC, "vlan", req.VLAN, "feed", v.feed(), "to", cmp.Or(req.VhostUser, req.Tap))
+	c.log.Info("attached", "iface", req.Iface, "vm", req.VM, "mac", req.MAC, "vlan", req.VLAN, "feed", v.feed(), "to", cmp.Or(req.VhostUser, v.req.Tap))
 	for _, w := range resp.Warnings {
 		c.log.Warn(w, "iface", req.Iface)
 	}
@@ -291,13 +292,15 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
 	}
 	switch {
-	case req.VhostUser == "" && req.Tap == "":
+	case req.VhostUser == "" && req.Tap == "" && req.Domain == "":
 		return fail("feed: %w: give a socket with --vhost-user, or the VM's tap with --tap", ErrUsage)
-	case req.VhostUser != "" && req.Tap != "":
+	case req.VhostUser != "" && (req.Tap != "" || req.Domain != ""):
 		return fail("feed: %w: give either --vhost-user or --tap", ErrUsage)
+	case req.TrustTap && req.Tap == "":
+		return fail("trust-tap: %w: it is your word for the tap that --tap names", ErrUsage)
 	case req.Tap == req.Iface:
 		return fail("tap %s: %w: it is the interface itself: name the VM's tap", req.Tap, ErrUsage)
-	case req.Tap != "" && req.AllowSpoof:
+	case req.VhostUser == "" && req.AllowSpoof:
 		return fail("allow-spoof: %w: what a VM sends through its own tap does not pass us", ErrUsage)
 	}
 	policy, err := applyPatch(defaultPolicy(), req.Policy)
@@ -318,7 +321,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*vmPort, vhost.Config,
 		}
 	}
 	v := &vmPort{req: req, policy: policy, addr: datapath.Addr{VLAN: uint16(req.VLAN), MAC: [macLen]byte(mac)}}
-	if req.Tap != "" {
+	if req.VhostUser == "" {
 		v.tap = &tapGuest{}
 	}
 	return v, cfg, nil
@@ -355,9 +358,6 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error
 		for _, v := range u.ports {
 			if v.req.VM == req.VM {
 				return fmt.Errorf("attach: VM %s: %w on %s: detach it first, or choose another name", req.VM, ErrTaken, u.name)
-			}
-			if req.Tap != "" && v.req.Tap == req.Tap {
-				return fmt.Errorf("attach: tap %s: %w by VM %s: detach that first", req.Tap, ErrTaken, v.req.VM)
 			}
 			if u.name == req.Iface && v.addr == addr {
 				return fmt.Errorf("attach: MAC %s VLAN %d on %s: %w by VM %s: detach that, or give this VM another address", req.MAC, req.VLAN, u.name, ErrTaken, v.req.VM)

@@ -23,8 +23,8 @@ func openState(path string) (*state.Dir, error) {
 // savedVM is a VM as the state file keeps it.
 func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p)}
-	if req.Tap != "" {
-		vm.Tap = &state.Tap{Device: req.Tap, BypassFilters: req.Bypass}
+	if req.VhostUser == "" {
+		vm.Tap = &state.Tap{Device: req.Tap, Domain: req.Domain, Trust: req.TrustTap, BypassFilters: req.Bypass}
 	} else {
 		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof}
 	}
@@ -50,7 +50,7 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 		},
 	}
 	if t := vm.Tap; t != nil {
-		req.Tap, req.Bypass = t.Device, t.BypassFilters
+		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}
 	if s := vm.VhostUser; s != nil {
 		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof

@@ -84,8 +84,14 @@ func (v *vmPort) tapStatus(p *api.Port) virtio.Features {
 	if t.flags&bpf.FlagSteer != 0 {
 		p.Mode = api.ModeSteered
 	}
+	if t.proof != nil {
+		p.Proof = t.proof.By
+	}
+	p.StopReason = t.halt
 	if !t.facts.Carrier {
-		p.State, p.StopReason = api.PortWaiting, "no VM has the tap open"
+		p.State = api.PortWaiting
+	} else if t.halt != "" {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("VM %s has the kernel's path: %s", v.req.VM, t.halt))
 	}
 	return t.features()
 }

@@ -29,6 +29,9 @@ const (
 
 // tapGuest is the VM's side of a vmPort that stays on its own tap. Guarded as vmPort is.
 type tapGuest struct {
+	guest    netdev.Guest  // how it is looked for
+	proof    *netdev.Proof // that the VM is behind it
+	halt     string        // why nothing is steered here in spite of the policy, "" when nothing is in the way
 	facts    *netdev.TapFacts
 	feed     api.Feed // feedNet or feedPacket
 	note     string   // why it is not feedNet
@@ -88,7 +91,7 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 	} else {
 		t.feed, t.note = feedPacket, err.Error()
 	}
-	cfg, flags := tapRules(v.policy, t.features())
+	cfg, flags := t.rules(v.policy)
 	for _, q := range u.queues {
 		g, err := t.openGuest(q)
 		if err != nil {
@@ -169,7 +172,7 @@ func (v *vmPort) settleTap() error {
 // setTapPolicy puts a policy or the guest's new offloads in force. The order keeps what is held in front of what follows:
 // first the rules, which seal what is open under the old ones, then the steering, then what was on its way. The caller holds v.mu.
 func (v *vmPort) setTapPolicy(p api.Policy) error {
-	cfg, flags := tapRules(p, v.tap.features())
+	cfg, flags := v.tap.rules(p)
 	if err := v.up.each(func(q *queue) error { return q.SetRules(v.idx, cfg) }); err != nil {
 		return err
 	}
@@ -192,19 +195,26 @@ func (v *vmPort) removeTap() error {
 	return errors.Join(append(errs, v.up.prog.SetExcluded(v.idx, nil))...)
 }
 
-// checkTap follows what changed at the VM's tap: the guest's offloads, the MTU. It returns an error when the feed has ended.
+// checkTap follows what changed at the VM's tap: who is behind it, the guest's offloads, the MTU. It returns an error when the feed
+// has ended.
 func (v *vmPort) checkTap() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	facts, err := netdev.InspectTap(v.tap.facts.Name)
+	halt, err := v.confirm()
+	if err != nil {
+		return err
+	}
+	facts, err := netdev.InspectTap(v.tap.proof.Tap)
 	switch {
 	case err != nil:
 		return err
 	case facts.Index != v.tap.facts.Index:
 		return fmt.Errorf("tap %s: %w: it was made anew", facts.Name, kernel.ErrGone)
+	case halt == "" && !facts.Carrier:
+		halt = noReader
 	}
 	was := v.tap.facts
-	v.tap.facts = facts
+	v.tap.facts, v.req.Tap = facts, facts.Name
 	if facts.MasterIndex != was.MasterIndex {
 		if err := v.tap.findBridge(v.up.facts.Index, v.addr.VLAN); err != nil {
 			v.log.Warn("tap: bridge", "err", err)
@@ -213,10 +223,12 @@ func (v *vmPort) checkTap() error {
 	if err := v.feedError(facts.MTU != was.MTU); err != nil {
 		return err
 	}
-	if facts.Offloads == was.Offloads {
+	if facts.Offloads != was.Offloads {
+		v.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN)
+	} else if halt == v.tap.halt {
 		return nil
 	}
-	v.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN)
+	v.setHalt(halt)
 	return v.setTapPolicy(v.policy)
 }
 

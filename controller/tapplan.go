@@ -8,14 +8,23 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 )
 
-// planTap looks at a VM's tap and at the kernel path that its frames will no longer take. It changes nothing of the host.
-func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts) (warnings []string, err error) {
-	t, req := v.tap, v.req
-	switch t.facts, err = netdev.InspectTap(req.Tap); {
-	case errors.Is(err, netdev.ErrNoVnetHdr):
-		return nil, fmt.Errorf("attach: %w: start the VM with a virtio NIC and vnet_hdr=on, QEMU's default", err)
-	case err != nil:
-		return nil, fmt.Errorf("attach: %w: name the tap of the VM's netdev, in the namespace that rscctl runs in", err)
+// planTap finds a VM's tap and looks at the kernel path that its frames will no longer take. It changes nothing of the host.
+func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts, again bool) (warnings []string, err error) {
+	t := v.tap
+	if v.req.Tap != "" && !again { // what was named must be a VM's tap, whoever's it is
+		if t.facts, err = inspectTap(v.req.Tap); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.findTap(v, uplink, again); err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	req := v.req
+	if t.facts, err = inspectTap(req.Tap); err != nil {
+		return nil, err
+	}
+	if t.facts.Index != t.proof.Index {
+		return nil, fmt.Errorf("attach: tap %s: %w: it was made anew meanwhile: try again", req.Tap, netdev.ErrUnproved)
 	}
 	t.dropped = t.facts.TxDropped
 	if err := t.findBridge(uplink.Index, v.addr.VLAN); err != nil {
@@ -34,6 +43,7 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts) (warnings []string
 		}
 	}
 	if !t.facts.Carrier {
+		t.halt = noReader
 		warnings = append(warnings, fmt.Sprintf("no VM has tap %s open yet", req.Tap))
 	}
 	if t.facts.MTU < uplink.MTU {
@@ -43,6 +53,18 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts) (warnings []string
 		warnings = append(warnings, fmt.Sprintf("tap %s and %s are not in one bridge: nothing here brings the VM's other traffic to it", req.Tap, uplink.Name))
 	}
 	return warnings, nil
+}
+
+// inspectTap looks at a tap and says what kind of one a VM needs.
+func inspectTap(name string) (*netdev.TapFacts, error) {
+	f, err := netdev.InspectTap(name)
+	switch {
+	case errors.Is(err, netdev.ErrNoVnetHdr):
+		return nil, fmt.Errorf("attach: %w: start the VM with a virtio NIC and vnet_hdr=on, QEMU's default", err)
+	case err != nil:
+		return nil, fmt.Errorf("attach: %w: name the tap of the VM's netdev, in the namespace that rscctl runs in", err)
+	}
+	return f, nil
 }
 
 // findBridge looks for the bridge between the uplink and the tap. That there is none is no error.

@@ -65,7 +65,7 @@ func (c *Controller) wait(iface string, vm state.VM, cause string) {
 
 // attachAgain attaches a VM of the list. The caller holds mu.
 func (c *Controller) attachAgain(iface string, vm state.VM) error {
-	_, err := c.attach(attachAgain(iface, vm))
+	_, err := c.attach(attachAgain(iface, vm), true)
 	return err
 }
 

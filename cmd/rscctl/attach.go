@@ -17,6 +17,8 @@ func attachCommand(s streams) *cli.Command {
 		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
 		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this or --tap)"},
 		&cli.StringFlag{Name: "tap", Usage: "the tap `DEV` that the VM has already; its netdev stays as it is"},
+		&cli.StringFlag{Name: "domain", Usage: "the VM's libvirt domain `NAME`: virsh is asked for the tap that has the MAC (with --tap, or alone)"},
+		boolFlag("trust-tap", "with --tap: your word that DEV is the VM's, where nothing on the host shows it"),
 		boolFlag("bypass-filters", "with --tap: go on although bridge, netfilter or TC rules will not see the VM's TCP frames"),
 		boolFlag("connect", "dial the socket (QEMU serves it) instead of listening on it"),
 		&cli.IntFlag{Name: "vlan", Usage: "access port of VLAN `ID` 1 to 4094; without it the VM gets untagged frames",
@@ -33,13 +35,16 @@ func attachCommand(s streams) *cli.Command {
 		Name:      "attach",
 		Usage:     "put a VM on an interface",
 		ArgsUsage: "IFACE",
-		UsageText: "rscctl attach IFACE --vm NAME --mac MAC (--vhost-user SOCKET | --tap DEV) [flags]",
+		UsageText: "rscctl attach IFACE --vm NAME --mac MAC (--vhost-user SOCKET | --tap DEV | --domain NAME) [flags]",
 		Description: `Frames for the VM's MAC address (and VLAN) that arrive on IFACE go to the VM, merged by its policy; everything else
 stays with the host. Several VMs may share an interface. By default rscctl listens on the socket and QEMU connects:
    -chardev socket,id=c0,path=SOCKET,reconnect=1 -netdev vhost-user,id=n0,chardev=c0
 
 With --tap the VM keeps its ordinary tap netdev (vhost=on or off) and is not restarted: its TCP frames take the way through
-rscctl to the tap, everything else stays on the kernel's path, and so does all of it while coalescing is off.
+rscctl to the tap, everything else stays on the kernel's path, and so does all of it while coalescing is off. A tap is
+attached only when it is proved to be the VM's, by its MAC address: libvirt's address of the tap, the command line of the
+process that has it open, the bridge's forwarding entry, or libvirt itself with --domain. When the VM comes back behind
+another tap, it is found again.
 
 What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach.`,
 		Flags:  append(flags, policyFlags()...),
@@ -86,6 +91,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	req := api.AttachRequest{
 		VM: c.String("vm"), MAC: c.String("mac"), VLAN: c.Int("vlan"),
 		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"), Tap: c.String("tap"), Bypass: c.Bool("bypass-filters"),
+		Domain: c.String("domain"), TrustTap: c.Bool("trust-tap"),
 		AllowSpoof: c.Bool("allow-spoof"), FixOffloads: c.Bool("fix-offloads"),
 		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
 		DryRun: c.Bool("dry-run"),
@@ -100,8 +106,11 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
 		}
 	}
-	if (req.VhostUser == "") == (req.Tap == "") {
-		return req, usagef("attach: one of --vhost-user and --tap is needed: usage: %s", c.Command.UsageText)
+	if (req.VhostUser == "") == (req.Tap == "" && req.Domain == "") {
+		return req, usagef("attach: one of --vhost-user and --tap (or --domain) is needed: usage: %s", c.Command.UsageText)
+	}
+	if req.TrustTap && req.Tap == "" {
+		return req, usagef("attach: --trust-tap: it is your word for the tap that --tap names: name it")
 	}
 	hw, err := net.ParseMAC(req.MAC)
 	if err != nil || len(hw) != 6 {
@@ -136,10 +145,10 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 
 // feedFlags are the flags that mean something only for the other way to a VM.
 func feedFlags(req api.AttachRequest) []string {
-	if req.Tap != "" {
+	if req.VhostUser == "" {
 		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof"}
 	}
-	return []string{"bypass-filters"}
+	return []string{"bypass-filters", "trust-tap"}
 }
 
 // socketPath makes a path absolute: the controller's working folder is another one than ours.

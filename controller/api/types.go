@@ -68,7 +68,9 @@ type AttachRequest struct {
 	VLAN        int         `json:"vlan,omitempty"` // 1..4094, 0: untagged
 	VhostUser   string      `json:"vhost_user,omitempty"`
 	Connect     bool        `json:"connect,omitempty"`
-	Tap         string      `json:"tap,omitempty"` // the VM's own tap, instead of VhostUser
+	Tap         string      `json:"tap,omitempty"`       // the VM's own tap, instead of VhostUser
+	Domain      string      `json:"domain,omitempty"`    // the VM's libvirt domain, which is asked for the tap that has MAC
+	TrustTap    bool        `json:"trust_tap,omitempty"` // that Tap is the VM's is the operator's word
 	Bypass      bool        `json:"bypass_filters,omitempty"`
 	Policy      PolicyPatch `json:"policy"`
 	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
@@ -173,6 +175,7 @@ type Port struct {
 	Socket      string    `json:"socket"`
 	Mode        PortMode  `json:"mode"`
 	Tap         string    `json:"tap,omitempty"`
+	Proof       string    `json:"proof,omitempty"`    // what shows that the tap is the VM's
 	Bypassed    []string  `json:"bypassed,omitempty"` // rules of the kernel path that do not see the VM's frames
 	State       PortState `json:"state"`
 	StopReason  string    `json:"stop_reason,omitempty"`

@@ -216,6 +216,17 @@ func (w *Worker) CheckGuest(index uint32, refresh bool) error {
 	})
 }
 
+// FinishGuest ends a VM's guest for a reason that the control side has: what waits for it and what still comes is dropped, and
+// nothing more reaches it.
+func (w *Worker) FinishGuest(index uint32, why error) error {
+	return w.do(func() {
+		if p := w.port(index); p != nil && p.guest != nil && p.err == nil {
+			p.err = why
+			w.flushPort(p)
+		}
+	})
+}
+
 // Senders returns the source addresses of the frames that came for a VM since the last call; see PortConfig.NoteSenders.
 func (w *Worker) Senders(index uint32) ([][6]byte, error) {
 	return ask(w, func() [][6]byte {

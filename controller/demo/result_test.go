@@ -32,7 +32,7 @@ func TestResultHasTheFieldsOfTheContract(t *testing.T) {
 	if err := writeFailure(&out, errors.New("no")); err != nil {
 		t.Fatal(err)
 	}
-	if got := out.String(); got != `{"schema":1,"error":"no"}`+"\n" {
+	if got := out.String(); got != `{"schema":2,"error":"no"}`+"\n" {
 		t.Errorf("failure %q", got)
 	}
 }

@@ -3,9 +3,11 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,6 +53,11 @@ type linkInfo struct {
 	stag     bool // of a VLAN device: 802.1ad, not 802.1Q
 	tap      bool // of a tun device: Ethernet frames
 	vnetHdr  bool // of a tun device: who holds it may hand in frames longer than the MTU
+
+	mac       net.HardwareAddr
+	carrier   bool
+	downs     uint32 // how often the carrier was lost
+	filtering bool   // of a bridge: VLAN filtering
 }
 
 // parseLink reads a message's attributes. hw and flags are ifi_type and ifi_flags of its struct ifinfomsg.
@@ -61,6 +68,7 @@ func parseLink(index int, hw uint16, flags uint32, a attrs) linkInfo {
 		index: index, name: a.text(unix.IFLA_IFNAME), kind: info.text(unix.IFLA_INFO_KIND),
 		hardware: hw, loopback: flags&unix.IFF_LOOPBACK != 0,
 		master: int(a.u32(unix.IFLA_MASTER)), lower: int(a.u32(unix.IFLA_LINK)),
+		mac: net.HardwareAddr(a[unix.IFLA_ADDRESS]), carrier: a.u8(unix.IFLA_CARRIER) != 0, downs: a.u32(unix.IFLA_CARRIER_DOWN_COUNT),
 	}
 	_, l.away = a[unix.IFLA_LINK_NETNSID]
 	_, l.bus = a[unix.IFLA_PARENT_DEV_NAME]
@@ -68,6 +76,8 @@ func parseLink(index int, hw uint16, flags uint32, a attrs) linkInfo {
 	case "vlan":
 		l.vlan = data.u16(unix.IFLA_VLAN_ID)
 		l.stag = data.be16(unix.IFLA_VLAN_PROTOCOL) == unix.ETH_P_8021AD
+	case "bridge":
+		l.filtering = data.u8(nl.IFLA_BR_VLAN_FILTERING) != 0
 	case "tun":
 		l.tap = data.u8(unix.IFLA_TUN_TYPE) == unix.IFF_TAP
 		l.vnetHdr = data.u8(unix.IFLA_TUN_VNET_HDR) != 0

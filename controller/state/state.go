@@ -41,7 +41,9 @@ type VhostUser struct {
 
 // Tap is the VM's own tap.
 type Tap struct {
-	Device        string `json:"device"`
+	Device        string `json:"device,omitempty"` // as last proved; "": Domain knows
+	Domain        string `json:"domain,omitempty"` // the VM's libvirt domain
+	Trust         bool   `json:"trust,omitempty"`  // that the tap is the VM's is the operator's word
 	BypassFilters bool   `json:"bypass_filters,omitempty"`
 }
 

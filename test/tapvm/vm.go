@@ -44,6 +44,7 @@ type Options struct {
 	Host      *netnstest.NS    // where Tap is
 	Guest     *netnstest.NS    // where the guest's stack is; nil: a namespace is made
 	MAC       net.HardwareAddr // of the guest; nil: 02:00:00:00:00:fe
+	OwnMAC    bool             // Tap keeps the address that it has; otherwise it gets the one that libvirt gives: fe, and the guest's tail
 	IPv4      netip.Prefix     // of the guest; invalid: none
 	IPv6      netip.Prefix     // and without one IPv6 is off
 	MTU       int              // of both ends, 0: 1500
@@ -145,7 +146,10 @@ func (vm *VM) start(t testing.TB, o Options, offloads Offload) (err error) {
 			return err
 		}
 		vm.Index = l.Attrs().Index
-		return errors.Join(netlink.LinkSetMTU(l, o.MTU), netlink.LinkSetUp(l))
+		if !o.OwnMAC {
+			err = netlink.LinkSetHardwareAddr(l, append(net.HardwareAddr{0xfe}, o.MAC[1:]...))
+		}
+		return errors.Join(err, netlink.LinkSetMTU(l, o.MTU), netlink.LinkSetUp(l))
 	})
 	if err != nil {
 		return err
