@@ -97,7 +97,7 @@ func TestOneControllerPerStateAndPerInterface(t *testing.T) {
 	other.start()
 	defer other.stop()
 	out, code := other.cli("attach", r.net.B.Dev, "--vm", "x", "--mac", macB, "--vhost-user", filepath.Join(other.dir, "x.sock"))
-	if code != 1 || !strings.Contains(out, "state directory is in use") {
+	if code != 1 || !strings.Contains(out, "another controller") {
 		t.Errorf("an interface of another controller: exit %d: %s", code, out)
 	}
 }
