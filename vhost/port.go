@@ -142,6 +142,9 @@ func NewPort(cfg Config) (*Port, error) {
 		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
 		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
 	}
+	if !caller.Asynchronous() {
+		p.logf("no asynchronous I/O to be had (fs.aio-nr, fs.aio-max-nr): calls to the guest go through a thread of their own")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	if cfg.Connect {

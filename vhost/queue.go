@@ -28,7 +28,7 @@ type queue struct {
 	enabled  bool
 	failed   bool // until the ring stops
 	call     *user.EventFD
-	owesCall bool // a call was due and there was no eventfd
+	owesCall bool // a call was due and could not be made
 	chain    vring.Chain
 	cnt      counts
 
@@ -80,7 +80,13 @@ func (q *queue) stop() (base uint16, err error) {
 func (q *queue) setCall(call *user.EventFD) {
 	q.call = call
 	if q.owesCall && call != nil {
-		q.owesCall = false
+		q.signal()
+	}
+}
+
+// publishUsed makes a burst visible and interrupts the guest if it has to be. The caller holds mu.
+func (q *queue) publishUsed() {
+	if q.dev.Publish() || q.owesCall && q.call != nil {
 		q.signal()
 	}
 }
@@ -93,8 +99,10 @@ func (q *queue) signal() {
 	}
 	if err := q.port.caller.Call(q.call); err != nil {
 		q.cnt.now[cCallsLost]++
+		q.owesCall = true // the ring asks for no other: try again with the next burst
 		return
 	}
+	q.owesCall = false
 	q.cnt.now[cCalls]++
 }
 

@@ -64,9 +64,7 @@ func (q *RxQueue) Commit() {
 
 func (q *RxQueue) publish() (err error) {
 	defer q.guard(&err)
-	if q.dev.Publish() {
-		q.signal()
-	}
+	q.publishUsed()
 	if q.armed && !q.short {
 		q.armed = false
 		q.dev.DisableNotify()

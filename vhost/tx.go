@@ -144,9 +144,7 @@ func (q *TxQueue) publish() (err error) {
 	for _, head := range q.done {
 		q.dev.Push(head, 0)
 	}
-	if q.dev.Publish() {
-		q.signal()
-	}
+	q.publishUsed()
 	return nil
 }
 

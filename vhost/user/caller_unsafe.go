@@ -2,6 +2,7 @@ package user
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,12 +15,17 @@ import (
 // thread that serves other guests too; looking first only narrows the gap. The
 // kernel itself adds to an eventfd without waiting when an asynchronous read
 // completes (io_submit(2), IOCB_FLAG_RESFD). So a Caller reads nothing from an
-// empty file, which completes within the system call.
+// empty file, which completes within the system call. Where asynchronous I/O is
+// not to be had (a kernel without it, a filter, fs.aio-max-nr used up, by whatever
+// user), a goroutine of the Caller's own writes; the peer can hold that one only.
 //
 // Safe for concurrent use but for Close.
 type Caller struct {
 	ctx  uintptr // 0: no asynchronous I/O here
 	file int
+
+	once   sync.Once
+	ringer *ringer // made when it is needed
 }
 
 // callerEvents is how many calls may be made before their completions, which
@@ -43,9 +49,7 @@ const (
 	ioEventBytes = 32
 )
 
-// NewCaller sets up the kernel's side. Where asynchronous I/O is not to be had
-// (a kernel without it, a filter, fs.aio-max-nr used up), Call looks before it
-// writes, which leaves a peer a gap of a microsecond.
+// NewCaller sets up the kernel's side.
 func NewCaller() (*Caller, error) {
 	file, err := unix.MemfdCreate("rscctl-call", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -58,11 +62,16 @@ func NewCaller() (*Caller, error) {
 	return c, nil
 }
 
-// Call adds one to e. A counter that is full has woken its reader already, so
-// that is no error. It allocates nothing.
+// Asynchronous says whether the kernel adds to the counters. If not, see
+// fs.aio-max-nr and fs.aio-nr in /proc/sys.
+func (c *Caller) Asynchronous() bool { return c.ctx != 0 }
+
+// Call adds one to e, or sees to it that something will be added at once. A
+// counter that is full has woken its reader already, so that is no error. It
+// allocates nothing.
 func (c *Caller) Call(e *EventFD) error {
 	if c.ctx == 0 {
-		return e.signalIfReady()
+		return c.callByHand(e)
 	}
 	cb := iocb{opcode: iocbRead, file: uint32(c.file), flags: iocbSignal, event: uint32(e.fd)}
 	list := [1]*iocb{&cb}
@@ -77,7 +86,12 @@ func (c *Caller) Call(e *EventFD) error {
 			return fmt.Errorf("call: %w", errno)
 		}
 	}
-	return e.signalIfReady()
+	return c.callByHand(e)
+}
+
+func (c *Caller) callByHand(e *EventFD) error {
+	c.once.Do(func() { c.ringer = newRinger() })
+	return c.ringer.call(e)
 }
 
 // forget takes the completions from the kernel.
@@ -95,6 +109,10 @@ func (c *Caller) Close() error {
 		// hundreds of ports to close. Its one error is a context that is none.
 		go func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, ctx, 0, 0) }()
 		c.ctx = 0
+	}
+	c.once.Do(func() {}) // nobody makes one any more
+	if r := c.ringer; r != nil {
+		go r.close() // a peer may hold it
 	}
 	return unix.Close(c.file)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +15,8 @@ import (
 // Drain never waits, and Signal does not with a counter of our own making. It is
 // safe for concurrent use but for Close.
 type EventFD struct {
-	fd int
+	fd    int
+	waits atomic.Bool // a ringer has a call to make
 }
 
 // eventOne is what Signal adds: 1 in the host's byte order.
@@ -32,7 +35,8 @@ func NewEventFD() (*EventFD, error) {
 // closes it otherwise: ErrBadFD. Anything else could block us (a terminal),
 // have no end (a file) or act on a write (a control file).
 //
-// Add to it by a Caller: the peer can make a write of ours wait.
+// Add to it by a Caller, because the peer can make a write of ours wait, and adopt
+// what is to be read with AdoptKick.
 func AdoptEventFD(fd int) (*EventFD, error) {
 	if err := checkEventFD(fd); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
@@ -41,6 +45,51 @@ func AdoptEventFD(fd int) (*EventFD, error) {
 		return nil, errors.Join(fmt.Errorf("eventfd: %w", ErrBadFD), err, unix.Close(fd))
 	}
 	return &EventFD{fd: fd}, nil
+}
+
+// AdoptKick is AdoptEventFD for a counter that we are to read. One that was made
+// with EFD_SEMAPHORE is refused: a read takes 1 off it and not all, so a peer that
+// has filled it once would wake us for ever after, at no cost to itself. How the
+// counter reads was fixed when it was made.
+func AdoptKick(fd int) (*EventFD, error) {
+	e, err := AdoptEventFD(fd)
+	if err != nil {
+		return nil, err
+	}
+	info, _ := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd)) // "" without /proc
+	semaphore, known := semaphoreByInfo(string(info))
+	if !known {
+		semaphore = e.semaphoreByTrial()
+	}
+	if semaphore {
+		return nil, errors.Join(fmt.Errorf("eventfd with EFD_SEMAPHORE, which never falls silent: %w", ErrBadFD), e.Close())
+	}
+	return e, nil
+}
+
+// semaphoreByInfo asks the kernel, from Linux 6.5 on.
+func semaphoreByInfo(info string) (semaphore, known bool) {
+	_, rest, known := strings.Cut(info, "eventfd-semaphore:")
+	value, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(value) != "0", known
+}
+
+// semaphoreByTrial adds two and reads. Somebody else may add meanwhile, which does
+// no harm; somebody who reads what is ours to read gets no trust: after so many
+// trials the counter counts as a semaphore. It ends with a kick pending, should one
+// have been read: whoever starts to poll looks at the ring once. (The write could
+// wait, if the peer filled the counter and took O_NONBLOCK away just now; that
+// would hold this peer's own session.)
+func (e *EventFD) semaphoreByTrial() bool {
+	defer func() { _ = e.Signal() }()
+	e.Drain()
+	for range 8 {
+		_, _ = unix.Write(e.fd, []byte{0: 2, 7: 0})
+		if e.Drain() > 1 {
+			return false
+		}
+	}
+	return true
 }
 
 func checkEventFD(fd int) error {
@@ -79,16 +128,6 @@ func (e *EventFD) Signal() error {
 			return fmt.Errorf("eventfd: %w", err)
 		}
 	}
-}
-
-// signalIfReady is Signal for a counter that the peer can make block, as far as
-// looking first goes.
-func (e *EventFD) signalIfReady() error {
-	poll := [1]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLOUT}}
-	if n, err := unix.Poll(poll[:], 0); err == nil && n == 0 {
-		return nil
-	}
-	return e.Signal()
 }
 
 // Close closes the descriptor.

@@ -255,7 +255,11 @@ func (s *Session) fdWord(m *Message) (i int, e *EventFD, err error) {
 	if len(m.FDs) != 1 {
 		return 0, nil, fmt.Errorf("ring %d: %d descriptors for 1: %w", i, len(m.FDs), ErrFDCount)
 	}
-	if e, err = AdoptEventFD(m.TakeFD()); err != nil {
+	adopt := AdoptEventFD
+	if m.Request == SetVringKick {
+		adopt = AdoptKick
+	}
+	if e, err = adopt(m.TakeFD()); err != nil {
 		return 0, nil, fmt.Errorf("ring %d: %w", i, err)
 	}
 	return i, e, nil

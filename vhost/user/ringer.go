@@ -1,0 +1,109 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ringerCalls is how many eventfds may wait for one ringer: more than a front-end has rings.
+const ringerCalls = 512
+
+// errRingerBusy: the peer holds the ringer, and has made it new eventfds since.
+var errRingerBusy = errors.New("call: earlier calls wait for the peer")
+
+// ringer adds to eventfds by plain write(2), on a goroutine of its own. The open
+// file is the peer's: nothing that we set on it stays set, so any such write may
+// wait for as long as the peer likes. Here it holds this goroutine, which serves
+// one front-end and which nobody waits for.
+//
+// Safe for concurrent use but for close.
+type ringer struct {
+	calls chan duty
+	quit  chan struct{}
+	wg    sync.WaitGroup
+
+	mu  sync.Mutex
+	now int // what is being written to, -1 for nothing
+}
+
+// duty is one call to make.
+type duty struct {
+	e  *EventFD
+	fd int // a duplicate of our own, so that e may be closed meanwhile
+}
+
+func newRinger() *ringer {
+	r := &ringer{calls: make(chan duty, ringerCalls), quit: make(chan struct{}), now: -1}
+	r.wg.Go(r.run)
+	return r
+}
+
+// call sees to it that something is added to e after now. It does not wait.
+func (r *ringer) call(e *EventFD) error {
+	if e.waits.Swap(true) {
+		return nil // it will be, and the peer needs no more than that
+	}
+	fd, err := unix.FcntlInt(uintptr(e.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		e.waits.Store(false)
+		return fmt.Errorf("call: %w", err)
+	}
+	select {
+	case r.calls <- duty{e, fd}:
+		return nil
+	default:
+		e.waits.Store(false)
+		return errors.Join(errRingerBusy, unix.Close(fd))
+	}
+}
+
+func (r *ringer) run() {
+	for {
+		select {
+		case c := <-r.calls:
+			c.e.waits.Store(false) // before the write: a call from here on is a new one
+			r.set(c.fd)
+			_ = (&EventFD{fd: c.fd}).Signal() // the peer's file, and the peer's loss
+			r.set(-1)
+			_ = unix.Close(c.fd)
+		case <-r.quit:
+			return
+		}
+	}
+}
+
+func (r *ringer) set(fd int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = fd
+}
+
+// close ends the goroutine. A write that waits is let go by emptying the counter
+// under it, as often as the peer fills it again. Nobody may call any more.
+func (r *ringer) close() {
+	close(r.quit)
+	ended := make(chan struct{})
+	go func() {
+		r.wg.Wait()
+		close(ended)
+	}()
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		select {
+		case <-ended:
+			for len(r.calls) > 0 {
+				_ = unix.Close((<-r.calls).fd)
+			}
+			return
+		case <-time.After(pause):
+			r.mu.Lock()
+			if r.now >= 0 {
+				(&EventFD{fd: r.now}).Drain()
+			}
+			r.mu.Unlock()
+		}
+	}
+}
