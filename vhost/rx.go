@@ -18,6 +18,8 @@ type RxQueue struct {
 	flags    uint8 // of a header that the guest's features allow
 	oldFault bool  // of the goroutine between Begin and Commit
 
+	waiting waiters
+
 	short  bool   // the last Put found too few buffers; kicks are armed
 	armed  bool   // kicks are armed
 	seen   uint16 // avail index when short was set
@@ -65,7 +67,7 @@ func (q *RxQueue) Commit() {
 func (q *RxQueue) publish() (err error) {
 	defer q.guard(&err)
 	q.publishUsed()
-	if q.armed && !q.short {
+	if q.armed && !q.short && q.waiting.n.Load() == 0 {
 		q.armed = false
 		q.dev.DisableNotify()
 	}
@@ -329,5 +331,6 @@ func (q *RxQueue) stopRing() (base uint16, err error) {
 	}
 	defer q.unlock()
 	clear(q.segs[:cap(q.segs)])
+	q.waiting.wake()
 	return q.stop()
 }

@@ -37,7 +37,6 @@ func TestMemoryThatFaultsWhenItIsGivenLeavesNoTableBehind(t *testing.T) {
 		for at := int64(1); at <= 2; at++ { // of the touches after the change: one for each ring
 			var n, fail atomic.Int64
 			fail.Store(-1)
-			p := newPeer(t)
 			fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
 			if err != nil {
 				t.Fatal(err)
@@ -46,13 +45,15 @@ func TestMemoryThatFaultsWhenItIsGivenLeavesNoTableBehind(t *testing.T) {
 			if err := unix.Ftruncate(fd, memSize); err != nil {
 				t.Fatal(err)
 			}
-			p.s.cfg.Memory = guestmem.Options{Touching: func() {
+			var rings atomic.Int64 // the memory that they are in at first
+			rings.Store(-1)
+			p := newPeerWith(t, guestmem.Options{Touching: func() {
 				if n.Add(1) == fail.Load() {
 					_ = unix.Ftruncate(fd, 0)
-					_ = unix.Ftruncate(p.mem, 0)
+					_ = unix.Ftruncate(int(rings.Load()), 0)
 				}
-			}}
-			p.s.mem = guestmem.NewTable(p.s.cfg.Memory)
+			}})
+			rings.Store(int64(p.mem))
 			p.send(SetMemTable, 0, AppendMemTable(nil, []MemRegion{region()}), p.mem)
 			p.startRing(0, 0)
 			p.startRing(1, 0)

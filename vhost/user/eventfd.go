@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -13,10 +14,14 @@ import (
 
 // EventFD is the kernel's counter by which one side of a ring wakes the other.
 // Drain never waits, and Signal does not with a counter of our own making. It is
-// safe for concurrent use but for Close.
+// safe for concurrent use; but whoever has taken a number from FD must be done with
+// it before Close, after which it is somebody else's.
 type EventFD struct {
 	fd    int
 	waits atomic.Bool // a ringer has a call to make
+
+	mu     sync.RWMutex // Drain against Close: a number is closed under no reader
+	closed bool
 }
 
 // eventOne is what Signal adds: 1 in the host's byte order.
@@ -130,5 +135,13 @@ func (e *EventFD) Signal() error {
 	}
 }
 
-// Close closes the descriptor.
-func (e *EventFD) Close() error { return unix.Close(e.fd) }
+// Close closes the descriptor. A Drain of a closed counter finds nothing.
+func (e *EventFD) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	return unix.Close(e.fd)
+}

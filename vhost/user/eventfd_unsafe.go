@@ -13,6 +13,11 @@ func (e *EventFD) Drain() uint64 {
 	if e == nil {
 		return 0
 	}
+	e.mu.RLock() // the call below does not wait
+	defer e.mu.RUnlock()
+	if e.closed {
+		return 0
+	}
 	var v uint64
 	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(&v)), Len: 8}
 	const noPosition = ^uintptr(0)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
 )
@@ -96,12 +97,17 @@ const memSize = 2 << 20
 
 func newPeer(t *testing.T) *peer {
 	t.Helper()
+	return newPeerWith(t, guestmem.Options{})
+}
+
+func newPeerWith(t *testing.T, memory guestmem.Options) *peer {
+	t.Helper()
 	a, b := socketPair(t)
 	dev := &device{rings: map[int]RingSetup{}}
 	p := &peer{t: t, c: a, dev: dev, done: make(chan error, 1)}
 	p.s = NewSession(NewConn(b), SessionConfig{
 		Features: virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf, virtio.FCsum, virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestECN, virtio.FHostTSO4, virtio.FHostECN, virtio.FMQ, virtio.FEventIdx, virtio.FIndirectDesc),
-		MaxPairs: 2, MaxMTU: 9000, Device: dev, Logf: t.Logf,
+		MaxPairs: 2, MaxMTU: 9000, Device: dev, Logf: t.Logf, Memory: memory,
 	})
 	var err error
 	if p.mem, err = unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {

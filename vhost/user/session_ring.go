@@ -265,10 +265,15 @@ func (s *Session) fdWord(m *Message) (i int, e *EventFD, err error) {
 	return i, e, nil
 }
 
+// setVringKick refuses a ring without a kick: nobody would look at it before
+// something else wakes the worker, and no front-end that is known asks for it.
 func (s *Session) setVringKick(m *Message) ([]byte, error) {
 	i, e, err := s.fdWord(m)
 	if err != nil {
 		return nil, err
+	}
+	if e == nil { // bit 8: "polling should be used instead of waiting for the kick"
+		return nil, fmt.Errorf("ring %d: polling instead of a kick; give an eventfd: %w", i, ErrUnsupported)
 	}
 	r := &s.rings[i]
 	if !r.running {

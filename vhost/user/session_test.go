@@ -179,6 +179,7 @@ func TestARequestIsAnsweredAsTheProtocolSays(t *testing.T) {
 		{"unknown, known to be free", 47, nil, 1},
 		{"size", SetVringNum, state(3, 32768), 0},
 		{"enable", SetVringEnable, state(3, 1), 0},
+		{"no kick", SetVringKick, u64(1 | 1<<8), 1},
 		{"no call", SetVringCall, u64(1 | 1<<8), 0},
 		{"no err", SetVringErr, u64(1 | 1<<8), 0},
 	} {
