@@ -46,6 +46,7 @@ type Counters struct {
 	TxDropped         map[string]uint64
 	Calls             uint64 // interrupts sent
 	CallsLost         uint64 // that could not be written
+	Faults            uint64 // connections ended by a mistake of ours; of a Port only
 }
 
 // Named returns the counters under the names that an operator sees, without TxDropped.

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/user"
 )
 
 // Of NewPort and CheckSocket.
@@ -39,7 +40,7 @@ var (
 // Reasons of a stopped port beside those of packages user, vring and guestmem.
 var (
 	ErrMemoryFault = guestmem.ErrFault
-	ErrInternal    = errors.New("internal error")
+	ErrInternal    = user.ErrInternal // a mistake of ours, or of a hook
 	ErrQueueStuck  = errors.New("data path holds a queue for too long")
 	// ErrStuck: the port waits for something that does not answer. It goes on by
 	// itself as soon as that does; meanwhile it keeps what may be in use.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -101,6 +102,8 @@ type Port struct {
 	closed sync.Once
 	done   chan struct{} // closed by Close, once nothing of the port is left
 
+	faults atomic.Uint64
+
 	mu       sync.Mutex
 	session  *user.Session // nil without a front-end
 	failure  error         // why the data path gave this session up
@@ -175,35 +178,57 @@ func (p *Port) abandon(err error) error {
 	return fmt.Errorf("port %s: %w", p.cfg.Name, errors.Join(err, p.caller.Close()))
 }
 
+// contain runs a piece of one of the port's goroutines. A panic there, a mistake of
+// ours or of a hook, is counted and told instead of ending the process with all
+// other ports.
+func (p *Port) contain(what string, fn func()) (fine bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.faults.Add(1)
+			p.logf("%s: %v", what, user.FaultError(r))
+		}
+	}()
+	fn()
+	return true
+}
+
 // acceptLoop hands connections to the control goroutine, which takes one at a
 // time. A second front-end is turned away.
 func (p *Port) acceptLoop(ctx context.Context, conns chan<- *net.UnixConn) {
 	defer close(conns)
-	for {
-		c, err := p.l.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			p.logf("accept: %v", err) // EMFILE and the like: they pass
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
+	for ctx.Err() == nil {
+		pause := true
+		p.contain("accept", func() { pause = p.accept(ctx, conns) })
+		if !pause {
 			continue
 		}
-		t := time.NewTimer(handover)
 		select {
-		case conns <- c:
-		case <-t.C:
-			_ = c.Close()
-			p.logf("second front-end refused, one is connected")
 		case <-ctx.Done():
-			_ = c.Close()
+		case <-time.After(time.Second):
 		}
-		t.Stop()
 	}
+}
+
+// accept takes one connection. It says whether to pause before the next.
+func (p *Port) accept(ctx context.Context, conns chan<- *net.UnixConn) (pause bool) {
+	c, err := p.l.AcceptUnix()
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+			p.logf("accept: %v", err) // EMFILE and the like: they pass
+		}
+		return true
+	}
+	t := time.NewTimer(handover)
+	defer t.Stop()
+	select {
+	case conns <- c:
+	case <-t.C:
+		_ = c.Close()
+		p.logf("second front-end refused, one is connected")
+	case <-ctx.Done():
+		_ = c.Close()
+	}
+	return false
 }
 
 func (p *Port) dialLoop(ctx context.Context) {
@@ -223,6 +248,16 @@ func (p *Port) dialLoop(ctx context.Context) {
 
 // serve runs one connection to its end.
 func (p *Port) serve(c *net.UnixConn) {
+	if p.contain("connection", func() { p.runSession(c) }) {
+		return
+	}
+	_ = c.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.session, p.last = nil, ErrInternal
+}
+
+func (p *Port) runSession(c *net.UnixConn) {
 	s := user.NewSession(user.NewConn(c), user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
 		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Touching: p.cfg.touching},
@@ -244,6 +279,9 @@ func (p *Port) serve(c *net.UnixConn) {
 	if p.failure != nil {
 		err = p.failure
 	}
+	if errors.Is(err, ErrInternal) {
+		p.faults.Add(1)
+	}
 	if p.closing {
 		err = nil
 	}
@@ -251,6 +289,8 @@ func (p *Port) serve(c *net.UnixConn) {
 	p.mu.Unlock()
 	switch {
 	case err == nil:
+	case errors.Is(err, ErrInternal):
+		p.logf("front-end given up: %v", err)
 	case errors.Is(err, user.ErrDisconnected):
 		p.logf("front-end disconnected")
 	default:

@@ -2,7 +2,6 @@ package vhost
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -118,8 +117,8 @@ func (q *queue) fail(err error) error {
 
 // guard is deferred around everything that touches guest memory. The runtime
 // turns SIGBUS and SIGSEGV there into a panic with an address, given
-// debug.SetPanicOnFault; any other runtime error is a mistake of ours that a
-// guest has found. Either way only this port stops.
+// debug.SetPanicOnFault; any other panic is a mistake of ours that a guest
+// has found. Either way only this port stops.
 func (q *queue) guard(err *error) {
 	r := recover()
 	if r == nil {
@@ -129,11 +128,7 @@ func (q *queue) guard(err *error) {
 		*err = q.fail(ErrMemoryFault)
 		return
 	}
-	re, ok := r.(runtime.Error)
-	if !ok {
-		panic(r)
-	}
-	*err = q.fail(fmt.Errorf("%w: %w", ErrInternal, re))
+	*err = q.fail(user.FaultError(r))
 }
 
 // Counters returns a snapshot, as of the last burst. It waits for nobody.

@@ -137,5 +137,6 @@ func (p *Port) Counters() Counters {
 		sum.add(p.rx[i].Counters())
 		sum.add(p.tx[i].Counters())
 	}
+	sum.Faults = p.faults.Load()
 	return sum
 }

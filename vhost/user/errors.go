@@ -31,7 +31,7 @@ var (
 	ErrRefusals     = errors.New("too many refused requests")
 	ErrInterrupted  = errors.New("session ended from our side")
 	ErrMemoryFault  = guestmem.ErrFault
-	ErrInternal     = errors.New("internal error")
+	ErrInternal     = errors.New("internal fault")
 
 	// Of the front-end only.
 	ErrReply      = errors.New("reply does not match the request")

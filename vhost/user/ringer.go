@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,10 @@ var errRingerBusy = errors.New("call: earlier calls wait for the peer")
 //
 // Safe for concurrent use but for close.
 type ringer struct {
-	calls chan duty
-	quit  chan struct{}
-	wg    sync.WaitGroup
+	calls  chan duty
+	quit   chan struct{}
+	wg     sync.WaitGroup
+	broken atomic.Bool
 
 	mu  sync.Mutex
 	now int // what is being written to, -1 for nothing
@@ -44,6 +46,9 @@ func newRinger() *ringer {
 
 // call sees to it that something is added to e after now. It does not wait.
 func (r *ringer) call(e *EventFD) error {
+	if r.broken.Load() {
+		return ErrInternal
+	}
 	if e.waits.Swap(true) {
 		return nil // it will be, and the peer needs no more than that
 	}
@@ -62,6 +67,11 @@ func (r *ringer) call(e *EventFD) error {
 }
 
 func (r *ringer) run() {
+	defer func() {
+		if recover() != nil { // a mistake of ours costs this port its calls, which are counted
+			r.broken.Store(true)
+		}
+	}()
 	for {
 		select {
 		case c := <-r.calls:

@@ -3,7 +3,6 @@ package user
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -107,6 +106,7 @@ type ring struct {
 	kicked  bool // SET_VRING_KICK was seen: the ring shall run
 	enabled bool
 	running bool
+	dev     *vring.Device // while it runs
 	kick    *EventFD
 	call    *EventFD
 	err     *EventFD
@@ -168,9 +168,23 @@ func (s *Session) publish() {
 
 // Run answers the front-end until the connection ends, then stops every ring
 // and lets go of the guest's memory. The error says why it ended and is never
-// nil.
+// nil. No panic leaves it: a mistake of ours, or of the Device's, is ErrInternal.
 func (s *Session) Run() error {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // for the fault that somebody forgot: see dispatch
+	err := s.answer()
+	if fault := s.end(); fault != nil {
+		err = fmt.Errorf("%w; %w", err, fault)
+	}
+	return err
+}
+
+// answer serves messages until one cannot be had or served.
+func (s *Session) answer() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = FaultError(r)
+		}
+	}()
 	var m Message
 	for {
 		s.work.Store(nil)
@@ -185,7 +199,6 @@ func (s *Session) Run() error {
 			m.CloseFDs()
 		}
 		if err != nil {
-			s.end()
 			return err
 		}
 	}
@@ -239,13 +252,13 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// dispatch finds the request's handler. A mistake of ours ends the session
-// instead of the process. A fault in guest memory is no panic here: handlers
+// dispatch finds the request's handler. A mistake of ours ends the session, with
+// the name of the request. A fault in guest memory is no panic here: handlers
 // touch guest memory only inside guestmem.Table.Touch.
 func (s *Session) dispatch(m *Message) (reply []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicError(r)
+			err = FaultError(r)
 		}
 	}()
 	if m.Request >= numRequests || handlers[m.Request].run == nil {
@@ -258,38 +271,46 @@ func (s *Session) dispatch(m *Message) (reply []byte, err error) {
 	return h.run(s, m)
 }
 
-// panicError makes an error of a mistake of ours.
-func panicError(r any) error {
-	err, ok := r.(runtime.Error)
-	if !ok {
-		panic(r)
-	}
-	return fmt.Errorf("%w: %w", ErrInternal, err)
-}
-
 // end stops everything at once; the peer is gone or has to go. It waits for the
-// data path as long as that takes: nobody waits for us any more. Should a ring
-// stay behind all the same, it keeps its hold on the memory that it uses.
-func (s *Session) end() {
+// data path as long as that takes: nobody waits for us any more. A mistake of ours
+// in one step does not keep the others from being taken; a ring that could not be
+// stopped for one keeps its eventfds, and its own hold on the guest's memory.
+func (s *Session) end() (fault error) {
+	step := func(fn func()) (done bool) {
+		defer func() {
+			if r := recover(); r != nil {
+				fault = FaultError(r)
+			}
+		}()
+		fn()
+		return true
+	}
 	s.begin("end of the connection")
 	_ = s.conn.Close()
+	lost := make([]bool, len(s.rings))
 	for i := range s.rings {
-		for s.rings[i].running {
-			if err := s.stopRing(i); err != nil {
-				s.cfg.Logf("ring %d: %v", i, err)
-			}
+		for s.rings[i].running && !lost[i] {
+			lost[i] = !step(func() {
+				if err := s.stopRing(i); err != nil {
+					s.cfg.Logf("ring %d: %v", i, err)
+				}
+			})
 		}
 	}
-	s.dev.BeforeChange()
+	step(s.dev.BeforeChange)
 	for i := range s.rings {
-		r := &s.rings[i]
-		closeEvents(&r.kick, &r.call, &r.err)
+		if r := &s.rings[i]; !lost[i] {
+			closeEvents(&r.kick, &r.call, &r.err)
+		}
 	}
-	if err := s.mem.Close(); err != nil {
-		s.cfg.Logf("%v", err)
-	}
-	s.mem = guestmem.NewTable(s.cfg.Memory)
-	s.publish()
+	step(func() {
+		if err := s.mem.Close(); err != nil {
+			s.cfg.Logf("%v", err)
+		}
+		s.mem = guestmem.NewTable(s.cfg.Memory)
+		s.publish()
+	})
+	return fault
 }
 
 // closeEvents closes what is open and forgets it.

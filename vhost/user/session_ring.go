@@ -63,8 +63,11 @@ func (s *Session) stopRing(i int) error {
 	if err != nil {
 		return err
 	}
-	s.rings[i].base, s.rings[i].running = base, false
-	return nil
+	r := &s.rings[i]
+	r.base, r.running = base, false
+	dev := r.dev
+	r.dev = nil
+	return dev.Close() // of no effect where the device did so, as it has to
 }
 
 // maybeStart starts a ring once everything about it is known. Front-ends differ
@@ -91,11 +94,12 @@ func (s *Session) startRing(i int) error {
 	case err != nil:
 		return fmt.Errorf("ring %d: %w: %w", i, ErrRingAddress, err)
 	}
-	r.running = true // first: should StartRing end in a panic, a mistake of ours, the ring is stopped with the others
+	r.dev, r.running = dev, true // first: should StartRing end in a panic, a mistake of ours, the ring is stopped with the others
 	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call})
 	if err != nil {
-		r.running = false
-		return errors.Join(fmt.Errorf("ring %d: %w", i, err), dev.Close())
+		r.dev, r.running = nil, false
+		_ = dev.Close() // s.mem has a hold: nothing is unmapped
+		return fmt.Errorf("ring %d: %w", i, err)
 	}
 	return nil
 }

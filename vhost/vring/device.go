@@ -2,7 +2,6 @@ package vring
 
 import (
 	"encoding/binary"
-	"errors"
 	"sync/atomic"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -72,10 +71,17 @@ func NewDevice(mem *guestmem.Table, l Layout, f virtio.Features, base uint16) (*
 	if err := d.SetMemory(mem, l); err != nil {
 		return nil, err
 	}
+	ok := false
+	defer func() {
+		if !ok {
+			_ = d.Close() // mem's owner has a hold: nothing is unmapped here, so nothing can fail
+		}
+	}()
 	if err := d.Touch(func() { d.used = uint16(atomic.LoadUint32(d.usedWord) >> 16) }); err != nil {
-		return nil, errors.Join(err, d.Close())
+		return nil, err
 	}
 	d.published = d.used
+	ok = true
 	return d, nil
 }
 
