@@ -91,7 +91,7 @@ func (v *vmPort) tapStatus(p *api.Port) virtio.Features {
 	if !t.facts.Carrier {
 		p.State = api.PortWaiting
 	} else if t.halt != "" {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("VM %s has the kernel's path: %s", v.req.VM, t.halt))
+		p.Warnings = append(p.Warnings, "left to the kernel's path: "+t.halt)
 	}
 	return t.features()
 }

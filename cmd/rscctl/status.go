@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -211,7 +212,8 @@ func printFeatures(p *printer, st *api.Status) {
 
 func portNotes(port api.Port) []string {
 	var notes []string
-	if port.StopReason != "" && port.State != api.PortFailed { // a failure stands among the warnings
+	told := func(w string) bool { return strings.Contains(w, port.StopReason) } // as a failure does
+	if port.StopReason != "" && port.State != api.PortFailed && !slices.ContainsFunc(port.Warnings, told) {
 		notes = append(notes, string(port.State)+": "+port.StopReason)
 	}
 	if port.PolicyNote != "" {
