@@ -1,6 +1,9 @@
 package packet
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // Verdict is what the structure of a frame says about merging it. The numbers are shared with bpf/abi.h.
 type Verdict uint8
@@ -91,32 +94,37 @@ type Info struct {
 }
 
 // Parse fills info from a frame. It never reads beyond the frame, never allocates, and leaves nothing of info as it was.
-func Parse(frame []byte, info *Info) {
+func Parse(frame []byte, info *Info) { ParseHead(frame, len(frame), info) }
+
+// ParseHead is Parse for a frame of size bytes of which only the first are here. It says of the frame what Parse would say of
+// all of it, as long as the headers are in head: what needs a header that is not is truncated.
+func ParseHead(head []byte, size int, info *Info) {
 	*info = Info{}
-	if len(frame) < ethLen {
+	if len(head) < ethLen {
 		info.Verdict = Truncated
 		return
 	}
 	l3 := uint32(ethLen)
-	kind := binary.BigEndian.Uint16(frame[12:])
+	kind := binary.BigEndian.Uint16(head[12:])
 	if kind == typeVLAN {
-		if len(frame) < ethLen+tagLen {
+		if len(head) < ethLen+tagLen {
 			info.L3, info.Verdict = l3, Truncated
 			return
 		}
-		info.Tagged, info.TCI = true, binary.BigEndian.Uint16(frame[14:])
-		kind = binary.BigEndian.Uint16(frame[16:])
+		info.Tagged, info.TCI = true, binary.BigEndian.Uint16(head[14:])
+		kind = binary.BigEndian.Uint16(head[16:])
 		l3 += tagLen
 	}
 	info.L3 = l3
+	n := uint32(min(max(size, len(head)), math.MaxInt32))
 	var end uint32 // of the IP packet
 	switch kind {
 	case typeIPv4:
 		info.Family = 4
-		info.Verdict, end = parse4(frame, info)
+		info.Verdict, end = parse4(head, n, info)
 	case typeIPv6:
 		info.Family = 6
-		info.Verdict, end = parse6(frame, info)
+		info.Verdict, end = parse6(head, n, info)
 	case typeVLAN, typeSVLAN:
 		info.Verdict = VLANStack
 		return
@@ -131,19 +139,19 @@ func Parse(frame []byte, info *Info) {
 	if info.Tagged {
 		least += tagLen
 	}
-	if n := uint32(len(frame)); n > end && n > least {
+	if n > end && n > least {
 		info.Verdict = Trailer
 	}
 }
 
-func parse4(frame []byte, info *Info) (Verdict, uint32) {
-	ip := frame[info.L3:]
+func parse4(head []byte, n uint32, info *Info) (Verdict, uint32) {
+	ip := head[info.L3:]
 	if len(ip) < ip4Len {
 		return Truncated, 0
 	}
-	ihl := int(ip[0]&15) * 4
-	total := int(binary.BigEndian.Uint16(ip[2:]))
-	if ip[0]>>4 != 4 || ihl < ip4Len || total < ihl || total > len(ip) {
+	ihl := uint32(ip[0]&15) * 4
+	total := uint32(binary.BigEndian.Uint16(ip[2:]))
+	if ip[0]>>4 != 4 || ihl < ip4Len || total < ihl || total > n-info.L3 {
 		return Malformed, 0
 	}
 	if ip[9] != protoTCP {
@@ -161,53 +169,57 @@ func parse4(frame []byte, info *Info) (Verdict, uint32) {
 	case frag&flagReserved != 0:
 		v = ReservedFlag
 	}
-	info.L4 = info.L3 + uint32(ihl)
-	end := info.L3 + uint32(total)
-	if t := parseTCP(frame[:end], info); v == OK {
+	info.L4 = info.L3 + ihl
+	end := info.L3 + total
+	if t := parseTCP(head, end, info); v == OK {
 		v = t
 	}
 	return v, end
 }
 
-func parse6(frame []byte, info *Info) (Verdict, uint32) {
-	ip := frame[info.L3:]
+func parse6(head []byte, n uint32, info *Info) (Verdict, uint32) {
+	ip := head[info.L3:]
 	if len(ip) < ip6Len {
 		return Truncated, 0
 	}
-	total := ip6Len + int(binary.BigEndian.Uint16(ip[4:]))
-	if ip[0]>>4 != 6 || total > len(ip) {
+	total := ip6Len + uint32(binary.BigEndian.Uint16(ip[4:]))
+	if ip[0]>>4 != 6 || total > n-info.L3 {
 		return Malformed, 0
 	}
-	end := info.L3 + uint32(total)
+	end := info.L3 + total
 	v := OK
 	if ip[6] == protoTCP {
 		info.L4 = info.L3 + ip6Len
-	} else if v = walkExt(frame[:end], info, ip[6]); info.L4 == 0 {
+	} else if v = walkExt(head, end, info, ip[6]); info.L4 == 0 {
 		return v, end
 	}
-	if t := parseTCP(frame[:end], info); v == OK {
+	if t := parseTCP(head, end, info); v == OK {
 		v = t
 	}
 	return v, end
 }
 
-// walkExt follows the extension headers of an IPv6 packet, the first of them of type next, and sets info.L4 when they end
-// at TCP. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the first 8.
-func walkExt(packet []byte, info *Info, next uint8) Verdict {
+// walkExt follows the extension headers of an IPv6 packet that ends at end, the first of them of type next, and sets info.L4
+// when they end at TCP. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the
+// first 8.
+func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
 	v := ExtHeader
-	off := int(info.L3) + ip6Len
+	off := info.L3 + ip6Len
 	for range maxExtHeaders {
 		switch next {
 		case protoHopOpts, protoRouting, protoDstOpts, protoFragment:
 		default:
-			return endExt(packet, info, next, off, v)
+			return endExt(end, info, next, off, v)
 		}
-		if off+8 > len(packet) {
+		if off+8 > end {
 			return NotTCP
 		}
-		size := 8
+		if uint64(off)+8 > uint64(len(head)) {
+			return Truncated
+		}
+		size := uint32(8)
 		if next == protoFragment {
-			frag := binary.BigEndian.Uint16(packet[off+2:])
+			frag := binary.BigEndian.Uint16(head[off+2:])
 			if frag&0xfff8 != 0 {
 				return Fragment
 			}
@@ -215,38 +227,48 @@ func walkExt(packet []byte, info *Info, next uint8) Verdict {
 				v = Fragment
 			}
 		} else {
-			size = (int(packet[off+1]) + 1) * 8
+			size = (uint32(head[off+1]) + 1) * 8
 		}
-		next = packet[off]
+		next = head[off]
 		off += size
 	}
-	return endExt(packet, info, next, off, v)
+	return endExt(end, info, next, off, v)
 }
 
-func endExt(packet []byte, info *Info, next uint8, off int, v Verdict) Verdict {
-	if next != protoTCP || off > len(packet) {
+func endExt(end uint32, info *Info, next uint8, off uint32, v Verdict) Verdict {
+	if next != protoTCP || off > end {
 		return NotTCP
 	}
-	info.L4 = uint32(off)
+	info.L4 = off
 	return v
 }
 
-// parseTCP reads the TCP header at info.L4 of a packet that ends where IP says.
-func parseTCP(packet []byte, info *Info) Verdict {
-	tcp := packet[info.L4:]
-	if len(tcp) < 4 {
+// parseTCP reads the TCP header at info.L4 of a packet that ends at end.
+func parseTCP(head []byte, end uint32, info *Info) Verdict {
+	n := end - info.L4
+	if n < 4 {
 		return Malformed
+	}
+	tcp := head[min(info.L4, uint32(len(head))):]
+	if len(tcp) < 4 {
+		return Truncated
 	}
 	info.Keyed = true
-	if len(tcp) < tcpLen {
+	if n < tcpLen {
 		return Malformed
 	}
-	doff := int(tcp[12]>>4) * 4
-	if doff < tcpLen || doff > len(tcp) {
+	if len(tcp) < tcpLen {
+		return Truncated
+	}
+	doff := uint32(tcp[12]>>4) * 4
+	if doff < tcpLen || doff > n {
 		return Malformed
+	}
+	if doff > uint32(len(tcp)) {
+		return Truncated
 	}
 	info.TCPFlags = tcp[13]
-	info.Payload = info.L4 + uint32(doff)
-	info.PayloadLen = uint32(len(tcp) - doff)
+	info.Payload = info.L4 + doff
+	info.PayloadLen = n - doff
 	return OK
 }

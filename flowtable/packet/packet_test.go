@@ -258,6 +258,36 @@ func TestParseReadsNothingBehindTheFrame(t *testing.T) {
 	}
 }
 
+// headAgrees compares what the first n bytes of a frame say with what all of it says: the same, or that it is truncated.
+func headAgrees(frame []byte, n int) error {
+	var whole, head packet.Info
+	packet.Parse(frame, &whole)
+	packet.ParseHead(frame[:n:n], len(frame), &head)
+	switch {
+	case head == whole:
+		return nil
+	case n == len(frame), whole.Payload != 0 && n >= int(whole.Payload):
+		return fmt.Errorf("all headers are in %d bytes, but they say %+v, the frame %+v", n, head, whole)
+	case head.Verdict == packet.Truncated || head.Verdict == whole.Verdict && head.Payload == 0:
+	default:
+		return fmt.Errorf("%d bytes say %+v, the frame %+v", n, head, whole)
+	}
+	if head.Keyed && (!whole.Keyed || head.L4 != whole.L4 || int(head.L4)+4 > n) {
+		return fmt.Errorf("%d bytes have a key that the frame has not: %+v, %+v", n, head, whole)
+	}
+	return nil
+}
+
+func TestHeadSaysWhatTheFrameSays(t *testing.T) {
+	for _, r := range rows() {
+		for n := range len(r.frame) + 1 {
+			if err := headAgrees(r.frame, n); err != nil {
+				t.Errorf("%s: %v", r.name, err)
+			}
+		}
+	}
+}
+
 func TestVerdictNames(t *testing.T) {
 	want := []string{"ok", "not_ip", "not_tcp", "vlan_stack", "malformed", "truncated", "trailer", "fragment", "ip_options", "ext_header", "reserved_flag"}
 	if len(want) != packet.NumVerdicts {
@@ -294,6 +324,11 @@ func FuzzParse(f *testing.F) {
 		packet.Parse(frame, &got)
 		if err := consistent(frame, &got); err != nil {
 			t.Fatal(err)
+		}
+		for n := 0; n <= len(frame); n += 1 + n/64 {
+			if err := headAgrees(frame, n); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if got.Verdict != packet.OK {
 			return
