@@ -57,11 +57,17 @@ func TestTableDoesNotAllocate(t *testing.T) {
 					scratch[i] = make([]byte, len(frames[i]))
 				}
 				now := int64(0)
+				var q flowtable.Packet // one for all, as a caller has it
+				tail := make([]flowtable.Fragment, 1)
 				run := func() {
 					for i := range frames {
 						copy(scratch[i], frames[i])
-						q := flowtable.Packet{Data: scratch[i], Ref: uint64(i)}
+						q = flowtable.Packet{Data: scratch[i], Ref: uint64(i)}
 						packet.Parse(q.Data, &q.Info)
+						if n := int(q.Info.Payload); n > 0 && i%3 == 0 {
+							tail[0] = flowtable.Fragment{Data: q.Data[n:], Ref: uint64(i)}
+							q.Data, q.Tail = q.Data[:n:n], tail
+						}
 						now += 1000
 						table.Add(&q, now)
 						if i%32 == 0 {

@@ -61,6 +61,59 @@ type runner struct {
 	model *oracle           // if set: hears of everything too
 	gone  []bool            // by Ref
 	ports int
+	cut   *source  // if set: packets come in several fragments
+	tails []uint64 // by Ref: which of its further fragments are inside, a bit each
+	many  int      // further fragments inside of a packet with too many for tails
+}
+
+// tailRef is the Ref of a packet's further fragment i, from 1 on.
+func tailRef(ref uint64, i int) uint64 { return ref | uint64(i)<<32 }
+
+// split cuts a packet behind its headers, into as many fragments as the source says; some are empty.
+func (r *runner) split(p *flowtable.Packet) {
+	inside := uint64(0)
+	if r.cut != nil {
+		whole := p.Data
+		at := int(p.Info.Payload)
+		if at == 0 {
+			at = min(200, len(whole)) // no header ends behind that
+		}
+		for i := 1; i < 6 && r.cut.one(2); i++ {
+			next := at + r.cut.n(len(whole)-at+1)
+			if i == 1 {
+				p.Data = whole[:next:next]
+			} else {
+				p.Tail[i-2].Data = whole[at:next:next]
+			}
+			p.Tail = append(p.Tail, flowtable.Fragment{Data: whole[next:], Ref: tailRef(p.Ref, i)})
+			inside |= 1 << i
+			at = next
+		}
+	}
+	r.tails = append(r.tails, inside)
+}
+
+// join takes the Refs of further fragments out of a frame's, which has to have all of them, each behind its packet's.
+func (r *runner) join(o *output) {
+	kept := o.Refs[:0]
+	for _, ref := range o.Refs {
+		p, i := ref&(1<<32-1), ref>>32
+		if i == 0 {
+			kept = append(kept, ref)
+		} else if r.many > 0 {
+			r.many--
+		} else if len(kept) == 0 || kept[len(kept)-1] != p || r.tails[p]&(1<<i) == 0 {
+			r.tb.Errorf("%v: fragment %d of packet %d is not behind it, or was there before", o, i, p)
+		} else {
+			r.tails[p] &^= 1 << i
+		}
+	}
+	o.Refs = kept
+	for _, ref := range o.Refs {
+		if r.tails[ref] != 0 {
+			r.tb.Errorf("%v: fragments %b of packet %d are missing", o, r.tails[ref], ref)
+		}
+	}
 }
 
 // negotiated is a guest with everything the profile needs.
@@ -99,6 +152,12 @@ func (r *runner) Deliver(sf *flowtable.Superframe) {
 	if len(o.frame) != sf.Len {
 		r.tb.Errorf("%v: fragments of %d bytes, Len %d", &o, len(o.frame), sf.Len)
 	}
+	for i, f := range sf.Frags {
+		if len(f) == 0 && i > 0 {
+			r.tb.Errorf("%v: fragment %d is empty", &o, i)
+		}
+	}
+	r.join(&o)
 	r.out = append(r.out, o)
 	if l := r.tab.Ledger(sf.Port); l != nil {
 		l.Deliver(&sf.Entry)
@@ -111,6 +170,7 @@ func (r *runner) add(port uint32, frame []byte, gso bool) {
 	packet.Parse(frame, &p.Info)
 	r.in = append(r.in, input{frame: append([]byte(nil), frame...), info: p.Info, port: port, at: r.now, gso: gso})
 	r.gone = append(r.gone, false)
+	r.split(&p)
 	r.tab.Add(&p, r.now)
 	if r.model != nil {
 		r.model.add(len(r.in)-1, &r.in[len(r.in)-1], r.now)
@@ -123,6 +183,7 @@ func (r *runner) addWith(frame []byte, field int, v uint32) {
 	packet.Parse(frame, &p.Info)
 	r.in = append(r.in, input{frame: append([]byte(nil), frame...), info: p.Info, at: r.now})
 	r.gone = append(r.gone, false)
+	r.split(&p)
 	i := &p.Info
 	switch field {
 	case 0:

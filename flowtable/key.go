@@ -44,14 +44,11 @@ func readKey(data []byte, in *packet.Info, port uint32, k *key) {
 // seed holds the secret of a table's hash.
 type seed [6]uint64
 
-// hash multiplies halves of the key by secret numbers and keeps both ends of the product. As long as the seed is secret and
-// random, nobody can choose flows that fall into one bucket more often than chance has it (multiply-shift hashing).
-func (k *key) hash(s *seed) uint64 {
-	h := k.addr
-	if k.meta&metaIPv6 != 0 {
-		h = mix(k.addr^s[2], k.rest[0]^s[3]) ^ mix(k.rest[1]^s[4], k.rest[2]^s[5])
-	}
-	return mix(h^s[0], k.meta^s[1])
+// A flow's hash multiplies halves of its key by secret numbers and keeps both ends of the product. As long as the seed is
+// secret and random, nobody can choose flows that fall into one bucket more often than chance has it (multiply-shift hashing).
+// find has the last step; this is what IPv6 needs before it.
+func (k *key) fold6(s *seed) uint64 {
+	return mix(k.addr^s[2], k.rest[0]^s[3]) ^ mix(k.rest[1]^s[4], k.rest[2]^s[5])
 }
 
 func mix(a, b uint64) uint64 {
@@ -83,9 +80,9 @@ func looseInfo(data []byte, in *packet.Info) (packet.Info, bool) {
 	return out, n >= out.L4+4
 }
 
-// sound tells whether the offsets of an Info can be used on data. They come from the caller, who may have them from
+// sound tells whether the offsets of an Info can be used on the first fragment of a frame of size bytes. They come from the caller, who may have them from
 // elsewhere than packet.Parse; what does not fit is parsed again.
-func sound(data []byte, in *packet.Info) bool {
+func sound(data []byte, size int, in *packet.Info) bool {
 	n := uint64(len(data))
 	if in.Verdict != packet.OK {
 		if !in.Keyed {
@@ -103,7 +100,7 @@ func sound(data []byte, in *packet.Info) bool {
 		l3 = 18
 	}
 	end := uint64(in.Payload) + uint64(in.PayloadLen)
-	if !in.Keyed || in.L3 != l3 || end > n || in.Payload > 18+40+60 {
+	if !in.Keyed || in.L3 != l3 || end > uint64(size) || uint64(in.Payload) > n || in.Payload > 18+40+60 {
 		return false
 	}
 	var total, l4 uint32

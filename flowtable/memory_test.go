@@ -13,8 +13,8 @@ func TestMemoryIsWhatTheConstantsSay(t *testing.T) {
 	if n := reflect.TypeFor[origin]().Size(); n != 64 {
 		t.Errorf("an origin has %d bytes, not one cache line", n)
 	}
-	if n := reflect.TypeFor[entry]().Size(); n != entryBytes {
-		t.Errorf("an entry has %d bytes, not %d", n, entryBytes)
+	if n := reflect.TypeFor[Fragment]().Size(); n != fragmentBytes {
+		t.Errorf("a fragment has %d bytes, not %d", n, fragmentBytes)
 	}
 	for _, slots := range []int{1, 64, 1000, DefaultSlots, MaxSlots} {
 		var before, after runtime.MemStats

@@ -10,10 +10,9 @@ import (
 
 // port is one port's rules, its slots by age, and its account.
 type port struct {
-	hold   int64 // ns
-	mask   *words
+	hold   int64     // ns
 	maxIP  [2]uint32 // untagged, tagged: the smaller of both below
-	rules  [2]uint32 // by PortConfig
+	bytes  [2]uint32 // by PortConfig
 	guest  int       // by LimitFrame, Ethernet length; 0: no limit
 	maxSeg uint32
 	gate   [2]Reason // IPv4, IPv6: why everything is passed, or open
@@ -21,7 +20,9 @@ type port struct {
 	newest uint32
 	active uint32 // 1 + index in Table.active, 0: no slots
 
-	rsc, csum, ecn, rscInfo, fixedID, tagged, pshClose bool
+	rules ruleSet
+
+	csum, ecn, rscInfo, fixedID, tagged, pshClose, noVerify bool
 
 	exclude []uint16 // sorted
 	ledger  Ledger
@@ -46,14 +47,10 @@ func (p *port) configure(c *PortConfig) error {
 		return fmt.Errorf("%w: unknown profile %d", ErrConfig, c.Profile)
 	}
 	p.hold = c.Hold.Nanoseconds()
-	p.rsc = c.Profile == RSC && c.RSCExt
-	p.mask = &groMask
-	if p.rsc {
-		p.mask = &rscMask
-	}
-	p.rules = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
+	p.rules = rulesOf(c)
+	p.bytes = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
 	if c.MaxFrame > 0 {
-		p.rules = shorten(p.rules, c.MaxFrame)
+		p.bytes = shorten(p.bytes, c.MaxFrame)
 	}
 	p.limit(p.guest)
 	p.maxSeg = math.MaxUint16
@@ -63,17 +60,25 @@ func (p *port) configure(c *PortConfig) error {
 	p.gate = [2]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6)}
 	p.csum, p.ecn, p.rscInfo = c.GuestCsum, c.ECN, c.RSCExt
 	p.fixedID, p.pshClose = c.FixedID, c.PSHClose
-	p.tagged = c.MergeVLAN && !p.rsc // Microsoft's rules promise untagged frames only
+	p.tagged = p.rules.tags(c)
 	p.exclude = slices.Sorted(slices.Values(c.ExcludePorts))
 	return nil
 }
 
 // limit puts the guest's limit beside the rules.
 func (p *port) limit(frame int) {
-	p.guest, p.maxIP = frame, p.rules
+	p.guest, p.maxIP = frame, p.bytes
 	if frame > 0 {
-		p.maxIP = shorten(p.rules, frame)
+		p.maxIP = shorten(p.bytes, frame)
 	}
+}
+
+// longest is the IP length that a superframe may have into which a packet is to join.
+func (p *port) longest(in *packet.Info) uint32 {
+	if in.Tagged {
+		return p.maxIP[1]
+	}
+	return p.maxIP[0]
 }
 
 // shorten turns an Ethernet length into IP lengths and takes the smaller.

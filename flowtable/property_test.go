@@ -51,6 +51,9 @@ func exercise(tb testing.TB, s *source, steps int, hostile, room bool) {
 	}
 	r := newRunner(tb, cfg, ports...)
 	r.model = newOracle(ports)
+	if s.one(2) {
+		r.cut = s
+	}
 	t := newTraffic(s, len(ports), hostile)
 	for range steps {
 		if s.done() {

@@ -2,6 +2,7 @@ package flowtable
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
@@ -11,8 +12,9 @@ import (
 //
 //	0  destination MAC, first two bytes of the source MAC
 //	1  rest of the source MAC | TCI << 32 | TOS or traffic class << 48 | TTL or hop limit << 56
-//	2  IPv4 flags, or IPv6 flow label | urgent pointer << 32 | TCP flags without PSH and FIN << 48 | reserved bits, NS << 56
-//	3  acknowledgement | window << 32 | data offset << 48
+//	2  IPv4 flags, or IPv6 flow label | urgent pointer << 32
+//	3  TCP's bytes 8 to 15 as they stand there: acknowledgement | reserved bits, NS << 32 | data offset << 36 | flags without
+//	   PSH and FIN << 40 | window << 48
 //	4  TCP options, first 8 bytes
 //	5  next 8 bytes
 type words [6]uint64
@@ -29,8 +31,12 @@ type mismatch struct {
 const (
 	maskTTL    = 0xff << 56
 	maskUrgent = 0xffff << 32
-	maskWindow = 0xffff << 32
 	maskACK    = 0xffffffff
+	maskFlags  = 0xff0f << 32
+	maskDoff   = 0xf0 << 32
+	maskWindow = 0xffff << 48
+
+	ended = (packet.PSH | packet.FIN) << 40 // in word 3: compared by no rule, as both only end a superframe
 )
 
 // mismatches is the order of coalescing rules 7.1: MACs, flow label, TOS, TTL, DF, then TCP as its header has it.
@@ -42,11 +48,11 @@ var mismatches = [...]mismatch{
 	{1, 0xfc << 48, ReasonDSCPChange},
 	{1, 0x03 << 48, ReasonECNChange},
 	{1, maskTTL, ReasonTTLChange},
-	{2, 0xffff << 48, ReasonTCPFlagsChange},
+	{3, maskFlags, ReasonTCPFlagsChange},
 	{2, maskUrgent, ReasonUrgentPointer},
 	{3, maskACK, ReasonACKChange},
 	{3, maskWindow, ReasonWindowChange},
-	{3, 0xffff << 48, ReasonOptionsChange},
+	{3, maskDoff, ReasonOptionsChange},
 	{4, ^uint64(0), ReasonOptionsChange},
 	{5, ^uint64(0), ReasonOptionsChange},
 }
@@ -72,8 +78,8 @@ func readWords(data []byte, in *packet.Info, w *words) {
 		w[1] |= uint64(first>>20&0xff)<<48 | uint64(ip[7])<<56
 		w[2] = uint64(first & 0xfffff)
 	}
-	w[2] |= uint64(binary.BigEndian.Uint16(tcp[18:]))<<32 | uint64(tcp[13]&^(packet.PSH|packet.FIN))<<48 | uint64(tcp[12]&15)<<56
-	w[3] = uint64(binary.BigEndian.Uint32(tcp[8:])) | uint64(binary.BigEndian.Uint16(tcp[14:]))<<32 | uint64(tcp[12]>>4)<<48
+	w[2] |= uint64(binary.LittleEndian.Uint16(tcp[18:])) << 32
+	w[3] = binary.LittleEndian.Uint64(tcp[8:]) &^ ended
 	w[4], w[5] = 0, 0
 	options := data[in.L4+20 : in.Payload]
 	switch {
@@ -90,6 +96,15 @@ func readWords(data []byte, in *packet.Info, w *words) {
 			w[4] |= uint64(binary.LittleEndian.Uint32(options[4:])) << 32
 		}
 	}
+}
+
+// ack is the acknowledgement in a packet's words, window its window as in the header.
+func (w *words) ack() uint32    { return bits.ReverseBytes32(uint32(w[3])) }
+func (w *words) window() uint16 { return bits.ReverseBytes16(uint16(w[3] >> 48)) }
+
+// equals tells whether all fields of two packets are equal.
+func (w *words) equals(v *words) bool {
+	return (w[0]^v[0])|(w[1]^v[1])|(w[2]^v[2])|(w[3]^v[3])|(w[4]^v[4])|(w[5]^v[5]) == 0
 }
 
 // differs tells whether any compared field of two packets differs.
@@ -117,8 +132,3 @@ func (w *words) mismatchOf(v, mask *words, ipv6 bool) Reason {
 }
 
 const rowTTL = 6 // index in mismatches
-
-// timestampsOnly tells whether a TCP header's options are none, or NOP NOP TIMESTAMP: what rsc merges.
-func timestampsOnly(options []byte) bool {
-	return len(options) == 0 || len(options) == 12 && binary.BigEndian.Uint32(options) == 0x0101080a
-}

@@ -1,5 +1,7 @@
 package flowtable
 
+import "math"
+
 // State of a slot.
 const (
 	slotFree    = iota
@@ -37,9 +39,8 @@ type slot struct {
 	hop        uint8 // smallest TTL or hop limit
 	reason     Reason
 	verified   bool
-	updated    bool   // window updates were absorbed
-	fill       uint8  // entries used in lastBlock
-	extra      uint32 // packets behind the first
+	fill       uint8  // fragments in lastBlock
+	extra      uint32 // fragments behind the first packet's first
 	firstBlock uint32
 	lastBlock  uint32
 	hashNext   uint32
@@ -58,34 +59,33 @@ type origin struct {
 	payload uint8
 	plain   uint8 // passed alone: 1 + data segments; 0: was a head
 	tcp     bool
+	tail    uint8  // fragments of the first packet behind head that are not empty
+	updates uint16 // window updates absorbed
 }
 
-// blockLen packets behind the first share a block, so that closing a slot walks few links. A block is no power of two long:
+const maxUpdates = math.MaxUint16
+
+// blockLen fragments behind the first share a block, so that closing a slot walks few links. A block is no power of two long:
 // the newest entries of many flows that grow in step would all fall into the same few sets of the caches.
 const blockLen = 15
 
-// entry is one packet behind the first. Two of them share a cache line.
-type entry struct {
-	frag []byte // nil: a window update
-	ref  uint64
-}
-
-// blocks holds the packets behind the first of every slot, in lists of blocks.
+// blocks holds what every slot has behind its first packet's first fragment, in lists of blocks. Two fragments share a cache
+// line. Data is nil where there is only memory to be given back: of a window update, of padding.
 type blocks struct {
-	list [][blockLen]entry
+	list [][blockLen]Fragment
 	next []uint32 // block 0 is not used
 	free uint32
 }
 
 func newBlocks(n int) blocks {
-	b := blocks{list: make([][blockLen]entry, n+1), next: make([]uint32, n+1)}
+	b := blocks{list: make([][blockLen]Fragment, n+1), next: make([]uint32, n+1)}
 	for i := n; i > 0; i-- {
 		b.next[i], b.free = b.free, uint32(i)
 	}
 	return b
 }
 
-// add appends a packet to a slot. There is always a block: see New.
+// add appends a fragment to a slot. There is always a block: see New.
 func (b *blocks) add(s *slot, frag []byte, ref uint64) {
 	if s.extra == 0 || s.fill == blockLen {
 		n := b.free
@@ -99,7 +99,7 @@ func (b *blocks) add(s *slot, frag []byte, ref uint64) {
 		s.lastBlock, s.fill = n, 0
 	}
 	e := &b.list[s.lastBlock][s.fill]
-	e.frag, e.ref = frag, ref
+	e.Data, e.Ref = frag, ref
 	s.fill++
 	s.extra++
 }
@@ -115,8 +115,8 @@ func (b *blocks) release(s *slot) {
 // BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most eight hash buckets. A chunk held
 // costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	BytesPerSlot  = 128 + 64 + blockLen*entryBytes + 4 + 8*4
-	BytesPerChunk = entryBytes + 1 + 24 + 8
+	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 8*4
+	BytesPerChunk = fragmentBytes + 1 + 24 + 8
 
-	entryBytes = 24 + 8
+	fragmentBytes = 24 + 8
 )

@@ -23,16 +23,16 @@ type Table struct {
 	shift   uint8
 	seed    seed
 
-	held     int // Refs in slots
-	maxHeld  int
-	opened   int // slots in use
-	noVerify bool
+	held    int // Refs in slots
+	maxHeld int
+	opened  int // slots in use
 
 	now    int64
 	due    int64 // no deadline is earlier
 	ports  []port
 	active []uint32 // ports with slots, in no order
 
+	w     words // of the packet in hand: here, as a rule set's arguments would be allocated
 	sf    Superframe
 	frags [][]byte
 	refs  []uint64
@@ -57,14 +57,14 @@ func New(cfg Config, out Output) (*Table, error) {
 		return nil, fmt.Errorf("%w: %d ports: not between 1 and %d", ErrConfig, cfg.Ports, 1<<16)
 	}
 	t := &Table{
-		out: out, maxHeld: cfg.MaxHeld, noVerify: cfg.NoVerify,
+		out: out, maxHeld: cfg.MaxHeld,
 		slots: make([]slot, cfg.Slots+1), origins: make([]origin, cfg.Slots+1),
-		// Full blocks hold at most MaxHeld packets together, and every slot may have one that is not full.
+		// Full blocks hold at most MaxHeld fragments together, and every slot may have one that is not full.
 		blocks: newBlocks(cfg.MaxHeld/blockLen + cfg.Slots),
 		due:    math.MaxInt64,
 		ports:  make([]port, cfg.Ports),
 		active: make([]uint32, 0, cfg.Ports),
-		// No superframe has more packets than bytes; window updates have no bytes, but are held.
+		// No superframe has more fragments than bytes: those without bytes are held, but not listed.
 		frags: make([][]byte, min(cfg.MaxHeld, MaxIPLength)+1),
 		refs:  make([]uint64, cfg.MaxHeld+1),
 	}
@@ -82,6 +82,7 @@ func New(cfg Config, out Output) (*Table, error) {
 		t.seed[i] = binary.LittleEndian.Uint64(random[8*i:])
 	}
 	for i := range t.ports {
+		t.ports[i].noVerify = cfg.NoVerify
 		off := PortConfig{}
 		if err := t.ports[i].configure(&off); err != nil {
 			return nil, err
@@ -269,7 +270,11 @@ func (t *Table) drop(p *port, n uint32, s *slot) {
 
 // find looks a flow up.
 func (t *Table) find(k *key) (bucket, n uint32) {
-	bucket = uint32(k.hash(&t.seed) >> t.shift)
+	h := k.addr
+	if k.meta&metaIPv6 != 0 {
+		h = k.fold6(&t.seed)
+	}
+	bucket = uint32(mix(h^t.seed[0], k.meta^t.seed[1]) >> t.shift)
 	for n = t.buckets[bucket]; n != 0; n = t.slots[n].hashNext {
 		s := &t.slots[n]
 		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {

@@ -2,8 +2,10 @@ package flowtable
 
 import (
 	"errors"
+	"math/bits"
 	"time"
 
+	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
@@ -77,14 +79,57 @@ func DefaultPortConfig() PortConfig {
 	}
 }
 
-// Packet is one frame on its way in. Data is borrowed: it must stay as it is until Ref comes back in a Superframe. The
-// table may rewrite the headers in it then.
+// Packet is one frame on its way in. Its memory is borrowed: it must stay as it is until its Refs come back in a Superframe.
+// The table may rewrite the headers in it then. The Packet itself is the caller's again when Add returns; one that is used over
+// and over costs nothing, a new one is allocated.
 type Packet struct {
-	Data     []byte // Ethernet first
+	Data     []byte // the frame, Ethernet first; of one in several fragments the first, which must have all headers
 	Ref      uint64 // the caller's name for Data's memory
 	Port     uint32
-	Info     packet.Info // what packet.Parse says of Data; of a cut frame the caller may set Verdict to Truncated
+	Info     packet.Info // what packet.Parse or ParseHead says; of a cut frame the caller may set Verdict to Truncated
 	GSOInput bool        // more than one segment, or a partial checksum, by the caller's knowledge: passed with flags 0
+	Tail     []Fragment  // what follows Data in other memory (AF_XDP multi-buffer), usually nothing; read during Add only
+}
+
+// Fragment is a part of a frame in memory of its own.
+type Fragment struct {
+	Data []byte
+	Ref  uint64 // the caller's name for Data's memory
+}
+
+// MaxTail is the number of further fragments of a packet that may be merged. With more it leaves alone, for reason pressure.
+const MaxTail = 255
+
+// size is the length of the frame.
+func (p *Packet) size() int {
+	n := len(p.Data)
+	for i := range p.Tail {
+		n += len(p.Tail[i].Data)
+	}
+	return n
+}
+
+// sum adds the transport header and the payload of a packet of sound structure to a partial checksum.
+func (p *Packet) sum(initial uint32) uint16 {
+	from, end := p.Info.L4, p.Info.Payload+p.Info.PayloadLen
+	if len(p.Tail) == 0 {
+		return checksum.Sum(p.Data[from:end], initial)
+	}
+	n := min(end, uint32(len(p.Data)))
+	sum := checksum.Sum(p.Data[from:n], initial)
+	odd := (n-from)&1 != 0
+	left := end - n
+	for i := range p.Tail {
+		n := min(left, uint32(len(p.Tail[i].Data)))
+		left -= n
+		part := checksum.Sum(p.Tail[i].Data[:n], 0)
+		if odd { // its first byte is the second of a word
+			part = bits.ReverseBytes16(part)
+		}
+		sum = checksum.Sum(nil, uint32(sum)+uint32(part))
+		odd = odd != (n&1 != 0)
+	}
+	return sum
 }
 
 // Superframe is one frame on its way out: a single packet as it came, or many with one set of headers. The fields named
@@ -101,7 +146,7 @@ type Superframe struct {
 	CsumStart  uint16
 	CsumOffset uint16
 	Frags      [][]byte // their concatenation is the frame; Frags[0] begins with the headers, in the first packet's memory
-	Refs       []uint64 // in merge order, those of absorbed window updates included
+	Refs       []uint64 // of all its packets' fragments, in merge order, those of absorbed window updates included
 	FixedID    bool     // the packets' IPv4 ID stands still: a Segmenter is to be told
 	Held       int64    // ns the first packet waited
 }

@@ -47,6 +47,7 @@ type engine struct {
 	started bool
 	count   uint64 // packets read
 	foreign uint64 // of these: of another VLAN than the port's
+	packet  flowtable.Packet
 	frame   Frame  // reused
 	whole   []byte // reused: a cut packet at its full length
 	sum     Summary
@@ -152,7 +153,8 @@ func (e *engine) tick(rec record) {
 }
 
 func (e *engine) add(rec record) {
-	var p flowtable.Packet
+	p := &e.packet
+	*p = flowtable.Packet{}
 	if rec.orig > len(rec.data) {
 		e.parseCut(rec.data, rec.orig, &p.Info)
 	} else {
@@ -170,7 +172,7 @@ func (e *engine) add(rec record) {
 	p.Ref = e.pool.put(rec.data, e.count, rec.orig)
 	p.Data = e.pool.slots[p.Ref].buf
 	e.count++
-	e.table.Add(&p, e.now)
+	e.table.Add(p, e.now)
 	if e.pool.bytes > maxHeldBytes {
 		e.table.Close(flowtable.ReasonPressure, e.now)
 	}
