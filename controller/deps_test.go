@@ -17,6 +17,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"vhost/virtio":       {"vhost/guestmem", "vhost/vring", "vhost/user", "flowtable", "controller"},
 		"vhost/guestmem":     {"vhost/virtio", "vhost/vring", "vhost/user", "flowtable", "controller"},
 		"vhost/vring":        {"vhost/user", "flowtable", "controller"},
+		"vhost/unixsock":     {"vhost", "flowtable", "controller", "bpf", "cmd"},
 		"vhost/user":         {"flowtable", "controller", "bpf"},
 		"vhost/kernel":       {"vhost/user", "flowtable", "bpf", "controller", "cmd"},
 		"bpf":                {"vhost", "controller", "cmd"},

@@ -4,16 +4,18 @@ import (
 	"errors"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/unixsock"
 	"github.com/rscctl/rscctl/vhost/user"
 )
 
 // Of NewPort and CheckSocket.
 var (
 	ErrConfig      = errors.New("bad port configuration")
-	ErrPathTooLong = errors.New("socket path longer than 107 bytes")
-	ErrSocketInUse = errors.New("somebody listens on that socket")
-	ErrNotSocket   = errors.New("path exists and is not a socket")
-	ErrNoFolder    = errors.New("folder of the socket does not exist")
+	ErrPathTooLong = unixsock.ErrPathTooLong
+	ErrSocketInUse = unixsock.ErrInUse
+	ErrNotSocket   = unixsock.ErrNotSocket
+	ErrNoFolder    = unixsock.ErrNoFolder
+	ErrFolder      = unixsock.ErrFolder // others could take the socket's place
 )
 
 // Of RxQueue.Put. They are returned as they are, so comparing suffices.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/unixsock"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
@@ -96,7 +97,7 @@ type Port struct {
 	rx     []*RxQueue
 	tx     []*TxQueue
 	caller *user.Caller
-	l      *listener // nil when dialling
+	l      *unixsock.Listener // nil when dialling
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	closed sync.Once
@@ -329,7 +330,7 @@ func (p *Port) Close() error {
 		p.mu.Unlock()
 		p.cancel()
 		if p.l != nil {
-			err = p.l.close()
+			err = p.l.Close()
 		}
 		if s != nil {
 			s.Interrupt()
