@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
 // Options are the places one controller owns. Two controllers with different places run side by side.
@@ -38,7 +38,7 @@ type Controller struct {
 	opt      Options
 	log      *slog.Logger
 	state    *state.Dir
-	listener *net.UnixListener
+	listener *unixsock.Listener
 	watcher  *netdev.Watcher
 	flows    *ebpf.Map
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach

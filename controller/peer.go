@@ -1,33 +1,37 @@
 package controller
 
 import (
-	"bufio"
-	"fmt"
+	"net"
 	"os"
-	"strconv"
-	"strings"
+	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
-// groupsOf reads the supplementary groups of a process; nil when it is gone.
-func groupsOf(pid int) []uint32 {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+// peerAllowed is true for root, the controller's own user, and members of the socket's group, which group tells (false: the file is
+// no longer ours). The file's mode says the same; this holds also where an operator opened the mode by mistake. All is asked of
+// the connection: a process ID may be somebody else's by the time it is looked up.
+func peerAllowed(c *net.UnixConn, group func() (gid uint32, ok bool)) bool {
+	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil
+		return false
 	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		rest, ok := strings.CutPrefix(s.Text(), "Groups:")
+	allowed := false
+	_ = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return
+		}
+		if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
+			allowed = true
+			return
+		}
+		gid, ok := group()
 		if !ok {
-			continue
+			return
 		}
-		var out []uint32
-		for _, w := range strings.Fields(rest) {
-			if n, err := strconv.ParseUint(w, 10, 32); err == nil {
-				out = append(out, uint32(n))
-			}
-		}
-		return out
-	}
-	return nil
+		groups, err := peerGroups(int(fd))
+		allowed = cred.Gid == gid || err == nil && slices.Contains(groups, gid)
+	})
+	return allowed
 }

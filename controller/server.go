@@ -3,86 +3,46 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
 const (
-	maxRequest = 64 << 10 // bytes of a request body
-	sockMode   = 0o660
+	maxRequest  = 64 << 10 // bytes of a request body
+	sockMode    = 0o660
+	sockBacklog = 128 // connections that wait to be accepted
 )
 
-// listenControl makes the control socket. A file left by a controller that died is replaced (the state's lock, taken
-// before, says no other controller of this state lives); a live one is ErrHeld.
-func listenControl(path string) (*net.UnixListener, error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// listenControl makes the control socket. A file left by a controller that died is replaced; a live one is ErrHeld.
+func listenControl(path string) (*unixsock.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
 	}
-	if fi, err := os.Lstat(path); err == nil {
-		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("control socket: %s exists and is no socket: remove it, or use another --socket", path)
-		}
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("control socket: %s: %w: stop it, or use another --socket", path, ErrHeld)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("control socket: stale file: %w", err)
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
-	}
-	if err := os.Chmod(path, sockMode); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("control socket: %w", err)
+	l, err := unixsock.Listen(unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: -1, Backlog: sockBacklog})
+	switch {
+	case errors.Is(err, unixsock.ErrInUse):
+		return nil, fmt.Errorf("control %w: %w: stop it, or use another --socket", err, ErrHeld)
+	case err != nil:
+		return nil, fmt.Errorf("control %w: choose another path with --socket", err)
 	}
 	return l, nil
 }
 
 type credKey struct{}
 
-// peerAllowed is true for root, the controller's own user, and members of the socket's group. The file's mode says
-// the same; this holds also where an operator opened the mode by mistake.
-func peerAllowed(c *net.UnixConn, path string) bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	allowed := false
-	_ = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil {
-			return
-		}
-		if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
-			allowed = true
-			return
-		}
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil {
-			allowed = cred.Gid == st.Gid || slices.Contains(groupsOf(int(cred.Pid)), st.Gid)
-		}
-	})
-	return allowed
-}
-
 // serve answers requests until ctx ends.
-func (c *Controller) serve(ctx context.Context, l *net.UnixListener) error {
-	return serveHTTP(ctx, l, c.routes(), func(peer *net.UnixConn) bool { return peerAllowed(peer, c.opt.Socket) })
+func (c *Controller) serve(ctx context.Context, l *unixsock.Listener) error {
+	return serveHTTP(ctx, l, c.routes(), func(peer *net.UnixConn) bool { return peerAllowed(peer, l.Group) })
 }
 
 func (c *Controller) routes() http.Handler {
@@ -108,7 +68,7 @@ func (c *Controller) routes() http.Handler {
 }
 
 // serveHTTP serves h to the peers that allowed lets in, until ctx ends.
-func serveHTTP(ctx context.Context, l *net.UnixListener, h http.Handler, allowed func(*net.UnixConn) bool) error {
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, allowed func(*net.UnixConn) bool) error {
 	srv := &http.Server{
 		Handler:           guard(h),
 		ReadHeaderTimeout: 5 * time.Second,

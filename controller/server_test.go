@@ -25,7 +25,7 @@ func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- serveHTTP(ctx, l, h, allowed) }()
-	client := api.NewClient(l.Addr().String())
+	client := api.NewClient(l.Path())
 	t.Cleanup(func() {
 		client.Close()
 		cancel()

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +22,7 @@ const DefaultSocket = "/run/rscctl/rscctl.sock"
 // link that XDP flaps, everything else takes milliseconds.
 const (
 	dialTimeout    = 5 * time.Second
+	retryDial      = 20 * time.Millisecond
 	RequestTimeout = 60 * time.Second
 	maxErrorBody   = 64 << 10
 )
@@ -43,11 +45,26 @@ func NewClient(path string) *Client {
 			Timeout: RequestTimeout,
 			Transport: &http.Transport{
 				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-					return dialer.DialContext(ctx, "unix", path)
+					return dialPatiently(ctx, &dialer, path)
 				},
 				MaxIdleConns: 1,
 			},
 		},
+	}
+}
+
+// dialPatiently tries again while the controller's queue of connections is full: a Unix socket then answers EAGAIN at once.
+func dialPatiently(ctx context.Context, d *net.Dialer, path string) (net.Conn, error) {
+	for end := time.Now().Add(d.Timeout); ; {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(retryDial):
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -144,6 +145,46 @@ func TestPermissionRemedyNamesTheSocketsGroup(t *testing.T) {
 	if !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "run as root") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A burst of clients fills the controller's queue of connections; those that come then wait for their turn.
+func TestAFullQueueIsWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	var queued []net.Conn
+	defer func() {
+		for _, c := range queued {
+			c.Close()
+		}
+	}()
+	for {
+		c, err := net.Dial("unix", path)
+		if errors.Is(err, syscall.EAGAIN) {
+			break
+		}
+		if err != nil || len(queued) > 9 {
+			t.Fatalf("%d connections, %v: the queue does not fill", len(queued), err)
+		}
+		queued = append(queued, c)
+	}
+	accepted := time.AfterFunc(50*time.Millisecond, func() {
+		if n, _, err := syscall.Accept(fd); err == nil {
+			syscall.Close(n)
+		}
+	})
+	defer accepted.Stop()
+	c, err := dialPatiently(context.Background(), &net.Dialer{Timeout: dialTimeout}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }
 
 func TestOverlongSocketPathIsNamed(t *testing.T) {

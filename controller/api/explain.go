@@ -33,6 +33,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 			ErrNoController, c.path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("control socket %s: %w: %s", c.path, ErrPermission, permissionRemedy(c.path))
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("control socket %s: the controller accepts nobody: see its log", c.path)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("control socket %s: no answer in %v: see the controller's log", c.path, RequestTimeout)
 	}
