@@ -58,7 +58,7 @@ type fakeNIC struct {
 }
 
 func newFakeNIC(tb testing.TB, chunks int) *fakeNIC {
-	n := &fakeNIC{tb: tb, mem: make([]byte, chunks*fakeChunk), hands: make([]hand, chunks), reserve: min(16, chunks/4), txSize: 64, fd: -1}
+	n := &fakeNIC{tb: tb, mem: make([]byte, chunks*fakeChunk), hands: make([]hand, chunks), reserve: min(64, chunks/4), txSize: 64, fd: -1}
 	for i := chunks - 1; i >= 0; i-- {
 		n.pool = append(n.pool, uint64(i)*fakeChunk)
 	}

@@ -182,6 +182,7 @@ func TestASuperframeGivenUpInTheMiddleIsBookedPacketByPacket(t *testing.T) {
 			r.inject(want...)
 			r.step()
 			packets(t, g.got, want[:3]...)
+			p := r.w.ports[1]
 			c.then(r, g)
 			r.step()
 			l := r.ledger(1)
@@ -189,6 +190,9 @@ func TestASuperframeGivenUpInTheMiddleIsBookedPacketByPacket(t *testing.T) {
 			r.dropped(1, byReason{c.why: 5})
 			if l.Unexplained() != 0 || l.Frames != 3 || l.FrameBytes != 3*1066 || l.Superframes != 0 {
 				t.Errorf("ledger: %+v", *l)
+			}
+			if p.cnt.Recut != 1 {
+				t.Errorf("%d superframes cut again", p.cnt.Recut)
 			}
 			if r.nic.with(inWorker) != 0 {
 				t.Errorf("%d chunks did not come back", r.nic.with(inWorker))

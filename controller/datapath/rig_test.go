@@ -89,7 +89,7 @@ func (r *rig) vm(index uint32, edits ...func(*PortConfig)) *fakeGuest {
 	for _, e := range edits {
 		e(&cfg)
 	}
-	r.w.addPort(cfg)
+	r.addPort(cfg)
 	return r.start(index, rules())
 }
 
@@ -243,3 +243,10 @@ func head(b []byte) []byte { return b[:min(len(b), 80)] }
 
 // frames are the packets of a train, built.
 func train(p pt.TCP, n int) [][]byte { return pt.Frames(p.Train(n)...) }
+
+func (r *rig) addPort(cfg PortConfig) {
+	r.tb.Helper()
+	if err := r.w.addPort(cfg); err != nil {
+		r.tb.Fatal(err)
+	}
+}
