@@ -47,18 +47,26 @@ func running(tb testing.TB, edits ...func(*Config)) *rig {
 	r := newRig(tb, append([]func(*Config){func(c *Config) { c.WakeFD, c.Clock = wake, nil }}, edits...)...)
 	r.nic.withFD()
 	r.w.Start()
-	tb.Cleanup(func() {
-		if err := r.w.Stop(); err != nil && !errors.Is(err, ErrStuck) {
-			tb.Errorf("stop: %v", err)
-		}
-	})
+	tb.Cleanup(r.stop)
 	return r
+}
+
+// stop stops a worker, also one that was stuck and is not waited for long any more.
+func (r *rig) stop() {
+	r.tb.Helper()
+	waitFor(r.tb, "the worker's end", func() bool {
+		err := r.w.Stop()
+		if err != nil && !errors.Is(err, ErrStuck) {
+			r.tb.Errorf("stop: %v", err)
+		}
+		return err == nil
+	})
 }
 
 // on runs fn on the worker.
 func (r *rig) on(fn func()) {
 	r.tb.Helper()
-	if err := r.w.do(func() error { fn(); return nil }); err != nil {
+	if err := r.w.do(fn); err != nil {
 		r.tb.Fatal(err)
 	}
 }
@@ -162,18 +170,18 @@ func TestTheMethodsDoWhatTheySay(t *testing.T) {
 	if err := r.w.Drain(); err != nil {
 		t.Error(err)
 	}
-	var s Snapshot
-	if err := r.w.Snapshot(&s); err != nil {
+	s, err := r.w.Snapshot()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if p := s.Port(1); p == nil || p.Counters.Late != 1 || p.Ledger.In != 5 || !p.Running {
-		t.Errorf("snapshot: %+v", s)
+		t.Errorf("snapshot: %+v", *s)
 	}
-	macs, err := r.w.Senders(1, nil)
+	macs, err := r.w.Senders(1)
 	if err != nil || len(macs) != 2 {
 		t.Errorf("senders %v, %v", macs, err)
 	}
-	if macs, err = r.w.Senders(77, macs[:0]); err != nil || len(macs) != 0 {
+	if macs, err = r.w.Senders(77); err != nil || len(macs) != 0 {
 		t.Errorf("senders of nobody: %v, %v", macs, err)
 	}
 
@@ -186,7 +194,7 @@ func TestTheMethodsDoWhatTheySay(t *testing.T) {
 	if err := r.w.Remove(1); err != nil {
 		t.Error(err)
 	}
-	if err := r.w.Snapshot(&s); err != nil || len(s.Ports) != 0 {
+	if s, err = r.w.Snapshot(); err != nil || len(s.Ports) != 0 {
 		t.Errorf("%d ports left, %v", len(s.Ports), err)
 	}
 }
@@ -237,8 +245,8 @@ func TestAnIndexOutOfRangeIsNoPort(t *testing.T) {
 	if err := r.w.Add(PortConfig{Index: MaxPorts - 1, Addr: Addr{MAC: macOf(5)}}); err != nil {
 		t.Fatal(err)
 	}
-	var s Snapshot
-	if err := r.w.Snapshot(&s); err != nil {
+	s, err := r.w.Snapshot()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if len(s.Ports) != 1 || s.Ports[0].Running || old.closed != 1 {
@@ -255,7 +263,7 @@ func TestAWorkerThatNeverStartedIsNotWaitedFor(t *testing.T) {
 	if err := r.w.StartPort(1, g, nil, rules()); !errors.Is(err, ErrStopped) || g.closed != 1 {
 		t.Errorf("%v, and the guest, which is the worker's, was closed %d times", err, g.closed)
 	}
-	if err := r.w.Snapshot(&Snapshot{}); !errors.Is(err, ErrStopped) {
+	if _, err := r.w.Snapshot(); !errors.Is(err, ErrStopped) {
 		t.Errorf("snapshot: %v", err)
 	}
 }
@@ -299,7 +307,7 @@ func TestAPanicEndsOneWorkerAndNoOther(t *testing.T) {
 // on2 wakes a worker that is about to panic.
 func (r *rig) on2(t *testing.T) {
 	t.Helper()
-	if err := r.w.do(func() error { return nil }); err != nil && !errors.Is(err, ErrFault) {
+	if err := r.w.do(func() {}); err != nil && !errors.Is(err, ErrFault) {
 		t.Fatal(err)
 	}
 }
@@ -333,7 +341,7 @@ func TestAMessageThatWasDoneIsDone(t *testing.T) {
 		var wg sync.WaitGroup
 		ran := false
 		wg.Go(func() {
-			err := r.w.do(func() error { ran = true; return nil })
+			err := r.w.do(func() { ran = true })
 			if (err == nil) != ran {
 				t.Errorf("carried out: %v, and it says %v", ran, err)
 			}
@@ -351,7 +359,7 @@ func TestAWorkerThatHangsIsStuck(t *testing.T) {
 	r.add(1)
 	release, entered := make(chan struct{}), make(chan struct{})
 	go func() {
-		_ = r.w.do(func() error { close(entered); <-release; return nil })
+		_ = r.w.do(func() { close(entered); <-release })
 	}()
 	<-entered
 	var wg sync.WaitGroup
@@ -361,7 +369,7 @@ func TestAWorkerThatHangsIsStuck(t *testing.T) {
 		func() error { return r.w.StartPort(1, g, nil, rules()) },
 		func() error { return r.w.SetRules(1, flowtable.PortConfig{Hold: -1}) },
 		func() error { return r.w.CheckGuest(1, false) },
-		func() error { _, err := r.w.Senders(1, nil); return err },
+		func() error { _, err := r.w.Senders(1); return err },
 		r.w.Stop,
 	} {
 		wg.Go(func() {
@@ -375,9 +383,7 @@ func TestAWorkerThatHangsIsStuck(t *testing.T) {
 		t.Error("a guest was closed that the worker may still take")
 	}
 	close(release) // it goes on, and what was sent to it still happens
-	if err := r.w.Stop(); err != nil {
-		t.Errorf("stop: %v", err)
-	}
+	r.stop()
 	if g.closed != 1 {
 		t.Errorf("the guest was closed %d times", g.closed)
 	}
@@ -388,7 +394,7 @@ func TestAStuckWorkersQueueOfMessagesMayBeFull(t *testing.T) {
 	r := running(t)
 	release, entered := make(chan struct{}), make(chan struct{})
 	go func() {
-		_ = r.w.do(func() error { close(entered); <-release; return nil })
+		_ = r.w.do(func() { close(entered); <-release })
 	}()
 	<-entered
 	var wg sync.WaitGroup

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -189,6 +191,10 @@ func (g *fakeGuest) Arm(hungry bool) (int, bool) {
 func (g *fakeGuest) Ack() {
 	g.call("Ack", false)
 	g.acks++
+	if g.fd >= 0 {
+		var b [8]byte
+		_, _ = unix.Read(g.fd, b[:])
+	}
 }
 
 func (g *fakeGuest) MaxFrame() int { return g.maxFrame }
@@ -280,6 +286,10 @@ func (m *fakeMulticast) Recv(buf []byte) ([]byte, uint16, bool, error) {
 		return nil, 0, false, errEmpty
 	}
 	f := m.queue[0]
+	if m.fd >= 0 && len(m.queue) == 1 {
+		var b [8]byte
+		_, _ = unix.Read(m.fd, b[:])
+	}
 	m.queue = m.queue[1:]
 	return buf[:copy(buf, f.frame)], f.tci, f.tagged, nil
 }
