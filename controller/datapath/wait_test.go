@@ -346,9 +346,9 @@ func (s *lockedSource) set(change func(f *fakeSource)) {
 	change(&s.fakeSource)
 }
 
-func (s *lockedSource) Poll(budget int, fn func(*vhost.TxFrame) bool) (n int, err error) {
-	s.set(func(f *fakeSource) { n, err = f.Poll(budget, fn) })
-	return n, err
+func (s *lockedSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error) {
+	s.set(func(f *fakeSource) { n, walked, err = f.Poll(budget, fn) })
+	return n, walked, err
 }
 
 func (s *lockedSource) ArmKick() (more bool) {
@@ -371,7 +371,7 @@ type endlessSource struct {
 	end atomic.Bool
 }
 
-func (s *endlessSource) Poll(budget int, fn func(*vhost.TxFrame) bool) (int, error) {
+func (s *endlessSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (int, int, error) {
 	if !s.end.Load() {
 		s.queue = []vhost.TxFrame{{Data: from(9, wire, 100).Frame()}} // dropped: a foreign source
 	}
