@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ const (
 	fakeChunk = 2048
 	poison    = 0xdb // bytes of a chunk that was given back
 )
+
+var poisoned = bytes.Repeat([]byte{poison}, fakeChunk)
 
 var errLink = errors.New("fake NIC: the link is down")
 
@@ -153,9 +156,7 @@ func (n *fakeNIC) Free(ref uint64) {
 		n.tb.Errorf("chunk %d was given back by one who does not have it", ref/fakeChunk)
 		return
 	}
-	for i := range n.mem[a : a+fakeChunk] {
-		n.mem[a+uint64(i)] = poison
-	}
+	copy(n.mem[a:a+fakeChunk], poisoned)
 	n.pool = append(n.pool, a)
 }
 
@@ -265,13 +266,7 @@ func (n *fakeNIC) sent() [][]byte {
 func (n *fakeNIC) with(h hand) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	k := 0
-	for _, is := range n.hands {
-		if is == h {
-			k++
-		}
-	}
-	return k
+	return n.withLocked(h)
 }
 
 // conserved tells whether every chunk is in one hand: those of the worker are in its table, in its output queues or in its
@@ -279,27 +274,30 @@ func (n *fakeNIC) with(h hand) int {
 func (n *fakeNIC) conserved(w *Worker) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if a, b := len(n.pool), len(n.fill); a+b+len(n.rx)+len(n.tx)+n.withLocked(inWorker) != len(n.hands) {
+	with := n.withLocked(inWorker)
+	if a, b := len(n.pool), len(n.fill); a+b+len(n.rx)+len(n.tx)+with != len(n.hands) {
 		return fmt.Errorf("%d chunks: %d in the pool, %d to fill, %d received, %d sent, %d with the worker",
-			len(n.hands), a, b, len(n.rx), len(n.tx), n.withLocked(inWorker))
+			len(n.hands), a, b, len(n.rx), len(n.tx), with)
 	}
-	seen := map[uint64]string{}
-	has := func(ref uint64, who string) error {
+	seen := make([]bool, len(n.hands))
+	count := 0
+	has := func(ref uint64, who string, p *port) error {
 		i := ref / fakeChunk
-		if other := seen[i]; other != "" {
-			return fmt.Errorf("chunk %d is in two hands: %s, %s", i, other, who)
+		switch {
+		case seen[i]:
+			return fmt.Errorf("chunk %d is in two hands, one of them %s %d", i, who, p.Index)
+		case n.hands[i] != inWorker:
+			return fmt.Errorf("chunk %d of %s %d is in hand %d", i, who, p.Index, n.hands[i])
 		}
-		seen[i] = who
-		if n.hands[i] != inWorker {
-			return fmt.Errorf("chunk %d of %s is in hand %d", i, who, n.hands[i])
-		}
+		seen[i] = true
+		count++
 		return nil
 	}
 	for _, p := range w.list {
 		chunks := 0
 		for i := range p.out.n {
 			for _, r := range p.out.at(i).Refs {
-				if err := has(r, fmt.Sprintf("queue %d", p.Index)); err != nil {
+				if err := has(r, "queue", p); err != nil {
 					return err
 				}
 				chunks++
@@ -311,7 +309,7 @@ func (n *fakeNIC) conserved(w *Worker) error {
 		held := 0
 		if g, ok := p.guest.(*fakeGuest); ok {
 			for _, r := range g.held {
-				if err := has(r, fmt.Sprintf("guest %d", p.Index)); err != nil {
+				if err := has(r, "guest", p); err != nil {
 					return err
 				}
 			}
@@ -321,8 +319,8 @@ func (n *fakeNIC) conserved(w *Worker) error {
 			return fmt.Errorf("guest %d holds %d chunks, the worker thinks %d", p.Index, held, p.held)
 		}
 	}
-	if with := n.withLocked(inWorker); with != len(seen)+w.table.Held() {
-		return fmt.Errorf("the worker has %d chunks: %d in queues and guests, %d in the table", with, len(seen), w.table.Held())
+	if with != count+w.table.Held() {
+		return fmt.Errorf("the worker has %d chunks: %d in queues and guests, %d in the table", with, count, w.table.Held())
 	}
 	return nil
 }
