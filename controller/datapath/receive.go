@@ -117,6 +117,10 @@ func (w *Worker) copyToPorts(frame []byte, vlan uint16, but *port) {
 }
 
 func (w *Worker) copyToPort(frame []byte, p *port) {
+	if w.nic.TxRoom() <= w.txLeft {
+		p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
+		return
+	}
 	buf, d, ok := w.nic.AllocTx()
 	if !ok {
 		p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))

@@ -268,7 +268,7 @@ func TestWhatTheKernelRefusesOfABatchIsDroppedAlone(t *testing.T) {
 func TestATapsInterfaceIsLookedAtWhenItChanged(t *testing.T) {
 	pkt := &fakePacket{}
 	ring := &fakeRing{}
-	for name, g := range map[string]Guest{"packet": NewPacketGuest(pkt, nil), "ring": NewRingGuest(ring, pkt, newFakeNIC(t, 4), 4)} {
+	for name, g := range map[string]Guest{"packet": NewPacketGuest(pkt, nil), "ring": NewRingGuest(ring, pkt, newFakeNIC(t, 4))} {
 		pkt.looks, pkt.look = 0, kernel.ErrGone
 		if err := g.Check(false); err != nil || pkt.looks != 0 {
 			t.Errorf("%s: looked without being asked: %v", name, err)
@@ -285,7 +285,7 @@ func TestATapsInterfaceIsLookedAtWhenItChanged(t *testing.T) {
 		}
 	}
 	ring.err = kernel.ErrRing
-	if err := NewRingGuest(ring, pkt, newFakeNIC(t, 4), 4).Check(false); !errors.Is(err, kernel.ErrRing) {
+	if err := NewRingGuest(ring, pkt, newFakeNIC(t, 4)).Check(false); !errors.Is(err, kernel.ErrRing) {
 		t.Errorf("a broken ring: %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func TestClosingAPacketGuestClosesItsSocket(t *testing.T) {
 func TestARingGetsABurstWithOneKickAndGivesChunksBackLater(t *testing.T) {
 	r := newRig(t)
 	ring, pkt := &fakeRing{size: 64, lazy: true, fd: 77}, &fakePacket{}
-	g := NewRingGuest(ring, pkt, r.nic, 200)
+	g := NewRingGuest(ring, pkt, r.nic)
 	r.tapVM(1, g)
 	want := append(train(alone(1, 300), 10), train(to(1, 1000).With(func(p *pt.TCP) { p.SrcPort = 9 }), 10)...)
 	r.inject(want...)
@@ -330,9 +330,9 @@ func TestARingGetsABurstWithOneKickAndGivesChunksBackLater(t *testing.T) {
 
 // The ring may hold so many chunks, and says when they come back.
 func TestARingHoldsNoMoreChunksThanItMay(t *testing.T) {
-	r := newRig(t)
+	r := newRig(t, func(c *Config) { c.Chunks = 176 }) // 1 of 22 is set aside for it, and half of 22 is lent
 	ring := &fakeRing{size: 64, lazy: true, fd: 77}
-	g := NewRingGuest(ring, &fakePacket{}, r.nic, 12)
+	g := NewRingGuest(ring, &fakePacket{}, r.nic)
 	r.tapVM(1, g)
 	var want [][]byte
 	for i := range 3 {
@@ -376,7 +376,7 @@ func TestAFrameThatTheRingRefusesIsDroppedAlone(t *testing.T) {
 		}
 		return nil
 	}
-	r.tapVM(1, NewRingGuest(ring, &fakePacket{}, r.nic, 200))
+	r.tapVM(1, NewRingGuest(ring, &fakePacket{}, r.nic))
 	want := train(alone(1, 100), 5)
 	want[2] = alone(1, 900).Frame()
 	r.inject(want...)
@@ -389,7 +389,7 @@ func TestAFrameThatTheRingRefusesIsDroppedAlone(t *testing.T) {
 func TestABrokenRingIsTroubleAndItsFramesAreCounted(t *testing.T) {
 	r := newRig(t)
 	ring, pkt := &fakeRing{size: 3, lazy: true}, &fakePacket{}
-	r.tapVM(1, NewRingGuest(ring, pkt, r.nic, 200))
+	r.tapVM(1, NewRingGuest(ring, pkt, r.nic))
 	r.inject(train(alone(1, 100), 5)...)
 	r.w.step()
 	if p := r.w.ports[1]; !p.hungry || p.out.n != 2 {
@@ -414,7 +414,7 @@ func TestABrokenRingIsTroubleAndItsFramesAreCounted(t *testing.T) {
 func TestARingIsEmptiedBeforeItCloses(t *testing.T) {
 	r := newRig(t)
 	ring, pkt := &fakeRing{size: 64, lazy: true}, &fakePacket{}
-	r.tapVM(1, NewRingGuest(ring, pkt, r.nic, 200))
+	r.tapVM(1, NewRingGuest(ring, pkt, r.nic))
 	want := train(alone(1, 100), 5)
 	r.inject(want...)
 	r.w.step()
@@ -426,7 +426,7 @@ func TestARingIsEmptiedBeforeItCloses(t *testing.T) {
 	}
 	// And no more than a little.
 	ring2 := &fakeRing{size: 64, lazy: true}
-	r.tapVM(2, NewRingGuest(ring2, pkt, r.nic, 200))
+	r.tapVM(2, NewRingGuest(ring2, pkt, r.nic))
 	r.inject(train(alone(2, 100), 5)...)
 	r.w.step()
 	start := time.Now()

@@ -102,11 +102,13 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 	}
 	p.cnt.TxFrames++
 	p.cnt.TxBytes += uint64(len(data))
+	w.txLeft = packets
 	if gso {
 		w.emitGSO(p)
-		return false
+	} else {
+		w.emitOne(p, f)
 	}
-	w.emitOne(p, f)
+	w.txLeft = 0
 	return false
 }
 
@@ -122,6 +124,7 @@ func (w *Worker) emitOne(p *port, f *vhost.TxFrame) {
 		p.cnt.TxDropped[flowtable.ReasonBadLength]++
 		return
 	}
+	w.txLeft--
 	n := copy(buf, f.Data)
 	if f.Hdr.Flags&virtio.HdrNeedsCsum != 0 {
 		if err := checksum.Complete(buf[:n], int(f.Hdr.CsumStart), int(f.Hdr.CsumOffset)); err != nil {
@@ -135,12 +138,13 @@ func (w *Worker) emitOne(p *port, f *vhost.TxFrame) {
 
 // emitGSO sends the packets that w.txCut makes of a guest's TSO frame.
 func (w *Worker) emitGSO(p *port) {
-	for {
+	for w.txLeft > 0 { // not until Next has no more: that would take a chunk that may not be there
 		buf, d, ok := w.nic.AllocTx()
 		if !ok {
 			w.cnt.TxRingFull++
 			return
 		}
+		w.txLeft--
 		n, more, err := w.txCut.Next(buf[:min(len(buf)-vlanTag, w.cfg.MTU+ethHeader)])
 		if err != nil || !more {
 			w.nic.Free(d.Addr)

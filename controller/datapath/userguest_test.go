@@ -252,7 +252,7 @@ func TestABadFrameIsRefusedByTheVirtqueueAlone(t *testing.T) {
 	v := newUserVM(t, allFeatures, 64, 8<<20)
 	g := NewUserGuest(v.port.RX(0), newFakeNIC(t, 8))
 	v.post(8, 2048)
-	if !g.Begin() {
+	if !g.Begin(0) {
 		t.Fatal("the queue does not run")
 	}
 	long := bytes.Repeat([]byte{1}, 66000)

@@ -61,6 +61,7 @@ type Worker struct {
 	turn    uint64 // passes of step
 	senders int    // VMs that sent in the last turn, for their shares
 	first   int    // the source that is polled first in the next turn
+	txLeft  int    // chunks that the guest's frame in hand still needs: copies for others leave them alone
 	txNeed  int    // TX slots that the frame wants which found too few
 	owed    bool   // somebody could go on, and has used up its part of this turn
 
