@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
 // hand is who has a chunk.
@@ -338,25 +340,25 @@ func (n *fakeNIC) withLocked(h hand) int {
 // metaOf is what the XDP program writes in front of a frame for a port (bpf/abi.h).
 func metaOf(port uint32, frame []byte) []byte {
 	m := make([]byte, xsk.MetaSize)
-	writeMeta(m, port, frame)
+	in := parse(frame)
+	encodeMeta(m, port, &in, len(frame))
 	return m
 }
 
-func writeMeta(m []byte, port uint32, frame []byte) {
-	in := parse(frame)
+func encodeMeta(m []byte, port uint32, in *packet.Info, length int) {
 	le := binary.LittleEndian
 	copy(m, "RSC1")
 	le.PutUint32(m[4:], port)
-	le.PutUint32(m[8:], uint32(len(frame)))
+	le.PutUint32(m[8:], uint32(length))
 	for i, v := range []uint32{in.L3, in.L4, in.Payload, in.PayloadLen} {
 		le.PutUint16(m[12+2*i:], uint16(v))
 	}
-	m[22], m[23], m[25] = in.Family, uint8(in.Verdict), in.TCPFlags
+	m[22], m[23], m[24], m[25] = in.Family, uint8(in.Verdict), 0, in.TCPFlags
 	if in.Keyed {
-		m[24] |= 2
+		m[24] |= bpf.MetaKeyed
 	}
 	if in.Tagged {
-		m[24] |= 1
+		m[24] |= bpf.MetaTagged
 		le.PutUint16(m[20:], in.TCI)
 	}
 }

@@ -1,0 +1,410 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
+
+const (
+	segPayload = 1448
+	segTrain   = 16   // segments of a flow until PSH
+	segRing    = 1024 // descriptors of the guest's ring
+	segBuffer  = 4096 // bytes of its buffers
+	segChunks  = 8192 // of the UMEM
+	segChunk   = 2048 // bytes of each
+
+	// A burst of some microseconds that took this long was interrupted: it says something of the machine's other work only.
+	segInterrupted = 200 * time.Microsecond
+)
+
+var segMAC = [6]byte{2, 0, 0, 0, 0, 2}
+
+// BenchmarkSegmentToGuest is a segment's whole way through a worker: from the chunk in which AF_XDP left it into the guest's
+// mergeable buffers, and the chunk back into the pool. That is metadata (or, where it is missing, parsing), verification,
+// match, merge, seal, copy, used ring. Trains of 16 segments of 1,448 bytes with timestamps come in turn, one segment of each
+// flow, and end at different times. The bursts are written to their chunks just before the clock runs, as the kernel does.
+//
+// Every burst is followed by one of BenchmarkCopyFloor's, so that both meet the same machine: "copy-ns/seg" is the floor and
+// "ratio" the one over the other.
+func BenchmarkSegmentToGuest(b *testing.B) {
+	for _, flows := range []int{1, 16, 64, 128} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) { runSegments(b, flows, true) })
+	}
+	b.Run("flows=64,parse", func(b *testing.B) { runSegments(b, 64, false) })
+}
+
+// BenchmarkCopyFloor is a plain copy of the same bytes, train by train when the last segment is there, from chunks used in the
+// same order into buffers of the same size: what no data plane that copies can go below.
+func BenchmarkCopyFloor(b *testing.B) {
+	for _, flows := range []int{1, 16, 64, 128} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			f := newCopyFloor(b, flows)
+			var m meter
+			for range warmUp(flows) {
+				f.burst()
+			}
+			for left := b.N; left > 0; left -= BurstFrames {
+				m.add(f.burst())
+			}
+			b.ReportMetric(m.perSegment(), "ns/seg")
+			b.ReportMetric(0, "ns/op") // holds what the kernel's part costs here
+		})
+	}
+}
+
+func runSegments(b *testing.B, flows int, meta bool) {
+	r := newSegRig(b, flows, meta)
+	f := newCopyFloor(b, flows)
+	for range warmUp(flows) {
+		r.burst(b)
+		f.burst()
+	}
+	var way, floor meter
+	b.ReportAllocs()
+	b.ResetTimer()
+	for left := b.N; left > 0; left -= BurstFrames {
+		way.add(r.burst(b))
+		floor.add(f.burst())
+	}
+	b.StopTimer()
+	if s := r.w.table.Ledger(0); s.Dropped != [flowtable.NumReasons]uint64{} || s.Superframes == 0 || s.Passed[flowtable.ReasonBadTCPChecksum] != 0 {
+		b.Fatalf("nothing was merged: %+v", s)
+	}
+	b.ReportMetric(way.perSegment(), "ns/seg")
+	b.ReportMetric(floor.perSegment(), "copy-ns/seg")
+	b.ReportMetric(way.perSegment()/floor.perSegment(), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// warmUp is the number of bursts after which every chunk, buffer and list was used.
+func warmUp(flows int) int { return 4*flows*segTrain/BurstFrames + 2*segRing/4 }
+
+// meter sums up bursts that were not interrupted.
+type meter struct {
+	spent  time.Duration
+	bursts int
+}
+
+func (m *meter) add(d time.Duration) {
+	if d < segInterrupted {
+		m.spent += d
+		m.bursts++
+	}
+}
+
+func (m *meter) perSegment() float64 {
+	return float64(m.spent.Nanoseconds()) / float64(max(1, m.bursts)*BurstFrames)
+}
+
+// sender writes the packets of interleaved trains.
+type sender struct {
+	template []byte
+	hdr      int // bytes of headers
+	info     packet.Info
+	flows    int
+	flow     int
+	step     int
+}
+
+func newSender(flows int) *sender {
+	s := &sender{flows: flows, template: pt.TCP{DstMAC: segMAC, Len: segPayload, Opts: pt.Timestamps(7, 8)}.Frame()}
+	s.hdr = len(s.template) - segPayload
+	packet.Parse(s.template, &s.info)
+	return s
+}
+
+// next writes one packet to p, which has the template's length. last: it ends its train.
+func (s *sender) next(p []byte) (flow int, last bool) {
+	flow = s.flow
+	step := s.step + flow*segTrain/s.flows // so that trains end one after the other
+	copy(p, s.template)
+	// Each change is made good in the checksums, so that the template's stay right.
+	set16 := func(at, check int, v uint16) {
+		c := binary.BigEndian.Uint16(p[check:])
+		sum := uint32(^c) + uint32(^binary.BigEndian.Uint16(p[at:])) + uint32(v)
+		sum = sum>>16 + sum&0xffff
+		binary.BigEndian.PutUint16(p[at:], v)
+		binary.BigEndian.PutUint16(p[check:], ^uint16(sum>>16+sum))
+	}
+	seq := uint32(step) * segPayload
+	set16(18, 24, uint16(step))
+	set16(34, 50, uint16(1024+flow))
+	set16(38, 50, uint16(seq>>16))
+	set16(40, 50, uint16(seq))
+	if last = step%segTrain == segTrain-1; last {
+		set16(46, 50, binary.BigEndian.Uint16(p[46:])|pt.PSH)
+	}
+	if s.flow++; s.flow == s.flows {
+		s.flow = 0
+		s.step++
+	}
+	return flow, last
+}
+
+// umemNIC is a NIC that has memory, and nothing on the other side. What a segment's way calls costs what it costs with an
+// xsk.Socket: the pool is the same stack, the bounds are checked in the same way.
+type umemNIC struct {
+	mem  []byte
+	free []uint64
+	out  []bool
+}
+
+func newUmemNIC(b *testing.B) *umemNIC {
+	b.Helper()
+	u := &umemNIC{mem: segMemory(b, -1, segChunks*segChunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS), out: make([]bool, segChunks)}
+	for i := segChunks - 1; i >= 0; i-- {
+		u.free = append(u.free, uint64(i)*segChunk)
+	}
+	return u
+}
+
+func (u *umemNIC) Frame(d xsk.Desc) []byte {
+	end := d.Addr + uint64(d.Len)
+	if d.Len == 0 || end < d.Addr || end > uint64(len(u.mem)) || d.Addr/segChunk != (end-1)/segChunk {
+		return nil
+	}
+	return u.mem[d.Addr:end:end]
+}
+
+func (u *umemNIC) Meta(d xsk.Desc) []byte {
+	if d.Addr >= uint64(len(u.mem)) || d.Addr%segChunk < xsk.MetaSize {
+		return nil
+	}
+	return u.mem[d.Addr-xsk.MetaSize : d.Addr : d.Addr]
+}
+
+func (u *umemNIC) Free(ref uint64) {
+	i := ref / segChunk
+	if i >= uint64(len(u.out)) || !u.out[i] {
+		return
+	}
+	u.out[i] = false
+	u.free = append(u.free, i*segChunk)
+}
+
+func (u *umemNIC) AllocTx() ([]byte, xsk.Desc, bool) {
+	if len(u.free) == 0 {
+		return nil, xsk.Desc{}, false
+	}
+	a := u.free[len(u.free)-1]
+	u.free = u.free[:len(u.free)-1]
+	u.out[a/segChunk] = true
+	d := xsk.Desc{Addr: a + xsk.Headroom, Len: segChunk - xsk.Headroom}
+	return u.Frame(d), d, true
+}
+
+func (u *umemNIC) Recv([]xsk.Desc) int       { return 0 }
+func (u *umemNIC) Refill() int               { return 0 }
+func (u *umemNIC) TxRoom() int               { return 0 }
+func (u *umemNIC) Send(xsk.Desc, int) bool   { return false }
+func (u *umemNIC) TxPending() int            { return 0 }
+func (u *umemNIC) Flush() error              { return nil }
+func (u *umemNIC) FD() int                   { return -1 }
+func (u *umemNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }
+
+// segRig is a worker with a UMEM, and a guest that posts the same buffers again and again.
+type segRig struct {
+	w     *Worker
+	nic   *umemNIC
+	send  *sender
+	meta  bool
+	guest *user.Ring
+	bufs  []vring.Buffer
+	descs [BurstFrames]xsk.Desc
+}
+
+func newSegRig(b *testing.B, flows int, meta bool) *segRig {
+	b.Helper()
+	r := &segRig{send: newSender(flows), meta: meta, nic: newUmemNIC(b)}
+	var err error
+	if r.w, err = New(Config{
+		MTU: 1500, NIC: r.nic, WakeFD: -1, Chunks: segChunks, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Trouble: func() {},
+	}); err != nil {
+		b.Fatal(err)
+	}
+	r.connect(b)
+	return r
+}
+
+// connect opens a port, a front-end on it, and gives the running queue to the worker.
+func (r *segRig) connect(b *testing.B) {
+	v := newUserVM(b, allFeatures, segRing, segRing*segBuffer+1<<20)
+	r.guest = v.RX(0)
+	for i := range uint64(segRing) {
+		gpa, _, err := v.Alloc(segBuffer, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.bufs = append(r.bufs, vring.Buffer{Addr: gpa, Len: segBuffer, Writable: true})
+		if err := r.guest.Driver.Add(r.bufs[i:i+1], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r.guest.Driver.Publish()
+	r.guest.Driver.DisableCalls()
+	cfg := flowtable.DefaultPortConfig()
+	cfg.Hold, cfg.GuestCsum, cfg.TSO4 = time.Hour, true, true
+	if err := r.w.addPort(PortConfig{Addr: Addr{MAC: segMAC}}); err != nil {
+		b.Fatal(err)
+	}
+	if err := r.w.startPort(0, NewUserGuest(v.port.RX(0), r.nic), nil, cfg); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// burst moves 64 segments, as Worker.step does, and returns what that took.
+func (r *segRig) burst(b *testing.B) time.Duration {
+	w := r.w
+	for i := range r.descs {
+		buf, d, ok := w.nic.AllocTx()
+		if !ok {
+			b.Fatal("no chunk")
+		}
+		d.Len = uint32(len(r.send.template))
+		_, last := r.send.next(buf[:d.Len])
+		if r.meta {
+			r.send.meta(w.nic.Meta(d), d.Len, last)
+		} else {
+			clear(w.nic.Meta(d))
+		}
+		r.descs[i] = d
+	}
+	start := time.Now()
+	for i := range r.descs {
+		d := r.descs[i]
+		frame := w.nic.Frame(d)
+		p := w.classify(frame, w.nic.Meta(d))
+		if p == nil {
+			b.Fatal("nobody has this address")
+		}
+		w.accept(p, frame, d.Addr)
+	}
+	w.table.EndBurst(w.now)
+	w.flush()
+	spent := time.Since(start)
+	for {
+		i, _, ok := r.guest.Driver.Used()
+		if !ok {
+			break
+		}
+		if err := r.guest.Driver.Add(r.bufs[i:i+1], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r.guest.Driver.Publish()
+	return spent
+}
+
+// meta describes a packet as the XDP program does.
+func (s *sender) meta(m []byte, length uint32, psh bool) {
+	encodeMeta(m, 0, &s.info, int(length))
+	if psh {
+		m[25] |= pt.PSH
+	}
+}
+
+// copyFloor has chunks, taken last in first out, and buffers like a guest's.
+type copyFloor struct {
+	send   *sender
+	chunks [][]byte
+	held   [][][]byte // by flow: the packets of the train that has begun
+	ready  [][][]byte // complete trains
+	spare  [][][]byte // lists to use again
+	bufs   [][]byte
+	at     int
+}
+
+// newCopyFloor maps memory of the kinds that a UMEM and a guest have: anonymous, and a shared memfd.
+func newCopyFloor(b *testing.B, flows int) *copyFloor {
+	b.Helper()
+	f := &copyFloor{send: newSender(flows), held: make([][][]byte, flows)}
+	const chunk = segChunk
+	mem := segMemory(b, -1, segChunks*chunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	for i := segChunks - 1; i >= 0; i-- {
+		f.chunks = append(f.chunks, mem[i*chunk+xsk.Headroom:(i+1)*chunk:(i+1)*chunk])
+	}
+	fd, err := unix.MemfdCreate("floor", unix.MFD_CLOEXEC)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, segRing*segBuffer); err != nil {
+		b.Fatal(err)
+	}
+	mem = segMemory(b, fd, segRing*segBuffer, unix.MAP_SHARED)
+	for i := range segRing {
+		f.bufs = append(f.bufs, mem[i*segBuffer:(i+1)*segBuffer:(i+1)*segBuffer])
+	}
+	return f
+}
+
+func segMemory(b *testing.B, fd, size, flags int) []byte {
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = unix.Munmap(mem) })
+	return mem
+}
+
+func (f *copyFloor) burst() time.Duration {
+	f.ready = f.ready[:0]
+	for range BurstFrames {
+		p := f.chunks[len(f.chunks)-1][:len(f.send.template)]
+		f.chunks = f.chunks[:len(f.chunks)-1]
+		flow, last := f.send.next(p)
+		f.held[flow] = append(f.held[flow], p)
+		if last {
+			f.ready = append(f.ready, f.held[flow])
+			f.held[flow] = nil
+			if n := len(f.spare); n > 0 {
+				f.held[flow], f.spare = f.spare[n-1], f.spare[:n-1]
+			}
+		}
+	}
+	start := time.Now()
+	for _, train := range f.ready {
+		f.copyTrain(train)
+	}
+	spent := time.Since(start)
+	for _, train := range f.ready {
+		for _, p := range train {
+			f.chunks = append(f.chunks, p[:cap(p)])
+		}
+		f.spare = append(f.spare, train[:0])
+	}
+	return spent
+}
+
+// copyTrain copies a train behind room for a header: the first packet whole, the payload of the others.
+func (f *copyFloor) copyTrain(train [][]byte) {
+	dst := f.bufs[f.at%segRing][virtio.HdrSize:]
+	for i, src := range train {
+		if i > 0 {
+			src = src[f.send.hdr:]
+		}
+		for len(src) > 0 {
+			if len(dst) == 0 {
+				f.at++
+				dst = f.bufs[f.at%segRing]
+			}
+			n := copy(dst, src)
+			src, dst = src[n:], dst[n:]
+		}
+	}
+	f.at++
+}
