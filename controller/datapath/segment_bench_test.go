@@ -163,7 +163,7 @@ type umemNIC struct {
 	out  []bool
 }
 
-func newUmemNIC(b *testing.B) *umemNIC {
+func newUmemNIC(b testing.TB) *umemNIC {
 	b.Helper()
 	u := &umemNIC{mem: segMemory(b, -1, segChunks*segChunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS), out: make([]bool, segChunks)}
 	for i := segChunks - 1; i >= 0; i-- {
@@ -227,7 +227,7 @@ type segRig struct {
 	descs [BurstFrames]xsk.Desc
 }
 
-func newSegRig(b *testing.B, flows int, meta bool) *segRig {
+func newSegRig(b testing.TB, flows int, meta bool) *segRig {
 	b.Helper()
 	r := &segRig{send: newSender(flows), meta: meta, nic: newUmemNIC(b)}
 	var err error
@@ -241,7 +241,7 @@ func newSegRig(b *testing.B, flows int, meta bool) *segRig {
 }
 
 // connect opens a port, a front-end on it, and gives the running queue to the worker.
-func (r *segRig) connect(b *testing.B) {
+func (r *segRig) connect(b testing.TB) {
 	v := newUserVM(b, allFeatures, segRing, segRing*segBuffer+1<<20)
 	r.guest = v.RX(0)
 	for i := range uint64(segRing) {
@@ -267,7 +267,7 @@ func (r *segRig) connect(b *testing.B) {
 }
 
 // burst moves 64 segments, as Worker.step does, and returns what that took.
-func (r *segRig) burst(b *testing.B) time.Duration {
+func (r *segRig) burst(b testing.TB) time.Duration {
 	w := r.w
 	for i := range r.descs {
 		buf, d, ok := w.nic.AllocTx()
@@ -352,7 +352,7 @@ func newCopyFloor(b *testing.B, flows int) *copyFloor {
 	return f
 }
 
-func segMemory(b *testing.B, fd, size, flags int) []byte {
+func segMemory(b testing.TB, fd, size, flags int) []byte {
 	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
 	if err != nil {
 		b.Fatal(err)
