@@ -46,7 +46,8 @@ type quietGuest struct {
 	got  int
 }
 
-func (g *quietGuest) Begin() bool {
+func (g *quietGuest) Walked() int { return 1 }
+func (g *quietGuest) Begin(int) bool {
 	g.puts, g.refs = 0, g.refs[:0]
 	return true
 }
@@ -80,13 +81,13 @@ func (g *quietGuest) Close() (int, error)  { return 0, nil }
 // quietSource has the same frames again and again.
 type quietSource struct{ frames []vhost.TxFrame }
 
-func (s *quietSource) Poll(budget int, fn func(*vhost.TxFrame) bool) (int, error) {
+func (s *quietSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error) {
 	for i := range s.frames {
-		if i == budget || fn(&s.frames[i]) {
-			return i, nil
+		if i == budget || fn(&s.frames[i]) == vhost.Leave {
+			return i, i, nil
 		}
 	}
-	return len(s.frames), nil
+	return len(s.frames), len(s.frames), nil
 }
 
 func (s *quietSource) ArmKick() bool { return false }
