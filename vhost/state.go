@@ -30,6 +30,7 @@ type State struct {
 	QueueSize   int    // descriptors of receive queue 0, 0 before it was set up
 	MTU         int    // told by the front-end, 0 if not
 	Regions     int    // of guest memory
+	Warning     string // what is wrong with a ring that runs: it may never move
 	Sealed      bool   // the front-end cannot cut the memory short
 	PeerPID     int    // of the front-end, 0 if unknown
 	Connections uint64 // front-ends so far
@@ -54,6 +55,7 @@ func (p *Port) State() State {
 		s.Name, s.Err = StateConnected, nil
 		s.Features, s.Protocol, s.MTU = i.Features, i.Protocol, i.MTU
 		s.QueueSize, s.Regions, s.Sealed, s.PeerPID = i.QueueSize, i.Regions, i.Sealed, i.PeerPID
+		s.Warning = i.Warning
 		if s.Pairs = p.Pairs(); s.Pairs > 0 {
 			s.Name = StateRunning
 		}

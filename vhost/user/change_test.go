@@ -2,14 +2,17 @@ package user
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
+	"github.com/rscctl/rscctl/vhost/vring"
 )
 
 // mapsOf counts the mappings of the file of that name in this process.
@@ -74,4 +77,63 @@ func TestMemoryThatFaultsWhenItIsGivenLeavesNoTableBehind(t *testing.T) {
 			}
 		}
 	}
+}
+
+// ring writes what a guest's driver has left in a ring: so many chains posted, so many of them completed in order.
+func (p *peer) ring(i uint32, posted, completed uint16) {
+	p.t.Helper()
+	avail, used := vring.Offsets(256)
+	write := func(at int, b []byte) {
+		p.t.Helper()
+		if _, err := unix.Pwrite(p.mem, b, int64(i)*0x10000+int64(at)); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	for n := range posted {
+		write(avail+4+2*int(n%256), binary.LittleEndian.AppendUint16(nil, n%256))
+	}
+	for n := range completed {
+		write(used+4+8*int(n%256), binary.LittleEndian.AppendUint64(nil, uint64(n%256)))
+	}
+	write(avail+2, binary.LittleEndian.AppendUint16(nil, posted))
+	write(used+2, binary.LittleEndian.AppendUint16(nil, completed))
+}
+
+// Cloud Hypervisor, which finds its back-end again, names avail.idx as the base of every ring.
+func TestABaseAtAvailResumesAtUsed(t *testing.T) {
+	p := newPeer(t)
+	p.send(SetMemTable, 0, AppendMemTable(nil, []MemRegion{region()}), p.mem)
+	p.ring(0, 300, 44) // receive buffers: all 256 posted
+	p.ring(1, 70, 70)
+	p.startRing(0, 300)
+	p.startRing(1, 70)
+	p.settle()
+	p.want("start", "( start0:256@44 ) call0:true ( start1:256@70 ) call1:true")
+	if w := p.s.Info().Warning; w != "" {
+		t.Error(w)
+	}
+	_ = p.end()
+}
+
+// Where the ring does not prove it, the base stays what the front-end said, and somebody is told.
+func TestARingThatCannotMoveIsSaidToBeOne(t *testing.T) {
+	p := newPeer(t)
+	p.send(SetMemTable, 0, AppendMemTable(nil, []MemRegion{region()}), p.mem)
+	p.ring(0, 256, 0)
+	avail, _ := vring.Offsets(256)
+	if _, err := unix.Pwrite(p.mem, []byte{7, 0}, int64(avail+4)); err != nil { // head 7 twice
+		t.Fatal(err)
+	}
+	p.startRing(0, 256)
+	p.settle()
+	p.want("start", "( start0:256@256 ) call0:true")
+	if w := p.s.Info().Warning; !strings.Contains(w, "ring 0 can never move") {
+		t.Errorf("warning %q", w)
+	}
+	p.send(GetVringBase, 0, state(0, 0))
+	p.reply(GetVringBase, 8)
+	if w := p.s.Info().Warning; w != "" {
+		t.Errorf("a stopped ring: %q", w)
+	}
+	_ = p.end()
 }

@@ -68,8 +68,9 @@ type Info struct {
 	MTU       int
 	Status    uint8 // of the virtio device, as the front-end last said
 	Regions   int
-	Sealed    bool // no memory file can shrink
-	QueueSize int  // descriptors of ring 0
+	Sealed    bool   // no memory file can shrink
+	QueueSize int    // descriptors of ring 0
+	Warning   string // what is wrong with a ring that runs, "" if nothing is
 	PeerPID   int
 }
 
@@ -107,6 +108,7 @@ type ring struct {
 	enabled bool
 	running bool
 	dev     *vring.Device // while it runs
+	warning string        // of its last start
 	kick    *EventFD
 	call    *EventFD
 	err     *EventFD
@@ -162,6 +164,13 @@ func (s *Session) publish() {
 	s.info.Features, s.info.Protocol = s.features, s.protocol
 	s.info.MTU, s.info.Status = s.mtu, s.status
 	s.info.QueueSize = s.rings[0].num
+	s.info.Warning = ""
+	for i := range s.rings {
+		if r := &s.rings[i]; r.running && r.warning != "" {
+			s.info.Warning = r.warning
+			break
+		}
+	}
 	s.info.Regions = s.mem.Len()
 	s.info.Sealed = s.info.Regions > 0 && s.mem.Sealed()
 }

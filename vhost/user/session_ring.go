@@ -94,12 +94,39 @@ func (s *Session) startRing(i int) error {
 	case err != nil:
 		return fmt.Errorf("ring %d: %w: %w", i, ErrRingAddress, err)
 	}
+	if err := s.resume(i, dev); err != nil {
+		_ = dev.Close()
+		return err
+	}
 	r.dev, r.running = dev, true // first: should StartRing end in a panic, a mistake of ours, the ring is stopped with the others
 	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call})
 	if err != nil {
 		r.dev, r.running = nil, false
 		_ = dev.Close() // s.mem has a hold: nothing is unmapped
 		return fmt.Errorf("ring %d: %w", i, err)
+	}
+	return nil
+}
+
+// resume lets dev go on where the ring stands, and says what cannot be mended. A
+// ring that we have stopped ourselves stands at its base: nothing to do or to say.
+func (s *Session) resume(i int, dev *vring.Device) error {
+	var was vring.Resumption
+	if err := dev.Touch(func() { was = dev.Resume() }); err != nil {
+		return fmt.Errorf("ring %d: %w", i, err)
+	}
+	r := &s.rings[i]
+	r.warning = ""
+	switch {
+	case was.Moved > 0:
+		s.cfg.Logf("ring %d: the front-end's base leaves %d chains behind; goes on at used.idx, where the ring was left", i, was.Moved)
+	case was.Still:
+		r.warning = fmt.Sprintf("ring %d can never move: the front-end's base leaves all %d chains of it behind; restart the guest's driver", i, was.Lost)
+	case was.Lost > 0:
+		r.warning = fmt.Sprintf("ring %d: the front-end's base leaves %d chains behind, which the guest waits for; restart its driver", i, was.Lost)
+	}
+	if r.warning != "" {
+		s.cfg.Logf("warning: %s", r.warning)
 	}
 	return nil
 }
