@@ -4,9 +4,18 @@ import "github.com/rscctl/rscctl/vhost/user"
 
 // device is the Port as its session sees it. It runs on the control goroutine.
 type device struct {
-	p         *Port
-	announced bool // Hooks.Started was the last hook
+	p    *Port
+	told hook
 }
+
+// hook is what the owner of the port was told last.
+type hook int
+
+const (
+	toldStop hook = iota // or nothing yet
+	toldPause
+	toldStart
+)
 
 // starter is either direction of queue.
 type starter interface {
@@ -23,22 +32,30 @@ func (d *device) ring(index int) (starter, *queue) {
 	return q, &q.queue
 }
 
-func (d *device) BeforeChange() {
-	if !d.announced {
-		return
-	}
-	d.announced = false
-	if f := d.p.cfg.Hooks.BeforeStop; f != nil {
-		f(d.p)
+func (d *device) BeforeChange(pause bool) {
+	h := &d.p.cfg.Hooks
+	switch {
+	case d.told == toldStop, d.told == toldPause && pause:
+	case pause && h.BeforePause != nil:
+		d.tell(toldPause, h.BeforePause)
+	default:
+		d.tell(toldStop, h.BeforeStop)
 	}
 }
 
 func (d *device) AfterChange() {
-	if d.announced || !d.p.started() {
-		return
+	h := &d.p.cfg.Hooks
+	switch started := d.p.started(); {
+	case started && d.told != toldStart:
+		d.tell(toldStart, h.Started)
+	case !started && d.told == toldPause:
+		d.tell(toldStop, h.BeforeStop)
 	}
-	d.announced = true
-	if f := d.p.cfg.Hooks.Started; f != nil {
+}
+
+func (d *device) tell(what hook, f func(*Port)) {
+	d.told = what
+	if f != nil {
 		f(d.p)
 	}
 }

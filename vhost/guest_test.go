@@ -87,8 +87,9 @@ func newPort(t testing.TB, edit func(*vhost.Config)) (*vhost.Port, string, *port
 	cfg := vhost.Config{
 		Name: "vm", Socket: filepath.Join(dir, "s"), UID: -1, GID: -1, MaxPairs: 4, Logf: log.logf,
 		Hooks: vhost.Hooks{
-			Started:    func(*vhost.Port) { log.add("started") },
-			BeforeStop: func(*vhost.Port) { log.add("before stop") },
+			Started:     func(*vhost.Port) { log.add("started") },
+			BeforePause: func(*vhost.Port) { log.add("before pause") },
+			BeforeStop:  func(*vhost.Port) { log.add("before stop") },
 			Stopped: func(_ *vhost.Port, reason error) {
 				log.add("stopped")
 				log.stopped <- reason

@@ -76,12 +76,20 @@ type Config struct {
 // Hooks tell the owner of a Port what happens to it. They are called on the
 // control goroutine, while the front-end and with it the virtual machine waits:
 // they must return within a short bound and must not call Close. Any may be
-// nil. Started and BeforeStop alternate strictly.
+// nil. Started comes first; after it BeforePause or BeforeStop, and after
+// BeforePause Started again or, should that fail, BeforeStop.
 type Hooks struct {
 	// Started: rings run. Features and the set of running queues stay as they
-	// are until BeforeStop. It comes again, after a BeforeStop, whenever one of
-	// them changes: a start of two pairs is a few such rounds.
+	// are until BeforePause or BeforeStop. It comes again whenever one of them
+	// changes: a start of two pairs is a few such rounds.
 	Started func(p *Port)
+	// BeforePause: something that was promised by Started is about to change, and
+	// frames go on after a moment: the memory table grows, another pair is
+	// enabled, a descriptor is replaced. Until Started comes, Begin returns false:
+	// keep what is held and what arrives, within a bound, and forget the kick
+	// descriptors, which may be closed once this returns. Where it is nil,
+	// BeforeStop is called instead.
+	BeforePause func(p *Port)
 	// BeforeStop: something that was promised by Started is about to change.
 	// Deliver what is held and forget the kick descriptors; they are closed
 	// once this returns. When the connection is lost or the port has failed, the

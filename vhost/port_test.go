@@ -19,24 +19,23 @@ import (
 // checkAlternating holds the hooks to their contract.
 func checkAlternating(t *testing.T, events []string) {
 	t.Helper()
-	running := false
+	state := "before stop"
 	for i, e := range events {
+		ok := false
 		switch e {
 		case "started":
-			if running {
-				t.Fatalf("event %d of %v: started twice", i, events)
-			}
-			running = true
+			ok = state != "started"
+		case "before pause":
+			ok = state == "started"
 		case "before stop":
-			if !running {
-				t.Fatalf("event %d of %v: stopped twice", i, events)
-			}
-			running = false
+			ok = state == "started" || state == "before pause"
 		case "stopped":
-			if running {
-				t.Fatalf("event %d of %v: connection ended without stop", i, events)
-			}
+			ok, e = state == "before stop", "before stop"
 		}
+		if !ok {
+			t.Fatalf("event %d of %v is out of order", i, events)
+		}
+		state = e
 	}
 }
 

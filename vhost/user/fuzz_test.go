@@ -21,8 +21,8 @@ type fuzzDevice struct {
 	chain   vring.Chain
 }
 
-func (d *fuzzDevice) BeforeChange() {}
-func (d *fuzzDevice) AfterChange()  {}
+func (d *fuzzDevice) BeforeChange(bool) {}
+func (d *fuzzDevice) AfterChange()      {}
 
 func (d *fuzzDevice) StartRing(r RingSetup) error {
 	if d.running[r.Index] != nil {

@@ -21,6 +21,7 @@ import (
 type device struct {
 	mu    sync.Mutex
 	calls []string
+	pause bool // what the last BeforeChange said
 	rings map[int]RingSetup
 }
 
@@ -39,8 +40,13 @@ func (d *device) take() string {
 	return s
 }
 
-func (d *device) BeforeChange() { d.note("(") }
-func (d *device) AfterChange()  { d.note(")") }
+func (d *device) BeforeChange(pause bool) {
+	d.mu.Lock()
+	d.pause = pause
+	d.mu.Unlock()
+	d.note("(")
+}
+func (d *device) AfterChange() { d.note(")") }
 
 func (d *device) StartRing(r RingSetup) error {
 	d.note("start%d:%d@%d", r.Index, r.Size, r.Dev.Base())

@@ -22,7 +22,9 @@ const maxRefusals = 256
 // Whatever is running changes only between BeforeChange and AfterChange. When
 // the connection is lost the rings are stopped first and BeforeChange follows.
 type Device interface {
-	BeforeChange()
+	// BeforeChange: pause says that rings go on with the AfterChange that follows;
+	// should something fail in between, a BeforeChange that is no pause comes.
+	BeforeChange(pause bool)
 	AfterChange()
 	// StartRing runs a ring that is stopped; it may get buffers at once. With an
 	// error nothing runs and nothing of r was kept; otherwise r.Dev, and with it
@@ -182,7 +184,7 @@ func (s *Session) Run() error {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // for the fault that somebody forgot: see dispatch
 	err := s.answer()
 	if fault := s.end(); fault != nil {
-		err = fmt.Errorf("%w; %w", err, fault)
+		err = fmt.Errorf("%w (at the end after: %v)", fault, err) // a fault is none of the peer's reasons
 	}
 	return err
 }
@@ -306,7 +308,7 @@ func (s *Session) end() (fault error) {
 			})
 		}
 	}
-	step(s.dev.BeforeChange)
+	step(func() { s.dev.BeforeChange(false) })
 	for i := range s.rings {
 		if r := &s.rings[i]; !lost[i] {
 			closeEvents(&r.kick, &r.call, &r.err)

@@ -140,7 +140,7 @@ func (s *Session) resetOwner(*Message) ([]byte, error) {
 
 // resetDevice forgets all but the connection and the memory.
 func (s *Session) resetDevice(*Message) ([]byte, error) {
-	s.beforeChange()
+	s.beforeChange(false)
 	for i := range s.rings {
 		if s.rings[i].running {
 			if err := s.stopRing(i); err != nil {

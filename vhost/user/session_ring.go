@@ -9,9 +9,9 @@ import (
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
-// change runs fn, which alters what is running.
-func (s *Session) change(fn func() error) error {
-	s.beforeChange()
+// change runs fn, which alters what is running; pause says that it goes on then.
+func (s *Session) change(pause bool, fn func() error) error {
+	s.beforeChange(pause)
 	err := fn()
 	s.publish()
 	if err == nil {
@@ -22,9 +22,9 @@ func (s *Session) change(fn func() error) error {
 
 // beforeChange lets the device prepare, unless that was asked too often: then
 // the front-end waits first.
-func (s *Session) beforeChange() {
+func (s *Session) beforeChange(pause bool) {
 	time.Sleep(s.pace.wait(time.Now()))
-	s.dev.BeforeChange()
+	s.dev.BeforeChange(pause)
 }
 
 // changeAll runs fn while every ring is stopped and starts those again that ran.
@@ -39,7 +39,7 @@ func (s *Session) changeAll(fn func() error) error {
 	if len(ran) == 0 {
 		return fn()
 	}
-	return s.change(func() error {
+	return s.change(true, func() error {
 		for _, i := range ran {
 			if err := s.stopRing(i); err != nil {
 				return err
@@ -78,7 +78,7 @@ func (s *Session) maybeStart(i int) error {
 	if r.running || !r.kicked || r.num == 0 || !r.hasAddr || s.mem.Len() == 0 {
 		return nil
 	}
-	return s.change(func() error { return s.startRing(i) })
+	return s.change(true, func() error { return s.startRing(i) })
 }
 
 func (s *Session) startRing(i int) error {
@@ -225,7 +225,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	r := &s.rings[i]
 	if r.running {
-		err := s.change(func() error {
+		err := s.change(false, func() error {
 			err := s.stopRing(i)
 			if err == nil {
 				r.kicked = false
@@ -264,9 +264,19 @@ func (s *Session) enable(i int, on bool) error {
 		return s.dev.EnableRing(i, on)
 	}
 	if r.running {
-		return s.change(set)
+		return s.change(on || s.receives(i), set)
 	}
 	return set()
+}
+
+// receives says whether the guest receives on a ring other than i.
+func (s *Session) receives(i int) bool {
+	for j := 0; j < len(s.rings); j += 2 {
+		if j != i && s.rings[j].running && s.rings[j].enabled {
+			return true
+		}
+	}
+	return false
 }
 
 // fdWord decodes the message that carries a ring's eventfd; e is nil if the
@@ -312,7 +322,7 @@ func (s *Session) setVringKick(m *Message) ([]byte, error) {
 		r.kick, r.kicked = e, true
 		return nil, s.maybeStart(i)
 	}
-	return nil, s.change(func() error {
+	return nil, s.change(true, func() error {
 		err := s.stopRing(i)
 		if err != nil {
 			closeEvents(&e)
