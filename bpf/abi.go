@@ -12,9 +12,22 @@ type PortKey struct {
 	MAC  [6]byte
 }
 
+// MaxPorts is how many VMs of one interface have a place at the same time.
+const MaxPorts = 1 << portBits
+
+const portBits = 8 // mirrors PORT_INDEX in abi.h
+
+// PortID is what the program knows a VM by: its place below MaxPorts, and how many VMs had that place before it. A place is
+// given out again when its VM has left; an id is not, for 2^24 VMs of a place. So what still carries the id of a VM that left, in a
+// ring or a map, is never taken for the VM that has its place now.
+func PortID(index, generation uint32) uint32 { return generation<<portBits | index&(MaxPorts-1) }
+
+// PortIndex is the place in a PortID.
+func PortIndex(id uint32) uint32 { return id & (MaxPorts - 1) }
+
 // PortValue is what the program does with the frames of a VM. It mirrors struct port_value in abi.h.
 type PortValue struct {
-	Port  uint32 // the controller's index, handed back in Meta and in FlowKey
+	Port  uint32 // PortID, handed back in Meta
 	Flags uint32 // FlagSteer and what narrows it
 }
 
@@ -115,7 +128,7 @@ const (
 // Meta is what the program found out about a frame. Offsets count from the frame's first byte; those of headers that
 // were not reached are 0. It mirrors struct frame_meta in abi.h.
 type Meta struct {
-	Port       uint32
+	Port       uint32 // PortID
 	L3         uint16
 	L4         uint16
 	Payload    uint16

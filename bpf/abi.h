@@ -66,6 +66,12 @@ enum {
 	PORT_EXCLUDES = 16 /* with PORT_TCP_ONLY: not what the map `excluded` names */
 };
 
+/*
+ * port_value.port: the VM's place among the ports of the interface in its low bits, above them how many VMs had the place before.
+ * A place is given out again, the whole number is not.
+ */
+#define PORT_INDEX 0xffu
+
 struct port_value {
 	u32 port;
 	u32 flags;

@@ -145,3 +145,16 @@ func TestParseMetaDoesNotAllocate(t *testing.T) {
 		t.Errorf("ParseMeta allocates %v times", n)
 	}
 }
+
+func TestAPortIDIsNotGivenOutAgainWithItsPlace(t *testing.T) {
+	seen := map[uint32]bool{}
+	for _, place := range []uint32{0, 1, MaxPorts - 1} {
+		for _, before := range []uint32{0, 1, 2, 1<<24 - 1} {
+			id := PortID(place, before)
+			if PortIndex(id) != place || seen[id] {
+				t.Errorf("place %d after %d VMs: id %#x of place %d, seen %t", place, before, id, PortIndex(id), seen[id])
+			}
+			seen[id] = true
+		}
+	}
+}

@@ -3,6 +3,7 @@ package datapath
 import (
 	"fmt"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost"
 )
@@ -15,7 +16,8 @@ type Addr struct {
 
 // PortConfig describes one VM to a worker.
 type PortConfig struct {
-	Index      uint32 // below MaxPorts; the flow table and XDP know the VM by it
+	Index      uint32 // below MaxPorts; the flow table and the messages know the VM by it
+	Generation uint32 // how many VMs had the index before; XDP knows the VM by both
 	Addr       Addr
 	AllowSpoof bool // frames with a foreign source address may leave
 	// Bridged: the kernel's bridge brings the VM its group frames and its neighbours' frames, so the worker does not.
@@ -27,6 +29,7 @@ type PortConfig struct {
 // port is one VM as one worker sees it. It belongs to the worker's goroutine.
 type port struct {
 	PortConfig
+	id      uint32
 	guest   Guest // nil while the VM's rings do not run
 	err     error // why the guest is finished, nil while it is not
 	out     *outQueue
@@ -58,6 +61,14 @@ func (w *Worker) port(index uint32) *port {
 	return w.ports[index]
 }
 
+// portByID returns the port that XDP knows by an id, nil when it has gone, whoever has its index now.
+func (w *Worker) portByID(id uint32) *port {
+	if p := w.ports[bpf.PortIndex(id)]; p != nil && p.id == id {
+		return p
+	}
+	return nil
+}
+
 func (w *Worker) addPort(cfg PortConfig) error {
 	if cfg.Index >= MaxPorts {
 		return errorsJoinNoPort(cfg.Index, nil)
@@ -65,7 +76,8 @@ func (w *Worker) addPort(cfg PortConfig) error {
 	w.removePort(cfg.Index)
 	l := w.table.Ledger(cfg.Index)
 	l.Reset() // the index may have been another VM's
-	p := &port{PortConfig: cfg, ledger: l, out: newOutQueue(l)}
+	w.table.LimitFrame(cfg.Index, 0)
+	p := &port{PortConfig: cfg, id: bpf.PortID(cfg.Index, cfg.Generation), ledger: l, out: newOutQueue(l)}
 	if cfg.NoteSenders {
 		p.senders = &senderSet{}
 	}

@@ -30,11 +30,13 @@ func (w *Worker) receive() int {
 // nothing by parsing here. nil: no VM has this address (any more).
 func (w *Worker) classify(frame, before []byte) *port {
 	var m bpf.Meta
-	if bpf.ParseMeta(before, len(frame), &m) && m.Port < MaxPorts {
-		w.cnt.WithMeta++
-		w.pkt.Info = infoOf(&m)
-		return w.ports[m.Port]
-	}
+	if bpf.ParseMeta(before, len(frame), &m) {
+		if p := w.portByID(m.Port); p != nil {
+			w.cnt.WithMeta++
+			w.pkt.Info = infoOf(&m)
+			return p
+		}
+	} // written for a VM that has gone: the address decides
 	packet.Parse(frame, &w.pkt.Info)
 	if len(frame) < ethHeader {
 		return nil
