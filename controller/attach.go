@@ -154,11 +154,11 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 
 // addPort opens the way to the VM and steers its address to it. On failure nothing of it stays.
 func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
-	idx, err := u.freeIndex()
+	idx, gen, err := u.freeIndex()
 	if err != nil {
 		return err
 	}
-	v.idx, v.up, v.log = idx, u, u.log.With("vm", v.req.VM)
+	v.idx, v.gen, v.up, v.log = idx, gen, u, u.log.With("vm", v.req.VM)
 	if err := u.mcast.AddUnicast(net.HardwareAddr(v.addr.MAC[:])); err != nil {
 		return fmt.Errorf("interface %s: unicast filter: %w", u.name, err)
 	}
@@ -188,7 +188,7 @@ func (u *uplink) addUser(v *vmPort, cfg vhost.Config) error {
 	v.mu.Lock()
 	v.port = port
 	v.mu.Unlock()
-	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.idx, Flags: bpf.FlagSteer}); err != nil {
+	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.id(), Flags: bpf.FlagSteer}); err != nil {
 		return err
 	}
 	return u.setSteering(v.idx, true)

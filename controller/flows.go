@@ -46,7 +46,7 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	names := map[[2]uint32]*vmPort{} // (ifindex, port index)
 	for _, u := range c.uplinks {
 		for _, v := range u.ports {
-			names[[2]uint32{uint32(u.facts.Index), v.idx}] = v
+			names[[2]uint32{uint32(u.facts.Index), v.id()}] = v
 		}
 	}
 	rows, err := bpf.ReadFlows(c.flows)

@@ -105,7 +105,7 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 	}
 	t.tc, err = bpf.LoadTap(bpf.TapOptions{
-		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.idx, VLAN: v.addr.VLAN,
+		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.id(), VLAN: v.addr.VLAN,
 		MAC: v.addr.MAC, Flows: u.flows,
 	})
 	if err == nil {
@@ -142,14 +142,14 @@ func (t *tapGuest) openGuest(q *queue) (datapath.Guest, error) {
 // on their way have been delivered. The caller holds v.mu or is the only one who knows v.
 func (v *vmPort) steer(flags uint32, exclude []uint16) error {
 	u, t := v.up, v.tap
-	if err := u.prog.SetExcluded(v.idx, exclude); err != nil {
+	if err := u.prog.SetExcluded(v.id(), exclude); err != nil {
 		return err
 	}
 	was, now := t.flags&bpf.FlagSteer != 0, flags&bpf.FlagSteer != 0
 	if err := u.each(func(q *queue) error { return q.SetLate(v.idx, !now) }); err != nil {
 		return err
 	}
-	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.idx, Flags: flags}); err != nil {
+	if err := u.prog.SetPort(v.key(), bpf.PortValue{Port: v.id(), Flags: flags}); err != nil {
 		return err
 	}
 	t.flags = flags
@@ -192,7 +192,7 @@ func (v *vmPort) removeTap() error {
 		v.running = false
 		errs = append(errs, v.settleTap())
 	}
-	return errors.Join(append(errs, v.up.prog.SetExcluded(v.idx, nil))...)
+	return errors.Join(append(errs, v.up.prog.SetExcluded(v.id(), nil))...)
 }
 
 // checkTap follows what changed at the VM's tap: who is behind it, the guest's offloads, the MTU. It returns an error when the feed

@@ -43,6 +43,7 @@ type uplink struct {
 	log      *slog.Logger
 	ports    map[string]*vmPort // by VM name; guarded by the controller's lock
 	byIdx    [maxPorts]*vmPort
+	taken    [maxPorts]uint32 // how many VMs have had each index
 	flows    *ebpf.Map
 	native   bool            // XDP runs in the driver
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
@@ -226,14 +227,15 @@ func (u *uplink) each(fn func(q *queue) error) error {
 	return errors.Join(errs...)
 }
 
-// freeIndex returns an unused port index.
-func (u *uplink) freeIndex() (uint32, error) {
+// freeIndex returns an unused port index, and how many VMs had it before.
+func (u *uplink) freeIndex() (index, generation uint32, err error) {
 	for i, p := range u.byIdx {
 		if p == nil {
-			return uint32(i), nil
+			u.taken[i]++
+			return uint32(i), u.taken[i] - 1, nil
 		}
 	}
-	return 0, fmt.Errorf("interface %s: %d VMs: %w: detach one first", u.name, maxPorts, ErrTaken)
+	return 0, 0, fmt.Errorf("interface %s: %d VMs: %w: detach one first", u.name, maxPorts, ErrTaken)
 }
 
 // setSteering notes whether XDP sends frames of a VM to us. A generic program costs every frame of the interface the kernel's

@@ -17,7 +17,8 @@ import (
 // on its control goroutine, the rest on the controller's; mu guards what both touch.
 type vmPort struct {
 	req  api.AttachRequest
-	idx  uint32
+	idx  uint32 // of its port on the workers
+	gen  uint32 // how many VMs had idx before
 	addr datapath.Addr
 	up   *uplink
 	log  *slog.Logger
@@ -32,10 +33,13 @@ type vmPort struct {
 
 func (v *vmPort) key() bpf.PortKey { return bpf.PortKey{VLAN: v.addr.VLAN, MAC: v.addr.MAC} }
 
+// id is what XDP knows the VM by.
+func (v *vmPort) id() uint32 { return bpf.PortID(v.idx, v.gen) }
+
 // portConfig is what the workers must know of the VM. What else reaches a VM on its own tap, the kernel's bridge brings.
 func (v *vmPort) portConfig() datapath.PortConfig {
 	onTap := v.tap != nil
-	return datapath.PortConfig{Index: v.idx, Addr: v.addr, AllowSpoof: v.req.AllowSpoof, Bridged: onTap, NoteSenders: onTap}
+	return datapath.PortConfig{Index: v.idx, Generation: v.gen, Addr: v.addr, AllowSpoof: v.req.AllowSpoof, Bridged: onTap, NoteSenders: onTap}
 }
 
 // started is called when the guest's rings run: every worker gets its queues and the rules of the negotiated features.
