@@ -15,7 +15,7 @@ import (
 
 // The program is run on frames by BPF_PROG_TEST_RUN: no interface is touched.
 
-func loadForTest(t *testing.T) *Program {
+func loadForTest(t testing.TB) *Program {
 	t.Helper()
 	netnstest.Need(t, netnstest.BPF)
 	p, err := Load(LoadOptions{Ifindex: 1, Queues: 1, FlowEntries: 4096})
@@ -30,7 +30,7 @@ func loadForTest(t *testing.T) *Program {
 	return p
 }
 
-func (p *Program) mustSetPort(t *testing.T, vlan uint16, v PortValue) {
+func (p *Program) mustSetPort(t testing.TB, vlan uint16, v PortValue) {
 	t.Helper()
 	if err := p.SetPort(PortKey{VLAN: vlan, MAC: vmMAC}, v); err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestEveryFrameCountsUnderOneOutcome(t *testing.T) {
 }
 
 // socketFor puts an AF_XDP socket into queue 0, not bound: BPF_PROG_TEST_RUN does not deliver.
-func socketFor(t *testing.T, p *Program) int {
+func socketFor(t testing.TB, p *Program) int {
 	t.Helper()
 	netnstest.Need(t, netnstest.AFXDP)
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
