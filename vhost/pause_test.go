@@ -8,11 +8,12 @@ import (
 
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 // A change after which frames go on is told as a pause: what was held for the guest is still there when it is over.
 func TestAChangeThatIsNoEndIsAPause(t *testing.T) {
-	var held atomic.Pointer[vhost.Frame]
+	var held atomic.Pointer[virtio.Frame]
 	_, socket, log := newPort(t, func(c *vhost.Config) {
 		pause, start := c.Hooks.BeforePause, c.Hooks.Started
 		c.Hooks.BeforePause = func(p *vhost.Port) {
