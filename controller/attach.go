@@ -179,7 +179,7 @@ func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 // addUser opens the VM's vhost-user port.
 func (u *uplink) addUser(v *vmPort, cfg vhost.Config) error {
 	cfg.MTU = u.facts.MTU
-	cfg.Hooks = vhost.Hooks{Started: v.started, BeforeStop: v.beforeStop, Stopped: v.stopped}
+	cfg.Hooks = vhost.Hooks{Started: v.started, BeforePause: v.beforePause, BeforeStop: v.beforeStop, Stopped: v.stopped}
 	cfg.Logf = func(format string, args ...any) { v.log.Warn(fmt.Sprintf(format, args...)) }
 	port, err := vhost.NewPort(cfg)
 	if err != nil {

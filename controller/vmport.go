@@ -66,6 +66,15 @@ func (v *vmPort) started(p *vhost.Port) {
 	v.log.Info("guest running", "pairs", pairs, "profile", prof, "note", note)
 }
 
+// beforePause is called before the rings change and go on: what comes for the VM waits in the workers until started.
+func (v *vmPort) beforePause(*vhost.Port) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.up.each(func(q *queue) error { return q.PausePort(v.idx) }); err != nil {
+		v.log.Error("port: pause", "err", err)
+	}
+}
+
 // beforeStop is called before the rings stop or change: what is held is delivered, the queues are forgotten.
 func (v *vmPort) beforeStop(*vhost.Port) {
 	v.mu.Lock()

@@ -178,6 +178,12 @@ func (w *Worker) StopPort(index uint32) error {
 	return w.do(func() { w.stopPort(index) })
 }
 
+// PausePort takes a VM's guest and sources away for a moment: until StartPort, or StopPort, what is held and what comes waits,
+// within the bounds of a guest without room. A port that does not run is no error.
+func (w *Worker) PausePort(index uint32) error {
+	return w.do(func() { w.pausePort(index) })
+}
+
 // SetRules replaces a VM's rules. What is held under the old ones is delivered before it returns.
 func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
 	return w.tell(func() error {

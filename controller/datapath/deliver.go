@@ -69,6 +69,10 @@ func (w *Worker) reap() {
 // flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
 // guest has no room.
 func (w *Worker) flushPort(p *port) {
+	if p.paused {
+		w.cutTo(p, w.waitLimit())
+		return
+	}
 	w.fill(p)
 	full, over := false, false
 	for p.out.n > 0 && !full && !over {
@@ -201,12 +205,19 @@ func (w *Worker) putPieces(g Guest, f *outFrame) error {
 // is tried again with the next frame.
 func (w *Worker) bound(p *port, full bool) {
 	w.setHungry(p, full)
-	for full && p.out.n > 0 && p.out.chunks > w.waitLimit() {
+	if full {
+		w.cutTo(p, w.waitLimit())
+	}
+	w.setHungry(p, full && p.out.n > 0)
+}
+
+// cutTo drops the newest of what waits for a guest until it is no more than so many chunks.
+func (w *Worker) cutTo(p *port, chunks int) {
+	for p.out.n > 0 && p.out.chunks > chunks {
 		f := p.out.popNewest()
 		p.drop(f, flowtable.ReasonGuestNoBuffers)
 		w.freeAll(f.Refs)
 	}
-	w.setHungry(p, full && p.out.n > 0)
 }
 
 func (w *Worker) setHungry(p *port, hungry bool) {

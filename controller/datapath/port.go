@@ -35,6 +35,7 @@ type port struct {
 	out     *outQueue
 	credit  credit
 	hungry  bool   // the guest has no room: what waits in out is bounded
+	paused  bool   // the guest is away for a moment: what comes for it waits
 	late    bool   // steering is off: what still comes was on its way when it was switched
 	dirty   bool   // in Worker.dirty
 	held    int    // chunks that the guest has not given back
@@ -115,12 +116,17 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 		_, err := g.Close()
 		return errorsJoinNoPort(index, err)
 	}
-	w.stopPort(index)
+	if !p.paused {
+		w.stopPort(index)
+	}
 	if err := w.table.SetPort(index, rules, w.now); err != nil {
 		_, _ = g.Close()
 		return err
 	}
-	p.guest, p.err = g, nil
+	p.guest, p.err, p.paused = g, nil, false
+	if p.out.n > 0 {
+		w.touch(p)
+	}
 	for _, s := range sources {
 		w.egress = append(w.egress, &egress{src: s, port: p, emit: func(f *vhost.TxFrame) vhost.Next { return w.emit(p, f) }})
 	}
@@ -137,15 +143,31 @@ func errorsJoinNoPort(index uint32, err error) error {
 
 func (w *Worker) stopPort(index uint32) {
 	p := w.port(index)
-	if p == nil || p.guest == nil {
+	if p == nil || (p.guest == nil && !p.paused) {
 		return
 	}
+	p.paused = false
 	w.table.ClearPort(index, flowtable.ReasonStop, w.now)
 	w.fill(p)
 	p.credit.walk = max(p.credit.walk, outQueueLen*walkLeast) // its last turn: what the guest takes, it gets
 	w.flushPort(p)
 	w.dropQueued(p, flowtable.ReasonPortDown)
 	w.closeGuest(p)
+	w.dropSources(p)
+}
+
+// pausePort forgets a port's guest and sources, and lets what is held and what comes wait for the next one.
+func (w *Worker) pausePort(index uint32) {
+	p := w.port(index)
+	if p == nil || p.guest == nil {
+		return
+	}
+	p.paused = true
+	w.closeGuest(p)
+	w.dropSources(p)
+}
+
+func (w *Worker) dropSources(p *port) {
 	keep := w.egress[:0]
 	for _, e := range w.egress {
 		if e.port != p {

@@ -326,3 +326,42 @@ func TestAWorkerThatEndsLeavesNothingUnexplained(t *testing.T) {
 		t.Errorf("closed %d and %d times, %d chunks out", a.closed, b.closed, r.nic.with(inWorker))
 	}
 }
+
+// While the front-end changes something and goes on, frames wait in order; none is lost, and none is called port_down.
+func TestAPauseLosesNothing(t *testing.T) {
+	r := newRig(t)
+	first := r.vm(1)
+	want := train(to(1, 200), 40)
+	r.inject(want[:10]...)
+	r.w.pausePort(1)
+	r.step()
+	r.inject(want[10:30]...)
+	r.step()
+	r.advance(time.Second)
+	r.step()
+	if len(first.got) != 0 || first.closed != 1 {
+		t.Fatalf("the guest that went away got %d frames, was closed %d times", len(first.got), first.closed)
+	}
+	next := r.newGuest()
+	if err := r.w.startPort(1, next, nil, rules()); err != nil {
+		t.Fatal(err)
+	}
+	r.inject(want[30:]...)
+	r.step()
+	r.advance(time.Second)
+	r.step()
+	packets(t, next.got, want...)
+	r.dropped(1, nil)
+}
+
+// A pause that ends in a stop gives up, counted, what waited.
+func TestAPauseThatEndsInAStopIsAStop(t *testing.T) {
+	r := newRig(t)
+	r.vm(1)
+	r.w.pausePort(1)
+	r.inject(train(to(1, 200), 10)...)
+	r.step()
+	r.w.stopPort(1)
+	r.step()
+	r.dropped(1, byReason{flowtable.ReasonPortDown: 10})
+}

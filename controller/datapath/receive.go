@@ -63,7 +63,7 @@ func infoOf(m *bpf.Meta) packet.Info {
 
 // accept gives one frame in a chunk to the flow table as a packet for p. w.pkt.Info describes it.
 func (w *Worker) accept(p *port, frame []byte, ref uint64) {
-	if p.guest == nil {
+	if p.guest == nil && !p.paused {
 		p.ledger.Refuse(flowtable.ReasonPortDown, len(frame))
 		w.nic.Free(ref)
 		return
@@ -112,7 +112,7 @@ func (w *Worker) receiveGroup() {
 // copyToPorts gives an untagged frame to every running port of a VLAN but one, each a chunk of its own.
 func (w *Worker) copyToPorts(frame []byte, vlan uint16, but *port) {
 	for _, p := range w.list {
-		if p != but && p.Addr.VLAN == vlan && p.guest != nil && !p.Bridged {
+		if p != but && p.Addr.VLAN == vlan && (p.guest != nil || p.paused) && !p.Bridged {
 			w.copyToPort(frame, p)
 		}
 	}
