@@ -357,3 +357,29 @@ func TestADisconnectInMidTrafficStopsOnlyThatPort(t *testing.T) {
 	stop()
 	check()
 }
+
+// A front-end that comes and fails as fast as it can does not fill the log.
+func TestAFrontEndThatFailsAgainAndAgainIsToldOfTenTimesAMinute(t *testing.T) {
+	const tries = 200
+	p, socket, log := newPort(t, nil)
+	for range tries {
+		c := raw(t, socket)
+		if _, err := c.Write(make([]byte, 64)); err != nil {
+			t.Fatal(err)
+		}
+		if reason := <-log.stopped; !errors.Is(reason, user.ErrBadHeader) {
+			t.Fatalf("reason %v", reason)
+		}
+		_ = c.Close()
+	}
+	if n := log.count("thrown out"); n != 10 {
+		t.Errorf("%d lines", n)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Each try has a line when it connects and one when it fails.
+	if !log.has("380 log lines were left out") {
+		t.Error("nobody is told how many were left out")
+	}
+}

@@ -67,8 +67,10 @@ type Config struct {
 	// fault wait there, and with it the whole process: for front-ends that are
 	// trusted not to, and disks that are trusted to answer.
 	AnyMemory bool
-	Logf      func(format string, args ...any) // one line per call; nil discards
-	Hooks     Hooks
+	// Logf gets one line per call, and at most ten a minute of each kind, however
+	// the front-end behaves; nil discards.
+	Logf  func(format string, args ...any)
+	Hooks Hooks
 
 	touching func() // guestmem.Options.Touching, in tests
 }
@@ -112,6 +114,7 @@ type Port struct {
 	done   chan struct{} // closed by Close, once nothing of the port is left
 
 	faults atomic.Uint64
+	limit  LogLimit
 
 	mu       sync.Mutex
 	session  *user.Session // nil without a front-end
@@ -348,6 +351,9 @@ func (p *Port) Close() error {
 			if err := p.caller.Close(); err != nil { // the rings have stopped: nobody calls
 				p.logf("%v", err)
 			}
+			if n := p.limit.Left(); n > 0 {
+				p.logf("%d log lines were left out", n)
+			}
 			close(p.done)
 		}()
 	})
@@ -374,6 +380,15 @@ func (p *Port) RX(i int) *RxQueue { return p.rx[i] }
 // TX returns the transmit queue of pair i, as RX does.
 func (p *Port) TX(i int) *TxQueue { return p.tx[i] }
 
+// logf writes a line, unless ten with that format were written this minute: the
+// front-end can provoke each of them.
 func (p *Port) logf(format string, args ...any) {
+	left, ok := p.limit.Allow(format)
+	if !ok {
+		return
+	}
+	if left > 0 {
+		format, args = format+" (%d lines like this were left out)", append(args, left)
+	}
 	p.cfg.Logf("port %s: "+format, append([]any{p.cfg.Name}, args...)...)
 }
