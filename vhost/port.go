@@ -67,6 +67,9 @@ type Config struct {
 	// fault wait there, and with it the whole process: for front-ends that are
 	// trusted not to, and disks that are trusted to answer.
 	AnyMemory bool
+	// Memory bounds what all ports that share it map together; nil is no bound.
+	// Give every port of a process the same.
+	Memory *guestmem.Budget
 	// Logf gets one line per call, and at most ten a minute of each kind, however
 	// the front-end behaves; nil discards.
 	Logf  func(format string, args ...any)
@@ -272,7 +275,7 @@ func (p *Port) serve(c *net.UnixConn) {
 func (p *Port) runSession(c *net.UnixConn) {
 	s := user.NewSession(user.NewConn(c), user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
-		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Touching: p.cfg.touching},
+		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Budget: p.cfg.Memory, Touching: p.cfg.touching},
 	})
 	p.mu.Lock()
 	closing := p.closing

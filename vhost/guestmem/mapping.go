@@ -14,6 +14,7 @@ type mapping struct {
 	delta  int    // of the region in whole
 	id     identity
 	sealed bool
+	budget *Budget
 	refs   atomic.Int64
 }
 
@@ -28,19 +29,23 @@ func memoryLimit() (uint64, error) {
 	return max(4*uint64(info.Totalram)*uint64(info.Unit), least), nil
 }
 
-// newMapping maps the file's blocks that hold the region. Guest memory stays out of core dumps: it is not ours to show.
-func newMapping(fd int, id identity, f fileFacts) (*mapping, error) {
+// newMapping maps the file's blocks that hold the region, for a table of so many. Guest memory stays out of core dumps: it is not ours to show.
+func newMapping(fd int, id identity, f fileFacts, b *Budget, regions int) (*mapping, error) {
 	start := id.offset &^ (f.block - 1)
 	length := id.offset - start + id.size
 	if f.block != uint64(os.Getpagesize()) {
 		length = (length + f.block - 1) &^ (f.block - 1) // a hugetlbfs file's size is a multiple too: not past its end
 	}
+	if err := b.take(length, regions); err != nil {
+		return nil, err
+	}
 	mem, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
+		b.giveBack(length)
 		return nil, fmt.Errorf("guest memory: mmap: %w", err)
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP) // advice; hugetlbfs may refuse it
-	m := &mapping{whole: mem, delta: int(id.offset - start), id: id, sealed: f.sealed}
+	m := &mapping{whole: mem, delta: int(id.offset - start), id: id, sealed: f.sealed, budget: b}
 	m.refs.Store(1)
 	return m, nil
 }
@@ -64,5 +69,6 @@ func (m *mapping) release() error {
 	if err := unix.Munmap(m.whole); err != nil {
 		return fmt.Errorf("guest memory: munmap: %w", err)
 	}
+	m.budget.giveBack(uint64(len(m.whole)))
 	return nil
 }

@@ -17,7 +17,7 @@ var (
 	ErrRange        = errors.New("guest memory: address range outside of every region")
 	ErrNoRegions    = errors.New("guest memory: table without regions")
 	ErrTooMany      = errors.New("guest memory: too many regions")
-	ErrTooMuch      = errors.New("guest memory: more than this machine could hold")
+	ErrTooMuch      = errors.New("guest memory: more than this machine could hold or this process map")
 	ErrEmpty        = errors.New("guest memory: region of size 0")
 	ErrOverflow     = errors.New("guest memory: region wraps around the address space")
 	ErrOverlap      = errors.New("guest memory: regions overlap")
@@ -54,6 +54,8 @@ type Options struct {
 	Touching func()
 	// AnyFile allows memory on any file system but FUSE, at the risk of whoever copies there: see memoryFS.
 	AnyFile bool
+	// Budget is shared with the tables of other guests; nil is no bound.
+	Budget *Budget
 }
 
 // NewTable makes a table without regions, to begin with.
@@ -250,7 +252,7 @@ func (t *Table) mapRegion(r Region, old *Table) error {
 	if err := t.affordable(r.Size); err != nil {
 		return err
 	}
-	m, err := old.mappingFor(r)
+	m, err := old.mappingFor(r, len(t.regions))
 	if err != nil {
 		return err
 	}
@@ -261,8 +263,8 @@ func (t *Table) mapRegion(r Region, old *Table) error {
 	return nil
 }
 
-// mappingFor finds or makes the mapping of r, counted once for the caller.
-func (t *Table) mappingFor(r Region) (*mapping, error) {
+// mappingFor finds or makes the mapping of r, counted once for the caller, whose table has so many regions.
+func (t *Table) mappingFor(r Region, regions int) (*mapping, error) {
 	id, f, err := inspect(r, t.opt)
 	if err != nil {
 		return nil, err
@@ -273,7 +275,7 @@ func (t *Table) mappingFor(r Region) (*mapping, error) {
 			return m, nil
 		}
 	}
-	return newMapping(r.FD, id, f)
+	return newMapping(r.FD, id, f, t.opt.Budget, regions)
 }
 
 func (t *Table) insert(r region) error {
