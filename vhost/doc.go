@@ -17,7 +17,17 @@
 // can send anything and take its memory away. Whatever it does stops this Port
 // alone: the queues refuse further frames, the connection is closed, State
 // tells the reason until the next connection. A fault in guest memory arrives
-// as a Go panic, which Put, Poll and their kin turn into such a stop.
+// as a Go panic, which Put, Poll and their kin turn into such a stop; so does any
+// other panic, as an internal fault. The control side touches guest memory before
+// it changes anything, in one place that makes an error of a fault.
+//
+// A ring has a hold on its guest's memory: however a connection ends, nothing is
+// unmapped while a slice of it is left, because another guest's memory would be
+// mapped there next. And nobody waits for a guest: guest memory lies where only
+// this kernel answers a page fault (Config.AnyMemory lifts that), calls and kicks
+// cannot block or keep anybody awake, State and Counters take no lock that is held
+// while guest memory is touched, Close has a bound, and a port that does not get
+// on shows as stuck.
 //
 // # Frames
 //

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,6 +96,9 @@ type scripted struct {
 	t    *testing.T
 	c    *net.UnixConn
 	a, b int
+
+	mu     sync.Mutex // vanish may come from the port's side
+	closed bool
 }
 
 const scriptFile = "rscctl-script"
@@ -119,6 +123,9 @@ func newScripted(t *testing.T, socket string) *scripted {
 }
 
 func (s *scripted) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 	_ = s.c.Close()
 	_ = unix.Close(s.a)
 	_ = unix.Close(s.b)
@@ -126,6 +133,11 @@ func (s *scripted) close() {
 
 // vanish takes all memory away.
 func (s *scripted) vanish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
 	for _, fd := range []int{s.a, s.b} {
 		if err := unix.Ftruncate(fd, 0); err != nil {
 			s.t.Error(err)

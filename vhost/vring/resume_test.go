@@ -64,7 +64,7 @@ func (h *history) device(t *testing.T, base uint16) (*vring.Device, vring.Resump
 
 // After a device that completed in order, every open chain is given again, in order, whatever base the front-end names.
 func TestARingServedInOrderIsResumedWhereItStands(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		num := 1 << (1 + rnd.IntN(8))
 		h := newHistory(num, uint16(rnd.IntN(3))-1) // before, at and after the wrap
@@ -95,7 +95,7 @@ func TestARingServedInOrderIsResumedWhereItStands(t *testing.T) {
 // a chain that is not open, or leave one out, it is not done.
 func TestARingServedOutOfOrderIsNotResumedByGuess(t *testing.T) {
 	kept, moved := 0, 0
-	for seed := range uint64(3000) {
+	for seed := range uint64(1000) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		num := 1 << (1 + rnd.IntN(5))
 		h := newHistory(num, uint16(rnd.IntN(3))-1)
