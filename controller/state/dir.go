@@ -44,7 +44,7 @@ func Open(path string) (*Dir, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("state: %s: %w: stop its controller, or use another --state", path, ErrLocked)
+			return nil, fmt.Errorf("state: %s: %w: stop it, or use another --state", path, ErrLocked)
 		}
 		return nil, fmt.Errorf("state: lock %s: %w", path, err)
 	}

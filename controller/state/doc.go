@@ -21,7 +21,7 @@ import "errors"
 
 var (
 	// ErrLocked: another process holds the directory.
-	ErrLocked = errors.New("state directory is in use")
+	ErrLocked = errors.New("held by another controller")
 	// ErrNewer: state.json was written by a newer version. It is left as it is.
 	ErrNewer = errors.New("written by a newer version")
 	// ErrDamaged: state.json, or a line of the undo list, cannot be read. It is left as it is.
