@@ -329,3 +329,45 @@ func TestALinkSwappedInIsNeverFollowed(t *testing.T) {
 	}
 	t.Logf("%d sockets made meanwhile", made)
 }
+
+// A program that knows nothing of us puts its live socket in place at any moment: it is never removed.
+func TestALiveSocketThatComesMeanwhileIsPutBack(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	lost := 0
+	for n := range 400 {
+		stale(t, path)
+		other, err := net.ListenUnix("unix", &net.UnixAddr{Name: path + "-other", Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.SetUnlinkOnClose(false)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			time.Sleep(time.Duration(n) * time.Microsecond)
+			if err := os.Rename(path+"-other", path); err != nil {
+				t.Error(err)
+			}
+		})
+		l, err := Listen(config(path))
+		if err != nil {
+			lost++
+		}
+		wg.Wait()
+		if err := connects(path); err != nil {
+			t.Fatalf("round %d: the other's socket is gone: %v (ours: %v)", n, err, l)
+		}
+		if l != nil {
+			if _, ok := l.Group(); ok {
+				t.Fatalf("round %d: ours is in the place of the other's", n)
+			}
+			l.Close()
+		}
+		other.Close()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, dir)
+	}
+	t.Logf("ErrInUse %d times", lost)
+}
