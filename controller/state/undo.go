@@ -14,17 +14,23 @@ type Kind string
 // Offload is an offload of a network device that was switched. Undone by asking for each bit of Was again.
 const Offload Kind = "offload"
 
+// Device tells an interface from all others: names move from one to another, and a reboot gives out the indexes anew.
+type Device struct {
+	Index int    `json:"ifindex"`
+	Addr  string `json:"perm_addr,omitempty"` // the permanent address, "": it has none, as a veth
+	Boot  string `json:"boot_id,omitempty"`   // the boot that Index is of
+}
+
 // Change is one change of the host with all that undoing it needs.
 type Change struct {
 	ID      uint64          `json:"id"` // given by Record
 	Kind    Kind            `json:"kind"`
-	Iface   string          `json:"iface"`               // the uplink that was attached
-	Link    string          `json:"link"`                // the changed device, by the name that it had
-	Index   int             `json:"ifindex,omitempty"`   // its index, 0: not known. Names move from device to device, and a reboot gives out new indexes
-	Addr    string          `json:"perm_addr,omitempty"` // its permanent address, "": it has none
-	Via     string          `json:"via,omitempty"`       // Link is the other end of the veth of this name, perhaps in another namespace
-	Feature string          `json:"feature"`             // the offload, as ethtool -K names it
-	Was     map[string]bool `json:"was"`                 // the kernel's feature bits that are to be asked for again
+	Iface   string          `json:"iface"`           // the uplink that was attached
+	Link    string          `json:"link"`            // the changed device, by the name that it had
+	Via     string          `json:"via,omitempty"`   // Link is the other end of the veth of this name, perhaps in another namespace
+	Device  Device          `json:"device,omitzero"` // of Via where that is given, otherwise of Link; zero in a list of schema 1
+	Feature string          `json:"feature"`         // the offload, as ethtool -K names it
+	Was     map[string]bool `json:"was"`             // the kernel's feature bits that are to be asked for again
 	Why     string          `json:"why"`
 }
 

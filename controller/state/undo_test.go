@@ -8,7 +8,7 @@ import (
 )
 
 func lro(link string) Change {
-	return Change{Kind: Offload, Iface: link, Link: link, Index: 4, Addr: "52:54:00:aa:00:01", Feature: "lro", Was: map[string]bool{"rx-lro": true}, Why: "frames would come merged"}
+	return Change{Kind: Offload, Iface: link, Link: link, Device: Device{Index: 4, Addr: "52:54:00:aa:00:01", Boot: "x"}, Feature: "lro", Was: map[string]bool{"rx-lro": true}, Why: "frames would come merged"}
 }
 
 func TestARecordedChangeIsOnTheDiskBeforeRecordReturns(t *testing.T) {
@@ -105,7 +105,7 @@ func TestADamagedLineCostsItselfOnly(t *testing.T) {
 	if get(t, dir, undoFile+".damaged") != damaged {
 		t.Error("the damaged file was not kept for the operator")
 	}
-	if got := get(t, dir, undoFile); strings.Contains(got, `"b`) || !strings.Contains(got, `"link":"c"`) {
+	if got := get(t, dir, undoFile); strings.Contains(got, `"link":"b`) || !strings.Contains(got, `"link":"c"`) {
 		t.Errorf("file %q", got)
 	}
 }
