@@ -60,7 +60,7 @@ func names(s state.State) (out []string) {
 func TestASecondControllerOnTheSameStateIsErrHeld(t *testing.T) {
 	dir := t.TempDir()
 	offHost(t, dir)
-	if _, err := openState(dir); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), "--state") {
+	if _, err := openState(dir); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), "another controller") || !strings.Contains(err.Error(), "--state") {
 		t.Errorf("got %v", err)
 	}
 }
