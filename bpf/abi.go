@@ -13,9 +13,9 @@ type PortKey struct {
 }
 
 // MaxPorts is how many VMs of one interface have a place at the same time.
-const MaxPorts = 1 << portBits
+const MaxPorts = 1 << portBits // mirrors MAX_PORTS in abi.h
 
-const portBits = 8 // mirrors PORT_INDEX in abi.h
+const portBits = 8
 
 // PortID is what the program knows a VM by: its place below MaxPorts, and how many VMs had that place before it. A place is
 // given out again when its VM has left; an id is not, for 2^24 VMs of a place. So what still carries the id of a VM that left, in a
@@ -56,17 +56,15 @@ const (
 	DirToWire  = 1 // from the VM, counted by the TC program on its tap
 )
 
-// FlowKey is one direction of one TCP connection of one VM. It mirrors struct flow_key in abi.h.
+// FlowKey is one direction of one TCP connection of the VM whose map it is in. It mirrors struct flow_key in abi.h.
 type FlowKey struct {
-	Ifindex uint32 // the interface on the wire's side, in both directions
-	Port    uint32 // PortValue.Port
-	VLAN    uint16 // VLAN id, 0 untagged
-	Family  uint8  // 4 or 6
-	Dir     uint8  // DirToGuest or DirToWire
 	SrcPort uint16 // host byte order
 	DstPort uint16
 	SrcIP   [16]byte // network order; IPv4 in the first 4 bytes, the rest 0
 	DstIP   [16]byte
+	Family  uint8 // 4 or 6
+	Dir     uint8 // DirToGuest or DirToWire
+	_       uint16
 }
 
 // Src returns the sender's address and port.

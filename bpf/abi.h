@@ -70,7 +70,8 @@ enum {
  * port_value.port: the VM's place among the ports of the interface in its low bits, above them how many VMs had the place before.
  * A place is given out again, the whole number is not.
  */
-#define PORT_INDEX 0xffu
+#define MAX_PORTS 256u
+#define PORT_INDEX (MAX_PORTS - 1)
 
 struct port_value {
 	u32 port;
@@ -86,16 +87,15 @@ struct excluded_key {
 
 enum flow_dir { DIR_TO_GUEST, DIR_TO_WIRE };
 
+/* One direction of one TCP connection of the VM whose map it is in. */
 struct flow_key {
-	u32 ifindex;
-	u32 port;
-	u16 vlan;
-	u8 family; /* 4 or 6 */
-	u8 dir;    /* enum flow_dir */
 	u16 src_port; /* host order */
 	u16 dst_port;
 	u8 src_ip[16]; /* IPv4: the first 4 bytes */
 	u8 dst_ip[16];
+	u8 family; /* 4 or 6 */
+	u8 dir;    /* enum flow_dir */
+	u16 pad;
 };
 
 /* One verdict per frame, so the frames of a flow are the sum of the verdicts. */

@@ -31,16 +31,21 @@ func structNamed(t *testing.T, types *btf.Spec, name string) *btf.Struct {
 }
 
 func TestGoStructsLieAsInTheObject(t *testing.T) {
-	types := objectTypes(t)
+	tap, err := LoadRscTap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	xdp := objectTypes(t)
 	for _, c := range []struct {
-		name string
-		goes any
+		name  string
+		types *btf.Spec
+		goes  any
 	}{
-		{"port_key", PortKey{}}, {"port_value", PortValue{}}, {"excluded_key", excludedKey{}},
-		{"flow_key", FlowKey{}}, {"flow_stats", FlowStats{}},
+		{"port_key", xdp, PortKey{}}, {"port_value", xdp, PortValue{}}, {"excluded_key", xdp, excludedKey{}},
+		{"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, g := structNamed(t, types, c.name), reflect.TypeOf(c.goes)
+			s, g := structNamed(t, c.types, c.name), reflect.TypeOf(c.goes)
 			if int(s.Size) != int(g.Size()) || len(s.Members) != g.NumField() {
 				t.Fatalf("C has %d bytes in %d members, Go %d in %d", s.Size, len(s.Members), g.Size(), g.NumField())
 			}
@@ -124,6 +129,16 @@ func TestVerdictsAreThoseOfThePacketPackage(t *testing.T) {
 	}
 	if VerdictName(-1) != "" || VerdictName(NumVerdicts) != "" {
 		t.Error("a name out of range")
+	}
+}
+
+func TestEveryPortHasAPlaceForItsFlows(t *testing.T) {
+	spec, err := LoadRsc()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := spec.Maps[RscMapFlows].MaxEntries; n != MaxPorts {
+		t.Errorf("%d places in C, %d in Go", n, MaxPorts)
 	}
 }
 

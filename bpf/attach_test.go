@@ -36,7 +36,7 @@ func TestAttachAndDetach(t *testing.T) {
 		}
 		t.Run(want, func(t *testing.T) {
 			n.B.Do(t, func() error {
-				p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 2, Native: native, FlowEntries: 16})
+				p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 2, Native: native})
 				if err != nil {
 					return err
 				}
@@ -70,7 +70,7 @@ func TestDetachIsAtOnceAndTwiceIsNoError(t *testing.T) {
 	n := netnstest.Pair(t, netnstest.Options{NoIPv6: true})
 	var p *Program
 	n.B.Do(t, func() (err error) {
-		if p, err = Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true, FlowEntries: 16}); err != nil {
+		if p, err = Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true}); err != nil {
 			return err
 		}
 		return p.Attach(true)
@@ -109,7 +109,7 @@ func TestAForeignProgramIsLeftAlone(t *testing.T) {
 				defer l.Close()
 				before := attached(t, n.B)
 				for _, native := range []bool{true, false} {
-					p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: native, FlowEntries: 16})
+					p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: native})
 					if err != nil {
 						return err
 					}
@@ -131,7 +131,7 @@ func TestNativeModeThatTheDriverRefusesIsUnsupported(t *testing.T) {
 	netnstest.Need(t, netnstest.BPF)
 	n := netnstest.Pair(t, netnstest.Options{MTU: 9000, NoIPv6: true}) // beyond a page
 	n.B.Do(t, func() error {
-		p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true, FlowEntries: 16})
+		p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true})
 		if err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func TestAnInterfaceThatWentAwayIsNoErrorOnDetach(t *testing.T) {
 	netnstest.Need(t, netnstest.BPF)
 	n := netnstest.Pair(t, netnstest.Options{NoIPv6: true})
 	n.B.Do(t, func() error {
-		p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true, FlowEntries: 16})
+		p, err := Load(LoadOptions{Ifindex: n.B.Index, Queues: 1, Native: true})
 		if err != nil {
 			return err
 		}
@@ -159,7 +159,7 @@ func TestAnInterfaceThatWentAwayIsNoErrorOnDetach(t *testing.T) {
 		}
 		return p.Close()
 	})
-	p, err := Load(LoadOptions{Ifindex: 1 << 20, Queues: 1, FlowEntries: 16})
+	p, err := Load(LoadOptions{Ifindex: 1 << 20, Queues: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@
 //
 // The program parses each frame as flowtable/packet does, up to the TCP header. Multicast and broadcast go to the
 // host. Otherwise (VLAN id, destination MAC) is looked up in the map `ports`; a frame of an attached VM is counted in
-// `flows` (TCP only), gets 32 bytes of metadata in front (see Meta) and is redirected to the socket of its RX queue.
+// the VM's flow map (TCP only; see Flows), gets 32 bytes of metadata in front (see Meta) and is redirected to the socket of its RX queue.
 // Everything else, and everything when the controller is gone, is passed to the kernel. The program never drops.
 //
 // How much of a VM's traffic is steered is up to its flags: everything, or only TCP, of some families, without some ports,
@@ -17,8 +17,8 @@
 //
 // # The other direction
 //
-// A VM on a tap sends on the kernel's path. There rsc_tap, at the tap's ingress, counts its TCP flows in the same map under
-// DirToWire. It hangs there by TCX, or by clsact before Linux 6.6, and never decides about a frame.
+// A VM on a tap sends on the kernel's path. There rsc_tap, at the tap's ingress, counts its TCP flows in the same
+// map under DirToWire. It hangs there by TCX, or by clsact before Linux 6.6, and never decides about a frame.
 //
 // # Tags that are not in the frame
 //

@@ -16,6 +16,8 @@ var (
 	ErrNoDevice = errors.New("no such interface")
 	// ErrNoPort: DeletePort was asked for a key that is not in the map.
 	ErrNoPort = errors.New("no such port")
+	// ErrName: a VM's name is empty, too long, or has a zero byte in it.
+	ErrName = errors.New("not a VM's name")
 	// ErrFull: the map of ports has no room for another VM.
 	ErrFull = errors.New("too many ports")
 	// ErrTooManyExcluded: the map of excluded TCP ports, of all VMs of an interface together, has no room for another.

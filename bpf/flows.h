@@ -7,39 +7,37 @@
 #include "parse.h"
 
 /*
- * TCP flows of all interfaces. Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line
- * is rarely fought over, and a per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU
- * forget a flow on its own, so that sums over the CPUs would be wrong.
+ * The TCP flows of one VM are a BPF_MAP_TYPE_LRU_HASH from struct flow_key to struct flow_stats. Each VM has a map of its own:
+ * when it is full, the VM's least recently used flow gives way, and never another VM's, however many addresses a sender makes
+ * up.
+ *
+ * Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line is rarely fought over, and a
+ * per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU forget a flow on its own, so that
+ * sums over the CPUs would be wrong.
  */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key);
-	__type(value, struct flow_stats);
-} flows SEC(".maps");
 
 /*
  * Finds or makes the flow's row. Two CPUs may race to make it: the loser's update fails with EEXIST and its second
  * lookup finds the winner's row. Rows start at zero, so that everyone only adds.
  */
-static __always_inline struct flow_stats *flow_row(const struct flow_key *k, u64 now)
+static __always_inline struct flow_stats *flow_row(void *flows, const struct flow_key *k, u64 now)
 {
-	struct flow_stats *row = bpf_map_lookup_elem(&flows, k);
+	struct flow_stats *row = bpf_map_lookup_elem(flows, k);
 	struct flow_stats fresh = {};
 
 	if (row)
 		return row;
 	fresh.first_ns = now;
 	fresh.last_ns = now;
-	bpf_map_update_elem(&flows, k, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&flows, k);
+	bpf_map_update_elem(flows, k, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(flows, k);
 }
 
 /* Counts packets of a flow that were parsed as one, len bytes in all. False: the map had no room. */
-static __always_inline int count_flow(const struct flow_key *k, const struct info *i, u32 packets, u64 len)
+static __always_inline int count_flow(void *flows, const struct flow_key *k, const struct info *i, u32 packets, u64 len)
 {
 	u64 now = bpf_ktime_get_ns();
-	struct flow_stats *row = flow_row(k, now);
+	struct flow_stats *row = flow_row(flows, k, now);
 	u32 v = i->verdict;
 
 	if (!row)

@@ -15,19 +15,11 @@ const ProgramName = RscProgRscXdp
 
 // LoadOptions says for which interface the program is loaded.
 type LoadOptions struct {
-	Ifindex     int       // the interface, looked up in the network namespace of the calling thread
-	Queues      int       // RX queues, the size of the socket map
-	Native      bool      // meant for native mode: read accelerated VLAN tags if that is possible on this interface
-	Flows       *ebpf.Map // shared flow map (OpenFlows); nil: one of its own
-	FlowEntries int       // size of an own flow map, 0: DefaultFlowEntries
-	PortEntries int       // VMs at most, 0: DefaultPortEntries
+	Ifindex     int  // the interface, looked up in the network namespace of the calling thread
+	Queues      int  // RX queues, the size of the socket map
+	Native      bool // meant for native mode: read accelerated VLAN tags if that is possible on this interface
+	PortEntries int  // VMs at most, 0: MaxPorts
 }
-
-// Sizes used when LoadOptions leaves them 0.
-const (
-	DefaultFlowEntries = 65536
-	DefaultPortEntries = 1024
-)
 
 // Program is the XDP program of one interface with its maps. Its methods may be called from any goroutine.
 type Program struct {
@@ -38,7 +30,7 @@ type Program struct {
 	outcomes *ebpf.Map
 	xsks     *ebpf.Map
 	excluded *ebpf.Map
-	flows    *ebpf.Map // nil when shared
+	flows    *ebpf.Map // of each VM, by its place
 
 	mu   sync.Mutex // of what follows
 	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
@@ -71,20 +63,13 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 		return nil, fmt.Errorf("xdp: object: %w", err)
 	}
 	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
-	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, DefaultPortEntries)
-	opts := ebpf.CollectionOptions{}
-	if o.Flows != nil {
-		spec.Maps[RscMapFlows].MaxEntries = o.Flows.MaxEntries()
-		opts.MapReplacements = map[string]*ebpf.Map{RscMapFlows: o.Flows}
-	} else {
-		spec.Maps[RscMapFlows].MaxEntries = orDefault(o.FlowEntries, DefaultFlowEntries)
-	}
+	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, MaxPorts)
 	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: object: %w", err)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, loadError("xdp", err)
 	}
@@ -93,11 +78,9 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 		prog:     coll.DetachProgram(RscProgRscXdp),
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
+		flows: coll.DetachMap(RscMapFlows),
 	}
-	if o.Flows == nil {
-		p.flows = coll.DetachMap(RscMapFlows)
-	}
-	coll.Close() // with a shared map: our reference to it only
+	coll.Close()
 	return p, nil
 }
 
@@ -120,7 +103,7 @@ func loadError(kind string, err error) error {
 	return fmt.Errorf("%s: load: %w: %w", kind, ErrUnsupported, err)
 }
 
-// Close detaches and frees the program and its own maps; a shared flow map stays open. Closing twice is no error.
+// Close detaches and frees the program and its maps; the VMs' flow maps stay open. Closing twice is no error.
 func (p *Program) Close() error {
 	err := p.Detach()
 	p.mu.Lock()
@@ -132,6 +115,3 @@ func (p *Program) Close() error {
 // ReadsVLANTag reports whether the program sees 802.1Q tags that were taken out of the frames. When it is false, the
 // caller must have them left in: such a frame looks untagged.
 func (p *Program) ReadsVLANTag() bool { return p.readsTag }
-
-// Flows returns the flow map in use when it is the program's own, nil when it is shared.
-func (p *Program) Flows() *ebpf.Map { return p.flows }

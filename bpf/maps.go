@@ -70,6 +70,22 @@ func (p *Program) DeletePort(k PortKey) error {
 	return nil
 }
 
+// SetFlows says in which map (Flows.VM) the frames of the VM with a PortID are counted; nil: in none, as is due when the VM goes. A
+// frame that can be counted nowhere is a flow_lost. The kernel waits for the runs of the program that are under way, so when this
+// returns nobody counts in the map before.
+func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
+	var err error
+	if m != nil {
+		err = p.flows.Put(PortIndex(id), m)
+	} else if err = p.flows.Delete(PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("xdp: flows: %w", err)
+	}
+	return nil
+}
+
 // SetExcluded makes tcpPorts the TCP ports, of either end, that steering leaves alone for the VMs with that
 // PortValue.Port and FlagExcludes. It replaces the set before; nil empties it, as is due when the VM goes. A port that is
 // in both sets stays excluded all the while, and new ones are there before old ones go. After an error the old set is still

@@ -4,16 +4,30 @@
 #define RSC_MAPS_H
 
 #include "abi.h"
+#include "flows.h"
 
 /* Sizes here are only defaults; the loader sets the real ones. */
 
 /* The VMs of this interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, MAX_PORTS);
 	__type(key, struct port_key);
 	__type(value, struct port_value);
 } ports SEC(".maps");
+
+/* The flow map of each VM, by its place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(struct flow_key)); /* clang forgets types that only an inner map names */
+		__uint(value_size, sizeof(struct flow_stats));
+	});
+} flows SEC(".maps");
 
 /* TCP ports left alone, read for VMs with PORT_EXCLUDES. Rarely filled, so rows are made when needed. */
 struct {

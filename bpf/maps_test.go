@@ -2,20 +2,17 @@ package bpf
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	netnstest "github.com/rscctl/rscctl/test/netns"
 )
 
 func TestPortsAreSetAndDeleted(t *testing.T) {
 	netnstest.Need(t, netnstest.BPF)
-	p, err := Load(LoadOptions{Ifindex: 1, Queues: 1, PortEntries: 2, FlowEntries: 16})
+	p, err := Load(LoadOptions{Ifindex: 1, Queues: 1, PortEntries: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +51,7 @@ func TestOneFlowOnSeveralCPUsIsCountedExactly(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	rows, err := ReadFlows(p.Flows())
+	rows, err := ReadFlows(p.flowsOf(t, 3))
 	if err != nil || len(rows) != 1 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
@@ -69,121 +66,6 @@ func TestOneFlowOnSeveralCPUsIsCountedExactly(t *testing.T) {
 	}
 }
 
-func TestAFullFlowMapForgetsTheOldest(t *testing.T) {
-	netnstest.Need(t, netnstest.BPF)
-	p, err := Load(LoadOptions{Ifindex: 1, Queues: 1, FlowEntries: 512})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	p.mustSetPort(t, 0, PortValue{Port: 3})
-	const n = 4096
-	for i := range n {
-		seg := tcp(5, 0x10, 0)
-		seg[0], seg[1] = byte(i>>8), byte(i)
-		p.run(t, padded(60, ip4(6, 0x4000, nil, seg)))
-	}
-	rows, err := ReadFlows(p.Flows())
-	if err != nil || len(rows) == 0 || len(rows) > 512 {
-		t.Fatalf("%d rows, %v", len(rows), err)
-	}
-	for _, r := range rows {
-		if r.Key.SrcPort == n-1 {
-			return
-		}
-	}
-	t.Error("the newest flow is not there")
-}
-
-func TestSharedFlowMapOutlivesTheProgram(t *testing.T) {
-	netnstest.Need(t, netnstest.BPF)
-	m, pinned, err := OpenFlows("", 64)
-	if err != nil || pinned {
-		t.Fatalf("pinned %t, %v", pinned, err)
-	}
-	defer m.Close()
-	for range 2 { // two interfaces, one map
-		p, err := Load(LoadOptions{Ifindex: 1, Queues: 1, Flows: m})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.mustSetPort(t, 0, PortValue{Port: 3})
-		p.run(t, padded(60, ip4(6, 0x4000, nil, tcp(5, 0x10, 0))))
-		if p.Flows() != nil {
-			t.Error("the shared map is called its own")
-		}
-		if err := p.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rows, err := ReadFlows(m)
-	if err != nil || len(rows) != 1 || rows[0].Stats.Packets() != 2 {
-		t.Errorf("rows %+v, %v", rows, err)
-	}
-}
-
-// bpffs mounts a BPF filesystem on a folder of the test's.
-func bpffs(t *testing.T) string {
-	t.Helper()
-	netnstest.Need(t, netnstest.BPF)
-	dir := t.TempDir()
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		netnstest.Skip(t, "mounting a BPF filesystem: "+err.Error())
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-func TestPinnedFlowMapIsFoundAgain(t *testing.T) {
-	pin := filepath.Join(bpffs(t), "rscctl", "flows")
-	m, pinned, err := OpenFlows(pin, 64)
-	if err != nil || !pinned {
-		t.Fatalf("pinned %t, %v", pinned, err)
-	}
-	k := FlowKey{Ifindex: 5, Family: 4, SrcPort: 1}
-	if err := m.Put(k, FlowStats{Bytes: 77}); err != nil {
-		t.Fatal(err)
-	}
-	m.Close()
-	m, pinned, err = OpenFlows(pin, 64)
-	if err != nil || !pinned {
-		t.Fatalf("again: pinned %t, %v", pinned, err)
-	}
-	rows, err := ReadFlows(m)
-	m.Close()
-	if err != nil || len(rows) != 1 || rows[0].Key != k || rows[0].Stats.Bytes != 77 {
-		t.Fatalf("rows %+v, %v", rows, err)
-	}
-
-	t.Run("of another size is replaced", func(t *testing.T) {
-		m, pinned, err := OpenFlows(pin, 128)
-		if err != nil || !pinned || m.MaxEntries() != 128 {
-			t.Fatalf("pinned %t, %v", pinned, err)
-		}
-		defer m.Close()
-		if rows, err := ReadFlows(m); err != nil || len(rows) != 0 {
-			t.Errorf("rows %+v, %v", rows, err)
-		}
-	})
-}
-
-func TestWithoutABPFFilesystemNothingIsPinned(t *testing.T) {
-	netnstest.Need(t, netnstest.BPF)
-	dir := t.TempDir()
-	m, pinned, err := OpenFlows(filepath.Join(dir, "rscctl", "flows"), 64)
-	if err != nil || pinned {
-		t.Fatalf("pinned %t, %v", pinned, err)
-	}
-	m.Close()
-	if left, _ := os.ReadDir(dir); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}
-
 func TestVethTagIsFoundOnlyWithBothTypes(t *testing.T) {
 	at, ok := vethTagOffsets() // of this kernel, or none
 	if ok != (at.skb != 0 && at.vlan != 0) {
@@ -191,7 +73,7 @@ func TestVethTagIsFoundOnlyWithBothTypes(t *testing.T) {
 	}
 	if ok {
 		netnstest.Need(t, netnstest.BPF)
-		p, err := load(LoadOptions{Ifindex: 1, Queues: 1, FlowEntries: 16}, at)
+		p, err := load(LoadOptions{Ifindex: 1, Queues: 1}, at)
 		if err != nil {
 			t.Fatalf("the kernel refuses the program that reads tags: %+v", err)
 		}

@@ -56,6 +56,16 @@ static __always_inline u32 flow_hash(const struct flow_key *k)
 	return h;
 }
 
+/* Counts a frame under its flow in its VM's map. */
+static __always_inline void count_for(const struct port_value *port, const struct flow_key *k, const struct info *i, u32 len)
+{
+	u32 place = port->port & PORT_INDEX;
+	void *flows_of = bpf_map_lookup_elem(&flows, &place);
+
+	if (!flows_of || !count_flow(flows_of, k, i, 1, len))
+		count(O_FLOW_LOST);
+}
+
 /* Puts m in front of the frame. False: the driver has no room there. It ends all pointers into the packet. */
 static __noinline int put_meta(struct xdp_md *ctx, const struct frame_meta *m)
 {
@@ -139,13 +149,9 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (more)
 		take_ip(&f, &i, &fk);
 	if (i.keyed) {
-		fk.ifindex = ctx->ingress_ifindex;
-		fk.port = port->port;
-		fk.vlan = pk.vlan;
 		fk.family = i.family;
 		fk.dir = DIR_TO_GUEST;
-		if (!count_flow(&fk, &i, 1, f.len))
-			count(O_FLOW_LOST);
+		count_for(port, &fk, &i, f.len);
 		m.flags = META_KEYED;
 		m.hash = flow_hash(&fk);
 	}

@@ -20,30 +20,6 @@ type RscExcludedKey struct {
 	Pad     uint16
 }
 
-type RscFlowKey struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Port    uint32
-	Vlan    uint16
-	Family  uint8
-	Dir     uint8
-	SrcPort uint16
-	DstPort uint16
-	SrcIp   [16]uint8
-	DstIp   [16]uint8
-}
-
-type RscFlowStats struct {
-	_            structs.HostLayout
-	Bytes        uint64
-	PayloadBytes uint64
-	FirstNs      uint64
-	LastNs       uint64
-	TcpFlags     uint32
-	Pad          uint32
-	Verdicts     [11]uint64
-}
-
 type RscPortKey struct {
 	_    structs.HostLayout
 	Vlan uint16

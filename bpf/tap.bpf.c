@@ -19,10 +19,16 @@ char __license[] SEC("license") = "Dual BSD/GPL";
  * Whose tap this is. Constants, because they hold for the program's whole life and each tap loads its own: nothing is
  * looked up per frame, and no row can be missing.
  */
-const volatile u32 uplink = 0;
-const volatile u32 port = 0;
 const volatile u16 vlan = 0;
 const volatile u8 guest[6] = {};
+
+/* The VM's flows, which the XDP program counts in the other direction. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow_stats);
+} flows SEC(".maps");
 
 /* Frames by tap_outcome. */
 struct {
@@ -75,9 +81,6 @@ static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 	take_ip(&f, &i, &fk);
 	if (!i.keyed)
 		return T_NO_FLOW;
-	fk.ifindex = uplink;
-	fk.port = port;
-	fk.vlan = vlan;
 	fk.family = i.family;
 	fk.dir = DIR_TO_WIRE;
 
@@ -86,7 +89,7 @@ static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 		outer = TAG_LEN;
 	n = segments(skb, &i);
 	headers = n > 1 ? i.payload : 0;
-	if (!count_flow(&fk, &i, n, (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n))
+	if (!count_flow(&flows, &fk, &i, n, (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n))
 		return T_FLOW_LOST;
 	return T_COUNTED;
 }

@@ -21,12 +21,10 @@ const (
 
 // TapOptions says whose frames are counted, and as whose.
 type TapOptions struct {
-	Ifindex       int       // the tap, in the network namespace of the calling thread
-	UplinkIfindex int       // FlowKey.Ifindex
-	Port          uint32    // FlowKey.Port
-	VLAN          uint16    // FlowKey.VLAN, and what the wire's tag adds to a frame
-	MAC           [6]byte   // the VM's; frames from others are not counted
-	Flows         *ebpf.Map // shared flow map (OpenFlows); nil: one of its own
+	Ifindex int       // the tap, in the network namespace of the calling thread
+	VLAN    uint16    // id, 0 untagged: what the wire's tag adds to a frame
+	MAC     [6]byte   // the VM's; frames from others are not counted
+	Flows   *ebpf.Map // the VM's flow map (Flows.VM); nil: one of its own
 }
 
 // TapProgram counts the TCP flows that a VM sends through its tap, under DirToWire. A frame larger than the MTU counts as
@@ -56,9 +54,11 @@ func LoadTap(o TapOptions) (*TapProgram, error) {
 	if o.Flows != nil {
 		spec.Maps[RscTapMapFlows].MaxEntries = o.Flows.MaxEntries()
 		opts.MapReplacements = map[string]*ebpf.Map{RscTapMapFlows: o.Flows}
+	} else {
+		spec.Maps[RscTapMapFlows].MaxEntries = DefaultFlowEntries
 	}
 	for name, value := range map[string]any{
-		RscTapVarUplink: uint32(o.UplinkIfindex), RscTapVarPort: o.Port, RscTapVarVlan: o.VLAN, RscTapVarGuest: o.MAC,
+		RscTapVarVlan: o.VLAN, RscTapVarGuest: o.MAC,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("tc: object: %s: %w", name, err)

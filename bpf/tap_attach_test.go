@@ -73,7 +73,7 @@ func (v *vmTap) write(t *testing.T, frame []byte, gsoType byte, headers, gsoSize
 
 func (v *vmTap) load(t *testing.T) *TapProgram {
 	t.Helper()
-	p, err := LoadTap(TapOptions{Ifindex: v.index, UplinkIfindex: 77, Port: 5, MAC: peerMAC})
+	p, err := LoadTap(TapOptions{Ifindex: v.index, MAC: peerMAC})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

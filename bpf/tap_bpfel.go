@@ -15,15 +15,13 @@ import (
 
 type RscTapFlowKey struct {
 	_       structs.HostLayout
-	Ifindex uint32
-	Port    uint32
-	Vlan    uint16
-	Family  uint8
-	Dir     uint8
 	SrcPort uint16
 	DstPort uint16
 	SrcIp   [16]uint8
 	DstIp   [16]uint8
+	Family  uint8
+	Dir     uint8
+	Pad     uint16
 }
 
 type RscTapFlowStats struct {
@@ -45,8 +43,6 @@ const (
 	RscTapMapOutcomes = "outcomes"
 	RscTapProgRscTap  = "rsc_tap"
 	RscTapVarGuest    = "guest"
-	RscTapVarPort     = "port"
-	RscTapVarUplink   = "uplink"
 	RscTapVarVlan     = "vlan"
 )
 
@@ -107,10 +103,8 @@ type RscTapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscTapVariableSpecs struct {
-	Guest  *ebpf.VariableSpec `ebpf:"guest"`
-	Port   *ebpf.VariableSpec `ebpf:"port"`
-	Uplink *ebpf.VariableSpec `ebpf:"uplink"`
-	Vlan   *ebpf.VariableSpec `ebpf:"vlan"`
+	Guest *ebpf.VariableSpec `ebpf:"guest"`
+	Vlan  *ebpf.VariableSpec `ebpf:"vlan"`
 }
 
 // RscTapObjects contains all objects after they have been loaded into the kernel.
@@ -148,10 +142,8 @@ func (m *RscTapMaps) Close() error {
 //
 // It can be passed to LoadRscTapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscTapVariables struct {
-	Guest  *ebpf.Variable `ebpf:"guest"`
-	Port   *ebpf.Variable `ebpf:"port"`
-	Uplink *ebpf.Variable `ebpf:"uplink"`
-	Vlan   *ebpf.Variable `ebpf:"vlan"`
+	Guest *ebpf.Variable `ebpf:"guest"`
+	Vlan  *ebpf.Variable `ebpf:"vlan"`
 }
 
 // RscTapPrograms contains all programs after they have been loaded into the kernel.

@@ -31,6 +31,7 @@ var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
 func (c *Controller) Attach(req api.AttachRequest) (api.AttachResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.retainFlows() // of a VM of this name whose detach a crash cut short
 	return c.attach(req, false)
 }
 
@@ -165,6 +166,9 @@ func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 	if err := u.each(func(q *queue) error { return q.Add(v.portConfig()) }); err != nil {
 		return errors.Join(err, u.removePort(v))
 	}
+	if err := u.countFlows(v); err != nil {
+		return errors.Join(err, u.removePort(v))
+	}
 	add := u.addTap
 	if v.tap == nil {
 		add = func(v *vmPort) error { return u.addUser(v, cfg) }
@@ -174,6 +178,14 @@ func (u *uplink) addPort(v *vmPort, cfg vhost.Config) error {
 	}
 	u.ports[v.req.VM], u.byIdx[idx] = v, v
 	return nil
+}
+
+// countFlows has the VM's flows counted in its own map.
+func (u *uplink) countFlows(v *vmPort) (err error) {
+	if v.flows, err = u.flows.VM(v.req.VM); err != nil {
+		return err
+	}
+	return u.prog.SetFlows(v.id(), v.flows)
 }
 
 // addUser opens the VM's vhost-user port.
@@ -206,7 +218,7 @@ func (u *uplink) removePort(v *vmPort) error {
 	if v.port != nil {
 		errs = append(errs, v.port.Close())
 	}
-	errs = append(errs, u.setSteering(v.idx, false))
+	errs = append(errs, u.prog.SetFlows(v.id(), nil), u.setSteering(v.idx, false))
 	errs = append(errs, u.each(func(q *queue) error { return q.Remove(v.idx) }))
 	errs = append(errs, u.mcast.DelUnicast(net.HardwareAddr(v.addr.MAC[:])))
 	if u.ports[v.req.VM] == v {
@@ -246,6 +258,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 		}
 	}
 	resp.Warnings = c.saveInForce()
+	c.retainFlows()
 	if len(c.uplinks) == 0 && len(c.waiting) == 0 && c.flows != nil {
 		errs = append(errs, c.dropFlows())
 	}
@@ -253,7 +266,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	return resp, errors.Join(errs...)
 }
 
-// dropFlows removes the pinned flow map after the last detach; the next attach makes a new one. The caller holds mu.
+// dropFlows removes the pinned flow maps after the last detach; the next attach makes new ones. The caller holds mu.
 func (c *Controller) dropFlows() error {
 	err := c.flows.Close()
 	c.flows = nil
@@ -265,7 +278,7 @@ func (c *Controller) dropFlows() error {
 		c.flowsPin = ""
 	}
 	if err != nil {
-		return fmt.Errorf("flow map: %w", err)
+		return fmt.Errorf("flow maps: %w", err)
 	}
 	return nil
 }

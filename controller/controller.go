@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
@@ -21,13 +19,12 @@ import (
 type Options struct {
 	State   string       // directory of the state file and its lock, created if missing
 	Socket  string       // path of the control socket
-	BPFFS   string       // directory of the pinned flow map
+	BPFFS   string       // directory of the pinned flow maps
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
 }
 
 const (
-	flowEntries  = 65536 // least recently used flows give way to new ones
 	flowsPinName = "flows"
 	healthEvery  = time.Second
 	leastLook    = 50 * time.Millisecond // between two looks at a VM whose bridge forgets its senders soon
@@ -40,7 +37,7 @@ type Controller struct {
 	state    *state.Dir
 	listener *unixsock.Listener
 	watcher  *netdev.Watcher
-	flows    *ebpf.Map
+	flows    *bpf.Flows
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
 	started  time.Time
 
@@ -84,13 +81,13 @@ func (c *Controller) closePlaces() {
 	_ = c.state.Close()
 }
 
-// openFlows makes or adopts the pinned flow map. Without a bpf filesystem it goes on unpinned and says how to have one:
+// openFlows makes or adopts the pinned flow maps. Without a bpf filesystem it goes on unpinned and says how to have one:
 // the operator decides what is mounted.
 func (c *Controller) openFlows() error {
 	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
-	m, pinned, err := bpf.OpenFlows(pin, flowEntries)
+	m, pinned, err := bpf.OpenFlows(pin, bpf.DefaultFlowEntries)
 	if err != nil {
-		return fmt.Errorf("flow map: %w", err)
+		return err
 	}
 	c.flows = m
 	if pinned {
@@ -102,7 +99,7 @@ func (c *Controller) openFlows() error {
 }
 
 // Run restores the state, serves until ctx ends and then leaves the host as it found it, keeping the state and the
-// pinned flow map.
+// pinned flow maps.
 func (c *Controller) Run(ctx context.Context) error {
 	for _, w := range c.warnings {
 		c.log.Warn(w)
@@ -120,7 +117,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	return errors.Join(err, c.shutdown())
 }
 
-// shutdown takes everything off the host but what the next run needs: the state and the pinned flow map.
+// shutdown takes everything off the host but what the next run needs: the state and the pinned flow maps.
 func (c *Controller) shutdown() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -25,7 +25,7 @@ var flowOrders = map[api.FlowSort]func(a, b api.Flow) int{
 // tcpFlagNames name the bits of byte 13 of the TCP header, lowest first (RFC 9293, 3.1).
 var tcpFlagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
 
-// Flows reads the BPF flow map. sort is a key of flowOrders ("" is bytes), limit 0 means all.
+// Flows reads the VMs' flow maps. sort is a key of flowOrders ("" is bytes), limit 0 means all.
 func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.Flows, error) {
 	out := api.Flows{Schema: api.Schema, Flows: []api.Flow{}}
 	if sort == "" {
@@ -40,29 +40,20 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	if iface != "" && c.uplinks[iface] == nil {
 		return out, fmt.Errorf("flows: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
 	}
-	if c.flows == nil {
-		return out, nil
-	}
-	names := map[[2]uint32]*vmPort{} // (ifindex, port index)
+	now := monotonic()
 	for _, u := range c.uplinks {
 		for _, v := range u.ports {
-			names[[2]uint32{uint32(u.facts.Index), v.id()}] = v
+			if (iface != "" && u.name != iface) || (vm != "" && v.req.VM != vm) {
+				continue
+			}
+			rows, err := bpf.ReadFlows(v.flows)
+			if err != nil {
+				return out, fmt.Errorf("flows: VM %s: %w", v.req.VM, err)
+			}
+			for _, r := range rows {
+				out.Flows = append(out.Flows, flowRow(v, r, now))
+			}
 		}
-	}
-	rows, err := bpf.ReadFlows(c.flows)
-	if err != nil {
-		return out, fmt.Errorf("flows: %w", err)
-	}
-	now := monotonic()
-	for _, r := range rows {
-		v := names[[2]uint32{r.Key.Ifindex, r.Key.Port}]
-		if v == nil || v.addr.VLAN != r.Key.VLAN { // of an earlier attachment
-			continue
-		}
-		if (iface != "" && v.up.name != iface) || (vm != "" && v.req.VM != vm) {
-			continue
-		}
-		out.Flows = append(out.Flows, flowRow(v, r, now))
 	}
 	slices.SortStableFunc(out.Flows, func(a, b api.Flow) int {
 		return cmp.Or(order(a, b), strings.Compare(a.Src, b.Src), cmp.Compare(a.SrcPort, b.SrcPort))
@@ -74,9 +65,31 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	return out, nil
 }
 
+// retainFlows drops the flows of VMs that are neither attached nor wait to be: who attaches a VM of such a name begins anew. The
+// caller holds mu.
+func (c *Controller) retainFlows() {
+	if c.flows == nil {
+		return
+	}
+	known := map[string]bool{}
+	for _, u := range c.uplinks {
+		for name := range u.ports {
+			known[name] = true
+		}
+	}
+	for _, list := range c.waiting {
+		for _, w := range list {
+			known[w.vm.Name] = true
+		}
+	}
+	if err := c.flows.Retain(func(vm string) bool { return known[vm] }); err != nil {
+		c.log.Warn("flows of VMs that have gone", "err", err)
+	}
+}
+
 func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
 	f := api.Flow{
-		Iface: v.up.name, VM: v.req.VM, Direction: api.ToGuest, VLAN: int(r.Key.VLAN), Family: int(r.Key.Family),
+		Iface: v.up.name, VM: v.req.VM, Direction: api.ToGuest, VLAN: v.req.VLAN, Family: int(r.Key.Family),
 		Src: r.Key.Src().Addr().String(), Dst: r.Key.Dst().Addr().String(), SrcPort: r.Key.SrcPort, DstPort: r.Key.DstPort,
 		Packets: r.Stats.Packets(), Bytes: r.Stats.Bytes, PayloadBytes: r.Stats.PayloadBytes,
 		FirstNS: int64(r.Stats.FirstNS), LastNS: int64(r.Stats.LastNS), AgeNS: max(0, now-int64(r.Stats.LastNS)),

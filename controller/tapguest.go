@@ -105,8 +105,7 @@ func (u *uplink) addTap(v *vmPort) (err error) {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 	}
 	t.tc, err = bpf.LoadTap(bpf.TapOptions{
-		Ifindex: t.facts.Index, UplinkIfindex: u.facts.Index, Port: v.id(), VLAN: v.addr.VLAN,
-		MAC: v.addr.MAC, Flows: u.flows,
+		Ifindex: t.facts.Index, VLAN: v.addr.VLAN, MAC: v.addr.MAC, Flows: v.flows,
 	})
 	if err == nil {
 		err = t.tc.Attach()

@@ -44,7 +44,7 @@ type uplink struct {
 	ports    map[string]*vmPort // by VM name; guarded by the controller's lock
 	byIdx    [maxPorts]*vmPort
 	taken    [maxPorts]uint32 // how many VMs have had each index
-	flows    *ebpf.Map
+	flows    *bpf.Flows
 	native   bool            // XDP runs in the driver
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []change        // what was changed on the host, in order
@@ -120,7 +120,7 @@ func foreignXDP(f *netdev.Facts) error {
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
-func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, trouble func(), log *slog.Logger) (u *uplink, err error) {
+func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	u = &uplink{name: f.Name, facts: f, chunk: chunk, log: log.With("iface", f.Name), ports: map[string]*vmPort{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
@@ -128,7 +128,7 @@ func openUplink(f *netdev.Facts, chunk int, flows *ebpf.Map, trouble func(), log
 			u, err = nil, fmt.Errorf("interface %s: %w", f.Name, err)
 		}
 	}()
-	if err := u.loadProgram(flows); err != nil {
+	if err := u.loadProgram(); err != nil {
 		return u, err
 	}
 	if u.mcast, err = netdev.OpenMulticast(f.Index); err != nil {
@@ -174,10 +174,10 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 }
 
 // loadProgram tries native XDP, then generic, and keeps what generic mode costs as a warning.
-func (u *uplink) loadProgram(flows *ebpf.Map) error {
+func (u *uplink) loadProgram() error {
 	var first error
 	for _, native := range []bool{true, false} {
-		p, err := bpf.Load(bpf.LoadOptions{Ifindex: u.facts.Index, Queues: u.facts.RxQueues, Native: native, Flows: flows})
+		p, err := bpf.Load(bpf.LoadOptions{Ifindex: u.facts.Index, Queues: u.facts.RxQueues, Native: native})
 		if err != nil {
 			return err
 		}

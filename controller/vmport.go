@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
@@ -16,14 +18,15 @@ import (
 // vmPort is one attached VM: its address, its policy, and its vhost-user port or its tap. The hooks of a vhost-user port run
 // on its control goroutine, the rest on the controller's; mu guards what both touch.
 type vmPort struct {
-	req  api.AttachRequest
-	idx  uint32 // of its port on the workers
-	gen  uint32 // how many VMs had idx before
-	addr datapath.Addr
-	up   *uplink
-	log  *slog.Logger
-	port *vhost.Port // nil for a VM on its own tap
-	tap  *tapGuest   // nil for a vhost-user VM
+	req   api.AttachRequest
+	idx   uint32 // of its port on the workers
+	gen   uint32 // how many VMs had idx before
+	addr  datapath.Addr
+	up    *uplink
+	log   *slog.Logger
+	flows *ebpf.Map
+	port  *vhost.Port // nil for a VM on its own tap
+	tap   *tapGuest   // nil for a vhost-user VM
 
 	mu      sync.Mutex
 	policy  api.Policy

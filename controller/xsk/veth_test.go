@@ -39,7 +39,7 @@ func newRig(t *testing.T, queues int, native bool, o netnstest.Options) *rig {
 	o.Queues, o.NoIPv6, o.NoIPv4 = queues, true, true
 	r := &rig{net: netnstest.Pair(t, o)}
 	r.net.B.Do(t, func() (err error) {
-		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native, FlowEntries: 4096})
+		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native})
 		if err != nil {
 			return err
 		}
