@@ -9,16 +9,68 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Rules are the filters of a namespace that can touch frames of any interface, as they are at one moment.
+type Rules struct {
+	chains           []baseChain
+	ebtables         []string // tables with rules
+	iptables         []string
+	ip6tables        []string
+	toIP4, toIP6     bool // br_netfilter is there; and its sysctl is on:
+	sysctl4, sysctl6 bool
+}
+
+// RuleReader reads rules again and again. It is made once, because what is built into the kernel takes a while to find out.
+type RuleReader struct{ builtIn []string } // tables of ebtables
+
+// NewRuleReader makes one.
+func NewRuleReader() *RuleReader {
+	r := &RuleReader{}
+	for _, t := range ebtablesTables {
+		if builtIn("ebtable_"+t.name, "BRIDGE_EBT_"+t.option) {
+			r.builtIn = append(r.builtIn, t.name)
+		}
+	}
+	return r
+}
+
+// Read reads the rules in the network namespace of the calling thread. It changes nothing, but the kernel may load nf_tables
+// to answer, and makes the empty tables of an ebtables that is built into it.
+func (r *RuleReader) Read() (*Rules, error) {
+	out := &Rules{ebtables: ebTables(r.builtIn), iptables: ipTables(unix.AF_INET), ip6tables: ipTables(unix.AF_INET6)}
+	out.sysctl4, out.toIP4 = callsNetfilter("iptables")
+	out.sysctl6, out.toIP6 = callsNetfilter("ip6tables")
+	var err error
+	if out.chains, err = baseChains(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// callsNetfilter reads a setting of br_netfilter, and whether the module is there.
+func callsNetfilter(name string) (on, there bool) {
+	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + name) // of the calling thread's namespace
+	return err == nil && strings.TrimSpace(string(b)) != "0", err == nil
+}
+
+// Bypassed is RuleReader.Read and Rules.Bypassed.
+func Bypassed(uplink, tap int, ports *BridgePorts) ([]string, error) {
+	r, err := NewRuleReader().Read()
+	if err != nil {
+		return nil, err
+	}
+	return r.Bypassed(uplink, tap, ports)
+}
+
 // Bypassed tells what of the kernel's path from an uplink to a VM's tap would not see the frames any more, when XDP takes
 // them at the uplink and they are sent to the tap directly: one sentence each, none when nothing would be missed. ports is
-// the bridge between the two (FindPorts), nil when there is none. It looks in the network namespace of the calling thread
-// (also for netfilter), and it changes nothing, but the kernel may load nf_tables to answer.
+// the bridge between the two (FindPorts), nil when there is none, which is the first thing to say then: nothing gives the
+// VM the uplink's frames but us. It looks in the network namespace of the calling thread.
 //
 // What only concerns the VM's own frames (the ingress of the tap, the egress of the uplink) is not listed: those stay on the
 // kernel's path. Legacy iptables and ebtables are found by their rules; a legacy policy without a rule is not seen.
-func Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
+func (r *Rules) Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
 	err = with(func(h *Handle) error {
-		w := way{h: h, ports: ports}
+		w := way{h: h, rules: r, ports: ports}
 		if w.in, err = h.names(uplink); err != nil {
 			return err
 		}
@@ -35,9 +87,21 @@ func Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
 			}
 			out = append(out, more...)
 		}
+		if ports == nil {
+			out = append([]string{h.unbridged(w.in[uplink], tap, w.out[tap])}, out...)
+		}
 		return nil
 	})
 	return out, err
+}
+
+// unbridged says that an uplink and a tap are not in one bridge, and what the tap is in.
+func (h *Handle) unbridged(uplink string, tap int, name string) string {
+	where := "in no bridge"
+	if a, err := h.linkAttrs(tap); err == nil && a.u32(unix.IFLA_MASTER) != 0 {
+		where = "in " + h.linkName(int(a.u32(unix.IFLA_MASTER)))
+	}
+	return fmt.Sprintf("tap %s is %s and not in a bridge with %s, so the kernel's path gives the VM none of its frames", name, where, uplink)
 }
 
 func (h *Handle) names(index int) (map[int]string, error) {
@@ -51,6 +115,7 @@ func (h *Handle) names(index int) (map[int]string, error) {
 // way is the kernel's path that is bypassed.
 type way struct {
 	h       *Handle
+	rules   *Rules
 	in, out map[int]string // interfaces that the frames come in and go out by: names by ifindex
 	ports   *BridgePorts
 }
@@ -116,12 +181,8 @@ func (w *way) tc() (out []string, err error) {
 
 // nftables lists base chains that have rules, or drop by policy, where the frames would come by.
 func (w *way) nftables() (out []string, err error) {
-	chains, err := baseChains()
-	if err != nil {
-		return nil, err
-	}
 	ip4, ip6 := w.callsNetfilter()
-	for _, c := range chains {
+	for _, c := range w.rules.chains {
 		if c.rules == 0 && !c.drops {
 			continue
 		}
@@ -147,19 +208,19 @@ func (w *way) legacy() (out []string, err error) {
 	if w.ports == nil {
 		return nil, nil
 	}
-	for _, t := range ebTables() {
+	for _, t := range w.rules.ebtables {
 		out = append(out, fmt.Sprintf("ebtables: the rules of table %s would not see the frames that bridge %s forwards", t, w.ports.Bridge))
 	}
 	ip4, ip6 := w.callsNetfilter()
 	for _, f := range []struct {
 		on     bool
 		tool   string
-		family int
-	}{{ip4, "iptables", unix.AF_INET}, {ip6, "ip6tables", unix.AF_INET6}} {
+		tables []string
+	}{{ip4, "iptables", w.rules.iptables}, {ip6, "ip6tables", w.rules.ip6tables}} {
 		if !f.on {
 			continue
 		}
-		for _, t := range ipTables(f.family) {
+		for _, t := range f.tables {
 			out = append(out, fmt.Sprintf("%s: the rules of table %s would not see the packets that bridge %s hands to netfilter (bridge-nf-call-%s)",
 				f.tool, t, w.ports.Bridge, f.tool))
 		}
@@ -173,10 +234,6 @@ func (w *way) callsNetfilter() (ip4, ip6 bool) {
 	if w.ports == nil {
 		return false, false
 	}
-	const dir = "/proc/sys/net/bridge/bridge-nf-call-"
-	on := func(name string, own bool) bool {
-		b, err := os.ReadFile(dir + name) // of the calling thread's namespace
-		return err == nil && (own || strings.TrimSpace(string(b)) != "0")
-	}
-	return on("iptables", w.ports.CallIPTables), on("ip6tables", w.ports.CallIP6Tables)
+	r := w.rules
+	return r.toIP4 && (r.sysctl4 || w.ports.CallIPTables), r.toIP6 && (r.sysctl6 || w.ports.CallIP6Tables)
 }

@@ -7,20 +7,25 @@ type EventKind uint8
 
 // The kinds of events. One moment can bring several for an interface.
 const (
-	Gone          EventKind = iota // removed, or moved to another namespace; it is no longer watched
-	Down                           // no longer administratively up
-	Up                             // administratively up again
-	CarrierOff                     // no longer running: carrier lost
-	CarrierOn                      // running again
-	MTUChanged                     //
-	QueuesChanged                  // the number of RX queues in use
-	XDPChanged                     // another program, another mode, or none; a BPF link announces nothing: found at the interval
-	MasterChanged                  // put into or taken out of a bridge or bond
-	Renamed                        // another name, the same index
-	MACChanged                     // its own address
+	Gone            EventKind = iota // removed, or moved to another namespace; it is no longer watched
+	Down                             // no longer administratively up
+	Up                               // administratively up again
+	CarrierOff                       // no longer running: carrier lost
+	CarrierOn                        // running again
+	MTUChanged                       //
+	QueuesChanged                    // the number of RX queues in use
+	XDPChanged                       // another program, another mode, or none; a BPF link announces nothing: found at the interval
+	MasterChanged                    // put into or taken out of a bridge or bond
+	Renamed                          // another name, the same index
+	MACChanged                       // its own address
+	OffloadsChanged                  // of frames that come in: VLAN tags taken out, merging by the NIC
+
+	// News of the namespace and not of one interface: the event has no index and no facts. They tell that it is time to look.
+	LinksChanged // an interface came, went or changed, watched or not
+	RulesChanged // TC filters, queueing disciplines or nftables; legacy iptables and ebtables announce nothing
 )
 
-// Event is one change, with the facts before and after it; Now is nil for Gone. Facts are shared and not to be written.
+// Event is one change, with the facts before and after it; Now is nil for Gone, both for news of the namespace. Facts are shared and not to be written.
 type Event struct {
 	Kind     EventKind
 	Index    int // ifindex
@@ -45,5 +50,6 @@ func changes(was, now *Facts) []Event {
 	add(was.Master != now.Master, MasterChanged)
 	add(was.Name != now.Name, Renamed)
 	add(!bytes.Equal(was.MAC, now.MAC), MACChanged)
+	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW, OffloadsChanged)
 	return events
 }

@@ -40,3 +40,6 @@ func (h *Handle) ListedQueues(index int) (int, error) { return h.netdevRxQueues(
 
 // NewWatcherEvery is NewWatcher with another interval.
 func NewWatcherEvery(interval time.Duration) (*Watcher, error) { return newWatcher(interval) }
+
+// BuiltInBy is how builtIn decides, from files.
+var BuiltInBy = builtInBy

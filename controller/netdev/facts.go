@@ -33,6 +33,9 @@ type Facts struct {
 	Running     bool   // carrier and operation (IFF_RUNNING)
 	Promisc     int    // how many users hold it in promiscuous mode
 	XDP         XDP
+	RxVLAN      bool // offloads of frames that come in, see the constants of these names
+	LRO         bool
+	GROHW       bool
 }
 
 // Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
@@ -105,6 +108,15 @@ func (h *Handle) Inspect(name string) (*Facts, error) {
 	return h.facts(l), nil
 }
 
+// InspectIndex is Handle.InspectIndex in the calling thread's namespace.
+func InspectIndex(index int) (f *Facts, err error) {
+	err = with(func(h *Handle) error {
+		f, err = h.InspectIndex(index)
+		return err
+	})
+	return f, err
+}
+
 // InspectIndex returns the facts of the interface with that index, or ErrNoDevice.
 func (h *Handle) InspectIndex(index int) (*Facts, error) {
 	l, err := h.nl.LinkByIndex(index)
@@ -162,6 +174,18 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 	}
 	if x := a.Xdp; x != nil && x.Attached {
 		f.XDP = XDP{Attached: true, Mode: xdpMode(x.AttachMode), ProgID: x.ProgId}
+	}
+	if bits, _, err := h.features(a.Name, "rx-*"); err == nil {
+		for _, b := range bits {
+			switch b.name {
+			case featurePattern(RxVLAN):
+				f.RxVLAN = b.active
+			case featurePattern(LRO):
+				f.LRO = b.active
+			case GROHW:
+				f.GROHW = b.active
+			}
+		}
 	}
 	return f
 }

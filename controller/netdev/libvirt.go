@@ -15,7 +15,7 @@ import (
 var ErrLibvirt = errors.New("libvirt does not tell")
 
 // libvirtWait is how long virsh may take: a libvirtd that hangs must not hold up the controller.
-const libvirtWait = 5 * time.Second
+const libvirtWait = 3 * time.Second
 
 // maxDomain bounds a domain's name, in bytes.
 const maxDomain = 256

@@ -1,11 +1,14 @@
 package netdev
 
 import (
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -169,25 +172,53 @@ func ipTables(family int) (out []string) {
 	return out
 }
 
-// ebTables are the tables of legacy ebtables that have rules.
-func ebTables() (out []string) {
-	modules, err := os.ReadFile("/proc/modules")
-	if err != nil {
-		return nil
-	}
-	for _, table := range []string{"filter", "nat", "broute"} {
-		if !strings.Contains("\n"+string(modules), "\nebtable_"+table+" ") {
+// ebtablesTables are the tables of legacy ebtables, with their names in the kernel's configuration behind CONFIG_BRIDGE_EBT_.
+var ebtablesTables = []struct{ name, option string }{{"filter", "T_FILTER"}, {"nat", "T_NAT"}, {"broute", "BROUTE"}}
+
+// ebTables are the tables of legacy ebtables that have rules, of those that are loaded or known to be built in.
+func ebTables(builtIn []string) (out []string) {
+	loaded, _ := os.ReadFile("/proc/modules")
+	for _, t := range ebtablesTables {
+		if !slices.Contains(builtIn, t.name) && !strings.Contains("\n"+string(loaded), "\nebtable_"+t.name+" ") {
 			continue
 		}
 		// struct ebt_replace on a 64-bit machine: name[32], valid_hooks, nentries, entries_size, and pointers.
 		const getInfo = 128 // EBT_SO_GET_INFO
 		b := make([]byte, 120)
-		copy(b[:31], table)
+		copy(b[:31], t.name)
 		if askNetfilter(unix.AF_INET, unix.SOL_IP, getInfo, b) == nil && binary.NativeEndian.Uint32(b[36:]) > 0 {
-			out = append(out, table)
+			out = append(out, t.name)
 		}
 	}
 	return out
+}
+
+// builtIn tells whether a module is part of the kernel itself, by the list that comes with the kernel's modules and by the
+// kernel's own configuration. Of a kernel with neither it is taken for granted: what is asked for and not there is an error, at
+// the worst a module that is loaded; a filter that nobody looked for is bypassed in silence.
+func builtIn(module, option string) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return true
+	}
+	return builtInBy("/lib/modules/"+cString(u.Release[:])+"/modules.builtin", "/proc/config.gz", module, option)
+}
+
+func builtInBy(list, config, module, option string) bool {
+	if b, err := os.ReadFile(list); err == nil {
+		return strings.Contains(string(b), "/"+module+".ko")
+	}
+	f, err := os.Open(config)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return true
+	}
+	b, err := io.ReadAll(io.LimitReader(z, 8<<20))
+	return err != nil || strings.Contains("\n"+string(b), "\nCONFIG_"+option+"=y\n")
 }
 
 // askNetfilter is getsockopt on a raw socket of the calling thread's namespace: b is the question and the answer.

@@ -44,16 +44,21 @@ func (h *Handle) Offload(name, feature string) (on, fixed bool, err error) {
 	return on, fixed, nil
 }
 
-// ChangeOffload switches an offload and checks that it happened. What it returns undoes it, also when err is not nil:
-// part of the bits may have changed. Bits that are fixed are left alone; if an active one is among them, or nothing
-// could change, the error is ErrFixed.
-func (h *Handle) ChangeOffload(name, feature string, on bool) (Change, error) {
-	c := Change{Feature: feature}
+// PlanOffload returns what ChangeOffload would return, and changes nothing.
+func (h *Handle) PlanOffload(name, feature string, on bool) (Change, error) {
+	c, _, _, _, err := h.planOffload(name, feature, on)
+	return c, err
+}
+
+// planOffload finds the bits that have to change: what undoes it, what is asked for by bit, how many bits the device has, and how
+// many of the feature's can change.
+func (h *Handle) planOffload(name, feature string, on bool) (c Change, want map[int]bool, n, changeable int, err error) {
+	c = Change{Feature: feature}
 	bits, n, err := h.features(name, feature)
 	if err != nil {
-		return c, err
+		return c, nil, 0, 0, err
 	}
-	want, changeable := map[int]bool{}, 0
+	want = map[int]bool{}
 	for _, b := range bits {
 		if b.fixed {
 			continue
@@ -66,6 +71,17 @@ func (h *Handle) ChangeOffload(name, feature string, on bool) (Change, error) {
 			c.Was[b.name] = b.requested
 			want[b.bit] = on
 		}
+	}
+	return c, want, n, changeable, nil
+}
+
+// ChangeOffload switches an offload and checks that it happened. What it returns undoes it, also when err is not nil:
+// part of the bits may have changed. Bits that are fixed are left alone; if an active one is among them, or nothing
+// could change, the error is ErrFixed.
+func (h *Handle) ChangeOffload(name, feature string, on bool) (Change, error) {
+	c, want, n, changeable, err := h.planOffload(name, feature, on)
+	if err != nil {
+		return c, err
 	}
 	if len(want) > 0 {
 		if err := h.eth.setFeatures(name, n, want); err != nil {

@@ -25,6 +25,8 @@ func TestChangesAreReportedByKind(t *testing.T) {
 		"master":            {func(f *Facts) { f.Master = "br0" }, []EventKind{MasterChanged}},
 		"name":              {func(f *Facts) { f.Name = "wan" }, []EventKind{Renamed}},
 		"address":           {func(f *Facts) { f.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 2} }, []EventKind{MACChanged}},
+		"tags":              {func(f *Facts) { f.RxVLAN = true }, []EventKind{OffloadsChanged}},
+		"merging":           {func(f *Facts) { f.LRO, f.GROHW = true, true }, []EventKind{OffloadsChanged}},
 		"two at once":       {func(f *Facts) { f.MTU, f.RxQueues = 1400, 4 }, []EventKind{MTUChanged, QueuesChanged}},
 	} {
 		now := base

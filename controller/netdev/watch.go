@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,14 +15,16 @@ import (
 // ioctl announces nothing, nor does a BPF link that attaches XDP. One look costs a few system calls per interface.
 const WatchInterval = 5 * time.Second
 
-// Watcher reports changes of chosen interfaces of one network namespace.
+// Watcher reports changes of chosen interfaces of one network namespace, and that something of the namespace has changed:
+// its interfaces or the rules on their paths.
 //
 // It compares facts and does not replay the kernel's messages: whatever wakes it (a link message, an ethtool message,
 // messages lost for lack of room, the interval), it looks at every watched interface and reports what differs from
 // before. So nothing is lost for good, but an interface that went down and up again within a moment may report neither.
 type Watcher struct {
 	h      *Handle
-	files  []*os.File // netlink sockets with news
+	files  []*os.File    // netlink sockets with news
+	news   atomic.Uint32 // a bit for each kind of event of the namespace that is due
 	wake   chan struct{}
 	done   chan struct{}
 	events chan Event
@@ -44,24 +47,55 @@ func newWatcher(interval time.Duration) (*Watcher, error) {
 		h: h, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		events: make(chan Event, 16), links: map[int]*Facts{},
 	}
-	route, err := newsSocket(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
-	if err != nil {
+	if err := w.open(); err != nil {
+		for _, f := range w.files {
+			f.Close()
+		}
 		h.Close()
 		return nil, fmt.Errorf("link watch: %w", err)
-	}
-	w.files = append(w.files, route)
-	// Without the ethtool family (before Linux 5.6) the interval is what finds a changed queue count.
-	if group, err := h.genlGroup(ethtoolFamily, ethtoolMonitor); err == nil {
-		if f, err := newsSocket(unix.NETLINK_GENERIC, group); err == nil {
-			w.files = append(w.files, f)
-		}
-	}
-	for _, f := range w.files {
-		w.wg.Go(func() { w.listen(f) })
 	}
 	w.wg.Go(func() { w.run(interval) })
 	return w, nil
 }
+
+// open opens the sockets and begins to listen.
+func (w *Watcher) open() error {
+	type source struct {
+		family, group int
+		kind          EventKind // of the namespace, noNews for none
+	}
+	sources := []source{
+		{unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, LinksChanged},
+		{unix.NETLINK_ROUTE, unix.RTNLGRP_TC, RulesChanged},
+	}
+	for i, s := range sources {
+		f, err := newsSocket(s.family, s.group)
+		if err != nil {
+			return err
+		}
+		w.files = append(w.files, f)
+		w.wg.Go(func() { w.listen(f, sources[i].kind) })
+	}
+	// What a kernel need not have: without the ethtool family (before Linux 5.6) the interval is what finds a changed queue
+	// count, and without nf_tables there are no rules of it.
+	optional := []source{{unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, RulesChanged}}
+	if group, err := w.h.genlGroup(ethtoolFamily, ethtoolMonitor); err == nil {
+		optional = append(optional, source{unix.NETLINK_GENERIC, group, noNews})
+	}
+	for _, s := range optional {
+		if f, err := newsSocket(s.family, s.group); err == nil {
+			w.files = append(w.files, f)
+			w.wg.Go(func() { w.listen(f, s.kind) })
+		}
+	}
+	return nil
+}
+
+// noNews is no kind of event.
+const noNews = EventKind(0xff)
+
+// newsEvery is how often events of the namespace are sent at most: who loads a rule set sends a message for each rule.
+const newsEvery = 100 * time.Millisecond
 
 // Events is where changes are sent. It must be read: while it is full, the watcher waits. Close closes it.
 func (w *Watcher) Events() <-chan Event { return w.events }
@@ -128,7 +162,7 @@ func newsSocket(family int, group int) (*os.File, error) {
 }
 
 // listen turns messages into wake-ups. What they say is not read: the facts are.
-func (w *Watcher) listen(f *os.File) {
+func (w *Watcher) listen(f *os.File, kind EventKind) {
 	buf := make([]byte, 1<<16)
 	for {
 		_, err := f.Read(buf)
@@ -136,21 +170,38 @@ func (w *Watcher) listen(f *os.File) {
 		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return // closed
 		}
+		if kind != noNews {
+			w.news.Or(1 << kind)
+		}
 		w.Check()
 	}
 }
 
 func (w *Watcher) run(interval time.Duration) {
-	tick := time.NewTicker(interval)
+	tick, later := time.NewTicker(interval), time.NewTimer(interval)
 	defer tick.Stop()
+	defer later.Stop()
+	var told time.Time
 	for {
 		select {
 		case <-w.done:
 			return
 		case <-w.wake:
+		case <-later.C:
 		case <-tick.C:
 		}
-		for _, e := range w.compare() {
+		events := w.compare()
+		if wait := newsEvery - time.Since(told); wait > 0 && w.news.Load() != 0 {
+			later.Reset(wait)
+		} else if bits := w.news.Swap(0); bits != 0 {
+			told = time.Now()
+			for _, kind := range []EventKind{LinksChanged, RulesChanged} {
+				if bits&(1<<kind) != 0 {
+					events = append(events, Event{Kind: kind})
+				}
+			}
+		}
+		for _, e := range events {
 			select {
 			case w.events <- e:
 			case <-w.done:
