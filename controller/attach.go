@@ -110,14 +110,8 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 		}
 		_ = c.putBack(done)
 	}()
-	for _, ch := range todo {
-		if err := ch.apply(); err != nil {
-			return err
-		}
-		if err := c.record(resp.Iface, &ch); err != nil {
-			return errors.Join(err, ch.undo())
-		}
-		done = append(done, ch)
+	if done, err = c.applyChanges(facts.Name, todo); err != nil {
+		return err
 	}
 	if c.flows == nil {
 		if err := c.openFlows(); err != nil {
@@ -144,11 +138,15 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 			v.log.Warn("tap: watch", "err", err)
 		}
 	}
-	u.changes = append(u.changes, done...)
+	before := u.changes
+	noted := u.keepChanges(done)
 	c.uplinks[u.name] = u
 	if err := c.saveState(); err != nil {
-		u.changes = u.changes[:len(u.changes)-len(done)]
+		u.changes = before
 		return errors.Join(err, c.dropPort(v))
+	}
+	if err := c.state.Forget(noted...); err != nil {
+		c.log.Warn("noted twice on the undo list", "err", err)
 	}
 	return nil
 }

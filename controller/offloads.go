@@ -3,20 +3,23 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
 )
 
-// change is one offload that attach switches and detach puts back. peer tells that link is the other end of the veth
-// named via, which may live in another namespace and is looked for again when the change is undone.
+// change is one offload that attach switches and detach puts back. Via tells that link is the other end of the veth of that name,
+// which may live in another namespace and is looked for again when the change is undone. Names are for people: what is
+// undone is undone at the interface that Device identifies, whatever its name is by then.
 type change struct {
-	id      uint64        // in the undo list
-	Link    string        `json:"link"`
-	Via     string        `json:"via,omitempty"`
-	Feature string        `json:"feature"`
-	Why     string        `json:"why"`
-	Undo    netdev.Change `json:"undo"`
+	id      uint64 // in the undo list
+	Link    string
+	Via     string
+	Device  netdev.Identity // of Via where that is set, otherwise of Link; zero in a list that an old version wrote
+	Feature string
+	Why     string
+	Undo    netdev.Change
 }
 
 func (c *change) text() string {
@@ -27,21 +30,61 @@ func (c *change) restoredText() string {
 	return fmt.Sprintf("%s switched on again on %s", c.Feature, c.Link)
 }
 
-// apply switches the offload off. It stays undoable also when it fails half-way.
-func (c *change) apply() (err error) {
-	if c.Via == "" {
-		err = withHandle(func(h *netdev.Handle) error {
-			c.Undo, err = h.ChangeOffload(c.Link, c.Feature, false)
+// named is the interface of this namespace by which the changed one is found, by the name that it had.
+func (c *change) named() string {
+	if c.Via != "" {
+		return c.Via
+	}
+	return c.Link
+}
+
+// at runs fn on the interface that is changed, by the name that it has now. ErrNoDevice when it is gone.
+func (c *change) at(fn func(h *netdev.Handle, name string) error) error {
+	return withHandle(func(h *netdev.Handle) error {
+		name := c.named()
+		if c.Device.Index != 0 {
+			var err error
+			if name, err = h.NameOf(c.Device); err != nil {
+				return err
+			}
+		}
+		if c.Via == "" {
+			return fn(h, name)
+		}
+		p, err := h.VethPeer(name)
+		if err != nil {
 			return err
-		})
-	} else {
-		err = withPeer(c.Via, func(p *netdev.Peer) error {
-			c.Undo, err = p.ChangeOffload(c.Feature, false)
+		}
+		return p.Do(func(there *netdev.Handle) error { return fn(there, p.Name) })
+	})
+}
+
+// plan notes at which interface the change is made and what undoes it, and changes nothing.
+func (c *change) plan() error {
+	err := withHandle(func(h *netdev.Handle) (err error) {
+		c.Device, err = h.Identify(c.named())
+		return err
+	})
+	if err == nil {
+		err = c.at(func(h *netdev.Handle, name string) (err error) {
+			c.Undo, err = h.PlanOffload(name, c.Feature, false)
 			return err
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, errors.Join(err, c.undo()))
+		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
+	}
+	return nil
+}
+
+// apply switches the offload off. It stays undoable also when it fails half-way.
+func (c *change) apply() error {
+	err := c.at(func(h *netdev.Handle, name string) error {
+		_, err := h.ChangeOffload(name, c.Feature, false)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
 	}
 	return nil
 }
@@ -51,16 +94,46 @@ func (c *change) undo() error {
 	if len(c.Undo.Was) == 0 {
 		return nil
 	}
-	var err error
-	if c.Via == "" {
-		err = withHandle(func(h *netdev.Handle) error { return h.UndoOffload(c.Link, c.Undo) })
-	} else {
-		err = withPeer(c.Via, func(p *netdev.Peer) error { return p.UndoOffload(c.Undo) })
-	}
+	err := c.at(func(h *netdev.Handle, name string) error { return h.UndoOffload(name, c.Undo) })
 	if err != nil && !errors.Is(err, netdev.ErrNoDevice) {
 		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
 	}
 	return nil
+}
+
+// applyChanges makes changes for an interface that is, or is about to be, attached. They are on the undo list before the first of
+// them is made, so that a crash at any moment leaves a note of what to put back. On failure none is left. The caller holds mu.
+func (c *Controller) applyChanges(iface string, todo []change) ([]change, error) {
+	for i := range todo {
+		if err := todo[i].plan(); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.record(iface, todo); err != nil {
+		return nil, err
+	}
+	for i := range todo {
+		if err := todo[i].apply(); err != nil {
+			return nil, errors.Join(append([]error{err}, c.putBack(todo)...)...)
+		}
+	}
+	return todo, nil
+}
+
+// keepChanges notes changes that are in force. What was changed before stays as it was noted then; twice are the ids, in the undo
+// list, of what was noted again.
+func (u *uplink) keepChanges(done []change) (twice []uint64) {
+	u.changes = slices.Clone(u.changes)
+	for _, ch := range done {
+		if slices.ContainsFunc(u.changes, func(was change) bool {
+			return was.Device == ch.Device && (was.Via == "") == (ch.Via == "") && was.Feature == ch.Feature && len(was.Undo.Was) > 0
+		}) {
+			twice = append(twice, ch.id)
+		} else {
+			u.changes = append(u.changes, ch)
+		}
+	}
+	return twice
 }
 
 func withHandle(fn func(*netdev.Handle) error) error {
@@ -69,14 +142,6 @@ func withHandle(fn func(*netdev.Handle) error) error {
 		return err
 	}
 	return errors.Join(fn(h), h.Close())
-}
-
-func withPeer(via string, fn func(*netdev.Peer) error) error {
-	p, err := netdev.VethPeer(via)
-	if err != nil {
-		return err
-	}
-	return fn(p)
 }
 
 // planOffloads says which offloads of the interface and its veth peer stand in the way. Those of the interface are

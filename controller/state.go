@@ -145,16 +145,32 @@ func (c *Controller) stateWarnings() (out []string) {
 }
 
 // record puts a change of the host on the undo list.
-func (c *Controller) record(iface string, ch *change) error {
-	list := []state.Change{{Kind: state.Offload, Iface: iface, Link: ch.Link, Via: ch.Via, Feature: ch.Feature, Was: ch.Undo.Was, Why: ch.Why}}
-	err := c.state.Record(list)
-	ch.id = list[0].ID
-	return notSaved(err)
+func (c *Controller) record(iface string, todo []change) error {
+	if len(todo) == 0 {
+		return nil
+	}
+	list := make([]state.Change, len(todo))
+	for i, ch := range todo {
+		list[i] = state.Change{
+			Kind: state.Offload, Iface: iface, Link: ch.Link, Via: ch.Via, Feature: ch.Feature, Was: ch.Undo.Was, Why: ch.Why,
+			Device: state.Device{Index: ch.Device.Index, Addr: ch.Device.Permanent, Boot: ch.Device.Boot},
+		}
+	}
+	if err := c.state.Record(list); err != nil {
+		return notSaved(err)
+	}
+	for i := range todo {
+		todo[i].id = list[i].ID
+	}
+	return nil
 }
 
 // recorded is a change as the undo list has it.
 func recorded(r state.Change) change {
-	return change{id: r.ID, Link: r.Link, Via: r.Via, Feature: r.Feature, Why: r.Why, Undo: netdev.Change{Feature: r.Feature, Was: r.Was}}
+	return change{
+		id: r.ID, Link: r.Link, Via: r.Via, Feature: r.Feature, Why: r.Why, Undo: netdev.Change{Feature: r.Feature, Was: r.Was},
+		Device: netdev.Identity{Index: r.Device.Index, Permanent: r.Device.Addr, Boot: r.Device.Boot},
+	}
 }
 
 // putBack undoes changes, the newest first, and takes them off the undo list. What could not be undone stays there for the next

@@ -196,10 +196,14 @@ func TestAFullDiskNeverMakesADeedAnError(t *testing.T) {
 func TestTheUndoListFollowsTheHost(t *testing.T) {
 	dir := t.TempDir()
 	c := offHost(t, dir)
-	nothing := change{Link: "eth1", Feature: "large-receive-offload", Undo: netdev.Change{Feature: "large-receive-offload"}}
-	if err := c.record("eth1", &nothing); err != nil || nothing.id == 0 {
-		t.Fatalf("recorded as %d, %v", nothing.id, err)
+	todo := []change{{
+		Link: "eth1", Feature: "large-receive-offload", Undo: netdev.Change{Feature: "large-receive-offload"},
+		Device: netdev.Identity{Index: 7, Permanent: "52:54:00:00:00:01", Boot: "b"},
+	}}
+	if err := c.record("eth1", todo); err != nil || todo[0].id == 0 {
+		t.Fatalf("recorded as %d, %v", todo[0].id, err)
 	}
+	nothing := todo[0]
 	back := recorded(c.state.Changes()[0])
 	if !reflect.DeepEqual(back, nothing) {
 		t.Errorf("read back %+v, was %+v", back, nothing)
