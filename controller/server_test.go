@@ -18,7 +18,8 @@ import (
 // serveFor serves h on a control socket as the controller does, and returns a client and the socket's path.
 func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*api.Client, string) {
 	t.Helper()
-	l, err := listenControl(filepath.Join(t.TempDir(), "s"))
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := listenControl(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,7 @@ func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*
 			t.Error(err)
 		}
 	})
-	return client, l.Addr().String()
+	return client, path
 }
 
 func all(*net.UnixConn) bool { return true }
