@@ -54,7 +54,7 @@ func (c *Counters) Named() map[string]uint64 {
 	return map[string]uint64{
 		"rx_frames": c.RxFrames, "rx_bytes": c.RxBytes, "rx_buffers": c.RxBuffers, "rx_no_buffers": c.RxNoBuffers,
 		"rx_too_big": c.RxTooBig, "rx_over_budget": c.RxOverBudget, "rx_refused": c.RxRefused,
-		"tx_frames": c.TxFrames, "tx_bytes": c.TxBytes, "calls": c.Calls, "calls_lost": c.CallsLost,
+		"tx_frames": c.TxFrames, "tx_bytes": c.TxBytes, "calls": c.Calls, "calls_lost": c.CallsLost, "faults": c.Faults,
 	}
 }
 
