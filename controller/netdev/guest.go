@@ -150,6 +150,8 @@ func (g Guest) choose(taps []tapView) (*Proof, error) {
 		return g.proof(proved[0]), nil
 	case len(proved) == 1 && named >= 0:
 		return nil, fmt.Errorf("tap %s: %w: %s is behind tap %s (%s): name that one", g.Tap, ErrUnproved, g.MAC, proved[0].name, strings.Join(g.judge(proved[0]).by, ", "))
+	case g.Named != "" && !slices.ContainsFunc(taps, func(t tapView) bool { return t.name == g.Named }):
+		return nil, fmt.Errorf("tap %s: %w: libvirt names it for %s, and it is not in this network namespace", g.Named, ErrUnproved, g.MAC)
 	case named >= 0:
 		return nil, g.unproved(taps[named])
 	case g.Tap == "" || g.Follow:
