@@ -88,3 +88,13 @@ func (p *Program) Mode() string {
 	defer p.mu.Unlock()
 	return p.mode
 }
+
+// ID is the kernel's id of the program, by which its interface shows it while it is attached; 0 when the kernel does not tell.
+func (p *Program) ID() uint32 {
+	info, err := p.prog.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return uint32(id)
+}

@@ -99,6 +99,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmPort, cfg vhost.Config, todo []change, resp *api.AttachResponse) (err error) {
 	var done []change
 	fresh := u == nil
+	c.touched = true
 	defer func() {
 		if err == nil {
 			return
@@ -126,7 +127,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 		if err := u.checkTags(); err != nil {
 			return err
 		}
-		if _, err := c.watcher.Add(u.name); err != nil {
+		if err := c.watchUplink(u); err != nil {
 			return err
 		}
 	}
@@ -148,6 +149,19 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, v *vmP
 	if err := c.state.Forget(noted...); err != nil {
 		c.log.Warn("noted twice on the undo list", "err", err)
 	}
+	return nil
+}
+
+// watchUplink begins to follow an interface from how it is with its program on it.
+func (c *Controller) watchUplink(u *uplink) error {
+	facts, err := c.watcher.Add(u.name)
+	if err != nil {
+		return err
+	}
+	if why := u.want().Broken(facts); why != "" || facts.Index != u.facts.Index {
+		return fmt.Errorf("interface %s: changed while it was attached: %s", u.name, cmp.Or(why, "it was made anew"))
+	}
+	u.facts = facts
 	return nil
 }
 
@@ -259,6 +273,9 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	c.retainFlows()
 	if len(c.uplinks) == 0 && len(c.waiting) == 0 && c.flows != nil {
 		errs = append(errs, c.dropFlows())
+	}
+	for _, vm := range resp.VMs {
+		delete(c.retries, vm)
 	}
 	c.log.Info("detached", "iface", req.Iface, "vms", strings.Join(resp.VMs, ","))
 	return resp, errors.Join(errs...)

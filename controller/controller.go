@@ -37,6 +37,7 @@ type Controller struct {
 	state    *state.Dir
 	listener *unixsock.Listener
 	watcher  *netdev.Watcher
+	rules    *netdev.RuleReader
 	flows    *bpf.Flows
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
 	started  time.Time
@@ -46,6 +47,8 @@ type Controller struct {
 	mu       sync.Mutex
 	uplinks  map[string]*uplink
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
+	retries  retries                 // when those are tried next
+	touched  bool                    // the attach in progress has begun to change the host
 	restored bool                    // the state file was read: from now on ours is the truth
 	unsaved  error                   // why the state file is behind; nil when it is not
 	warnings []string
@@ -53,7 +56,8 @@ type Controller struct {
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}}
+	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{},
+		retries: retries{}, rules: netdev.NewRuleReader()}
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err

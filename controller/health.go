@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -9,16 +11,19 @@ import (
 	"github.com/rscctl/rscctl/controller/report"
 )
 
-// watch follows the links and looks at the ports once a second, until ctx ends.
+// watch follows the links and looks at everything once a second, until ctx ends.
 func (c *Controller) watch(ctx context.Context) {
 	tick := time.NewTimer(healthEvery)
 	defer tick.Stop()
+	var looked time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case e := <-c.watcher.Events():
-			c.linkChanged(e)
+			if c.linkChanged(e) { // who loads a rule set changes it a thousand times: one look for many
+				tick.Reset(max(0, time.Until(looked.Add(newsPause))))
+			}
 		case <-c.trouble:
 			c.mu.Lock()
 			c.checkPorts()
@@ -28,6 +33,7 @@ func (c *Controller) watch(ctx context.Context) {
 			c.checkPorts()
 			c.wakeWaiting()
 			c.saveAgain()
+			looked = time.Now()
 			tick.Reset(c.nextLook())
 			c.mu.Unlock()
 		}
@@ -47,34 +53,30 @@ func (c *Controller) nextLook() time.Duration {
 	return next
 }
 
-// linkChanged follows what happened to an uplink. A new number of RX queues or a new MTU needs sockets of another shape,
-// so the interface is given back and attached again; its VMs see their link go down and come back.
-func (c *Controller) linkChanged(e netdev.Event) {
+// linkChanged follows what happened to an interface, and reports whether it is time to look at everything.
+func (c *Controller) linkChanged(e netdev.Event) (look bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	switch e.Kind {
+	case netdev.RulesChanged:
+		return true
+	case netdev.LinksChanged:
+		c.retries.news(time.Now())
+		return len(c.waiting) > 0
+	}
 	u := c.byIndex(e.Index)
 	if u == nil {
 		c.tapChanged(e.Index)
-		return
+		return false
 	}
 	switch e.Kind {
-	case netdev.Gone:
-		u.log.Error("interface is gone: its VMs wait for it")
-	case netdev.QueuesChanged:
-		u.log.Warn("number of RX queues changed: attaching again", "was", e.Was.RxQueues, "now", e.Now.RxQueues)
-	case netdev.MTUChanged:
-		u.log.Warn("MTU changed: attaching again", "was", e.Was.MTU, "now", e.Now.MTU)
 	case netdev.Down, netdev.CarrierOff:
 		u.log.Warn("link is down")
-		return
 	case netdev.Up, netdev.CarrierOn:
 		u.log.Info("link is up")
-		return
-	default:
-		return
 	}
-	c.sleepUplink(u)
-	c.wakeWaiting()
+	c.checkUplink(u)
+	return true // what is in a bridge with it, and the VMs that were taken off
 }
 
 // tapChanged looks at a VM's tap at once instead of at the next tick. The caller holds mu.
@@ -84,7 +86,7 @@ func (c *Controller) tapChanged(index int) {
 			if v.tap == nil || v.tap.facts.Index != index {
 				continue
 			}
-			if err := v.checkTap(); err != nil {
+			if err := v.checkTap(c.rules.Read()); err != nil {
 				c.sleepPort(v, err)
 			}
 			return
@@ -101,12 +103,18 @@ func (c *Controller) byIndex(index int) *uplink {
 	return nil
 }
 
-// checkPorts logs what an operator must know of the ports. The caller holds mu.
+// checkPorts looks at everything that is attached. The caller holds mu.
 func (c *Controller) checkPorts() {
+	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
+		if u := c.uplinks[name]; u != nil { // it may have been given back, or have another name by now
+			c.checkUplink(u)
+		}
+	}
+	rules, err := c.readRules()
 	for _, u := range c.uplinks {
 		for _, v := range u.sortedPorts() {
 			if v.tap != nil {
-				if err := v.checkTap(); err != nil {
+				if err := v.checkTap(rules, err); err != nil {
 					c.sleepPort(v, err)
 					continue
 				}
@@ -115,6 +123,18 @@ func (c *Controller) checkPorts() {
 		}
 		u.checkPartial()
 	}
+}
+
+// readRules reads the rules of the host if a VM is on its own tap, whose frames they would see. The caller holds mu.
+func (c *Controller) readRules() (*netdev.Rules, error) {
+	for _, u := range c.uplinks {
+		for _, v := range u.ports {
+			if v.tap != nil {
+				return c.rules.Read()
+			}
+		}
+	}
+	return nil, nil
 }
 
 // refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their

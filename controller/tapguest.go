@@ -194,9 +194,9 @@ func (v *vmPort) removeTap() error {
 	return errors.Join(append(errs, v.up.prog.SetExcluded(v.id(), nil))...)
 }
 
-// checkTap follows what changed at the VM's tap: who is behind it, the guest's offloads, the MTU. It returns an error when the feed
-// has ended.
-func (v *vmPort) checkTap() error {
+// checkTap follows what changed at the VM's tap: who is behind it, what is on its path, the guest's offloads, the MTU. It returns an
+// error when the feed has ended.
+func (v *vmPort) checkTap(rules *netdev.Rules, rulesErr error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	halt, err := v.confirm()
@@ -214,10 +214,10 @@ func (v *vmPort) checkTap() error {
 	}
 	was := v.tap.facts
 	v.tap.facts, v.req.Tap = facts, facts.Name
-	if facts.MasterIndex != was.MasterIndex {
-		if err := v.tap.findBridge(v.up.facts.Index, v.addr.VLAN); err != nil {
-			v.log.Warn("tap: bridge", "err", err)
-		}
+	if halt == "" && rulesErr != nil {
+		halt = rulesErr.Error() // what is not known may be a filter
+	} else if halt == "" {
+		halt = v.filtered(rules)
 	}
 	if err := v.feedError(facts.MTU != was.MTU); err != nil {
 		return err

@@ -20,12 +20,18 @@ const noReader = "no VM has the tap open"
 func (c *Controller) findTap(v *vmPort, uplink *netdev.Facts, again bool) (err error) {
 	mac := net.HardwareAddr(v.addr.MAC[:])
 	g := netdev.Guest{MAC: mac, Tap: v.req.Tap, Uplink: uplink.Index, VLAN: v.addr.VLAN, Trust: v.req.TrustTap, Follow: again}
-	if v.req.Domain != "" {
+	var proof *netdev.Proof
+	if again { // libvirt's own address of the tap mostly does: no need to wait for libvirt each time
+		proof, err = netdev.FindGuest(g)
+	}
+	if proof == nil && v.req.Domain != "" {
 		if g.Named, err = netdev.DomainTap(context.Background(), v.req.Domain, mac); err != nil {
 			return err
 		}
 	}
-	proof, err := netdev.FindGuest(g)
+	if proof == nil && (!again || g.Named != "") {
+		proof, err = netdev.FindGuest(g)
+	}
 	if err != nil {
 		return err
 	}

@@ -27,10 +27,11 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts, again bool) (warni
 		return nil, fmt.Errorf("attach: tap %s: %w: it was made anew meanwhile: try again", req.Tap, netdev.ErrUnproved)
 	}
 	t.dropped = t.facts.TxDropped
-	if err := t.findBridge(uplink.Index, v.addr.VLAN); err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
+	rules, err := c.rules.Read()
+	if err == nil {
+		err = t.look(rules, uplink.Index, v.addr.VLAN)
 	}
-	if t.bypassed, err = netdev.Bypassed(uplink.Index, t.facts.Index, t.bridge); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	switch {
@@ -49,9 +50,6 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts, again bool) (warni
 	if t.facts.MTU < uplink.MTU {
 		warnings = append(warnings, fmt.Sprintf("the MTU of tap %s is %d, that of %s is %d: longer frames that are not merged are dropped", req.Tap, t.facts.MTU, uplink.Name, uplink.MTU))
 	}
-	if t.bridge == nil {
-		warnings = append(warnings, fmt.Sprintf("tap %s and %s are not in one bridge: nothing here brings the VM's other traffic to it", req.Tap, uplink.Name))
-	}
 	return warnings, nil
 }
 
@@ -67,13 +65,38 @@ func inspectTap(name string) (*netdev.TapFacts, error) {
 	return f, nil
 }
 
-// findBridge looks for the bridge between the uplink and the tap. That there is none is no error.
-func (t *tapGuest) findBridge(uplink int, vlan uint16) (err error) {
-	t.bridge, err = netdev.FindPorts(uplink, vlan, t.facts.Index)
-	if errors.Is(err, netdev.ErrNotBridged) {
-		t.bridge, err = nil, nil
+// look finds the bridge between the uplink and the tap, nil for none, and what of the kernel's path the frames no longer take.
+func (t *tapGuest) look(rules *netdev.Rules, uplink int, vlan uint16) error {
+	bridge, err := netdev.FindPorts(uplink, vlan, t.facts.Index)
+	if err != nil && !errors.Is(err, netdev.ErrNotBridged) {
+		return err
 	}
-	return err
+	bypassed, err := rules.Bypassed(uplink, t.facts.Index, bridge)
+	if err != nil {
+		return err
+	}
+	t.bridge, t.bypassed = bridge, bypassed
+	return nil
+}
+
+// filtered looks again at the kernel's path, and says why it is the right one for now: rules have come that the operator has not
+// agreed to bypass. The caller holds v.mu.
+func (v *vmPort) filtered(rules *netdev.Rules) (halt string) {
+	was := v.tap.bypassed
+	if err := v.tap.look(rules, v.up.facts.Index, v.addr.VLAN); err != nil {
+		return "what is on its path cannot be read: " + err.Error() // what is not known may be a filter
+	}
+	switch now := strings.Join(v.tap.bypassed, "; "); {
+	case now == "":
+		return ""
+	case v.req.Bypass:
+		if now != strings.Join(was, "; ") {
+			v.log.Warn("rules on the VM's path are bypassed", "rules", now)
+		}
+		return ""
+	default:
+		return fmt.Sprintf("%v: %s: remove them, or detach and attach with --bypass-filters", ErrFiltered, now)
+	}
 }
 
 // tapChanges says what attach does for a VM on its own tap.

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -69,17 +68,23 @@ func (c *Controller) attachAgain(iface string, vm state.VM) error {
 	return err
 }
 
-// wake attaches the VMs that wait for an interface, one after the other. Each leaves the list only when it is attached, so that
-// every state file written in between holds it in one place or the other. The caller holds mu.
+// wake attaches the VMs that wait for an interface and whose time has come, one after the other. Each leaves the list only when it
+// is attached, so that every state file written in between holds it in one place or the other. The caller holds mu.
 func (c *Controller) wake(iface string, attach func(string, state.VM) error) {
 	for _, w := range slices.Clone(c.waiting[iface]) {
-		w.trying = true
+		vm := w.vm.Name
+		if !c.retries.ready(vm, time.Now()) {
+			continue
+		}
+		w.trying, c.touched = true, false
 		err := attach(iface, w.vm)
 		w.trying = false
 		if err != nil {
 			c.stillWaits(iface, w, err)
+			c.retries.failed(vm, !c.touched, time.Now())
 			continue
 		}
+		c.retries.succeeded(vm, time.Now())
 		c.dropWaiting(iface, func(other *waitingVM) bool { return other == w })
 	}
 }
@@ -120,7 +125,7 @@ func (c *Controller) waitingList(only string) []api.Waiting {
 			continue
 		}
 		for _, w := range c.waiting[iface] {
-			out = append(out, api.Waiting{VM: w.vm.Name, Iface: iface, MAC: w.vm.MAC, VLAN: w.vm.VLAN, Since: w.since, Cause: w.cause})
+			out = append(out, api.Waiting{VM: w.vm.Name, Iface: iface, MAC: w.vm.MAC, VLAN: w.vm.VLAN, Since: w.since, Cause: w.cause, NextTry: c.retries.next(w.vm.Name, time.Now())})
 		}
 	}
 	return out
@@ -139,13 +144,16 @@ func (c *Controller) detachWaiting(req api.DetachRequest, resp *api.DetachRespon
 }
 
 // sleepUplink gives an interface back and keeps its VMs for later. The caller holds mu.
-func (c *Controller) sleepUplink(u *uplink) {
+func (c *Controller) sleepUplink(u *uplink, why string) {
+	u.log.Error("interface given back: its VMs wait", "reason", why)
 	for _, v := range u.sortedPorts() {
-		c.wait(u.name, v.saved(), fmt.Sprintf("interface %s is attached again", u.name))
+		c.wait(u.name, v.saved(), why)
+		c.retries.asleep(v.req.VM, true, time.Now())
 	}
 	if _, err := c.closeUplink(u); err != nil {
 		u.log.Warn("interface: give back", "err", err)
 	}
+	c.saveInForce()
 }
 
 // sleepPort takes one VM off until what it needs is back; the last one takes the interface with it. The caller holds mu.
@@ -153,6 +161,7 @@ func (c *Controller) sleepPort(v *vmPort, why error) {
 	u := v.up
 	v.log.Error("VM given up until its tap is back", "err", why)
 	c.wait(u.name, v.saved(), why.Error())
+	c.retries.asleep(v.req.VM, false, time.Now())
 	err := c.dropPort(v)
 	if len(u.ports) == 0 {
 		_, cerr := c.closeUplink(u)
@@ -161,4 +170,5 @@ func (c *Controller) sleepPort(v *vmPort, why error) {
 	if err != nil {
 		v.log.Warn("VM: give up", "err", err)
 	}
+	c.saveInForce()
 }

@@ -1,0 +1,128 @@
+package controller
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+)
+
+// checkUplink looks whether all that was true of an interface when it was attached still is. What can be followed is (its name,
+// its address, offloads that are switched off again); otherwise the interface is given back and its VMs wait for the next
+// try, with the reason. The caller holds mu.
+func (c *Controller) checkUplink(u *uplink) {
+	now, err := netdev.InspectIndex(u.facts.Index)
+	switch {
+	case errors.Is(err, netdev.ErrNoDevice):
+		c.sleepUplink(u, "the interface is gone")
+		return
+	case err != nil: // about asking, not about the interface
+		u.log.Warn("interface: look", "err", err)
+		return
+	}
+	if now.Name != u.name {
+		c.followNames()
+	}
+	if why := c.unfit(u, now); why != "" {
+		c.sleepUplink(u, why)
+		return
+	}
+	if now, err = netdev.InspectIndex(u.facts.Index); err != nil { // its offloads may have been switched
+		return
+	}
+	u.facts = now
+	for _, v := range u.sortedPorts() {
+		if bytes.Equal(v.addr.MAC[:], now.MAC) && v.addr.VLAN == 0 {
+			c.sleepPort(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
+		}
+	}
+}
+
+// want is what the interface must be for the program and the sockets that are on it.
+func (u *uplink) want() netdev.Want {
+	w := netdev.Want{RxQueues: u.facts.RxQueues, MTU: u.facts.MTU}
+	if u.prog.Mode() != "" {
+		w.Program = u.prog.ID()
+	}
+	return w
+}
+
+// unfit says why an interface cannot stay attached as it is, "" when it can.
+func (c *Controller) unfit(u *uplink, now *netdev.Facts) string {
+	if why := u.want().Broken(now); why != "" {
+		return why
+	}
+	if now.Master != u.facts.Master {
+		if err := netdev.CheckUplink(now.Name, 0); err != nil {
+			return err.Error()
+		}
+	}
+	for _, feature := range netdev.SwitchedOn(u.facts, now) {
+		if err := c.switchOff(u, feature); err != nil {
+			return err.Error()
+		}
+	}
+	if err := u.checkTags(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// switchOff switches an offload off that somebody switched on under us.
+func (c *Controller) switchOff(u *uplink, feature string) error {
+	u.log.Warn("offload was switched on while VMs are attached: switching it off again", "offload", feature)
+	done, err := c.applyChanges(u.name, []change{{Link: u.name, Feature: feature, Why: "it was switched on while VMs were attached"}})
+	if err != nil {
+		return err
+	}
+	return c.state.Forget(u.keepChanges(done)...)
+}
+
+// followNames takes the names that the interfaces have now: they are known by their indexes. The caller holds mu.
+func (c *Controller) followNames() {
+	uplinks, moved := map[string]*uplink{}, map[string]string{}
+	for _, u := range c.uplinks {
+		now, err := netdev.InspectIndex(u.facts.Index)
+		if err != nil {
+			continue // gone or not to be asked: it keeps its name unless that is another's now
+		}
+		if now.Name != u.name {
+			u.log.Warn("interface has another name", "now", now.Name)
+			moved[u.name] = now.Name
+		}
+		u.rename(now.Name)
+		uplinks[now.Name] = u
+	}
+	for name, u := range c.uplinks {
+		if u.name == name && uplinks[name] == nil {
+			uplinks[name] = u
+		} else if uplinks[u.name] != u {
+			c.sleepUplink(u, "the interface is gone")
+		}
+	}
+	waiting := map[string][]*waitingVM{}
+	for name, list := range c.waiting {
+		if now, ok := moved[name]; ok { // they wait for that interface, not for the name
+			name = now
+		}
+		waiting[name] = append(waiting[name], list...)
+	}
+	c.uplinks, c.waiting = uplinks, waiting
+	c.saveInForce()
+}
+
+// rename takes another name of the interface over into all that speaks of it.
+func (u *uplink) rename(name string) {
+	for i := range u.changes {
+		if u.changes[i].Via == u.name {
+			u.changes[i].Via = name
+		} else if u.changes[i].Link == u.name {
+			u.changes[i].Link = name
+		}
+	}
+	u.name = name
+	for _, v := range u.ports {
+		v.req.Iface = name
+	}
+}
