@@ -25,7 +25,7 @@ func offHost(t *testing.T, dir string) *Controller {
 	t.Cleanup(func() { d.Close() })
 	return &Controller{
 		state: d, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{},
+		uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}, retries: retries{},
 	}
 }
 

@@ -100,15 +100,11 @@ func TestAnOffloadThatIsSwitchedOnLaterIsSwitchedOff(t *testing.T) {
 	r.net.B.SetOffload(t, netdev.RxVLAN, true)
 	r.eventually("it is off again", func() error {
 		return r.net.B.NS.Do(func() error {
-			h, err := netdev.Open()
-			if err != nil {
-				return err
-			}
-			on, _, err := h.Offload(r.net.B.Dev, netdev.RxVLAN)
+			on, err := offload(r.net.B.Dev, netdev.RxVLAN)
 			if err == nil && on {
 				err = errNotYet
 			}
-			return errors.Join(err, h.Close())
+			return err
 		})
 	})
 	r.merged(r.net.A, vm, toTap, false)
@@ -178,7 +174,7 @@ func TestARenamedUplinkStaysAttached(t *testing.T) {
 	}
 	r.must("detach", "wan0")
 	err := r.net.A.NS.Do(func() error {
-		on, _, err := netdev.Offload(r.net.A.Dev, netdev.TxChecksum)
+		on, err := offload(r.net.A.Dev, netdev.TxChecksum)
 		if err == nil && !on {
 			err = fmt.Errorf("%s of %s stays off", netdev.TxChecksum, r.net.A.Dev)
 		}
@@ -221,7 +217,7 @@ func TestACrashDuringAttachLeavesNothingChanged(t *testing.T) {
 			feature string
 		}{{r.net.B, netdev.RxVLAN}, {r.net.A, netdev.TxChecksum}} {
 			if err := o.side.NS.Do(func() error {
-				on, _, err := netdev.Offload(o.side.Dev, o.feature)
+				on, err := offload(o.side.Dev, o.feature)
 				out += fmt.Sprintf("%s %t; ", o.feature, on)
 				return err
 			}); err != nil {
@@ -250,4 +246,14 @@ func TestACrashDuringAttachLeavesNothingChanged(t *testing.T) {
 			t.Fatalf("try %d: %s, were %s (attached: %t)", i, now, before, len(st.Interfaces) > 0)
 		}
 	}
+}
+
+// offload tells whether an offload is on, in the calling thread's namespace.
+func offload(dev, feature string) (on bool, err error) {
+	h, err := netdev.Open()
+	if err != nil {
+		return false, err
+	}
+	on, _, err = h.Offload(dev, feature)
+	return on, errors.Join(err, h.Close())
 }
