@@ -89,7 +89,7 @@ func (c *Controller) followNames() {
 		}
 		if now.Name != u.name {
 			u.log.Warn("interface has another name", "now", now.Name)
-			moved[u.name] = now.Name
+			moved[u.name], u.log = now.Name, c.log.With("iface", now.Name)
 		}
 		u.rename(now.Name)
 		uplinks[now.Name] = u

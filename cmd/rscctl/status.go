@@ -219,6 +219,9 @@ func portNotes(port api.Port) []string {
 	if port.PolicyNote != "" {
 		notes = append(notes, "profile: "+port.PolicyNote)
 	}
+	if port.Proof != "" {
+		notes = append(notes, "its tap: "+port.Proof)
+	}
 	if port.FeedNote != "" {
 		notes = append(notes, "feed: "+port.FeedNote)
 	}

@@ -73,13 +73,13 @@ func (v verdict) proved() bool { return len(v.by) > 0 && len(v.against) == 0 }
 func libvirtMAC(tap net.HardwareAddr) bool { return len(tap) == 6 && tap[0] == 0xfe }
 
 // judge weighs what is known. Three things show the VM without the guest having a hand in it: what libvirt says when asked,
-// the command line of the process that holds the tap, and the address that libvirt gave the tap. The fourth is the
+// the address that libvirt gave the tap, and the command line of the process that holds it. The fourth is the
 // bridge's forwarding entry, which follows the frames that a guest sends: a guest that sends with another's address moves
 // it, as it moves what the bridge forwards. So the entry proves only where nothing speaks against it, and an entry at
 // another port always counts: frames of the VM come from there.
 func (g Guest) judge(t tapView) (v verdict) {
 	say := func(list *[]string, format string, args ...any) { *list = append(*list, fmt.Sprintf(format, args...)) }
-	sure := false // somebody who knows has named this VM for this very tap
+	sure := false // who gave the tap its name and its address says so
 	switch {
 	case g.Named == "":
 	case g.Named == t.name:
@@ -90,7 +90,6 @@ func (g Guest) judge(t tapView) (v verdict) {
 	}
 	trusted := g.Trust && t.name == g.Tap
 	if i := slices.IndexFunc(t.held, func(h holder) bool { return bytes.Equal(h.mac, g.MAC) }); i >= 0 {
-		sure = true
 		say(&v.by, "process %d has it open for %s", t.held[i].pid, g.MAC)
 	} else if len(t.held) > 0 && !trusted {
 		say(&v.against, "process %d has it open for %s", t.held[0].pid, t.held[0].mac)
@@ -99,7 +98,9 @@ func (g Guest) judge(t tapView) (v verdict) {
 		switch {
 		case bytes.Equal(t.mac[1:], g.MAC[1:]):
 			say(&v.by, "its address %s is the one that libvirt makes of the VM's", t.mac)
-		case !sure && !trusted: // one in 64 random addresses begins like libvirt's
+		case !sure && !trusted:
+			// One in 64 random addresses begins like libvirt's. A command line does not outweigh it all the same: a guest
+			// that has broken into its own process can write what it likes there.
 			say(&v.against, "its address %s is the one that libvirt makes of another VM's", t.mac)
 		}
 	}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"testing"
 
@@ -28,6 +29,13 @@ func (l *lab) bootOnTap(vhost string) *VM {
 		if err := netlink.LinkAdd(br); err != nil {
 			return err
 		}
+		tap, err := netlink.LinkByName(guestTap)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetHardwareAddr(tap, tapAddress(guestMAC)); err != nil {
+			return err
+		}
 		for _, name := range []string{l.b.Dev, guestTap} {
 			port, err := netlink.LinkByName(name)
 			if err != nil {
@@ -45,6 +53,16 @@ func (l *lab) bootOnTap(vhost string) *VM {
 	l.configure(v)
 	l.must("attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--tap", guestTap)
 	return v
+}
+
+// tapAddress is the address that libvirt gives the tap of a VM.
+func tapAddress(guest string) net.HardwareAddr {
+	mac, err := net.ParseMAC(guest)
+	if err != nil {
+		panic(err) // a constant of the tests
+	}
+	mac[0] = 0xfe
+	return mac
 }
 
 // A real guest on a tap of its own, as it is: with /dev/vhost-net here by vhost=on and our ring of it, otherwise by QEMU and the
