@@ -16,6 +16,7 @@ import (
 
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/user/usertest"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -382,4 +383,37 @@ func TestAFrontEndThatFailsAgainAndAgainIsToldOfTenTimesAMinute(t *testing.T) {
 	if !log.has("380 log lines were left out") {
 		t.Error("nobody is told how many were left out")
 	}
+}
+
+// A front-end whose call takes milliseconds of the worker that makes it, because it is watched many thousand times, is
+// thrown out after a few, and does not come back at once to begin again.
+func TestAFrontEndThatIsDearToCallIsThrownOut(t *testing.T) {
+	check := bystander(t)
+	p, socket, log := newPort(t, nil)
+	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize, c.Features = 256, without(all, virtio.FEventIdx) }).start()
+	exchange(t, p, g, 0)
+	usertest.Watch(t, g.RX(0).CallFD(), 40000)
+	for range 250 {
+		g.post(g.RX(0), true, 100)
+	}
+	g.kick(g.RX(0))
+	for range 250 {
+		if err := put(t, p.RX(0), plain(makeFrame(60, 1))); err != nil {
+			break
+		}
+	}
+	if reason := <-log.stopped; !errors.Is(reason, user.ErrCostly) {
+		t.Fatalf("reason %v", reason)
+	}
+	c := raw(t, socket)
+	if _, err := c.Write(message(user.GetFeatures, 1, nil)); err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if n, _ := c.Read(make([]byte, 1)); n != 0 {
+			t.Error("the next front-end is served at once")
+		}
+	}
+	if s := p.State(); s.Name != vhost.StateFailed || !errors.Is(s.Err, user.ErrCostly) || s.Connections != 1 {
+		t.Errorf("state %+v", s)
+	}
+	check()
 }

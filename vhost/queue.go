@@ -44,7 +44,13 @@ type queue struct {
 func (q *queue) KickFD() int { return q.kick.Load().FD() }
 
 // AckKick takes a kick off KickFD. It never waits.
-func (q *queue) AckKick() { q.kick.Load().Drain() }
+func (q *queue) AckKick() {
+	k := q.kick.Load()
+	k.Drain()
+	if k.Costly() {
+		q.port.fail(fmt.Errorf("%s: kick: %w", q.name, user.ErrCostly))
+	}
+}
 
 // start runs the ring: the last step of a start, which cannot fail. The caller holds mu.
 func (q *queue) start(r user.RingSetup) {
@@ -103,6 +109,9 @@ func (q *queue) signal() {
 	}
 	q.owesCall = false
 	q.cnt.now[cCalls]++
+	if q.call.Costly() {
+		_ = q.fail(fmt.Errorf("call: %w", user.ErrCostly))
+	}
 }
 
 // fail stops this queue for good and asks the control goroutine to end the

@@ -76,7 +76,9 @@ func (c *Caller) Call(e *EventFD) error {
 	cb := iocb{opcode: iocbRead, file: uint32(c.file), flags: iocbSignal, event: uint32(e.fd)}
 	list := [1]*iocb{&cb}
 	for range 4 { // others may use up what has been made free
+		before := e.cost.begin()
 		_, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, c.ctx, 1, uintptr(unsafe.Pointer(&list)))
+		e.cost.end(before)
 		switch errno {
 		case 0:
 			return nil

@@ -19,6 +19,7 @@ import (
 type EventFD struct {
 	fd    int
 	waits atomic.Bool // a ringer has a call to make
+	cost  meter
 
 	mu     sync.RWMutex // Drain against Close: a number is closed under no reader
 	closed bool
@@ -112,6 +113,10 @@ func checkEventFD(fd int) error {
 	}
 	return nil
 }
+
+// Costly says that adding to the counter, or reading it, takes so much CPU time
+// that the peer must mean it. Then have no more to do with that peer.
+func (e *EventFD) Costly() bool { return e != nil && e.cost.costly() }
 
 // FD returns the descriptor, -1 for a nil counter.
 func (e *EventFD) FD() int {

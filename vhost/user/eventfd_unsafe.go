@@ -21,8 +21,10 @@ func (e *EventFD) Drain() uint64 {
 	var v uint64
 	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(&v)), Len: 8}
 	const noPosition = ^uintptr(0)
+	before := e.cost.begin()
 	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, uintptr(e.fd), uintptr(unsafe.Pointer(&iov)), 1,
 		noPosition, noPosition, unix.RWF_NOWAIT)
+	e.cost.end(before)
 	if errno != 0 || n != 8 {
 		return 0
 	}
