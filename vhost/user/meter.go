@@ -21,6 +21,7 @@ const (
 	meterOnce      = 10 * time.Millisecond // the most that one operation may add
 	meterCredit    = 50 * time.Millisecond
 	meterLook      = 8 // operations measured after a slow one
+	meterSample    = 4 // otherwise one of so many is
 )
 
 // meter adds up what operations on one eventfd cost. Reading the CPU clock takes a
@@ -28,19 +29,25 @@ const (
 // ran in between; so CPU time is read only while there is a suspicion. Safe for
 // concurrent use.
 type meter struct {
+	uses atomic.Uint32
 	look atomic.Int32
 	debt atomic.Int64 // ns
 }
 
 // reading is the clocks before an operation.
 type reading struct {
+	on   bool
 	wall time.Time
 	cpu  int64 // of this thread in ns; 0: not read
 	tid  int
 }
 
 func (m *meter) begin() (r reading) {
-	if m.look.Load() > 0 {
+	suspect := m.look.Load() > 0
+	if r.on = suspect || m.uses.Add(1)%meterSample == 0; !r.on {
+		return r
+	}
+	if suspect {
 		r.cpu, r.tid = threadCPU(), unix.Gettid()
 	}
 	r.wall = time.Now()
@@ -48,6 +55,9 @@ func (m *meter) begin() (r reading) {
 }
 
 func (m *meter) end(r reading) {
+	if !r.on {
+		return
+	}
 	if time.Since(r.wall) < meterSlow {
 		if m.debt.Load() > 0 {
 			m.add(-meterAllowance)
