@@ -3,8 +3,11 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +119,39 @@ func TestKilledControllerLeavesNothingAndTheNextAttachesAgain(t *testing.T) {
 	r.stop()
 	r.start()
 	r.untouched(t)
+}
+
+// A controller that is killed again and again while it attaches what the state names loses none of it.
+func TestCrashesDuringTheRestoreLoseNoVM(t *testing.T) {
+	r := newRig(t, netnstest.Options{})
+	const vms = 12
+	for i := range vms {
+		r.attach(fmt.Sprintf("vm%d", i), fmt.Sprintf("52:54:00:00:01:%02x", i))
+	}
+	r.kill()
+	file := filepath.Join(r.dir, "state", "state.json")
+	for range 4 {
+		before, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.launch()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // until the first attach has written the state
+			if now, err := os.Stat(file); err == nil && !os.SameFile(before, now) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("the state is not written")
+			}
+		}
+		r.kill()
+	}
+	r.start()
+	var st api.Status
+	r.json(&st, "status")
+	if len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports)+len(st.Waiting) != vms {
+		t.Fatalf("after four crashes: %+v", st)
+	}
 }
 
 // Rubbish on one VM's socket stops that port, is said, and costs the other nothing; a new connection works.

@@ -78,6 +78,18 @@ func (r *rig) places() []string {
 // start runs a controller on the rig's places and waits until it answers.
 func (r *rig) start() {
 	r.t.Helper()
+	r.launch()
+	r.eventually("the controller answers", func() error {
+		if out, code := r.cli("status"); code != 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// launch starts a controller and waits for nothing.
+func (r *rig) launch() {
+	r.t.Helper()
 	r.log, r.done = &syncBuffer{}, make(chan error, 1)
 	r.run = exec.Command(product, append([]string{"run"}, r.places()...)...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
@@ -86,12 +98,6 @@ func (r *rig) start() {
 	}
 	cmd, done := r.run, r.done
 	go func() { done <- cmd.Wait() }()
-	r.eventually("the controller answers", func() error {
-		if out, code := r.cli("status"); code != 0 {
-			return errors.New(out)
-		}
-		return nil
-	})
 }
 
 // stop ends the controller as an operator would, and waits.
