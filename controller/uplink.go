@@ -160,6 +160,7 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 	cfg := datapath.Config{
 		ID: id, MTU: u.facts.MTU, NIC: s, WakeFD: q.wakeFD, Chunks: chunkCount, Slots: tableSlots, Log: u.log, Trouble: trouble,
 	}
+	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {
 		cfg.Multicast = u.mcast
 	}

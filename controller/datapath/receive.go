@@ -74,6 +74,11 @@ func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 	if p.senders != nil {
 		p.senders.note(frame)
 	}
+	if why, refused := refusesTags(frame, &w.pkt.Info); refused {
+		p.ledger.Refuse(why, len(frame))
+		w.nic.Free(ref)
+		return
+	}
 	if w.pkt.Info.Tagged && p.Addr.VLAN == w.pkt.Info.TCI&0xfff {
 		frame = stripTag(frame, &w.pkt.Info)
 	}
@@ -105,37 +110,50 @@ func (w *Worker) receiveGroup() {
 		if tagged {
 			vlan = tci & 0xfff
 		}
-		w.copyToPorts(frame, vlan, nil)
+		w.groupToPorts(frame, vlan)
 	}
 }
 
-// copyToPorts gives an untagged frame to every running port of a VLAN but one, each a chunk of its own.
-func (w *Worker) copyToPorts(frame []byte, vlan uint16, but *port) {
+// groupToPorts gives a group frame of the wire, without its VLAN's tag, to every running VM of the VLAN. What no VM may get is
+// counted at each that does not get it.
+func (w *Worker) groupToPorts(frame []byte, vlan uint16) {
+	why, refused := refusesGroup(frame)
 	for _, p := range w.list {
-		if p != but && p.Addr.VLAN == vlan && (p.guest != nil || p.paused) && !p.Bridged {
-			w.copyToPort(frame, p)
+		switch {
+		case !p.hears(vlan):
+		case refused:
+			p.ledger.Refuse(why, len(frame))
+		case [macLen]byte(frame[macLen:]) == p.Addr.MAC: // its own, sent back
+			p.ledger.Refuse(flowtable.ReasonHairpin, len(frame))
+		case !w.copyToPort(frame, p):
+			p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
 		}
 	}
 }
 
-func (w *Worker) copyToPort(frame []byte, p *port) {
-	if w.nic.TxRoom() <= w.txLeft {
-		p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
-		return
+// hears reports whether group frames of a VLAN are for a VM. What the VM behind a bridge hears, the bridge brings.
+func (p *port) hears(vlan uint16) bool {
+	return p.Addr.VLAN == vlan && (p.guest != nil || p.paused) && !p.Bridged
+}
+
+// copyToPort gives a VM a frame in a chunk of its own, and reports false when there is none.
+func (w *Worker) copyToPort(frame []byte, p *port) bool {
+	if w.txLeft > 0 && w.nic.TxRoom() <= w.txLeft {
+		return false
 	}
 	buf, d, ok := w.nic.AllocTx()
 	if !ok {
-		p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
-		return
+		return false
 	}
 	if len(frame) > len(buf) {
 		p.ledger.Refuse(flowtable.ReasonBadLength, len(frame))
 		w.nic.Free(d.Addr)
-		return
+		return true
 	}
 	n := copy(buf, frame)
 	packet.Parse(buf[:n], &w.pkt.Info)
 	w.accept(p, buf[:n], d.Addr)
+	return true
 }
 
 // drain moves what the NIC has received into the guests.

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -97,13 +98,14 @@ func TestAForeignTagIsNotTakenOff(t *testing.T) {
 	packets(t, g.got, f)
 }
 
-// A tagged frame without IP, or with a second tag, keeps what stands behind its outer tag.
+// A tagged frame, of whatever kind, keeps what stands behind its tag.
 func TestTakingATagOffMovesNothingElse(t *testing.T) {
+	arp, mac := pt.ARP(), macOf(1)
 	for name, p := range map[string][]byte{
-		"IPv6":     to(1, 900).With(func(p *pt.TCP) { p.V6, p.Tags = true, []uint16{5} }).Frame(),
-		"UDP":      pt.UDP{DstMAC: macOf(1), Tags: []uint16{5}, Len: 77}.Frame(),
-		"two tags": to(1, 900).With(func(p *pt.TCP) { p.Tags = []uint16{5, 9} }).Frame(),
-		"PSH":      to(1, 900).With(func(p *pt.TCP) { p.Tags, p.Flags = []uint16{5}, pt.ACK|pt.PSH }).Frame(),
+		"IPv6": to(1, 900).With(func(p *pt.TCP) { p.V6, p.Tags = true, []uint16{5} }).Frame(),
+		"UDP":  pt.UDP{DstMAC: macOf(1), Tags: []uint16{5}, Len: 77}.Frame(),
+		"ARP":  slices.Concat(mac[:], arp[6:12], []byte{0x81, 0, 0, 5}, arp[12:]),
+		"PSH":  to(1, 900).With(func(p *pt.TCP) { p.Tags, p.Flags = []uint16{5}, pt.ACK|pt.PSH }).Frame(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)

@@ -11,13 +11,7 @@ import (
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-const (
-	vlanTag      = 4
-	macLen       = 6
-	etherVLAN    = 0x8100
-	etherSVLAN   = 0x88a8
-	maxTxPackets = 256 // wire packets of one guest TSO frame: gso_size is the guest's word
-)
+const maxTxPackets = 256 // wire packets of one guest TSO frame: gso_size is the guest's word
 
 // transmit takes a turn's frames from the sources this worker reads, to the wire and to the VMs beside it. The sources take
 // turns at being the first; where the TX ring was full, the one that found it full is the first of the next turn.
@@ -77,15 +71,15 @@ func (w *Worker) emit(p *port, f *vhost.TxFrame) vhost.Next {
 
 // emitFrame reports whether the frame has to wait for room.
 func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
-	data := f.Data
-	if drop, why := p.refuses(data); drop {
+	var o outgoing
+	if why, refused := w.judge(p, f, &o); refused {
 		p.cnt.TxDropped[why]++
 		return false
 	}
 	packets := 1
 	gso := f.Hdr.GSOType != virtio.GSONone
 	if gso {
-		w.txFrag[0] = data
+		w.txFrag[0] = o.data
 		if err := w.txCut.Init(w.txFrag[:], flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}); err != nil {
 			p.cnt.TxDropped[flowtable.ReasonMalformed]++
 			return false
@@ -101,43 +95,43 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 		return true
 	}
 	p.cnt.TxFrames++
-	p.cnt.TxBytes += uint64(len(data))
+	p.cnt.TxBytes += uint64(len(f.Data))
 	w.txLeft = packets
 	if gso {
-		w.emitGSO(p)
+		w.emitGSO(p, &o)
 	} else {
-		w.emitOne(p, f)
+		w.emitOne(p, &o)
 	}
 	w.txLeft = 0
 	return false
 }
 
 // emitOne sends a frame that is a packet already, with its checksum completed.
-func (w *Worker) emitOne(p *port, f *vhost.TxFrame) {
+func (w *Worker) emitOne(p *port, o *outgoing) {
 	buf, d, ok := w.nic.AllocTx()
 	if !ok {
 		w.cnt.TxRingFull++
 		return
 	}
-	if len(f.Data) > w.cfg.MTU+ethHeader || len(f.Data)+vlanTag > len(buf) {
+	if len(o.data) > w.cfg.MTU+ethHeader || len(o.data)+vlanTag > len(buf) {
 		w.nic.Free(d.Addr)
 		p.cnt.TxDropped[flowtable.ReasonBadLength]++
 		return
 	}
 	w.txLeft--
-	n := copy(buf, f.Data)
-	if f.Hdr.Flags&virtio.HdrNeedsCsum != 0 {
-		if err := checksum.Complete(buf[:n], int(f.Hdr.CsumStart), int(f.Hdr.CsumOffset)); err != nil {
+	n := copy(buf, o.data)
+	if o.partial {
+		if err := checksum.Complete(buf[:n], o.csumStart, o.csumAt-o.csumStart); err != nil {
 			w.nic.Free(d.Addr)
 			p.cnt.TxDropped[flowtable.ReasonMalformed]++
 			return
 		}
 	}
-	w.route(p, buf, n, d)
+	w.route(p, o, buf, n, d)
 }
 
-// emitGSO sends the packets that w.txCut makes of a guest's TSO frame.
-func (w *Worker) emitGSO(p *port) {
+// emitGSO sends the packets that w.txCut makes of a guest's TSO frame. Their Ethernet header is the frame's, which was judged.
+func (w *Worker) emitGSO(p *port, o *outgoing) {
 	for w.txLeft > 0 { // not until Next has no more: that would take a chunk that may not be there
 		buf, d, ok := w.nic.AllocTx()
 		if !ok {
@@ -153,40 +147,27 @@ func (w *Worker) emitGSO(p *port) {
 			}
 			return
 		}
-		w.route(p, buf, n, d)
+		w.route(p, o, buf, n, d)
 	}
-}
-
-// refuses applies what an access port enforces: the source address is the VM's own, and tags are ours to set.
-func (p *port) refuses(data []byte) (bool, flowtable.Reason) {
-	if len(data) < ethHeader {
-		return true, flowtable.ReasonBadLength
-	}
-	if !p.AllowSpoof && [macLen]byte(data[macLen:2*macLen]) != p.Addr.MAC {
-		return true, flowtable.ReasonSourceMAC
-	}
-	if t := binary.BigEndian.Uint16(data[2*macLen:]); t == etherVLAN || t == etherSVLAN {
-		return true, flowtable.ReasonVLANForeign
-	}
-	return false, 0
 }
 
 // route sends one complete wire packet in a TX chunk where it belongs: to a VM of this interface and VLAN, to all of them
 // and the wire when its destination is a group, otherwise to the wire.
-func (w *Worker) route(p *port, buf []byte, n int, d xsk.Desc) {
-	dst := Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(buf[:macLen])}
+func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
+	n = pad(buf, n)
+	dst := Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(buf)}
 	p.cnt.TxWire++
 	w.cnt.TxSlots++
-	if dst.MAC[0]&1 != 0 {
-		w.copyToPorts(buf[:n], p.Addr.VLAN, p)
+	if o.group {
+		w.copyToNeighbours(buf[:n], p)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
 		w.accept(q, buf[:n], d.Addr)
 		return
 	}
-	if p.Addr.VLAN != 0 {
-		n = insertTag(buf, n, p.Addr.VLAN)
+	if o.tci != 0 {
+		n = insertTag(buf, n, o.tci)
 	}
 	if !w.nic.Send(d, n) {
 		w.nic.Free(d.Addr)
@@ -196,10 +177,22 @@ func (w *Worker) route(p *port, buf []byte, n int, d xsk.Desc) {
 	w.cnt.TxFrames++
 }
 
-// insertTag puts an 802.1Q tag of priority 0 behind the addresses and returns the new length. buf has room for it.
-func insertTag(buf []byte, n int, vlan uint16) int {
+// copyToNeighbours gives a VM's group frame to the running VMs of its VLAN, each a chunk of its own.
+func (w *Worker) copyToNeighbours(frame []byte, from *port) {
+	for _, q := range w.list {
+		if q == from || !q.hears(from.Addr.VLAN) {
+			continue
+		}
+		if !w.copyToPort(frame, q) {
+			q.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
+		}
+	}
+}
+
+// insertTag puts an 802.1Q tag behind the addresses and returns the new length. buf has room for it.
+func insertTag(buf []byte, n int, tci uint16) int {
 	copy(buf[2*macLen+vlanTag:], buf[2*macLen:n])
 	binary.BigEndian.PutUint16(buf[2*macLen:], etherVLAN)
-	binary.BigEndian.PutUint16(buf[2*macLen+2:], vlan)
+	binary.BigEndian.PutUint16(buf[2*macLen+2:], tci)
 	return n + vlanTag
 }

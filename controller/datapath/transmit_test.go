@@ -326,7 +326,7 @@ func TestAFrameWithoutRoomAfterAllIsCounted(t *testing.T) {
 	}
 	f := from(1, wire, 100).Frame()
 	r.nic.txSize = 0
-	r.w.route(r.w.ports[1], buf, copy(buf, f), d)
+	r.w.route(r.w.ports[1], &outgoing{}, buf, copy(buf, f), d)
 	if r.w.cnt.TxRingFull != before+1 || r.nic.with(inWorker) != 0 {
 		t.Errorf("%d given up, %d chunks out", r.w.cnt.TxRingFull-before, r.nic.with(inWorker))
 	}
@@ -337,9 +337,7 @@ func TestAFrameWithoutRoomAfterAllIsCounted(t *testing.T) {
 			break
 		}
 	}
-	s.send(noHdr, f)
-	fr := s.queue[0]
-	r.w.emitOne(r.w.ports[1], &fr)
+	r.w.emitOne(r.w.ports[1], &outgoing{data: f})
 	if r.w.cnt.TxRingFull != before+2 {
 		t.Errorf("%d given up", r.w.cnt.TxRingFull-before)
 	}

@@ -32,6 +32,7 @@ const (
 type Config struct {
 	ID        int       // the NIC queue's number
 	MTU       int       // bytes behind the Ethernet header (and one tag) that the wire takes
+	Own       [6]byte   // the interface's address, which is the host's
 	NIC       NIC       //
 	Multicast Multicast // nil on all workers of an interface but one
 	WakeFD    int       // an eventfd, non-blocking, that messages make readable

@@ -339,6 +339,10 @@ func (w *world) leftVM(v *worldVM, sent []vhost.TxFrame) {
 			v.txDropped[flowtable.ReasonSourceMAC]++
 			continue
 		}
+		if [6]byte(f.Data) == v.cfg.Addr.MAC {
+			v.txDropped[flowtable.ReasonHairpin]++
+			continue
+		}
 		v.txFrames++
 		v.txBytes += uint64(len(f.Data))
 		packets, err := cutAgain(&received{hdr: f.Hdr, data: f.Data}, false)
