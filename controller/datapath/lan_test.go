@@ -9,6 +9,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -254,6 +255,14 @@ func (l *lan) receiveGroup(f lanGroupFrame) {
 	l.from.queue = append(l.from.queue, f)
 	l.w.receiveGroup()
 	l.w.step()
+}
+
+// sendTSO lets a VM send a TSO frame that becomes so many packets.
+func (l *lan) sendTSO(g *lanVM, dst [6]byte, packets int) {
+	l.tb.Helper()
+	p := pt.TCP{DstMAC: dst, SrcMAC: g.mac, Len: 100 * packets}
+	h := virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOTCPv4, GSOSize: 100, CsumStart: 34, CsumOffset: 16}
+	l.sendHdr(g, h, p.Frame())
 }
 
 // lanReasons is a count of frames by reason, without zeros.

@@ -34,6 +34,7 @@ type port struct {
 	err     error // why the guest is finished, nil while it is not
 	out     *outQueue
 	credit  credit
+	group   groupBound
 	hungry  bool   // the guest has no room: what waits in out is bounded
 	paused  bool   // the guest is away for a moment: what comes for it waits
 	late    bool   // steering is off: what still comes was on its way when it was switched

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
@@ -136,14 +137,15 @@ func (p *port) hears(vlan uint16) bool {
 	return p.Addr.VLAN == vlan && (p.guest != nil || p.paused) && !p.Bridged
 }
 
-// copyToPort gives a VM a frame in a chunk of its own, and reports false when there is none.
+// copyToPort gives a VM a frame in a chunk of its own, and reports false when there is none, also after what waits in the output
+// queues has gone.
 func (w *Worker) copyToPort(frame []byte, p *port) bool {
-	if w.txLeft > 0 && w.nic.TxRoom() <= w.txLeft {
-		return false
-	}
-	buf, d, ok := w.nic.AllocTx()
+	buf, d, ok := w.copyChunk()
 	if !ok {
-		return false
+		w.flush()
+		if buf, d, ok = w.copyChunk(); !ok {
+			return false
+		}
 	}
 	if len(frame) > len(buf) {
 		p.ledger.Refuse(flowtable.ReasonBadLength, len(frame))
@@ -154,6 +156,14 @@ func (w *Worker) copyToPort(frame []byte, p *port) bool {
 	packet.Parse(buf[:n], &w.pkt.Info)
 	w.accept(p, buf[:n], d.Addr)
 	return true
+}
+
+// copyChunk takes a chunk beyond those that the guest's frame in hand still needs.
+func (w *Worker) copyChunk() (buf []byte, d xsk.Desc, ok bool) {
+	if w.txLeft > 0 && w.nic.TxRoom() <= w.txLeft {
+		return nil, xsk.Desc{}, false
+	}
+	return w.nic.AllocTx()
 }
 
 // drain moves what the NIC has received into the guests.

@@ -166,6 +166,7 @@ func TestAGroupFrameForWhichThereIsNoChunkIsCounted(t *testing.T) {
 	for _, a := range r.nic.fill {
 		r.nic.hands[a/fakeChunk] = inFill
 	}
+	g.keeps, g.keepMost = true, 1
 	long := make([]byte, fakeChunk)
 	group.queue = []groupFrame{{frame: pt.ARP()}}
 	r.w.receiveGroup()
@@ -173,6 +174,8 @@ func TestAGroupFrameForWhichThereIsNoChunkIsCounted(t *testing.T) {
 	r.check()
 	packets(t, g.got, pt.ARP())
 	r.dropped(2, byReason{flowtable.ReasonGuestNoBuffers: 1})
+	g.keepMost = 0
+	r.w.reap()
 	group.queue = []groupFrame{{frame: long}}
 	r.w.receiveGroup()
 	r.w.flush()

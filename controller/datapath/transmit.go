@@ -76,6 +76,10 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 		p.cnt.TxDropped[why]++
 		return false
 	}
+	if o.group && !p.group.admits(w.now) {
+		p.cnt.TxDropped[flowtable.ReasonGroupShare]++
+		return false
+	}
 	packets := 1
 	gso := f.Hdr.GSOType != virtio.GSONone
 	if gso {
@@ -133,6 +137,10 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 // emitGSO sends the packets that w.txCut makes of a guest's TSO frame. Their Ethernet header is the frame's, which was judged.
 func (w *Worker) emitGSO(p *port, o *outgoing) {
 	for w.txLeft > 0 { // not until Next has no more: that would take a chunk that may not be there
+		if o.group && !p.group.admits(w.now) { // the rest of it
+			p.cnt.TxDropped[flowtable.ReasonGroupShare]++
+			return
+		}
 		buf, d, ok := w.nic.AllocTx()
 		if !ok {
 			w.cnt.TxRingFull++
@@ -159,7 +167,9 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	p.cnt.TxWire++
 	w.cnt.TxSlots++
 	if o.group {
-		w.copyToNeighbours(buf[:n], p)
+		copies := w.copyToNeighbours(buf[:n], p)
+		w.cnt.TxSlots += uint64(copies) // the sender pays, not those who hear it
+		p.group.charge(w.now, 1+copies)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
@@ -177,16 +187,19 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	w.cnt.TxFrames++
 }
 
-// copyToNeighbours gives a VM's group frame to the running VMs of its VLAN, each a chunk of its own.
-func (w *Worker) copyToNeighbours(frame []byte, from *port) {
+// copyToNeighbours gives a VM's group frame to the running VMs of its VLAN, each a chunk of its own, and returns to how many.
+func (w *Worker) copyToNeighbours(frame []byte, from *port) (copies int) {
 	for _, q := range w.list {
 		if q == from || !q.hears(from.Addr.VLAN) {
 			continue
 		}
 		if !w.copyToPort(frame, q) {
-			q.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
+			from.cnt.TxDropped[flowtable.ReasonGroupShare]++ // once for all that do not get it
+			break
 		}
+		copies++
 	}
+	return copies
 }
 
 // insertTag puts an 802.1Q tag behind the addresses and returns the new length. buf has room for it.
