@@ -12,6 +12,7 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
@@ -38,6 +39,8 @@ type Controller struct {
 	listener *unixsock.Listener
 	watcher  *netdev.Watcher
 	rules    *netdev.RuleReader
+	kinds    []kindOf
+	memory   *guestmem.Budget // of all guests' memory that is mapped
 	flows    *bpf.Flows
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
 	started  time.Time
@@ -57,7 +60,7 @@ type Controller struct {
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
 	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{},
-		retries: retries{}, rules: netdev.NewRuleReader()}
+		retries: retries{}, rules: netdev.NewRuleReader(), kinds: builtinKinds(), memory: guestmem.NewBudget()}
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
@@ -141,33 +144,19 @@ func (c *Controller) shutdown() error {
 	return errors.Join(errs...)
 }
 
-// cleanTap takes off a tap what a controller that died left there: a filter under clsact outlives its process.
-func (c *Controller) cleanTap(tap string) {
-	if tap == "" {
-		return
+// dropVM takes a VM off its uplink. The caller holds mu.
+func (c *Controller) dropVM(a *attachment) error {
+	if index := a.kind.watched(); index != 0 {
+		c.watcher.Remove(index)
 	}
-	f, err := netdev.InspectTap(tap)
-	if err != nil { // gone, and the filter with it
-		return
-	}
-	if err := bpf.RemoveStaleTap(f.Index); err != nil {
-		c.log.Warn("restore: TC program", "tap", tap, "err", err)
-	}
-}
-
-// dropPort takes a VM off its uplink. The caller holds mu.
-func (c *Controller) dropPort(v *vmPort) error {
-	if v.tap != nil {
-		c.watcher.Remove(v.tap.facts.Index)
-	}
-	return v.up.removePort(v)
+	return a.up.removeVM(a)
 }
 
 // closeUplink takes an interface back to what it was: ports, workers, program, offloads. The caller holds mu.
 func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 	var errs []error
-	for _, v := range u.ports {
-		errs = append(errs, c.dropPort(v))
+	for _, v := range u.vms {
+		errs = append(errs, c.dropVM(v))
 	}
 	errs = append(errs, u.close())
 	errs = append(errs, c.putBack(u.changes)...)

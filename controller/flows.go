@@ -42,7 +42,7 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	}
 	now := monotonic()
 	for _, u := range c.uplinks {
-		for _, v := range u.ports {
+		for _, v := range u.vms {
 			if (iface != "" && u.name != iface) || (vm != "" && v.req.VM != vm) {
 				continue
 			}
@@ -73,7 +73,7 @@ func (c *Controller) retainFlows() {
 	}
 	known := map[string]bool{}
 	for _, u := range c.uplinks {
-		for name := range u.ports {
+		for name := range u.vms {
 			known[name] = true
 		}
 	}
@@ -87,7 +87,7 @@ func (c *Controller) retainFlows() {
 	}
 }
 
-func flowRow(v *vmPort, r bpf.Flow, now int64) api.Flow {
+func flowRow(v *attachment, r bpf.Flow, now int64) api.Flow {
 	f := api.Flow{
 		Iface: v.up.name, VM: v.req.VM, Direction: api.ToGuest, VLAN: v.req.VLAN, Family: int(r.Key.Family),
 		Src: r.Key.Src().Addr().String(), Dst: r.Key.Dst().Addr().String(), SrcPort: r.Key.SrcPort, DstPort: r.Key.DstPort,

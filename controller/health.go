@@ -26,11 +26,11 @@ func (c *Controller) watch(ctx context.Context) {
 			}
 		case <-c.trouble:
 			c.mu.Lock()
-			c.checkPorts()
+			c.checkAll()
 			c.mu.Unlock()
 		case <-tick.C:
 			c.mu.Lock()
-			c.checkPorts()
+			c.checkAll()
 			c.wakeWaiting()
 			c.saveAgain()
 			looked = time.Now()
@@ -44,9 +44,9 @@ func (c *Controller) watch(ctx context.Context) {
 func (c *Controller) nextLook() time.Duration {
 	next := healthEvery
 	for _, u := range c.uplinks {
-		for _, v := range u.ports {
-			if v.tap != nil && v.tap.bridge != nil && v.tap.bridge.Ageing > 0 {
-				next = min(next, max(v.tap.bridge.Ageing/4, leastLook))
+		for _, a := range u.vms {
+			if d := a.kind.restless(); d > 0 {
+				next = min(next, d)
 			}
 		}
 	}
@@ -66,7 +66,7 @@ func (c *Controller) linkChanged(e netdev.Event) (look bool) {
 	}
 	u := c.byIndex(e.Index)
 	if u == nil {
-		c.tapChanged(e.Index)
+		c.vmChanged(e.Index)
 		return false
 	}
 	switch e.Kind {
@@ -79,15 +79,15 @@ func (c *Controller) linkChanged(e netdev.Event) (look bool) {
 	return true // what is in a bridge with it, and the VMs that were taken off
 }
 
-// tapChanged looks at a VM's tap at once instead of at the next tick. The caller holds mu.
-func (c *Controller) tapChanged(index int) {
+// vmChanged looks at once, instead of at the next tick, at the VM that an interface belongs to. The caller holds mu.
+func (c *Controller) vmChanged(index int) {
 	for _, u := range c.uplinks {
-		for _, v := range u.ports {
-			if v.tap == nil || v.tap.facts.Index != index {
+		for _, a := range u.vms {
+			if a.kind.watched() != index {
 				continue
 			}
-			if err := v.checkTap(c.rules.Read()); err != nil {
-				c.sleepPort(v, err)
+			if err := a.kind.check(a, c.newLook()); err != nil {
+				c.sleepVM(a, err)
 			}
 			return
 		}
@@ -103,64 +103,42 @@ func (c *Controller) byIndex(index int) *uplink {
 	return nil
 }
 
-// checkPorts looks at everything that is attached. The caller holds mu.
-func (c *Controller) checkPorts() {
+// checkAll looks at everything that is attached. The caller holds mu.
+func (c *Controller) checkAll() {
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
 		if u := c.uplinks[name]; u != nil { // it may have been given back, or have another name by now
 			c.checkUplink(u)
 		}
 	}
-	rules, err := c.readRules()
+	look := c.newLook()
 	for _, u := range c.uplinks {
-		for _, v := range u.sortedPorts() {
-			if v.tap != nil {
-				if err := v.checkTap(rules, err); err != nil {
-					c.sleepPort(v, err)
-					continue
-				}
-				v.refreshSenders()
+		for _, a := range u.sorted() {
+			if err := a.kind.check(a, look); err != nil {
+				c.sleepVM(a, err)
 			}
 		}
 		u.checkPartial()
 	}
 }
 
-// readRules reads the rules of the host if a VM is on its own tap, whose frames they would see. The caller holds mu.
-func (c *Controller) readRules() (*netdev.Rules, error) {
-	for _, u := range c.uplinks {
-		for _, v := range u.ports {
-			if v.tap != nil {
-				return c.rules.Read()
-			}
-		}
-	}
-	return nil, nil
-}
-
-// refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their
-// entries age, and what the VM sends to them is flooded to every port.
-func (v *vmPort) refreshSenders() {
-	b := v.tap.bridge
-	if b == nil {
-		return
-	}
-	macs := v.senders()
-	if len(macs) == 0 {
-		return
-	}
-	if err := netdev.RefreshFDB(b.Port.Index, b.VID, macs); err != nil {
-		v.log.Warn("bridge: forwarding entries", "err", err)
-	}
-}
-
-// checkPartial warns of senders with partial checksums, each time a VM's frames of that kind have grown tenfold.
+// checkPartial warns of senders with partial checksums, each time a VM's frames of that kind have grown tenfold. Workers that
+// have moved nothing since the last look are not woken.
 func (u *uplink) checkPartial() {
+	moved := false
+	for _, q := range u.queues {
+		now := q.Activity()
+		moved = moved || now != q.seen
+		q.seen = now
+	}
+	if !moved {
+		return
+	}
 	s := report.Uplink{Name: u.name, Remedy: u.partialRemedy(), Queues: u.look()}
-	for _, v := range u.sortedPorts() {
-		vm := report.VM{Index: v.idx, Port: api.Port{VM: v.req.VM}}
-		if n := s.PartialChecksums(&vm); n > 10*v.partial {
-			v.partial = n
-			v.log.Warn(s.PartialWarning(&vm, n))
+	for _, a := range u.sorted() {
+		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}}
+		if n := s.PartialChecksums(&vm); n > 10*a.partial {
+			a.partial = n
+			a.log.Warn(s.PartialWarning(&vm, n))
 		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 )
 
 // findVM looks a VM up on every uplink. The caller holds mu.
-func (c *Controller) findVM(name string) (*vmPort, error) {
+func (c *Controller) findVM(name string) (*attachment, error) {
 	for _, u := range c.uplinks {
-		if v := u.ports[name]; v != nil {
+		if v := u.vms[name]; v != nil {
 			return v, nil
 		}
 	}
@@ -55,7 +55,7 @@ func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error
 	return r, nil
 }
 
-func (v *vmPort) policyResponse() api.PolicyResponse {
+func (v *attachment) policyResponse() api.PolicyResponse {
 	p, profile, note := v.effective()
 	return api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note}
 }

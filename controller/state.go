@@ -26,7 +26,7 @@ func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 	if req.VhostUser == "" {
 		vm.Tap = &state.Tap{Device: req.Tap, Domain: req.Domain, Trust: req.TrustTap, BypassFilters: req.Bypass}
 	} else {
-		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof}
+		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof, AnyMemory: req.AnyMemory}
 	}
 	return vm
 }
@@ -53,7 +53,7 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}
 	if s := vm.VhostUser; s != nil {
-		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof
+		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof, req.AnyMemory = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof, s.AnyMemory
 	}
 	return req
 }
@@ -64,7 +64,7 @@ func (c *Controller) snapshotState() state.State {
 	byIface := map[string][]state.VM{}
 	attached := map[string]bool{}
 	for _, u := range c.uplinks {
-		for _, v := range u.sortedPorts() {
+		for _, v := range u.sorted() {
 			byIface[u.name] = append(byIface[u.name], v.saved())
 			attached[v.req.VM] = true
 		}

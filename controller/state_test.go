@@ -33,14 +33,14 @@ func offHost(t *testing.T, dir string) *Controller {
 func (c *Controller) attachOffHost(iface string, vm state.VM) error {
 	u := c.uplinks[iface]
 	if u == nil {
-		u = &uplink{name: iface, ports: map[string]*vmPort{}}
+		u = &uplink{name: iface, vms: map[string]*attachment{}}
 		c.uplinks[iface] = u
 	}
 	policy, err := applyPatch(defaultPolicy(), attachAgain(iface, vm).Policy)
 	if err != nil {
 		return err
 	}
-	u.ports[vm.Name] = &vmPort{req: attachAgain(iface, vm), policy: policy, up: u}
+	u.vms[vm.Name] = &attachment{req: attachAgain(iface, vm), kind: &countingKind{}, policy: policy, up: u}
 	return c.saveState()
 }
 

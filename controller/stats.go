@@ -21,9 +21,9 @@ func (c *Controller) Stats(vm string) (api.Stats, error) {
 }
 
 // vm returns an attached VM, nil where there is none. The caller holds mu.
-func (c *Controller) vm(name string) *vmPort {
+func (c *Controller) vm(name string) *attachment {
 	for _, u := range c.uplinks {
-		if v := u.ports[name]; v != nil {
+		if v := u.vms[name]; v != nil {
 			return v
 		}
 	}
@@ -60,7 +60,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 	if s.Outcomes, err = u.prog.Outcomes(); err != nil {
 		return s, fmt.Errorf("interface %s: outcomes: %w", u.name, err)
 	}
-	for _, v := range u.sortedPorts() {
+	for _, v := range u.sorted() {
 		vm, err := v.describe()
 		if err != nil {
 			return s, err
@@ -80,10 +80,10 @@ func (u *uplink) look() []report.Queue {
 	return out
 }
 
-func (u *uplink) sortedPorts() []*vmPort {
-	out := make([]*vmPort, 0, len(u.ports))
-	for _, name := range slices.Sorted(maps.Keys(u.ports)) {
-		out = append(out, u.ports[name])
+func (u *uplink) sorted() []*attachment {
+	out := make([]*attachment, 0, len(u.vms))
+	for _, name := range slices.Sorted(maps.Keys(u.vms)) {
+		out = append(out, u.vms[name])
 	}
 	return out
 }

@@ -8,36 +8,35 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 )
 
-// planTap finds a VM's tap and looks at the kernel path that its frames will no longer take. It changes nothing of the host.
-func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts, again bool) (warnings []string, err error) {
-	t := v.tap
-	if v.req.Tap != "" && !again { // what was named must be a VM's tap, whoever's it is
-		if t.facts, err = inspectTap(v.req.Tap); err != nil {
-			return nil, err
+// plan finds a VM's tap and looks at the kernel path that its frames will no longer take.
+func (t *tapKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, again bool) (changes, warnings []string, err error) {
+	if a.req.Tap != "" && !again { // what was named must be a VM's tap, whoever's it is
+		if t.facts, err = inspectTap(a.req.Tap); err != nil {
+			return nil, nil, err
 		}
 	}
-	if err := c.findTap(v, uplink, again); err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
+	if err := t.find(c, a, uplink, again); err != nil {
+		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
-	req := v.req
+	req := a.req
 	if t.facts, err = inspectTap(req.Tap); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if t.facts.Index != t.proof.Index {
-		return nil, fmt.Errorf("attach: tap %s: %w: it was made anew meanwhile: try again", req.Tap, netdev.ErrUnproved)
+		return nil, nil, fmt.Errorf("attach: tap %s: %w: it was made anew meanwhile: try again", req.Tap, netdev.ErrUnproved)
 	}
 	t.dropped = t.facts.TxDropped
 	rules, err := c.rules.Read()
 	if err == nil {
-		err = t.look(rules, uplink.Index, v.addr.VLAN)
+		err = t.readPath(rules, uplink.Index, a.addr.VLAN)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
+		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
 	switch {
 	case len(t.bypassed) == 0:
 	case !req.Bypass:
-		return nil, fmt.Errorf("attach: tap %s: %w: %s: remove them, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
+		return nil, nil, fmt.Errorf("attach: tap %s: %w: %s: remove them, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
 	default:
 		for _, s := range t.bypassed {
 			warnings = append(warnings, "bypassed: "+s)
@@ -50,7 +49,7 @@ func (c *Controller) planTap(v *vmPort, uplink *netdev.Facts, again bool) (warni
 	if t.facts.MTU < uplink.MTU {
 		warnings = append(warnings, fmt.Sprintf("the MTU of tap %s is %d, that of %s is %d: longer frames that are not merged are dropped", req.Tap, t.facts.MTU, uplink.Name, uplink.MTU))
 	}
-	return warnings, nil
+	return tapChanges(a), warnings, nil
 }
 
 // inspectTap looks at a tap and says what kind of one a VM needs.
@@ -65,8 +64,8 @@ func inspectTap(name string) (*netdev.TapFacts, error) {
 	return f, nil
 }
 
-// look finds the bridge between the uplink and the tap, nil for none, and what of the kernel's path the frames no longer take.
-func (t *tapGuest) look(rules *netdev.Rules, uplink int, vlan uint16) error {
+// readPath finds the bridge between the uplink and the tap, nil for none, and what of the kernel's path the frames no longer take.
+func (t *tapKind) readPath(rules *netdev.Rules, uplink int, vlan uint16) error {
 	bridge, err := netdev.FindPorts(uplink, vlan, t.facts.Index)
 	if err != nil && !errors.Is(err, netdev.ErrNotBridged) {
 		return err
@@ -80,18 +79,22 @@ func (t *tapGuest) look(rules *netdev.Rules, uplink int, vlan uint16) error {
 }
 
 // filtered looks again at the kernel's path, and says why it is the right one for now: rules have come that the operator has not
-// agreed to bypass. The caller holds v.mu.
-func (v *vmPort) filtered(rules *netdev.Rules) (halt string) {
-	was := v.tap.bypassed
-	if err := v.tap.look(rules, v.up.facts.Index, v.addr.VLAN); err != nil {
+// agreed to bypass. The caller holds a.mu.
+func (t *tapKind) filtered(a *attachment, look *look) (halt string) {
+	rules, err := look.hostRules()
+	if err != nil {
+		return err.Error() // what is not known may be a filter
+	}
+	was := t.bypassed
+	if err := t.readPath(rules, a.up.facts.Index, a.addr.VLAN); err != nil {
 		return "what is on its path cannot be read: " + err.Error() // what is not known may be a filter
 	}
-	switch now := strings.Join(v.tap.bypassed, "; "); {
+	switch now := strings.Join(t.bypassed, "; "); {
 	case now == "":
 		return ""
-	case v.req.Bypass:
+	case a.req.Bypass:
 		if now != strings.Join(was, "; ") {
-			v.log.Warn("rules on the VM's path are bypassed", "rules", now)
+			a.log.Warn("rules on the VM's path are bypassed", "rules", now)
 		}
 		return ""
 	default:
@@ -100,9 +103,9 @@ func (v *vmPort) filtered(rules *netdev.Rules) (halt string) {
 }
 
 // tapChanges says what attach does for a VM on its own tap.
-func tapChanges(v *vmPort) []string {
+func tapChanges(a *attachment) []string {
 	return []string{
-		fmt.Sprintf("attach a TC program to tap %s, which counts what the VM sends", v.req.Tap),
-		fmt.Sprintf("TCP frames for %s come to tap %s through rscctl instead of the kernel's path, while the policy coalesces", v.req.MAC, v.req.Tap),
+		fmt.Sprintf("attach a TC program to tap %s, which counts what the VM sends", a.req.Tap),
+		fmt.Sprintf("TCP frames for %s come to tap %s through rscctl instead of the kernel's path, while the policy coalesces", a.req.MAC, a.req.Tap),
 	}
 }

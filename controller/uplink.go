@@ -41,8 +41,8 @@ type uplink struct {
 	queues   []*queue
 	mcast    *netdev.McastSocket
 	log      *slog.Logger
-	ports    map[string]*vmPort // by VM name; guarded by the controller's lock
-	byIdx    [maxPorts]*vmPort
+	vms      map[string]*attachment // by VM name; guarded by the controller's lock
+	byIdx    [maxPorts]*attachment
 	taken    [maxPorts]uint32 // how many VMs have had each index
 	flows    *bpf.Flows
 	native   bool            // XDP runs in the driver
@@ -57,6 +57,7 @@ type queue struct {
 	id     int
 	sock   *xsk.Socket
 	wakeFD int
+	seen   uint64 // the worker's activity at the last look
 }
 
 // close ends the worker and then closes what it was given. What a worker that does not stop still uses stays open, and mapped.
@@ -121,7 +122,7 @@ func foreignXDP(f *netdev.Facts) error {
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
 func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), log *slog.Logger) (u *uplink, err error) {
-	u = &uplink{name: f.Name, facts: f, chunk: chunk, log: log.With("iface", f.Name), ports: map[string]*vmPort{}, flows: flows, steering: map[uint32]bool{}}
+	u = &uplink{name: f.Name, facts: f, chunk: chunk, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			_ = u.close()

@@ -32,9 +32,9 @@ func (c *Controller) checkUplink(u *uplink) {
 		return
 	}
 	u.facts = now
-	for _, v := range u.sortedPorts() {
+	for _, v := range u.sorted() {
 		if bytes.Equal(v.addr.MAC[:], now.MAC) && v.addr.VLAN == 0 {
-			c.sleepPort(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
+			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (u *uplink) rename(name string) {
 		}
 	}
 	u.name = name
-	for _, v := range u.ports {
+	for _, v := range u.vms {
 		v.req.Iface = name
 	}
 }

@@ -45,9 +45,7 @@ func (c *Controller) restore() error {
 	for _, i := range saved.Interfaces {
 		for _, vm := range i.VMs {
 			c.wait(i.Name, vm, "still to be restored")
-			if vm.Tap != nil {
-				c.cleanTap(vm.Tap.Device)
-			}
+			c.sweep(&vm)
 		}
 	}
 	for _, i := range saved.Interfaces {
@@ -55,6 +53,18 @@ func (c *Controller) restore() error {
 	}
 	c.saveInForce() // in today's form, whatever form was read
 	return nil
+}
+
+// sweep takes off the host what a controller that died left there for a VM.
+func (c *Controller) sweep(vm *state.VM) {
+	for _, k := range c.kinds {
+		if k.sweep == nil {
+			continue
+		}
+		if err := k.sweep(vm); err != nil {
+			c.log.Warn("restore: left behind", "vm", vm.Name, "err", err)
+		}
+	}
 }
 
 // wait puts a VM on the list. The caller holds mu.
@@ -146,7 +156,7 @@ func (c *Controller) detachWaiting(req api.DetachRequest, resp *api.DetachRespon
 // sleepUplink gives an interface back and keeps its VMs for later. The caller holds mu.
 func (c *Controller) sleepUplink(u *uplink, why string) {
 	u.log.Error("interface given back: its VMs wait", "reason", why)
-	for _, v := range u.sortedPorts() {
+	for _, v := range u.sorted() {
 		c.wait(u.name, v.saved(), why)
 		c.retries.asleep(v.req.VM, true, time.Now())
 	}
@@ -156,14 +166,14 @@ func (c *Controller) sleepUplink(u *uplink, why string) {
 	c.saveInForce()
 }
 
-// sleepPort takes one VM off until what it needs is back; the last one takes the interface with it. The caller holds mu.
-func (c *Controller) sleepPort(v *vmPort, why error) {
+// sleepVM takes one VM off until what it needs is back; the last one takes the interface with it. The caller holds mu.
+func (c *Controller) sleepVM(v *attachment, why error) {
 	u := v.up
 	v.log.Error("VM given up until its tap is back", "err", why)
 	c.wait(u.name, v.saved(), why.Error())
 	c.retries.asleep(v.req.VM, false, time.Now())
-	err := c.dropPort(v)
-	if len(u.ports) == 0 {
+	err := c.dropVM(v)
+	if len(u.vms) == 0 {
 		_, cerr := c.closeUplink(u)
 		err = errors.Join(err, cerr)
 	}

@@ -54,6 +54,7 @@ const (
 	PortWaiting   PortState = "waiting"   // for a front-end, or for a VM to open the tap
 	PortConnected PortState = "connected" // a front-end, no running ring
 	PortRunning   PortState = "running"
+	PortStuck     PortState = "stuck"  // waits for something that does not answer
 	PortFailed    PortState = "failed" // no front-end, and the last one was thrown out
 	PortClosed    PortState = "closed"
 )

@@ -74,6 +74,7 @@ type AttachRequest struct {
 	Bypass      bool        `json:"bypass_filters,omitempty"`
 	Policy      PolicyPatch `json:"policy"`
 	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
+	AnyMemory   bool        `json:"any_memory,omitempty"` // guest memory on any file system but FUSE
 	FixOffloads bool        `json:"fix_offloads,omitempty"`
 	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
 	SocketOwner string      `json:"socket_owner,omitempty"` // "user:group", names or numbers

@@ -169,7 +169,7 @@ func checkFailure(t *testing.T, out []byte, text string) {
 		t.Fatalf("%q: %v", out, err)
 	}
 	message, _ := f["error"].(string)
-	if len(f) != 2 || f["schema"] != 1.0 || !strings.Contains(message, text) || strings.Contains(message, "\n") {
+	if len(f) != 2 || f["schema"] != 2.0 || !strings.Contains(message, text) || strings.Contains(message, "\n") {
 		t.Errorf("failure %v, want one line with %q", f, text)
 	}
 }

@@ -37,6 +37,7 @@ type VhostUser struct {
 	Mode       string `json:"mode,omitempty"`    // octal; "": the default
 	Owner      string `json:"owner,omitempty"`   // USER:GROUP; "": unchanged
 	AllowSpoof bool   `json:"allow_spoof,omitempty"`
+	AnyMemory  bool   `json:"any_memory,omitempty"`
 }
 
 // Tap is the VM's own tap.

@@ -1,0 +1,93 @@
+package controller
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/report"
+	"github.com/rscctl/rscctl/controller/state"
+)
+
+// attachment is one VM on one uplink: its address, its policy, and the kind of way that it is connected by. What the workers,
+// XDP and the flow table know of it is a port, by its index.
+type attachment struct {
+	req   api.AttachRequest
+	kind  kind
+	idx   uint32 // of its port on the workers
+	gen   uint32 // how many VMs had idx before
+	addr  datapath.Addr
+	up    *uplink
+	log   *slog.Logger
+	flows *ebpf.Map
+
+	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
+	policy  api.Policy
+	running bool   // the guest takes frames
+	partial uint64 // partial checksums seen when the last warning was logged
+}
+
+func (a *attachment) key() bpf.PortKey { return bpf.PortKey{VLAN: a.addr.VLAN, MAC: a.addr.MAC} }
+
+// id is what XDP knows the VM by.
+func (a *attachment) id() uint32 { return bpf.PortID(a.idx, a.gen) }
+
+func (a *attachment) mac() net.HardwareAddr { return net.HardwareAddr(a.addr.MAC[:]) }
+
+// portConfig is what the workers must know of the VM.
+func (a *attachment) portConfig() datapath.PortConfig {
+	bridged := a.kind.bridged()
+	return datapath.PortConfig{Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, Bridged: bridged, NoteSenders: bridged}
+}
+
+// setPolicy puts a policy in force. When it returns, all that was held under the old one is delivered.
+func (a *attachment) setPolicy(p api.Policy) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running {
+		if err := a.kind.enforce(a, p); err != nil {
+			return fmt.Errorf("policy: %s: %w", a.req.VM, err)
+		}
+	}
+	a.policy = p
+	return nil
+}
+
+// setRules gives every worker the rules of a policy for what the guest takes.
+func (a *attachment) setRules(p api.Policy) error {
+	cfg := portConfig(p, a.kind.features())
+	return a.up.each(func(q *queue) error { return q.SetRules(a.idx, cfg) })
+}
+
+// saved is the VM as the state file keeps it.
+func (a *attachment) saved() state.VM {
+	policy, _, _ := a.effective()
+	return savedVM(a.req, policy)
+}
+
+// effective is the profile in force and why.
+func (a *attachment) effective() (p api.Policy, profile api.Profile, note string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	profile, note = effective(a.policy, a.kind.features(), a.running)
+	return a.policy, profile, note
+}
+
+// describe is a VM's part of a snapshot.
+func (a *attachment) describe() (report.VM, error) {
+	policy, profile, note := a.effective()
+	vm := report.VM{Index: a.idx, Port: api.Port{
+		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof,
+	}}
+	err := a.kind.describe(a, &vm)
+	f := a.kind.features()
+	vm.Port.Features, vm.Port.FeatureBits = f.Names(), fmt.Sprintf("%#x", uint64(f))
+	return vm, err
+}

@@ -1,0 +1,175 @@
+package controller
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/report"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
+	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// countingKind is a third kind of port, as small as one can be: a VM that takes every frame and counts it. All of it is here,
+// and the controller learns of it by one line.
+type countingKind struct {
+	frames, segments atomic.Uint64
+	policies, checks int
+	plans, closes    int
+}
+
+func (k *countingKind) plan(*Controller, *attachment, *netdev.Facts, bool) (changes, warnings []string, err error) {
+	k.plans++
+	return []string{"count frames"}, nil, nil
+}
+
+func (k *countingKind) open(a *attachment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running = true
+	for _, q := range a.up.queues {
+		if err := q.StartPort(a.idx, &countingGuest{k: k, nic: q.sock}, nil, portConfig(a.policy, k.features())); err != nil {
+			return err
+		}
+	}
+	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
+		return err
+	}
+	return a.up.setSteering(a.idx, true)
+}
+
+func (k *countingKind) close(*attachment) error { k.closes++; return nil }
+func (k *countingKind) enforce(a *attachment, p api.Policy) error {
+	k.policies++
+	return a.setRules(p)
+}
+func (k *countingKind) check(*attachment, *look) error { k.checks++; return nil }
+func (k *countingKind) features() virtio.Features {
+	return virtio.Mask(virtio.FGuestCsum) | virtio.Mask(virtio.FGuestTSO4)
+}
+func (k *countingKind) bridged() bool           { return false }
+func (k *countingKind) claim() string           { return "" }
+func (k *countingKind) watched() int            { return 0 }
+func (k *countingKind) restless() time.Duration { return 0 }
+func (k *countingKind) feed() api.Feed          { return "counting" }
+func (k *countingKind) to() string              { return "nowhere" }
+func (k *countingKind) describe(_ *attachment, vm *report.VM) error {
+	vm.Port.State = api.PortRunning
+	vm.Interrupts = k.frames.Load()
+	return nil
+}
+
+// countingGuest is its way in: one method more than what it is about.
+type countingGuest struct {
+	k   *countingKind
+	nic datapath.NIC
+	put []*datapath.Frame
+}
+
+func (g *countingGuest) Begin(int) bool                { g.put = g.put[:0]; return true }
+func (g *countingGuest) Put(f *datapath.Frame) error   { g.put = append(g.put, f); return nil }
+func (g *countingGuest) Walked() int                   { return 0 }
+func (g *countingGuest) Reap() int                     { return 0 }
+func (g *countingGuest) Arm(bool) (fd int, ready bool) { return -1, false }
+func (g *countingGuest) Ack()                          {}
+func (g *countingGuest) MaxFrame() int                 { return 0 }
+func (g *countingGuest) Check(bool) error              { return nil }
+func (g *countingGuest) Close() (int, error)           { return 0, nil }
+func (g *countingGuest) Commit() (int, error) {
+	for _, f := range g.put {
+		g.k.frames.Add(1)
+		g.k.segments.Add(uint64(len(f.Refs)))
+		for _, r := range f.Refs {
+			g.nic.Free(r)
+		}
+	}
+	return len(g.put), nil
+}
+
+// A new kind of port is one file and one line: it attaches, gets merged frames, follows policies, is looked at, described and
+// detached like those that the product has.
+func TestAThirdKindOfPortIsOneFileAndOneLine(t *testing.T) {
+	netnstest.Need(t, netnstest.AFXDP)
+	net := netnstest.Pair(t, netnstest.Options{NoIPv6: true})
+	dir := t.TempDir()
+	const mac = "52:54:00:00:00:0a"
+	k := &countingKind{}
+	net.B.Do(t, func() error {
+		c, err := New(Options{State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), BPFFS: filepath.Join(dir, "bpf"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := c.shutdown(); err != nil {
+				t.Error(err)
+			}
+		}()
+		c.restored = true
+		c.kinds = append(c.kinds, kindOf{wanted: func(r *api.AttachRequest) bool { return r.VhostUser+r.Tap == "" }, make: func(*api.AttachRequest) (kind, error) { return k, nil }})
+		resp, err := c.Attach(api.AttachRequest{Iface: net.B.Dev, VM: "third", MAC: mac})
+		if err != nil {
+			return err
+		}
+		if k.plans != 1 || resp.Changes[len(resp.Changes)-1] != "count frames" {
+			t.Errorf("planned %d times: %q", k.plans, resp.Changes)
+		}
+		p := pt.TCP{DstMAC: [6]byte{0x52, 0x54, 0, 0, 0, 0x0a}, Len: 1000}
+		send := func(p pt.TCP) {
+			net.A.Inject(t, pt.Frames(p.Train(10)...)...)
+			for end := time.Now().Add(10 * time.Second); k.segments.Load()%10 != 0 || k.segments.Load() == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%d segments of 10 came", k.segments.Load())
+				}
+			}
+		}
+		send(p)
+		off := false
+		if _, err := c.SetPolicy(api.PolicyRequest{VM: "third", Patch: api.PolicyPatch{Coalesce: &off}}); err != nil || k.policies != 1 {
+			t.Errorf("policy: %v, enforced %d times", err, k.policies)
+		}
+		c.mu.Lock()
+		c.checkAll()
+		c.mu.Unlock()
+		st, err := c.Status("")
+		if err != nil || len(st.Interfaces) != 1 || st.Interfaces[0].Ports[0].Feed != "counting" || st.Interfaces[0].Ports[0].State != api.PortRunning || k.checks == 0 {
+			t.Errorf("status %+v, %v; looked at %d times", st.Interfaces, err, k.checks)
+		}
+		s, err := c.Stats("third")
+		if err != nil || s.VMs[0].Interrupts != k.frames.Load() || s.VMs[0].GuestFrames != k.frames.Load() || s.Unexplained != 0 {
+			t.Errorf("stats %+v, %v", s.VMs, err)
+		}
+		if _, err := c.Detach(api.DetachRequest{Iface: net.B.Dev}); err != nil || k.closes != 1 {
+			t.Errorf("detach: %v, closed %d times", err, k.closes)
+		}
+		return nil
+	})
+}
+
+// What fits two kinds, or none, is refused in words before the host is looked at.
+func TestARequestFitsOneKind(t *testing.T) {
+	c := &Controller{kinds: builtinKinds()}
+	for _, r := range []api.AttachRequest{
+		{}, {VhostUser: "/s", Tap: "vnet0"}, {VhostUser: "/s", Domain: "db1"}, {Tap: "eth1"}, {Tap: "vnet0", AllowSpoof: true},
+		{Tap: "vnet0", AnyMemory: true}, {Domain: "db1", TrustTap: true}, {VhostUser: "/s", SocketMode: "9"}, {VhostUser: "/s", SocketOwner: "nobody-of-this-name"},
+	} {
+		r.Iface, r.VM, r.MAC = "eth1", "web", "52:54:00:00:00:01"
+		if _, err := c.checkRequest(r); !errors.Is(err, ErrUsage) {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	for _, r := range []api.AttachRequest{{VhostUser: "/s", SocketMode: "0600", SocketOwner: "0:0", AnyMemory: true}, {Tap: "vnet0", TrustTap: true}, {Domain: "db1"}} {
+		r.Iface, r.VM, r.MAC = "eth1", "web", "52:54:00:00:00:01"
+		if a, err := c.checkRequest(r); err != nil || a.kind == nil {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}

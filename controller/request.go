@@ -1,0 +1,115 @@
+package controller
+
+import (
+	"fmt"
+	"net"
+	"os/user"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
+)
+
+const (
+	maxVMName = 64
+	maxVLAN   = 4094
+)
+
+var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
+
+// checkRequest validates what needs no look at the host.
+func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
+	fail := func(format string, args ...any) (*attachment, error) {
+		return nil, fmt.Errorf("attach: "+format, args...)
+	}
+	if req.Iface == "" {
+		return fail("interface: %w: name one", ErrUsage)
+	}
+	if len(req.VM) > maxVMName || !vmName.MatchString(req.VM) {
+		return fail("VM name %q: %w: use letters, digits and _.:- (at most %d)", req.VM, ErrUsage, maxVMName)
+	}
+	mac, err := net.ParseMAC(req.MAC)
+	if err != nil || len(mac) != macLen {
+		return fail("MAC %q: %w: write it as 52:54:00:12:34:56", req.MAC, ErrUsage)
+	}
+	if mac[0]&1 != 0 || [macLen]byte(mac) == [macLen]byte{} {
+		return fail("MAC %s: %w: a VM's address is a unicast one", req.MAC, ErrUsage)
+	}
+	if req.VLAN < 0 || req.VLAN > maxVLAN {
+		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
+	}
+	policy, err := applyPatch(defaultPolicy(), req.Policy)
+	if err != nil {
+		return fail("%w", err)
+	}
+	k, err := c.kindFor(&req)
+	if err != nil {
+		return fail("%w", err)
+	}
+	return &attachment{req: req, kind: k, policy: policy, addr: datapath.Addr{VLAN: uint16(req.VLAN), MAC: [macLen]byte(mac)}}, nil
+}
+
+// checkTaken refuses a VM name used on any interface and a (VLAN, MAC) used on this one. The caller holds mu.
+func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error {
+	for _, u := range c.uplinks {
+		for _, v := range u.vms {
+			if v.req.VM == req.VM {
+				return fmt.Errorf("attach: VM %s: %w on %s: detach it first, or choose another name", req.VM, ErrTaken, u.name)
+			}
+			if u.name == req.Iface && v.addr == addr {
+				return fmt.Errorf("attach: MAC %s VLAN %d on %s: %w by VM %s: detach that, or give this VM another address", req.MAC, req.VLAN, u.name, ErrTaken, v.req.VM)
+			}
+		}
+	}
+	for name, list := range c.waiting {
+		for _, w := range list {
+			if w.vm.Name == req.VM && !w.trying {
+				return fmt.Errorf("attach: VM %s: %w: it waits for interface %s: 'rscctl detach %s --vm %s' first", req.VM, ErrTaken, name, name, req.VM)
+			}
+		}
+	}
+	return nil
+}
+
+// checkClaim refuses what another VM has: its socket, its tap. The caller holds mu.
+func (c *Controller) checkClaim(a *attachment) error {
+	claim := a.kind.claim()
+	if claim == "" {
+		return nil
+	}
+	for _, u := range c.uplinks {
+		for _, other := range u.vms {
+			if other.kind.claim() == claim {
+				return fmt.Errorf("attach: %s: %w by VM %s: detach that first", claim, ErrTaken, other.req.VM)
+			}
+		}
+	}
+	return nil
+}
+
+// parseOwner reads USER:GROUP, USER or :GROUP, as names or numbers.
+func parseOwner(s string) (uid, gid int, err error) {
+	uid, gid = -1, -1
+	u, g, _ := strings.Cut(s, ":")
+	if u != "" {
+		if uid, err = strconv.Atoi(u); err != nil {
+			who, err := user.Lookup(u)
+			if err != nil {
+				return 0, 0, fmt.Errorf("socket owner %q: %w: %w", s, ErrUsage, err)
+			}
+			uid, _ = strconv.Atoi(who.Uid)
+		}
+	}
+	if g != "" {
+		if gid, err = strconv.Atoi(g); err != nil {
+			grp, err := user.LookupGroup(g)
+			if err != nil {
+				return 0, 0, fmt.Errorf("socket owner %q: %w: %w", s, ErrUsage, err)
+			}
+			gid, _ = strconv.Atoi(grp.Gid)
+		}
+	}
+	return uid, gid, nil
+}

@@ -1,0 +1,200 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/report"
+	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+const (
+	maxPairs    = 8
+	defaultMode = 0o660
+)
+
+// userKind is a VM on a vhost-user socket: we fill its guest's buffers. Its hooks run on the port's control goroutine.
+type userKind struct {
+	cfg   vhost.Config
+	port  atomic.Pointer[vhost.Port] // nil until the first of open and started
+	limit vhost.LogLimit
+	told  string // the last warning that was logged
+}
+
+func wantsUser(req *api.AttachRequest) bool { return req.VhostUser != "" }
+
+func newUserKind(req *api.AttachRequest) (kind, error) {
+	k := &userKind{cfg: vhost.Config{
+		Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, MaxBuffers: vhost.LinuxBuffers,
+		Mode: defaultMode, UID: -1, GID: -1, AnyMemory: req.AnyMemory,
+	}}
+	if req.SocketMode != "" {
+		m, err := strconv.ParseUint(req.SocketMode, 8, 12)
+		if err != nil || m > 0o777 {
+			return nil, fmt.Errorf("socket mode %q: %w: write it octal, like 0660", req.SocketMode, ErrUsage)
+		}
+		k.cfg.Mode = os.FileMode(m)
+	}
+	if req.SocketOwner != "" {
+		var err error
+		if k.cfg.UID, k.cfg.GID, err = parseOwner(req.SocketOwner); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bool) (changes, warnings []string, err error) {
+	k.cfg.MTU, k.cfg.Memory = uplink.MTU, c.memory
+	if err := vhost.CheckSocket(k.cfg); err != nil { // before anything of the host is touched
+		return nil, nil, fmt.Errorf("attach: %w", err)
+	}
+	return nil, nil, nil
+}
+
+func (k *userKind) open(a *attachment) error {
+	k.cfg.Hooks = vhost.Hooks{
+		Started:     func(p *vhost.Port) { k.started(a, p) },
+		BeforePause: func(*vhost.Port) { k.stopWorkers(a, "pause", (*queue).PausePort) },
+		BeforeStop:  func(*vhost.Port) { k.beforeStop(a) },
+		Stopped:     func(_ *vhost.Port, reason error) { k.stopped(a, reason) },
+	}
+	k.cfg.Logf = func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) }
+	port, err := vhost.NewPort(k.cfg)
+	if err != nil {
+		return err
+	}
+	k.port.Store(port)
+	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
+		return err
+	}
+	return a.up.setSteering(a.idx, true)
+}
+
+func (k *userKind) close(a *attachment) error {
+	p := k.port.Load()
+	if p == nil {
+		return nil
+	}
+	err := p.Close()
+	if errors.Is(err, vhost.ErrStuck) { // it ends by itself, and keeps what is still in use until then
+		a.log.Error("port: close", "err", err)
+		return nil
+	}
+	return err
+}
+
+func (k *userKind) enforce(a *attachment, p api.Policy) error { return a.setRules(p) }
+
+// check says once what is wrong with a guest that runs.
+func (k *userKind) check(a *attachment, _ *look) error {
+	s := k.port.Load().State()
+	say := s.Warning
+	if s.Name == vhost.StateStuck {
+		say = s.Reason
+	}
+	if say != k.told {
+		if k.told = say; say != "" {
+			a.log.Warn("port", "state", s.Name, "warning", say)
+		}
+	}
+	return nil
+}
+
+// started is called when the guest's rings run: every worker gets its queues and the rules of the negotiated features.
+func (k *userKind) started(a *attachment, p *vhost.Port) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k.port.Store(p) // the first start can come before NewPort has returned
+	again := a.running
+	a.running = true
+	cfg := portConfig(a.policy, p.Features())
+	pairs := max(1, p.Pairs())
+	err := a.up.each(func(q *queue) error {
+		// The NIC keeps a flow on one of its queues, and a worker on one pair, so a flow stays on one pair. TX virtqueue i is read by
+		// worker i modulo their number.
+		var sources []datapath.Source
+		for i := q.id; i < pairs; i += len(a.up.queues) {
+			sources = append(sources, p.TX(i))
+		}
+		return q.StartPort(a.idx, datapath.NewUserGuest(p.RX(q.id%pairs), q.sock), sources, cfg)
+	})
+	if err != nil {
+		a.log.Error("port: start", "err", err)
+	}
+	if again { // after a pause: nothing that an operator has to know
+		return
+	}
+	if left, ok := k.limit.Allow("started"); ok {
+		prof, note := effective(a.policy, p.Features(), true)
+		a.log.Info("guest running", "pairs", pairs, "profile", prof, "note", note, "lines_left_out", left)
+	}
+}
+
+// beforeStop is called before the rings stop: what is held is delivered, the queues are forgotten.
+func (k *userKind) beforeStop(a *attachment) {
+	k.stopWorkers(a, "stop", (*queue).StopPort)
+	a.mu.Lock()
+	a.running = false
+	a.mu.Unlock()
+}
+
+func (k *userKind) stopWorkers(a *attachment, what string, stop func(*queue, uint32) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.running {
+		return
+	}
+	if err := a.up.each(func(q *queue) error { return stop(q, a.idx) }); err != nil {
+		a.log.Error("port: "+what, "err", err)
+	}
+}
+
+func (k *userKind) stopped(a *attachment, reason error) {
+	if left, ok := k.limit.Allow("stopped"); !ok {
+		return
+	} else if reason != nil {
+		a.log.Warn("port stopped", "reason", reason, "lines_left_out", left)
+	} else {
+		a.log.Info("port stopped")
+	}
+}
+
+func (k *userKind) features() virtio.Features {
+	if p := k.port.Load(); p != nil {
+		return p.Features()
+	}
+	return 0
+}
+
+func (k *userKind) bridged() bool           { return false }
+func (k *userKind) claim() string           { return "socket " + k.cfg.Socket }
+func (k *userKind) watched() int            { return 0 }
+func (k *userKind) restless() time.Duration { return 0 }
+func (k *userKind) feed() api.Feed          { return api.FeedVhostUser }
+func (k *userKind) to() string              { return k.cfg.Socket }
+
+func (k *userKind) describe(a *attachment, vm *report.VM) error {
+	port := k.port.Load()
+	s, p := port.State(), &vm.Port
+	p.Socket, p.Mode = k.cfg.Socket, api.ModeListen
+	if k.cfg.Connect {
+		p.Mode = api.ModeConnect
+	}
+	p.State, p.StopReason, p.QueuePairs, p.QueueSize = api.PortState(s.Name), s.Reason, s.Pairs, s.QueueSize
+	if s.Warning != "" {
+		p.Warnings = append(p.Warnings, s.Warning)
+	}
+	c := port.Counters()
+	vm.Interrupts, vm.TxDropped, vm.Vhost = c.Calls, c.TxDropped, c.Named()
+	return nil
+}
