@@ -115,14 +115,16 @@ func TestAnOffloadThatIsSwitchedOnLaterIsSwitchedOff(t *testing.T) {
 func TestAProgramThatIsTakenOffIsPutOnAgain(t *testing.T) {
 	r, vm := oneTapVM(t, netnstest.Options{NoIPv6: true})
 	takeOff := func() bool {
-		it := new(link.Iterator)
+		var now *netdev.Facts
+		if err := r.net.B.NS.Do(func() (err error) { now, err = netdev.Inspect(r.net.B.Dev); return err }); err != nil || !now.XDP.Attached {
+			return false
+		}
+		it := new(link.Iterator) // over the links of the whole machine: only the program tells which is ours
 		defer it.Close()
 		for it.Next() {
-			info, err := it.Link.Info()
-			if err != nil || info.XDP() == nil || int(info.XDP().Ifindex) != r.net.B.Index || info.Type != link.XDPType {
-				continue
+			if info, err := it.Link.Info(); err == nil && info.Type == link.XDPType && uint32(info.Program) == now.XDP.ProgID {
+				return it.Link.Detach() == nil
 			}
-			return it.Link.Detach() == nil
 		}
 		return false
 	}
