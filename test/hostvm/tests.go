@@ -130,7 +130,10 @@ func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) (err error) {
 	}
 	// The last line is the go command's, which looks at the exit code: a program that died has said nothing of it.
 	last := "ok  \t"
-	if err != nil {
+	switch {
+	case err != nil && s.json:
+		last = "\x16FAIL\t" // the mark of lines that are meant for test2json
+	case err != nil:
 		last = "FAIL\t"
 	}
 	fmt.Fprintf(out, "%s%s\n", last, r.name())
