@@ -175,7 +175,13 @@ static __always_inline enum verdict take_ipv4(const struct frame *f, struct info
 	return v != V_OK ? v : tcp;
 }
 
-/* Walks the extension headers from next to TCP. Sets i->l4 when TCP is there. */
+static __always_inline int is_ext(u8 next)
+{
+	return next == PROTO_HOPOPTS || next == PROTO_ROUTING || next == PROTO_DSTOPTS || next == PROTO_FRAGMENT;
+}
+
+/* Walks the extension headers from next to TCP. Sets i->l4 when TCP is there. Of more than MAX_EXT_HEADERS nobody knows whether
+ * TCP is behind them: they count as extension headers in front of TCP. */
 static __always_inline enum verdict walk_ext(const struct frame *f, struct info *i, u8 next)
 {
 	enum verdict v = V_EXT_HEADER;
@@ -185,7 +191,7 @@ static __always_inline enum verdict walk_ext(const struct frame *f, struct info 
 	int n;
 
 	for (n = 0; n < MAX_EXT_HEADERS; n++) {
-		if (next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_DSTOPTS && next != PROTO_FRAGMENT)
+		if (!is_ext(next))
 			break;
 		p = peek(f, off, 8);
 		if (!p || off + 8 > i->ip_end)
@@ -202,6 +208,8 @@ static __always_inline enum verdict walk_ext(const struct frame *f, struct info 
 		}
 		next = p[0];
 	}
+	if (is_ext(next))
+		return v;
 	if (next != PROTO_TCP || off > i->ip_end)
 		return V_NOT_TCP;
 	i->l4 = off;

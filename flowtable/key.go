@@ -13,6 +13,7 @@ type key struct {
 	addr uint64    // IPv4: both addresses; IPv6: the first half of the source
 	meta uint64    // TCP ports, port, family, tag
 	rest [3]uint64 // IPv6: the other halves
+	fold uint64    // of addr and rest, by find
 }
 
 // Bits of key.meta below the TCP ports (32 bits) and the port (16 bits).
@@ -25,7 +26,13 @@ const (
 
 // readKey reads a flow's key from a frame whose Info says that it is there (Keyed) and whose offsets were checked.
 func readKey(data []byte, in *packet.Info, port uint32, k *key) {
-	k.meta = uint64(binary.LittleEndian.Uint32(data[in.L4:]))<<metaTCP | uint64(port)<<metaPort
+	readPair(data, in, port, k)
+	k.meta |= uint64(binary.LittleEndian.Uint32(data[in.L4:])) << metaTCP
+}
+
+// readPair reads a key without the TCP ports, from a frame that is addressed.
+func readPair(data []byte, in *packet.Info, port uint32, k *key) {
+	k.meta = uint64(port) << metaPort
 	if in.Tagged {
 		k.meta |= metaTagged | uint64(in.TCI&0xfff)
 	}
@@ -54,6 +61,23 @@ func (k *key) fold6(s *seed) uint64 {
 func mix(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo
+}
+
+// pair hashes the two addresses of a key that find has looked up, with port, family and VLAN.
+func (k *key) pair(s *seed) uint64 {
+	return mix(k.fold^s[1], k.meta&(1<<metaTCP-1)^s[0])
+}
+
+// addressed tells whether a frame has its addresses where its Info says.
+func addressed(data []byte, in *packet.Info) bool {
+	l3, ip := uint32(14), 20
+	if in.Tagged {
+		l3 = 18
+	}
+	if in.Family == 6 {
+		ip = 40
+	}
+	return in.L3 == l3 && len(data) >= int(l3)+ip && data[l3]>>4 == in.Family && (in.Family == 4 || in.Family == 6)
 }
 
 // looseInfo tries to find addresses and ports of a malformed packet: an IP length that says more than there is (a capture
@@ -86,7 +110,7 @@ func sound(data []byte, size int, in *packet.Info) bool {
 	n := uint64(len(data))
 	if in.Verdict != packet.OK {
 		if !in.Keyed {
-			return true
+			return in.Verdict != packet.Fragment && in.Verdict != packet.ExtHeader || addressed(data, in)
 		}
 		ip := uint64(20)
 		if in.Family == 6 {

@@ -241,6 +241,15 @@ func TestForeignInfoIsNotBelieved(t *testing.T) {
 					r.add(0, d[i].Frame(), false)
 				}
 				r.addWith(d[1].Next().Frame(), field, v)
+				later := d[1]
+				later.FragOffset = 3
+				if v6 {
+					later.FragOffset, later.Ext = 0, []pt.Ext{pt.FragmentHeader(3, true, 1)}
+				}
+				if field != 2 && field != 3 { // that a fragment has payload changes nothing but what is said of it
+					r.addWith(later.Frame()[:60], field, v)
+					r.addWith(later.Frame(), field, v)
+				}
 				r.close()
 			}
 		}

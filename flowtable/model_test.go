@@ -61,8 +61,19 @@ func (r *runner) judge(o *output) {
 func (r *runner) inOrder(ref uint64, in *input, bad func(string, ...any)) {
 	k := flowOf(in)
 	if k == "" {
+		if pair := pairOf(in); pair != "" {
+			if last := r.last[pair]; last > ref {
+				bad("packet %d left after %d of the same addresses", ref, last)
+			}
+			r.last["without ports "+pair] = ref
+		}
 		return
 	}
+	pair := pairOf(in)
+	if last, ok := r.last["without ports "+pair]; ok && last > ref {
+		bad("packet %d left after %d of the same addresses, whose ports nobody knows", ref, last)
+	}
+	r.last[pair] = max(r.last[pair], ref)
 	if last, ok := r.last[k]; ok && last > ref {
 		bad("packet %d left after %d of the same flow", ref, last)
 	}
@@ -75,6 +86,16 @@ func flowOf(in *input) string {
 	if !i.Keyed {
 		return ""
 	}
+	return pairOf(in) + fmt.Sprintf("%x", in.frame[i.L4:i.L4+4])
+}
+
+// pairOf begins the name of a flow: all but the ports. It is there where the ports are, and where a packet that is TCP's, or
+// may be, keeps them out of reach.
+func pairOf(in *input) string {
+	i := &in.info
+	if !i.Keyed && i.Verdict != packet.Fragment && i.Verdict != packet.ExtHeader {
+		return ""
+	}
 	addrs := in.frame[i.L3+12 : i.L3+20]
 	if i.Family == 6 {
 		addrs = in.frame[i.L3+8 : i.L3+40]
@@ -83,7 +104,7 @@ func flowOf(in *input) string {
 	if i.Tagged {
 		vlan = int(i.TCI & 0xfff)
 	}
-	return fmt.Sprintf("%d %d %x %x", in.port, vlan, addrs, in.frame[i.L4:i.L4+4])
+	return fmt.Sprintf("%d %d %x ", in.port, vlan, addrs)
 }
 
 // judgeSingle: a packet that leaves alone is as it came.

@@ -3,6 +3,7 @@ package flowtable_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -158,6 +159,13 @@ func (o *oracle) add(ref int, in *input, now int64) {
 		var h *held
 		if flow := looseFlow(in); flow != "" {
 			h = p.find(flow)
+		} else if pair := pairOf(in); pair != "" {
+			for _, h := range p.list {
+				if h.reason == "" && strings.HasPrefix(h.flow, pair) {
+					h.reason = reason
+				}
+			}
+			p.flush()
 		}
 		p.pass(h, ref, reason)
 		return

@@ -1,6 +1,7 @@
 package flowtable_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/rscctl/rscctl/flowtable"
@@ -145,12 +146,13 @@ func TestRulesOfIPStructure(t *testing.T) {
 		{name: "destination options", family: 6, in: one(ext(pt.DstOpts(1))), gro: closePass("ext_header")},
 		{name: "destination options equal on every packet", family: 6, in: always(ext(pt.DstOpts(1))), gro: each("ext_header")},
 		{name: "atomic fragment", family: 6, in: one(ext(pt.FragmentHeader(0, false, 9))), gro: closePass("ext_header")},
+		{name: "nine extension headers", family: 6, in: one(ext(slices.Repeat([]pt.Ext{pt.DstOpts(1)}, 9)...)), gro: closePass("ext_header")},
 		{name: "headers in front of something unknown", family: 6, in: one(ext(pt.Ext{Type: 51, Body: make([]byte, 15)})), gro: passKeyless("not_tcp")},
 		{name: "first fragment, IPv6", family: 6, in: one(ext(pt.FragmentHeader(0, true, 9))), gro: closePass("fragment")},
-		{name: "later fragment, IPv6", family: 6, in: one(ext(pt.FragmentHeader(3, true, 9))), gro: passKeyless("fragment")},
+		{name: "later fragment, IPv6", family: 6, in: one(ext(pt.FragmentHeader(3, true, 9))), gro: closePass("fragment")},
 		{name: "first fragment", family: 4, in: one(func(p *pt.TCP) { p.MF = true }), gro: closePass("fragment")},
 		{name: "first fragment without DF", family: 4, in: one(func(p *pt.TCP) { p.MF, p.NoDF = true, true }), gro: closePass("fragment")},
-		{name: "later fragment", family: 4, in: one(func(p *pt.TCP) { p.FragOffset = 3 }), gro: passKeyless("fragment")},
+		{name: "later fragment", family: 4, in: one(func(p *pt.TCP) { p.FragOffset = 3 }), gro: closePass("fragment")},
 		{name: "reserved IP flag bit", family: 4, in: one(func(p *pt.TCP) { p.Reserved = true }), gro: closePass("reserved_flag")},
 		{name: "IP length beyond the frame", in: one(func(p *pt.TCP) { p.IPLenDelta = 1 }), gro: closePass("malformed")},
 		{name: "IP length 0", in: one(func(p *pt.TCP) { p.ZeroIPLength = true }), gro: closePass("malformed")},

@@ -112,10 +112,11 @@ func (b *blocks) release(s *slot) {
 	}
 }
 
-// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, and at most eight hash buckets. A chunk held
+// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, its place among its pair's, at most eight hash
+// buckets and two heads of pairs. A chunk held
 // costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 8*4
+	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 12 + 8*4 + 2*4
 	BytesPerChunk = fragmentBytes + 1 + 24 + 8
 
 	fragmentBytes = 24 + 8

@@ -18,6 +18,7 @@ type Table struct {
 	origins []origin // by slot
 	free    uint32   // list of free slots by hashNext
 	blocks  blocks
+	pairs   pairs
 
 	buckets []uint32
 	shift   uint8
@@ -61,6 +62,7 @@ func New(cfg Config, out Output) (*Table, error) {
 		slots: make([]slot, cfg.Slots+1), origins: make([]origin, cfg.Slots+1),
 		// Full blocks hold at most MaxHeld fragments together, and every slot may have one that is not full.
 		blocks: newBlocks(cfg.MaxHeld/blockLen + cfg.Slots),
+		pairs:  newPairs(cfg.Slots),
 		due:    math.MaxInt64,
 		ports:  make([]port, cfg.Ports),
 		active: make([]uint32, 0, cfg.Ports),
@@ -270,11 +272,11 @@ func (t *Table) drop(p *port, n uint32, s *slot) {
 
 // find looks a flow up.
 func (t *Table) find(k *key) (bucket, n uint32) {
-	h := k.addr
+	k.fold = k.addr
 	if k.meta&metaIPv6 != 0 {
-		h = k.fold6(&t.seed)
+		k.fold = k.fold6(&t.seed)
 	}
-	bucket = uint32(mix(h^t.seed[0], k.meta^t.seed[1]) >> t.shift)
+	bucket = uint32(mix(k.fold^t.seed[0], k.meta^t.seed[1]) >> t.shift)
 	for n = t.buckets[bucket]; n != 0; n = t.slots[n].hashNext {
 		s := &t.slots[n]
 		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
@@ -284,8 +286,9 @@ func (t *Table) find(k *key) (bucket, n uint32) {
 	return bucket, n
 }
 
-// unhash takes an open slot out of its bucket.
+// unhash takes an open slot out of its bucket and its pair's list.
 func (t *Table) unhash(n uint32, s *slot) {
+	t.pairs.remove(n)
 	at := &t.buckets[s.bucket]
 	for *at != n {
 		at = &t.slots[*at].hashNext

@@ -189,6 +189,9 @@ func tweak(s *source, p *pt.TCP) {
 	case 21:
 		if p.V6 {
 			p.Ext = []pt.Ext{[]pt.Ext{pt.HopByHop(), pt.Routing(), pt.FragmentHeader(uint16(s.n(2)), s.one(2), 1)}[s.n(3)]}
+			for range []int{0, 0, 7, 8}[s.n(4)] {
+				p.Ext = append(p.Ext, pt.DstOpts(0))
+			}
 		} else {
 			p.IPOpts = make([]byte, 4)
 		}

@@ -20,10 +20,11 @@
 //	IPv6      fewer than 40 bytes                                          truncated
 //	          version not 6, payload length beyond the frame               malformed
 //	          extension headers (hop-by-hop, routing, destination
-//	          options, fragment; at most 8) in front of something else     not_tcp
+//	          options, fragment) in front of something else                not_tcp
 //	          fragment header with an offset                               fragment, never keyed
 //	          fragment header with M, TCP behind it                        fragment
 //	          extension headers in front of TCP                            ext_header
+//	          more than 8 of them, whatever is behind                      ext_header, never keyed
 //	TCP       fewer than 20 bytes within the IP length                     malformed
 //	          data offset below 5 or beyond the IP length                  malformed
 //	Trailer   frame longer than the IP packet and than 60 bytes (64 with

@@ -201,15 +201,13 @@ func parse6(head []byte, n uint32, info *Info) (Verdict, uint32) {
 
 // walkExt follows the extension headers of an IPv6 packet that ends at end, the first of them of type next, and sets info.L4
 // when they end at TCP. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the
-// first 8.
+// first 8. Of more than maxExtHeaders nobody knows whether TCP is behind them: they count as extension headers in front of TCP.
 func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
 	v := ExtHeader
 	off := info.L3 + ip6Len
-	for range maxExtHeaders {
-		switch next {
-		case protoHopOpts, protoRouting, protoDstOpts, protoFragment:
-		default:
-			return endExt(end, info, next, off, v)
+	for n := 0; isExt(next); n++ {
+		if n == maxExtHeaders {
+			return v
 		}
 		if off+8 > end {
 			return NotTCP
@@ -232,15 +230,15 @@ func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
 		next = head[off]
 		off += size
 	}
-	return endExt(end, info, next, off, v)
-}
-
-func endExt(end uint32, info *Info, next uint8, off uint32, v Verdict) Verdict {
 	if next != protoTCP || off > end {
 		return NotTCP
 	}
 	info.L4 = off
 	return v
+}
+
+func isExt(next uint8) bool {
+	return next == protoHopOpts || next == protoRouting || next == protoDstOpts || next == protoFragment
 }
 
 // parseTCP reads the TCP header at info.L4 of a packet that ends at end.
