@@ -3,7 +3,8 @@
 // A Table holds, for every flow, at most one open superframe: references to the memory of the packets, never copies. It is
 // told of time and of packets by its caller and gives frames to an Output. The rules are those of the Linux kernel's GRO
 // where they are lossless (profile gro: cutting a superframe at gso_size gives back the packets bit for bit), or Microsoft's
-// for receive segment coalescing (profile rsc).
+// for receive segment coalescing (profile rsc). docs/rules.md has every rule with its reason; "row x" in a comment means the row
+// x there.
 //
 // # Order of the checks
 //

@@ -21,7 +21,7 @@ type words [6]uint64
 
 const inlineOptions = 16
 
-// mismatch is one row of the comparison, in the order in which rows decide.
+// mismatch is one field that is compared.
 type mismatch struct {
 	word   int
 	mask   uint64
@@ -39,7 +39,8 @@ const (
 	ended = (packet.PSH | packet.FIN) << 40 // in word 3: compared by no rule, as both only end a superframe
 )
 
-// mismatches is the order of coalescing rules 7.1: MACs, flow label, TOS, TTL, DF, then TCP as its header has it.
+// mismatches are the fields in the order in which they decide, that of docs/rules.md ("What must be equal"): from Ethernet up.
+// When several fields differ, the counters name the lowest layer.
 var mismatches = [...]mismatch{
 	{0, ^uint64(0), ReasonMACChange},
 	{1, 0xffffffff, ReasonMACChange},
