@@ -12,7 +12,7 @@
 // the flow is closed first, so no packet overtakes an older one of its flow.
 //
 //  1. input that is a superframe or has a partial checksum by the caller's knowledge
-//  2. the structural verdict of package packet
+//  2. the structural verdict of package packet; where ports are out of reach, every flow between the addresses is closed
 //  3. policy: coalescing off, family off, not negotiated, excluded port, tag
 //  4. SYN, RST, URG
 //  5. checksums: IPv4 header, TCP (partial, bad), not canonical (gro)
@@ -23,7 +23,7 @@
 //     options
 //  10. sequence, IPv4 ID, size, length limit
 //
-// A packet that got so far is merged. Then gro closes the superframe if the segment was shorter than the first, had PSH, or
+// A packet that got so far is merged, in the rule set of its profile (rules.go) but for the length limit. Then gro closes the superframe if the segment was shorter than the first, had PSH, or
 // had FIN, in this order, and both profiles when it has as many segments as allowed.
 //
 // # Reasons
@@ -31,6 +31,11 @@
 // A frame has one reason: why it left when it did. A packet that closes a flow gives its reason to what was held, and takes
 // it along if it leaves alone. A packet that found no second one before its superframe was closed counts as passed under
 // the reason for which it was closed. See Ledger for how the counts add up.
+//
+// # Accounts
+//
+// The table counts what comes in and what it holds. It does not count what becomes of a frame, as that is decided behind it:
+// every frame carries an Entry, which the Output books in the port's Ledger once, when it has delivered or dropped the frame.
 //
 // # Hold
 //

@@ -28,10 +28,10 @@ type port struct {
 	ledger  Ledger
 }
 
-// open is the gate of a family that may be merged.
+// open is no reason: nothing speaks against going on.
 const open = Reason(NumReasons)
 
-// configure replaces the rules. The caller has sealed what is held.
+// configure puts a configuration in force. The caller has sealed what is held.
 func (p *port) configure(c *PortConfig) error {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = MaxIPLength
@@ -65,7 +65,7 @@ func (p *port) configure(c *PortConfig) error {
 	return nil
 }
 
-// limit puts the guest's limit beside the rules.
+// limit takes the smaller of the operator's limit and the guest's, frame bytes of Ethernet.
 func (p *port) limit(frame int) {
 	p.guest, p.maxIP = frame, p.bytes
 	if frame > 0 {

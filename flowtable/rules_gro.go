@@ -6,22 +6,30 @@ import (
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
-// groRules are the profile gro for TCP. They have one aim: a Segmenter gives the packets back bit for bit. So a segment joins
-// only if all that its header says follows from the first one's header and from its place in the train, and the superframe
-// ends where that stops to hold.
+// groRules are the profile gro for TCP. They have one aim: a Segmenter gives the packets back bit for bit.
+//
+// Cutting copies the first packet's header to every packet, and changes six things only: lengths, both checksums, the sequence
+// number (it moves on by the payload), the IPv4 ID (it counts up, or stands still), CWR (first packet only), and FIN and PSH (last
+// packet only). All packets get gso_size bytes, and the last one what is left. So a segment joins if everything else is equal
+// to the first packet's and these are what cutting would write at its place. The superframe ends when no later segment could
+// fit behind it. These are the Linux kernel's rules too (net/ipv4/tcp_offload.c), but for the checks that docs/rules.md names.
 type groRules struct{ tcpRules }
 
+// tags: row vlan_tag. The tag is compared like every other field, so cutting gives it back.
 func (*groRules) tags(c *PortConfig) bool { return c.MergeVLAN }
 
+// admit lets data segments of an established connection in whose every bit cutting can write again.
 func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 	in := &p.Info
 	sum := r.verify(pt, p)
 	j := judgement{reason: r.alone(in.TCPFlags, sum)}
+	// What leaves alone may be called valid when both sums were right, in whatever form.
 	j.verified = (sum == open || sum == ReasonNoncanonical) && !pt.noVerify
 	if j.reason != open {
 		return j
 	}
-	if sum == ReasonNoncanonical { // row noncanonical_checksum: cutting would write the other form of 0
+	// Row noncanonical_checksum: the sum is right, but cutting would write the other form of 0.
+	if sum == ReasonNoncanonical {
 		j.reason = sum
 		return j
 	}
@@ -30,16 +38,19 @@ func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 		return j
 	}
 	switch {
-	case in.TCPFlags&packet.CWR != 0: // row cwr: the header cannot say which segment had it
+	// Row cwr: a virtio header can say that CWR was on the first packet only. Nobody could put it back where it was.
+	case in.TCPFlags&packet.CWR != 0:
 		j.reason = ReasonCWR
 		return j
-	case in.TCPFlags&packet.ACK == 0: // row no_ack: no segment of an established connection
+	// Row no_ack: this is no segment of an established connection.
+	case in.TCPFlags&packet.ACK == 0:
 		j.reason = ReasonNoACK
 		return j
 	}
 	readWords(p.Data, in, w)
 	j.do = join
-	switch { // rows psh, fin: cutting puts both on the last packet, so nothing may follow one that has them
+	// Rows psh, fin: cutting puts both flags on the last packet, so nothing may follow a packet that has them.
+	switch {
 	case in.TCPFlags&packet.PSH != 0:
 		j.do, j.reason = joinOnly, ReasonPSH
 	case in.TCPFlags&packet.FIN != 0:
@@ -48,8 +59,10 @@ func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 	return j
 }
 
+// fits compares all that the headers say with what cutting would write at this place of the train.
 func (r *groRules) fits(pt *port, s *slot, o *origin, p *Packet, w *words) Reason {
 	in := &p.Info
+	// All rows of "What must be equal" at once. Which one it is matters only when one differs.
 	if !w.equals(&s.w) {
 		return w.mismatchOf(&s.w, &groMask, in.Family == 6)
 	}
@@ -59,17 +72,20 @@ func (r *groRules) fits(pt *port, s *slot, o *origin, p *Packet, w *words) Reaso
 	if why := r.follows(s, p); why != open {
 		return why
 	}
+	// Row ip_id. IPv6 has no ID.
 	if in.Family == 4 && !followsID(pt, s, binary.BigEndian.Uint16(p.Data[in.L3+4:]), w[2]&0x4000 != 0) {
 		return ReasonIPID
 	}
-	if in.PayloadLen > uint32(s.gso) { // row larger: gso_size is the first one's, and cutting makes none larger
+	// Row larger: gso_size is the first packet's payload, and cutting makes no packet larger than that.
+	if in.PayloadLen > uint32(s.gso) {
 		return ReasonLarger
 	}
 	return open
 }
 
-// followsID tells whether an IPv4 ID goes on as the train does: counting, or, for atomic datagrams (DF set, RFC 6864), fixed.
-// The second packet decides which.
+// followsID tells whether an IPv4 ID goes on as the train does. The second packet decides how that is: counting, or standing
+// still. An ID may stand still only on atomic datagrams (DF set, RFC 6864), where it means nothing. A guest that cuts such a
+// superframe counts the ID up, which that RFC allows; our own Segmenter is told (Superframe.FixedID) and gives it back.
 func followsID(pt *port, s *slot, id uint16, df bool) bool {
 	switch id - s.id {
 	case 1:
@@ -80,15 +96,18 @@ func followsID(pt *port, s *slot, id uint16, df bool) bool {
 	return false
 }
 
+// start never closes: a packet that nothing may follow is not let in as the first.
 func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
 	r.tcpRules.start(s, p, w)
 	return open
 }
 
+// grow needs to keep only what moves on along a train: sequence and ID. All else is equal to the first packet's.
 func (*groRules) grow(_ *port, s *slot, p *Packet, w *words) Reason {
 	in := &p.Info
 	s.nxt += in.PayloadLen
 	s.flags |= in.TCPFlags & (packet.PSH | packet.FIN)
+	// A train of two shows whether its IDs count: followsID has let this one in, so from here on it must go on that way.
 	if in.Family == 4 {
 		id := binary.BigEndian.Uint16(p.Data[in.L3+4:])
 		s.idMode = idCounts
@@ -97,8 +116,9 @@ func (*groRules) grow(_ *port, s *slot, p *Packet, w *words) Reason {
 		}
 		s.id = id
 	}
+	// Rows short, psh, fin: what can stand on the last packet of a cut only ends the superframe.
 	switch {
-	case in.PayloadLen < uint32(s.gso): // row short: only the last packet that cutting makes may be shorter
+	case in.PayloadLen < uint32(s.gso):
 		return ReasonShort
 	case in.TCPFlags&packet.PSH != 0:
 		return ReasonPSH

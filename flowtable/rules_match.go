@@ -19,6 +19,8 @@ import (
 //	5  next 8 bytes
 type words [6]uint64
 
+// inlineOptions is how many bytes of options the words hold: timestamps (12) and every shorter list. Longer lists are rare and
+// compared byte by byte with the first packet's header.
 const inlineOptions = 16
 
 // mismatch is one field that is compared.
@@ -44,8 +46,10 @@ const (
 var mismatches = [...]mismatch{
 	{0, ^uint64(0), ReasonMACChange},
 	{1, 0xffffffff, ReasonMACChange},
-	{1, 0xffff << 32, ReasonVLANPriority}, // the VLAN id is in the key
-	{2, 0x000fffff, ReasonFlowLabel},      // IPv4: ReasonDFChange, see mismatchOf
+	// Of the tag only priority and DEI can differ: the VLAN id is in the key.
+	{1, 0xffff << 32, ReasonVLANPriority},
+	// In IPv4 these bits are DF, which comes behind the TTL: see mismatchOf.
+	{2, 0x000fffff, ReasonFlowLabel},
 	{1, 0xfc << 48, ReasonDSCPChange},
 	{1, 0x03 << 48, ReasonECNChange},
 	{1, maskTTL, ReasonTTLChange},
@@ -53,12 +57,14 @@ var mismatches = [...]mismatch{
 	{2, maskUrgent, ReasonUrgentPointer},
 	{3, maskACK, ReasonACKChange},
 	{3, maskWindow, ReasonWindowChange},
+	// Another data offset is another length of the options.
 	{3, maskDoff, ReasonOptionsChange},
 	{4, ^uint64(0), ReasonOptionsChange},
 	{5, ^uint64(0), ReasonOptionsChange},
 }
 
-// groMask compares everything; rscMask leaves out what the newest packet or the smallest value decides.
+// groMask compares everything. rscMask leaves out what the newest packet or the smallest value decides, and the urgent pointer,
+// which means nothing without URG (row urgent_pointer).
 var (
 	groMask = words{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
 	rscMask = words{^uint64(0), ^uint64(maskTTL), ^uint64(maskUrgent), ^uint64(maskACK | maskWindow), ^uint64(0), ^uint64(0)}

@@ -11,18 +11,20 @@ import (
 // tcpRules are the rules for TCP that both profiles have.
 type tcpRules struct{}
 
-// alone tells why a segment with these flags and this state of its checksums leaves alone whatever its flow holds, or open.
+// alone is the part of admit that both profiles share. It tells why a segment with these flags and this state of its checksums leaves alone whatever its flow holds, or open.
 // Flags come first: a SYN with a wrong checksum is a SYN to everybody who reads the counters.
 func (*tcpRules) alone(flags uint8, sum Reason) Reason {
 	switch {
-	case flags&packet.SYN != 0: // row syn: it has a meaning of its own, and so have the next two
+	// Rows syn, rst, urg: each means something for one packet and its place in the stream.
+	case flags&packet.SYN != 0:
 		return ReasonSYN
-	case flags&packet.RST != 0: // row rst
+	case flags&packet.RST != 0:
 		return ReasonRST
-	case flags&packet.URG != 0: // row urg
+	case flags&packet.URG != 0:
 		return ReasonURG
+	// Rows bad_ip_checksum, bad_tcp_checksum, partial_checksum: a superframe's header would say that the sums are right.
 	case sum != ReasonNoncanonical:
-		return sum // rows bad_ip_checksum, bad_tcp_checksum, partial_checksum; or open
+		return sum // or open
 	}
 	return open
 }
@@ -34,6 +36,7 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	if pt.noVerify {
 		return open
 	}
+	// The header first: it is short, and the pseudo header's sum is worth nothing if the addresses are damaged.
 	in := &p.Info
 	canonical := true
 	var pseudo uint32
@@ -51,8 +54,9 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	}
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
 	if p.sum(pseudo) != 0xffff {
+		// The pseudo header's sum alone: the sender left the rest to an offload that never ran, as a veth peer does.
 		if field == checksum.Sum(nil, pseudo) {
-			return ReasonPartialChecksum // the sender left the rest to an offload that never ran
+			return ReasonPartialChecksum
 		}
 		return ReasonBadTCPChecksum
 	}
@@ -82,13 +86,16 @@ func (*tcpRules) empty(s *slot, p *Packet) Reason {
 		return ReasonFIN
 	case in.TCPFlags&packet.ACK == 0:
 		return ReasonEmpty
-	case s == nil: // nothing is known of its flow, so nothing can be repeated
+	// Nothing is known of its flow, so it repeats nothing that we know of.
+	case s == nil:
 		return ReasonPureACK
 	}
 	tcp := p.Data[in.L4:in.Payload]
-	if binary.BigEndian.Uint32(tcp[4:]) != s.nxt { // a keepalive, or stale: not ours to judge
+	// A keepalive has the number before the one that is due; a stale segment has an older one. Neither is ours to judge.
+	if binary.BigEndian.Uint32(tcp[4:]) != s.nxt {
 		return ReasonEmpty
 	}
+	// The same acknowledgement with the same window counts for fast retransmit. With another window it counts for nothing.
 	switch d := int32(binary.BigEndian.Uint32(tcp[8:]) - s.ack); {
 	case d < 0:
 		return ReasonEmpty
@@ -100,8 +107,8 @@ func (*tcpRules) empty(s *slot, p *Packet) Reason {
 	return ReasonWindowUpdate
 }
 
-// restDiffers compares the options that do not stand among the words. The lengths of both headers are equal: the data offset
-// is among the words.
+// restDiffers compares the options that do not stand among the words (row options_change). Both lists are equally long, as the
+// data offset is among the words and is compared first.
 func (*tcpRules) restDiffers(o *origin, p *Packet) bool {
 	from := p.Info.L4 + 20 + inlineOptions
 	if p.Info.Payload <= from {
@@ -110,7 +117,9 @@ func (*tcpRules) restDiffers(o *origin, p *Packet) bool {
 	return !bytes.Equal(p.Data[from:p.Info.Payload], o.head[o.l4+20+inlineOptions:o.payload])
 }
 
-// follows tells why a segment does not begin where the superframe ends, or open. The difference wraps as TCP's numbers do.
+// follows tells why a segment does not begin where the superframe ends, or open. Nothing is reordered here: a segment ahead may be
+// all there is of a lost one's train, and a segment behind may have other bytes than the first time (rows gap, retransmit). The
+// difference wraps as TCP's numbers do (row sequence_wrap).
 func (*tcpRules) follows(s *slot, p *Packet) Reason {
 	switch d := int32(binary.BigEndian.Uint32(p.Data[p.Info.L4+4:]) - s.nxt); {
 	case d > 0:
@@ -121,7 +130,8 @@ func (*tcpRules) follows(s *slot, p *Packet) Reason {
 	return open
 }
 
-// start notes what every later segment is compared with.
+// start notes where the train goes on: the sequence number that is due, and what the newest packet or the smallest value decides.
+// The engine has put the words, which stay the first packet's, into the slot.
 func (*tcpRules) start(s *slot, p *Packet, w *words) {
 	in := &p.Info
 	s.nxt = binary.BigEndian.Uint32(p.Data[in.L4+4:]) + in.PayloadLen
@@ -134,13 +144,16 @@ func (*tcpRules) start(s *slot, p *Packet, w *words) {
 	}
 }
 
-// write implements ruleSet. The TCP checksum becomes the sum of the pseudo header, and NEEDS_CSUM says so (virtio 1.2,
-// 5.1.6.4.1): the payload was verified packet by packet, and whoever cuts the frame computes the sums anew.
+// write makes the first packet's headers those of the whole frame, in place: the first packet's memory is the frame's beginning.
+//
+// The TCP checksum becomes the sum of the pseudo header, and NEEDS_CSUM says so (virtio 1.2, 5.1.6.4.1). To sum up the payload again
+// would cost a pass over it for nothing: every packet was verified, and whoever cuts the frame computes the sums anew.
 func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	if s.segs == 1 {
 		updateSingle(s, o)
 		return
 	}
+	// Lengths, the smallest TTL (gro: equal ones), and the IPv4 sum.
 	head := o.head
 	ip, tcp := head[o.l3:o.l4], head[o.l4:o.payload]
 	l4len := s.ipLen - uint32(o.l4-o.l3)
@@ -158,16 +171,19 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, l4len)
 		sf.GSOType = gsoTCPv4
 	}
+	// The last acknowledgement and window (gro: equal ones). PSH and FIN came with a later packet.
 	binary.BigEndian.PutUint32(tcp[8:], s.ack)
 	tcp[13] |= s.flags
 	binary.BigEndian.PutUint16(tcp[14:], s.win)
 	binary.BigEndian.PutUint16(tcp[16:], checksum.Sum(nil, pseudo))
+	// Row cwr: only rsc with GUEST_ECN merges it, and then the type has to say so (virtio 1.2, 5.1.6.4.1).
 	if tcp[13]&packet.CWR != 0 {
 		sf.GSOType |= gsoECN
 	}
 	sf.FixedID = s.idMode == idFixed
 	sf.CsumOffset = 16
-	if pt.rscInfo { // virtio 1.2, 5.1.6.4.1: the fields count segments and duplicate ACKs instead
+	// Row rsc_info: the fields that say where the checksum is count segments and duplicate acknowledgements instead.
+	if pt.rscInfo {
 		sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum|hdrRSCInfo, s.segs, 0
 	}
 }

@@ -142,7 +142,7 @@ func TestEveryRowThatTheCodeNamesExists(t *testing.T) {
 			seen[n] = true
 		}
 	}
-	cite := regexp.MustCompile(`\brows? ([a-z_]+(?:, [a-z_]+)*)(?:[:;.)]|$)`)
+	cite := regexp.MustCompile(`\b[Rr]ows? ([a-z_]+(?:, [a-z_]+)*)(?:[:;.)]|$)`)
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)

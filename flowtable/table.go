@@ -286,7 +286,7 @@ func (t *Table) find(k *key) (bucket, n uint32) {
 	return bucket, n
 }
 
-// unhash takes an open slot out of its bucket and its pair's list.
+// unhash takes an open slot out of its bucket and out of its pair's list. As a rule a bucket holds one flow, so the walk is short.
 func (t *Table) unhash(n uint32, s *slot) {
 	t.pairs.remove(n)
 	at := &t.buckets[s.bucket]
