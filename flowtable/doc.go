@@ -23,8 +23,9 @@
 //     options
 //  10. sequence, IPv4 ID, size, length limit
 //
-// A packet that got so far is merged, in the rule set of its profile (rules.go) but for the length limit. Then gro closes the superframe if the segment was shorter than the first, had PSH, or
-// had FIN, in this order, and both profiles when it has as many segments as allowed.
+// The engine does 1 to 3, and the length limit of 10; the rest is the rule set of the profile (rules.go). A packet that got so far
+// is merged. Then gro closes the superframe if the segment was shorter than the first, had PSH, or had FIN, in this order. Both
+// profiles close it when it has as many segments as allowed.
 //
 // # Reasons
 //
