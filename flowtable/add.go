@@ -120,11 +120,7 @@ func (t *Table) sealPair(pt *port, p *Packet, r Reason) {
 		return
 	}
 	var k key
-	readPair(p.Data, &p.Info, p.Port, &k)
-	k.fold = k.addr
-	if k.meta&metaIPv6 != 0 {
-		k.fold = k.fold6(&t.seed)
-	}
+	t.readPair(p.Data, p.Info, p.Port, &k)
 	n := t.pairs.last(k.pair(&t.seed))
 	for n != 0 { // from the oldest on
 		next := t.pairs.links[n].prev

@@ -26,13 +26,7 @@ const (
 
 // readKey reads a flow's key from a frame whose Info says that it is there (Keyed) and whose offsets were checked.
 func readKey(data []byte, in *packet.Info, port uint32, k *key) {
-	readPair(data, in, port, k)
-	k.meta |= uint64(binary.LittleEndian.Uint32(data[in.L4:])) << metaTCP
-}
-
-// readPair reads a key without the TCP ports, from a frame that is addressed.
-func readPair(data []byte, in *packet.Info, port uint32, k *key) {
-	k.meta = uint64(port) << metaPort
+	k.meta = uint64(binary.LittleEndian.Uint32(data[in.L4:]))<<metaTCP | uint64(port)<<metaPort
 	if in.Tagged {
 		k.meta |= metaTagged | uint64(in.TCI&0xfff)
 	}
@@ -63,7 +57,18 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// pair hashes the two addresses of a key that find has looked up, with port, family and VLAN.
+// readPair reads a key without the TCP ports, from a frame that is addressed, and folds it as find does.
+func (t *Table) readPair(data []byte, in packet.Info, port uint32, k *key) {
+	in.L4 = in.L3 // bytes that are there, for ports that are taken out again
+	readKey(data, &in, port, k)
+	k.meta &= 1<<metaTCP - 1
+	k.fold = k.addr
+	if k.meta&metaIPv6 != 0 {
+		k.fold = k.fold6(&t.seed)
+	}
+}
+
+// pair hashes the two addresses of a folded key, with port, family and VLAN.
 func (k *key) pair(s *seed) uint64 {
 	return mix(k.fold^s[1], k.meta&(1<<metaTCP-1)^s[0])
 }

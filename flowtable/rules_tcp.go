@@ -40,7 +40,8 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	in := &p.Info
 	canonical := true
 	var pseudo uint32
-	l4len := in.Payload - in.L4 + in.PayloadLen
+	end := in.Payload + in.PayloadLen
+	l4len := end - in.L4
 	if in.Family == 4 {
 		ip := p.Data[in.L3 : in.L3+20 : in.L3+20]
 		if !headerGood(ip) {
@@ -53,7 +54,13 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
 	}
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
-	if p.sum(pseudo) != 0xffff {
+	var sum uint16
+	if len(p.Tail) == 0 {
+		sum = checksum.Sum(p.Data[in.L4:end], pseudo)
+	} else {
+		sum = p.sum(pseudo)
+	}
+	if sum != 0xffff {
 		// The pseudo header's sum alone: the sender left the rest to an offload that never ran, as a veth peer does.
 		if field == checksum.Sum(nil, pseudo) {
 			return ReasonPartialChecksum

@@ -109,12 +109,9 @@ func (p *Packet) size() int {
 	return n
 }
 
-// sum adds the transport header and the payload of a packet of sound structure to a partial checksum.
+// sum adds the transport header and the payload of a packet of sound structure, in any number of fragments, to a partial checksum.
 func (p *Packet) sum(initial uint32) uint16 {
 	from, end := p.Info.L4, p.Info.Payload+p.Info.PayloadLen
-	if len(p.Tail) == 0 {
-		return checksum.Sum(p.Data[from:end], initial)
-	}
 	n := min(end, uint32(len(p.Data)))
 	sum := checksum.Sum(p.Data[from:n], initial)
 	odd := (n-from)&1 != 0
