@@ -22,7 +22,7 @@ func (n *quietNIC) Recv(d []xsk.Desc) int {
 		if !ok {
 			return i
 		}
-		clear(n.Meta(desc))
+		clear(n.meta(desc))
 		desc.Len = uint32(copy(buf, f))
 		d[i] = desc
 	}

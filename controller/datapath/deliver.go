@@ -13,7 +13,7 @@ var errTurn = errors.New("the turn is over")
 func (w *Worker) Deliver(sf *flowtable.Superframe) {
 	p := w.port(sf.Port)
 	if p == nil {
-		w.freeAll(sf.Refs)
+		w.nic.FreeAll(sf.Refs)
 		return
 	}
 	q := p.out
@@ -22,17 +22,11 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 	}
 	if q.full() || (p.hungry && q.chunks+len(sf.Refs) > w.waitLimit()) {
 		p.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
-		w.freeAll(sf.Refs)
+		w.nic.FreeAll(sf.Refs)
 		return
 	}
 	q.push(sf)
 	w.touch(p)
-}
-
-func (w *Worker) freeAll(refs []uint64) {
-	for _, r := range refs {
-		w.nic.Free(r)
-	}
 }
 
 // touch puts a port on the list of those that flush and reap turn to.
@@ -138,7 +132,7 @@ func (w *Worker) settleBurst(p *port, n int) {
 		}
 		p.delivered(f)
 		if f.cut { // its pieces were copies
-			w.freeAll(f.Refs)
+			w.nic.FreeAll(f.Refs)
 		}
 		p.out.pop()
 	}
@@ -216,7 +210,7 @@ func (w *Worker) cutTo(p *port, chunks int) {
 	for p.out.n > 0 && p.out.chunks > chunks {
 		f := p.out.popNewest()
 		p.drop(f, flowtable.ReasonGuestNoBuffers)
-		w.freeAll(f.Refs)
+		w.nic.FreeAll(f.Refs)
 	}
 }
 
@@ -235,7 +229,7 @@ func (w *Worker) setHungry(p *port, hungry bool) {
 func (w *Worker) dropFront(p *port, why flowtable.Reason) {
 	f := p.out.pop()
 	p.drop(f, why)
-	w.freeAll(f.Refs)
+	w.nic.FreeAll(f.Refs)
 }
 
 // dropQueued gives up all that waits for a guest.

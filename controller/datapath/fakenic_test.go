@@ -135,7 +135,7 @@ func (n *fakeNIC) Recv(d []xsk.Desc) int {
 	return k
 }
 
-func (n *fakeNIC) Frame(d xsk.Desc) []byte {
+func (n *fakeNIC) frame(d xsk.Desc) []byte {
 	end := d.Addr + uint64(d.Len)
 	if d.Len == 0 || end > uint64(len(n.mem)) || d.Addr/fakeChunk != (end-1)/fakeChunk {
 		return nil
@@ -143,11 +143,17 @@ func (n *fakeNIC) Frame(d xsk.Desc) []byte {
 	return n.mem[d.Addr:end:end]
 }
 
-func (n *fakeNIC) Meta(d xsk.Desc) []byte {
-	if d.Addr >= uint64(len(n.mem)) || d.Addr%fakeChunk < xsk.MetaSize {
-		return nil
+func (n *fakeNIC) Received(d xsk.Desc) (frame, meta []byte) {
+	if d.Addr < uint64(len(n.mem)) && d.Addr%fakeChunk >= xsk.MetaSize {
+		meta = n.mem[d.Addr-xsk.MetaSize : d.Addr : d.Addr]
 	}
-	return n.mem[d.Addr-xsk.MetaSize : d.Addr : d.Addr]
+	return n.frame(d), meta
+}
+
+func (n *fakeNIC) FreeAll(refs []uint64) {
+	for _, r := range refs {
+		n.Free(r)
+	}
 }
 
 func (n *fakeNIC) Free(ref uint64) {
@@ -200,14 +206,14 @@ func (n *fakeNIC) AllocTx() (buf []byte, d xsk.Desc, ok bool) {
 	}
 	n.moves(a, inPool, inWorker)
 	d = xsk.Desc{Addr: a + xsk.Headroom, Len: fakeChunk - xsk.Headroom}
-	return n.Frame(d), d, true
+	return n.frame(d), d, true
 }
 
 func (n *fakeNIC) Send(d xsk.Desc, k int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	d.Len = uint32(k)
-	if len(n.tx) >= n.txSize || n.Frame(d) == nil {
+	if len(n.tx) >= n.txSize || n.frame(d) == nil {
 		return false
 	}
 	if !n.moves(d.Addr, inWorker, inWire) {
@@ -235,7 +241,7 @@ func (n *fakeNIC) Flush() error {
 		return nil
 	}
 	for _, d := range n.tx {
-		n.wire = append(n.wire, slices.Clone(n.Frame(d)))
+		n.wire = append(n.wire, slices.Clone(n.frame(d)))
 		a := d.Addr / fakeChunk * fakeChunk
 		n.moves(a, inWire, inPool)
 		n.pool = append(n.pool, a)

@@ -72,6 +72,16 @@ func (n *lanNIC) Free(ref uint64) {
 	n.free = append(n.free, a)
 }
 
+func (n *lanNIC) FreeAll(refs []uint64) {
+	for _, r := range refs {
+		n.Free(r)
+	}
+}
+
+func (n *lanNIC) Received(d xsk.Desc) (frame, meta []byte) {
+	return n.mem[d.Addr : d.Addr+uint64(d.Len)], nil
+}
+
 func (n *lanNIC) Send(d xsk.Desc, l int) bool {
 	if !n.lazy {
 		n.wire = append(n.wire, bytes.Clone(n.mem[d.Addr:d.Addr+uint64(l)]))
@@ -90,8 +100,6 @@ func (n *lanNIC) Recv(d []xsk.Desc) (k int) {
 	return k
 }
 
-func (n *lanNIC) Frame(d xsk.Desc) []byte   { return n.mem[d.Addr : d.Addr+uint64(d.Len)] }
-func (n *lanNIC) Meta(xsk.Desc) []byte      { return nil }
 func (n *lanNIC) Refill() int               { return 0 }
 func (n *lanNIC) TxRoom() int               { return min(n.room, len(n.free)) }
 func (n *lanNIC) TxPending() int            { return 0 }

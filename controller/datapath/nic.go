@@ -9,12 +9,13 @@ import "github.com/rscctl/rscctl/controller/xsk"
 type NIC interface {
 	// Recv takes up to len(d) frames, in the order they came.
 	Recv(d []xsk.Desc) int
-	// Frame is the frame's bytes, nil for a descriptor outside the UMEM. Writing to them touches no other chunk.
-	Frame(d xsk.Desc) []byte
-	// Meta is what XDP may have written in front of the frame: xsk.MetaSize bytes, or nil.
-	Meta(d xsk.Desc) []byte
+	// Received returns a frame's bytes, nil for a descriptor outside the UMEM, and what XDP may have written in front of them:
+	// xsk.MetaSize bytes, or nil. Writing to them touches no other chunk.
+	Received(d xsk.Desc) (frame, meta []byte)
 	// Free gives the chunk that ref lies in back. A ref that is not out is ignored.
 	Free(ref uint64)
+	// FreeAll is Free for the chunks of a frame.
+	FreeAll(refs []uint64)
 	// Refill hands free chunks to the kernel to receive into, and returns how many.
 	Refill() int
 

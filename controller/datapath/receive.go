@@ -14,8 +14,8 @@ func (w *Worker) receive() int {
 	n := w.nic.Recv(w.descs[:])
 	for i := range w.descs[:n] {
 		d := w.descs[i]
-		frame := w.nic.Frame(d)
-		p := w.classify(frame, w.nic.Meta(d))
+		frame, meta := w.nic.Received(d)
+		p := w.classify(frame, meta)
 		if p == nil { // detached between XDP's look and ours
 			w.cnt.Unknown++
 			w.nic.Free(d.Addr)
@@ -34,7 +34,7 @@ func (w *Worker) classify(frame, before []byte) *port {
 	if bpf.ParseMeta(before, len(frame), &m) {
 		if p := w.portByID(m.Port); p != nil {
 			w.cnt.WithMeta++
-			w.pkt.Info = infoOf(&m)
+			fillInfo(&w.pkt.Info, &m)
 			return p
 		}
 	} // written for a VM that has gone: the address decides
@@ -49,17 +49,16 @@ func (w *Worker) classify(frame, before []byte) *port {
 	return w.byAddr[addr]
 }
 
-// infoOf is what XDP found out about a frame, as the parser here would have said it.
-func infoOf(m *bpf.Meta) packet.Info {
-	i := packet.Info{
-		L3: uint32(m.L3), L4: uint32(m.L4), Payload: uint32(m.Payload), PayloadLen: uint32(m.PayloadLen),
-		Family: m.Family, TCPFlags: m.TCPFlags, Verdict: packet.Verdict(m.Verdict),
-		Tagged: m.Flags&bpf.MetaTagged != 0, Keyed: m.Flags&bpf.MetaKeyed != 0,
-	}
+// fillInfo sets i to what XDP found out about a frame, as the parser here would have said it. All of i is written, in place: a
+// copy per packet can be measured.
+func fillInfo(i *packet.Info, m *bpf.Meta) {
+	i.L3, i.L4, i.Payload, i.PayloadLen = uint32(m.L3), uint32(m.L4), uint32(m.Payload), uint32(m.PayloadLen)
+	i.Family, i.TCPFlags, i.Verdict = m.Family, m.TCPFlags, packet.Verdict(m.Verdict)
+	i.Tagged, i.Keyed = m.Flags&bpf.MetaTagged != 0, m.Flags&bpf.MetaKeyed != 0
+	i.TCI = 0
 	if i.Tagged { // an accelerated tag is not in the frame
 		i.TCI = m.TCI
 	}
-	return i
 }
 
 // accept gives one frame in a chunk to the flow table as a packet for p. w.pkt.Info describes it.

@@ -172,7 +172,7 @@ func newUmemNIC(b testing.TB) *umemNIC {
 	return u
 }
 
-func (u *umemNIC) Frame(d xsk.Desc) []byte {
+func (u *umemNIC) frame(d xsk.Desc) []byte {
 	end := d.Addr + uint64(d.Len)
 	if d.Len == 0 || end < d.Addr || end > uint64(len(u.mem)) || d.Addr/segChunk != (end-1)/segChunk {
 		return nil
@@ -180,7 +180,7 @@ func (u *umemNIC) Frame(d xsk.Desc) []byte {
 	return u.mem[d.Addr:end:end]
 }
 
-func (u *umemNIC) Meta(d xsk.Desc) []byte {
+func (u *umemNIC) meta(d xsk.Desc) []byte {
 	if d.Addr >= uint64(len(u.mem)) || d.Addr%segChunk < xsk.MetaSize {
 		return nil
 	}
@@ -196,6 +196,14 @@ func (u *umemNIC) Free(ref uint64) {
 	u.free = append(u.free, i*segChunk)
 }
 
+func (u *umemNIC) FreeAll(refs []uint64) {
+	for _, r := range refs {
+		u.Free(r)
+	}
+}
+
+func (u *umemNIC) Received(d xsk.Desc) (frame, meta []byte) { return u.frame(d), u.meta(d) }
+
 func (u *umemNIC) AllocTx() ([]byte, xsk.Desc, bool) {
 	if len(u.free) == 0 {
 		return nil, xsk.Desc{}, false
@@ -204,7 +212,7 @@ func (u *umemNIC) AllocTx() ([]byte, xsk.Desc, bool) {
 	u.free = u.free[:len(u.free)-1]
 	u.out[a/segChunk] = true
 	d := xsk.Desc{Addr: a + xsk.Headroom, Len: segChunk - xsk.Headroom}
-	return u.Frame(d), d, true
+	return u.frame(d), d, true
 }
 
 func (u *umemNIC) Recv([]xsk.Desc) int       { return 0 }
@@ -277,17 +285,17 @@ func (r *segRig) burst(b testing.TB) time.Duration {
 		d.Len = uint32(len(r.send.template))
 		_, last := r.send.next(buf[:d.Len])
 		if r.meta {
-			r.send.meta(w.nic.Meta(d), d.Len, last)
+			r.send.meta(r.nic.meta(d), d.Len, last)
 		} else {
-			clear(w.nic.Meta(d))
+			clear(r.nic.meta(d))
 		}
 		r.descs[i] = d
 	}
 	start := time.Now()
 	for i := range r.descs {
 		d := r.descs[i]
-		frame := w.nic.Frame(d)
-		p := w.classify(frame, w.nic.Meta(d))
+		frame, meta := w.nic.Received(d)
+		p := w.classify(frame, meta)
 		if p == nil {
 			b.Fatal("nobody has this address")
 		}

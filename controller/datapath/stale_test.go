@@ -31,9 +31,11 @@ func (n *ringNIC) Recv(d []xsk.Desc) int {
 	}
 	return k
 }
-func (n *ringNIC) Frame(d xsk.Desc) []byte   { return n.frames[d.Addr] }
-func (n *ringNIC) Meta(d xsk.Desc) []byte    { return n.metas[d.Addr] }
+func (n *ringNIC) Received(d xsk.Desc) (frame, meta []byte) {
+	return n.frames[d.Addr], n.metas[d.Addr]
+}
 func (n *ringNIC) Free(uint64)               {}
+func (n *ringNIC) FreeAll([]uint64)          {}
 func (n *ringNIC) Refill() int               { n.frames, n.metas = nil, nil; return 0 } // the end of a burst
 func (n *ringNIC) TxRoom() int               { return 0 }
 func (n *ringNIC) TxPending() int            { return 0 }

@@ -82,9 +82,7 @@ func (g *packetGuest) Put(f *Frame) error {
 func (g *packetGuest) Commit() (int, error) {
 	sent, err := g.pkt.Send(g.batch[:g.n])
 	for _, f := range g.frames[:sent] {
-		for _, r := range f.Refs {
-			g.nic.Free(r)
-		}
+		g.nic.FreeAll(f.Refs)
 	}
 	return sent, tapErr(err)
 }

@@ -87,7 +87,7 @@ func (b *brokenOutput) Deliver(sf *flowtable.Superframe) {
 		return
 	}
 	b.lose, b.twice = false, false
-	b.w.w.freeAll(sf.Refs)
+	b.w.nic.FreeAll(sf.Refs)
 }
 
 // The check above can fail: each of these mistakes shows.
@@ -107,7 +107,7 @@ func TestTheCheckFindsMistakes(t *testing.T) {
 				if p.out.n == 0 {
 					return false
 				}
-				w.w.freeAll(p.out.pop().Refs)
+				w.nic.FreeAll(p.out.pop().Refs)
 				return true
 			})
 		},

@@ -4,10 +4,10 @@ import "github.com/rscctl/rscctl/vhost"
 
 // userGuest is one RX virtqueue of a vhost-user VM: Put copies into guest memory, so the chunks are free at Commit.
 type userGuest struct {
-	rx   *vhost.RxQueue
-	nic  NIC
-	puts int
-	refs []uint64 // of the burst in hand
+	rx     *vhost.RxQueue
+	nic    NIC
+	puts   int
+	frames []*Frame // of the burst in hand, those with chunks
 }
 
 // armAgain bounds how often Put asks a guest that posts buffers while it is asked.
@@ -17,7 +17,7 @@ const armAgain = 4
 func NewUserGuest(rx *vhost.RxQueue, nic NIC) Guest { return &userGuest{rx: rx, nic: nic} }
 
 func (g *userGuest) Begin(int) bool {
-	g.puts, g.refs = 0, g.refs[:0]
+	g.puts, g.frames = 0, g.frames[:0]
 	return g.rx.Begin()
 }
 
@@ -26,7 +26,9 @@ func (g *userGuest) Put(f *Frame) error {
 		switch err := g.rx.Put(&f.Frame); err {
 		case nil:
 			g.puts++
-			g.refs = append(g.refs, f.Refs...)
+			if len(f.Refs) > 0 { // no piece: the worker uses a piece's Frame again
+				g.frames = append(g.frames, f)
+			}
 			return nil
 		case vhost.ErrNoBuffers:
 			// Ask for a kick, and look again: buffers posted since then must not wait for it.
@@ -47,8 +49,8 @@ func (g *userGuest) Put(f *Frame) error {
 
 func (g *userGuest) Commit() (int, error) {
 	g.rx.Commit()
-	for _, r := range g.refs {
-		g.nic.Free(r)
+	for _, f := range g.frames {
+		g.nic.FreeAll(f.Refs)
 	}
 	return g.puts, nil
 }

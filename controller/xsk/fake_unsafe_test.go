@@ -89,3 +89,13 @@ func mustConserve(t *testing.T, s *Socket, chunks int) {
 		t.Fatalf("%d chunks free, %d out, of %d", s.FreeChunks(), out, chunks)
 	}
 }
+
+func frameOf(s *Socket, d Desc) []byte {
+	f, _ := s.Received(d)
+	return f
+}
+
+func metaOf(s *Socket, d Desc) []byte {
+	_, m := s.Received(d)
+	return m
+}

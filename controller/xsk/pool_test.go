@@ -85,14 +85,14 @@ func TestOldMetadataIsGoneFromARefilledChunk(t *testing.T) {
 	s.Refill()
 	k.receive(1, 60)
 	s.Recv(d[:])
-	copy(s.Meta(d[0]), "RSC1 left by the program")
+	copy(metaOf(s, d[0]), "RSC1 left by the program")
 	s.Free(d[0].Addr)
 	s.Refill()
 	k.receive(1, 60)
 	if s.Recv(d[:]) != 1 {
 		t.Fatal("no frame")
 	}
-	if m := s.Meta(d[0]); m[0]|m[1]|m[2]|m[3] != 0 {
+	if m := metaOf(s, d[0]); m[0]|m[1]|m[2]|m[3] != 0 {
 		t.Errorf("the next frame finds %q", m[:4])
 	}
 }
@@ -132,7 +132,7 @@ func TestAClosedSocketDoesNothing(t *testing.T) {
 	if n := s.Recv(d[:]); n != 0 || s.Refill() != 0 || s.TxRoom() != 0 || s.FreeChunks() != 0 {
 		t.Error("something was left")
 	}
-	if _, _, ok := s.AllocTx(); ok || s.Frame(Desc{256, 60}) != nil || s.Meta(Desc{256, 60}) != nil {
+	if _, _, ok := s.AllocTx(); ok || frameOf(s, Desc{256, 60}) != nil || metaOf(s, Desc{256, 60}) != nil {
 		t.Error("memory was left")
 	}
 	s.Free(0)

@@ -24,7 +24,7 @@ func TestFramesArriveInOrderThroughWrappingRings(t *testing.T) {
 		}
 		for _, d := range d[:n] {
 			want++
-			f := s.Frame(d)
+			f := frameOf(s, d)
 			if len(f) != 100 || f[0] != want || f[99] != want {
 				t.Fatalf("frame %d: %d bytes, starts with %d", want, len(f), f[0])
 			}
@@ -106,7 +106,7 @@ func TestTxRingFullLeavesTheChunkWithTheCaller(t *testing.T) {
 	s.Flush()
 	got := k.send(16)
 	for i, d := range got {
-		if f := s.Frame(d); len(f) != 64 || f[0] != byte(i) {
+		if f := frameOf(s, d); len(f) != 64 || f[0] != byte(i) {
 			t.Errorf("frame %d: %d bytes, starts with %d", i, len(f), f[0])
 		}
 	}
@@ -164,7 +164,7 @@ func TestRingsBetweenTwoGoroutines(t *testing.T) {
 		}
 		for _, d := range d[:n] {
 			want++
-			if f := s.Frame(d); f[0] != want || f[63] != want {
+			if f := frameOf(s, d); f[0] != want || f[63] != want {
 				t.Fatalf("frame %d reads %d", want, f[0])
 			}
 			s.Free(d.Addr)
@@ -186,7 +186,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 		}
 		k.rx.publish()
 		for _, d := range d[:s.Recv(d[:])] {
-			_, _ = s.Frame(d), s.Meta(d)
+			_, _ = s.Received(d)
 			s.Free(d.Addr)
 		}
 		if _, d, ok := s.AllocTx(); ok {

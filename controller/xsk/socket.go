@@ -52,18 +52,23 @@ func (s *Socket) ZeroCopy() bool { return s.zeroCopy }
 // Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send.
 func (s *Socket) Recv(d []Desc) int { return s.rx.consume(d) }
 
-// Frame returns the frame's bytes. They may be written, which does not touch a neighbour's chunk. nil: d is none of ours.
-func (s *Socket) Frame(d Desc) []byte { return s.umem.frame(d) }
-
-// Meta returns the MetaSize bytes in front of the frame, nil when they would not lie in its chunk. Free makes them
+// Received returns the bytes of a frame, and the MetaSize bytes in front of it. They may be written, which does not touch a
+// neighbour's chunk. Either is nil when it would not lie in one chunk of ours. Refill makes what is in front of a frame
 // unreadable as metadata, so that what is found here belongs to this frame.
-func (s *Socket) Meta(d Desc) []byte { return s.umem.meta(d) }
+func (s *Socket) Received(d Desc) (frame, meta []byte) { return s.umem.frame(d), s.umem.meta(d) }
 
 // Memory is the whole UMEM, for one who shares it with the kernel by another way. It is unmapped by Close.
 func (s *Socket) Memory() []byte { return s.umem.mem }
 
 // Free gives the chunk with address addr in it back to the pool. Addresses that are not out are ignored.
 func (s *Socket) Free(addr uint64) { s.umem.give(addr) }
+
+// FreeAll gives the chunks of many addresses back.
+func (s *Socket) FreeAll(addrs []uint64) {
+	for _, a := range addrs {
+		s.umem.give(a)
+	}
+}
 
 // Refill moves chunks from the pool to the fill ring, as many as fit and the TX reserve allows, with one store of the
 // producer index. It returns how many.

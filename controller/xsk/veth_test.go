@@ -144,15 +144,15 @@ func TestFramesAndMetadataArrive(t *testing.T) {
 				n++
 			}
 			got := r.receive(t, 50, func(s *Socket, d Desc) {
-				f := s.Frame(d)
+				f := frameOf(s, d)
 				if !sent[string(f)] {
 					t.Errorf("a frame of %d bytes that was not sent, or twice", len(f))
 				}
 				delete(sent, string(f))
 				queueOf[s]++
 				var m bpf.Meta
-				if !bpf.ParseMeta(s.Meta(d), len(f), &m) {
-					t.Errorf("no metadata: %x", s.Meta(d))
+				if !bpf.ParseMeta(metaOf(s, d), len(f), &m) {
+					t.Errorf("no metadata: %x", metaOf(s, d))
 				} else if m.Port != vmPort || m.L3 != 14 || m.L4 != 34 || m.Payload != 54 || int(m.PayloadLen) != int(binary.BigEndian.Uint16(f[16:]))-40 ||
 					m.Flags != bpf.MetaKeyed || m.TCPFlags != 0x10 {
 					t.Errorf("metadata %+v", m)
@@ -337,10 +337,10 @@ func TestAcceleratedTagReachesTheVLANPortOnly(t *testing.T) {
 	r.net.A.Inject(t, f)
 	n := r.receive(t, 1, func(s *Socket, d Desc) {
 		var m bpf.Meta
-		if !bpf.ParseMeta(s.Meta(d), int(d.Len), &m) || m.Port != port || m.Flags != bpf.MetaKeyed|bpf.MetaAccelerated || m.TCI&0xfff != vlan {
+		if !bpf.ParseMeta(metaOf(s, d), int(d.Len), &m) || m.Port != port || m.Flags != bpf.MetaKeyed|bpf.MetaAccelerated || m.TCI&0xfff != vlan {
 			t.Errorf("metadata %+v", m)
 		}
-		if !bytes.Equal(s.Frame(d), f) {
+		if !bytes.Equal(frameOf(s, d), f) {
 			t.Error("another frame")
 		}
 	})
@@ -356,7 +356,7 @@ func TestAcceleratedTagReachesTheVLANPortOnly(t *testing.T) {
 	r.net.A.Inject(t, f)
 	if n := r.receive(t, 1, func(s *Socket, d Desc) {
 		var m bpf.Meta
-		if !bpf.ParseMeta(s.Meta(d), int(d.Len), &m) || m.Port != vmPort {
+		if !bpf.ParseMeta(metaOf(s, d), int(d.Len), &m) || m.Port != vmPort {
 			t.Errorf("metadata %+v", m)
 		}
 	}); n != 1 {
