@@ -3,10 +3,12 @@ package flowtable_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/packet"
+	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 )
 
 // counter is an Output as a worker is one: frames wait in a queue per port and are delivered or dropped later. It can be told
@@ -211,5 +213,73 @@ func TestLedgerBooksAFrameAtItsFate(t *testing.T) {
 	l.Reset()
 	if (l != flowtable.Ledger{In: 1, Queued: 1}) {
 		t.Errorf("after Reset: %+v", l)
+	}
+}
+
+// Two accounts of one VM are added field by field: none is left out.
+func TestLedgersAddUp(t *testing.T) {
+	var a, b flowtable.Ledger
+	n := uint64(0)
+	numbers(reflect.ValueOf(&a).Elem(), func(v reflect.Value) { n++; v.SetUint(n) })
+	b.Add(&a)
+	b.Add(&a)
+	at := uint64(0)
+	numbers(reflect.ValueOf(&b).Elem(), func(v reflect.Value) {
+		if at++; v.Uint() != 2*at {
+			t.Errorf("number %d of %d: twice %d is %d", at, n, at, v.Uint())
+		}
+	})
+}
+
+// numbers visits every number in v.
+func numbers(v reflect.Value, visit func(reflect.Value)) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			numbers(v.Field(i), visit)
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			numbers(v.Index(i), visit)
+		}
+	default:
+		visit(v)
+	}
+}
+
+// What the table decided is counted when a frame leaves it, whatever becomes of the frame.
+func TestDecidedCountsWhatLeftTheTable(t *testing.T) {
+	c := flowtable.DefaultPortConfig()
+	c.Profile, c.GuestCsum, c.TSO4, c.RSCExt = flowtable.RSC, true, true, true
+	n := newCounter(t, &source{rnd: rand.New(rand.NewPCG(1, 2))}, []flowtable.PortConfig{c})
+	p := pt.TCP{Len: 1000}
+	bytes := 0
+	frames := pt.Frames(p.Train(3)...)
+	update := p
+	update.Seq, update.Len, update.Win = 3000, 0, 900 // joins, without a segment
+	frames = append(frames, update.Frame(), pt.UDP{Len: 100}.Frame())
+	for i, f := range frames {
+		k := flowtable.Packet{Data: f}
+		packet.Parse(f, &k.Info)
+		n.tab.Add(&k, 0)
+		if i < 4 {
+			bytes += len(f)
+		}
+	}
+	n.tab.Expire(c.Hold.Nanoseconds())
+	want := flowtable.Decided{Superframes: 1, Packets: 4, Updates: 1, Bytes: uint64(bytes)}
+	want.Frames[flowtable.ReasonDeadline], want.Frames[flowtable.ReasonNotTCP] = 1, 1
+	l := n.tab.Ledger(0)
+	if l.Decided != want {
+		t.Errorf("got  %+v\nwant %+v", l.Decided, want)
+	}
+	at := 0
+	for i, b := range flowtable.HoldBounds {
+		if b == uint64(c.Hold.Nanoseconds()) {
+			at = i
+		}
+	}
+	if hist := l.HoldHist; hist[at] != 1 || at == 0 { // a bound belongs to its bucket
+		t.Errorf("waited: %v", hist)
 	}
 }

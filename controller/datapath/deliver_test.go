@@ -88,7 +88,11 @@ func TestTheNewestIsDroppedAndTheOldestKept(t *testing.T) {
 	want := train(p, outQueueLen+100)
 	for i := 0; i < len(want); i += BurstFrames {
 		r.inject(want[i:min(i+BurstFrames, len(want))]...)
+		begins := g.begins
 		r.step()
+		if n := g.begins - begins; n > 2 { // once for a burst, not for each frame that finds the queue full
+			t.Errorf("the worker turned to a hungry guest %d times in a step", n)
+		}
 	}
 	limit := r.w.waitLimit()
 	if limit != 512 {
@@ -156,12 +160,14 @@ func TestAFrameThatWouldPassTheLimitIsDroppedWhenItComes(t *testing.T) {
 	}
 	r.dropped(1, byReason{flowtable.ReasonGuestNoBuffers: 40})
 	p.SrcPort = 3000
+	r.inject(train(p, 9)...) // one too many, and does not stand in the way of the next
+	p.SrcPort = 3001
 	r.inject(train(p, 8)...) // fits exactly
 	r.step()
 	if s := r.w.ports[1]; s.out.chunks != 128 {
 		t.Errorf("%d chunks wait, 128 may", s.out.chunks)
 	}
-	r.dropped(1, byReason{flowtable.ReasonGuestNoBuffers: 40})
+	r.dropped(1, byReason{flowtable.ReasonGuestNoBuffers: 49})
 }
 
 // A frame that is larger than its guest's share of the chunks does not wait, or many guests without room could hold all of them.
@@ -495,4 +501,61 @@ func TestTwoGuestsInOneHandGetTheirOwnFrames(t *testing.T) {
 	a.room = -1
 	r.step()
 	packets(t, a.got, fa...)
+}
+
+// The table gives a frame out for a port that nobody has: its chunks come back.
+func TestAFrameForNoPortGivesItsChunksBack(t *testing.T) {
+	r := newRig(t)
+	for _, port := range []uint32{7, MaxPorts, 1 << 31} {
+		_, d, _ := r.nic.AllocTx()
+		r.w.Deliver(&flowtable.Superframe{Port: port, Refs: []uint64{d.Addr}, Entry: flowtable.Entry{Packets: 1}})
+	}
+	r.check()
+}
+
+// crowd lets more chunks leave the table in one burst than may wait for one guest without room. It returns the packets in the
+// order in which they leave: 64 alone, then two superframes of 50.
+func (r *rig) crowd() [][]byte {
+	r.tb.Helper()
+	if err := r.w.table.SetPort(1, rules(func(c *flowtable.PortConfig) { c.Hold = time.Second }), 0); err != nil {
+		r.tb.Fatal(err)
+	}
+	var held [][]byte
+	for i := range 2 {
+		f := train(to(1, 100).With(func(p *pt.TCP) { p.SrcPort = 2000 + uint16(i) }), 50)
+		held = append(held, f...)
+		r.inject(f...)
+		r.step()
+	}
+	p := to(1, 100)
+	p.Flags = pt.ACK | pt.PSH
+	lone := train(p, BurstFrames)
+	r.inject(lone...)
+	r.advance(2 * time.Second)
+	r.step()
+	return append(lone, held...)
+}
+
+// The bound is for guests without room. One with room gets a burst that is larger.
+func TestABurstForAGuestWithRoomHasNoBound(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Chunks = 512 })
+	g := r.vm(1)
+	want := r.crowd()
+	packets(t, g.got, want...)
+	r.dropped(1, nil)
+}
+
+// A guest that turns out to have no room keeps the oldest of what is there already.
+func TestOfWhatWaitsAlreadyTheNewestIsDropped(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Chunks = 512 })
+	g := r.vm(1)
+	g.room = 0
+	want := r.crowd()
+	if n := r.w.ports[1].out.chunks; n != 114 {
+		t.Errorf("%d chunks wait: 128 may, and the last 50 belong together", n)
+	}
+	r.dropped(1, byReason{flowtable.ReasonGuestNoBuffers: 50})
+	g.room = -1
+	r.step()
+	packets(t, g.got, want[:114]...)
 }

@@ -108,6 +108,9 @@ func (g *fakeGuest) Put(f *Frame) error {
 	if n != f.Len {
 		g.tb.Errorf("a frame of %d bytes says %d", n, f.Len)
 	}
+	if f.Hdr.GSOType != 0 && f.Hdr.Flags&virtio.HdrNeedsCsum == 0 { // virtio 1.2, 5.1.6.4.1
+		g.tb.Errorf("a superframe without NEEDS_CSUM: %+v", f.Hdr)
+	}
 	switch {
 	case g.broken != nil:
 		return g.broken

@@ -191,6 +191,17 @@ func (n *fakeNIC) Refill() int {
 	return k
 }
 
+// keep lets Refill leave k chunks for what is sent.
+func (n *fakeNIC) keep(k int) {
+	n.reserve = k
+	for len(n.pool) < k {
+		a := n.fill[0]
+		n.fill = n.fill[1:]
+		n.moves(a, inFill, inPool)
+		n.pool = append(n.pool, a)
+	}
+}
+
 func (n *fakeNIC) TxRoom() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -309,3 +309,28 @@ func TestFrameSizesAreThoseDelivered(t *testing.T) {
 		}
 	}
 }
+
+// A place in the queue that held a superframe which left in pieces is used again, for a frame that leaves whole.
+func TestAPlaceInTheQueueHasNoPast(t *testing.T) {
+	r := newRig(t)
+	g := r.vm(1)
+	r.shortQueue(1, 2)
+	p := to(1, 1000)
+	lone := to(1, 300)
+	lone.SrcPort, lone.Flags = 99, pt.ACK|pt.PSH
+	for i := range 7 {
+		g.longest, g.room = 1514*(1-i%2), 2
+		frames := append(train(p, 4), lone.Frame())
+		r.inject(frames...)
+		for range 4 {
+			r.step()
+			g.room = 2
+		}
+		if n := len(g.got); i%2 == 1 && n != 2 || i%2 == 0 && n != 5 {
+			t.Errorf("round %d: %d frames", i, n)
+		}
+		packets(t, g.take(), frames...)
+	}
+	r.dropped(1, nil)
+	r.passed(1, byReason{flowtable.ReasonMaxBytes: 4 * 4, flowtable.ReasonPSH: 7})
+}

@@ -250,3 +250,8 @@ func (r *rig) addPort(cfg PortConfig) {
 		r.tb.Fatal(err)
 	}
 }
+
+// shortQueue gives a VM an output queue of n places, a power of two: it is full now and then, and each place is used often.
+func (r *rig) shortQueue(index uint32, n int) {
+	r.w.ports[index].out.frames = make([]outFrame, n)
+}

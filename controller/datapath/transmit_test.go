@@ -151,13 +151,8 @@ func TestAFrameThatMayNotLeaveIsDroppedForItsReason(t *testing.T) {
 // As many packets as the bound allows are cut.
 func TestATSOFrameOfAsManyPacketsAsMayBe(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Chunks = 2048 })
-	r.nic.txSize, r.nic.reserve = 300, 300
-	for len(r.nic.pool) < 300 {
-		a := r.nic.fill[0]
-		r.nic.fill = r.nic.fill[1:]
-		r.nic.moves(a, inFill, inPool)
-		r.nic.pool = append(r.nic.pool, a)
-	}
+	r.nic.txSize = 300
+	r.nic.keep(300)
 	_, s := r.sender(1)
 	s.send(virtio.NetHdr{GSOType: virtio.GSOTCPv4, GSOSize: 4}, from(1, wire, 4*maxTxPackets).Frame())
 	r.step()

@@ -65,7 +65,8 @@ const worldVMs = 5
 func newWorld(tb testing.TB, seed uint64) *world {
 	tb.Helper()
 	w := &world{rnd: rand.New(rand.NewPCG(seed, 5)), group: &fakeMulticast{fd: -1}, onWire: map[string]int{}}
-	w.rig = newRig(tb, func(c *Config) { c.Multicast, c.Chunks, c.Slots = w.group, 512, 24 })
+	w.rig = newRig(tb, func(c *Config) { c.Multicast, c.Chunks, c.Slots = w.group, 704, 24 })
+	w.nic.keep(256) // a group frame has a chunk for each that hears it: what lacks one is in no VM's account
 	w.vms = make([]*worldVM, worldVMs)
 	for i := range w.vms {
 		w.add(i)
@@ -106,6 +107,7 @@ func (w *world) add(i int) {
 	}
 	w.vms[i] = v
 	w.addPort(v.cfg)
+	w.shortQueue(v.cfg.Index, 16)
 }
 
 func (w *world) run(i int) {
