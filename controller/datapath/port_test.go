@@ -365,3 +365,28 @@ func TestAPauseThatEndsInAStopIsAStop(t *testing.T) {
 	r.step()
 	r.dropped(1, byReason{flowtable.ReasonPortDown: 10})
 }
+
+// An address may have moved to another VM before the one that had it is removed.
+func TestRemovingAVMLeavesItsAddressToTheNext(t *testing.T) {
+	r := newRig(t)
+	r.vm(1)
+	next := r.vm(2, func(c *PortConfig) { c.Addr.MAC = macOf(1) })
+	r.w.removePort(1)
+	f := to(1, 100).Frame()
+	r.inject(f)
+	r.step()
+	packets(t, next.got, f)
+}
+
+// What a stopped port's sources were is not kept alive.
+func TestAStoppedPortsSourcesAreForgotten(t *testing.T) {
+	r := newRig(t)
+	r.sender(1)
+	r.sender(2)
+	r.w.stopPort(1)
+	for i, e := range r.w.egress[:cap(r.w.egress)] {
+		if (i == 0) != (e != nil) {
+			t.Errorf("place %d: %v", i, e)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/packet"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -259,5 +260,28 @@ func TestAGoodChecksumIsTold(t *testing.T) {
 	r.step()
 	if len(g.got) != 2 || g.got[0].hdr.Flags != virtio.HdrDataValid || g.got[1].hdr.Flags != 0 || !bytes.Equal(g.got[1].data, bad.Frame()) {
 		t.Errorf("%d frames", len(g.got))
+	}
+}
+
+// What is known of a tagged frame holds for the frame without its tag: nobody has to look at it again.
+func TestWhatIsKnownOfAFrameSurvivesItsTag(t *testing.T) {
+	for name, p := range map[string]pt.TCP{
+		"IPv4": {Len: 100}, "IPv6": {V6: true, Len: 100}, "options": {Len: 100, Opts: pt.Timestamps(1, 2)}, "a second tag": {Len: 100, Tags: []uint16{7}},
+		"a fragment": {Len: 100, MF: true}, "no payload": {},
+	} {
+		tagged := p
+		tagged.Tags = append([]uint16{5}, p.Tags...)
+		f := tagged.Frame()
+		in := parse(f)
+		if in.Verdict == packet.VLANStack {
+			continue // nothing behind the tags is known
+		}
+		got := stripTag(f, &in)
+		if want := p.Frame(); !bytes.Equal(got, want) {
+			t.Errorf("%s: the frame differs", name)
+		}
+		if want := parse(got); in != want {
+			t.Errorf("%s:\n got %+v\nwant %+v", name, in, want)
+		}
 	}
 }
