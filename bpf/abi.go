@@ -135,8 +135,10 @@ type Meta struct {
 	Family     uint8  // 4, 6 or 0
 	Verdict    uint8  // parse verdict, a packet.Verdict
 	Flags      uint8
-	TCPFlags   uint8  // byte 13 of the TCP header
-	Hash       uint32 // of addresses and ports, 0 when not keyed; not secret, not for hash tables that strangers fill
+	TCPFlags   uint8 // byte 13 of the TCP header
+	// Tickets of the frame, of its VM and of its queue; see Shares.Took. 0 where the queue has no shares.
+	VMTicket, QueueTicket uint16
+	Hash                  uint32 // of addresses and ports, 0 when not keyed; not secret, not for hash tables that strangers fill
 }
 
 // ParseMeta reads the MetaSize bytes in front of a frame of frameLen bytes. It returns false when they are not the
@@ -151,10 +153,11 @@ func ParseMeta(before []byte, frameLen int, m *Meta) bool {
 	}
 	le := binary.LittleEndian
 	b := before[:MetaSize]
-	if le.Uint32(b) != metaMagic || int64(le.Uint32(b[8:])) != int64(frameLen) {
+	if le.Uint32(b) != metaMagic || int(le.Uint16(b[8:])) != frameLen {
 		return false
 	}
 	m.Port = le.Uint32(b[4:])
+	m.QueueTicket = le.Uint16(b[10:])
 	m.L3 = le.Uint16(b[12:])
 	m.L4 = le.Uint16(b[14:])
 	m.Payload = le.Uint16(b[16:])
@@ -164,6 +167,7 @@ func ParseMeta(before []byte, frameLen int, m *Meta) bool {
 	m.Verdict = b[23]
 	m.Flags = b[24]
 	m.TCPFlags = b[25]
+	m.VMTicket = le.Uint16(b[26:])
 	m.Hash = le.Uint32(b[28:])
 	return true
 }

@@ -35,6 +35,7 @@ enum outcome {
 	O_PASS_VLAN_ACCELERATED, /* for a VM, tag outside the frame, and no way to hand it on */
 	O_PASS_VLAN_FOREIGN,     /* service tag, or a tag hidden behind a priority tag */
 	O_REDIRECT,              /* sent to the socket */
+	O_RX_SHARE,              /* dropped: its VM has its share of the RX ring */
 	NUM_OUTCOMES_OF_FRAMES,
 	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
 	O_FLOW_LOST,                            /* a frame that the flow map had no room for */
@@ -117,7 +118,8 @@ enum { META_TAGGED = 1, META_KEYED = 2, META_ACCELERATED = 4 };
 struct frame_meta {
 	u32 magic;
 	u32 port;
-	u32 frame_len;
+	u16 frame_len;
+	u16 queue_ticket; /* see shares.h */
 	u16 l3;
 	u16 l4;
 	u16 payload;
@@ -127,7 +129,7 @@ struct frame_meta {
 	u8 verdict;
 	u8 flags;
 	u8 tcp_flags;
-	u16 reserved;
+	u16 vm_ticket; /* see shares.h */
 	u32 hash;
 };
 

@@ -42,6 +42,7 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 		goes  any
 	}{
 		{"port_key", xdp, PortKey{}}, {"port_value", xdp, PortValue{}}, {"excluded_key", xdp, excludedKey{}},
+		{"rx_queue", xdp, rxQueue{}}, {"rx_vm", xdp, rxVM{}},
 		{"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -70,7 +71,7 @@ func TestParseMetaReadsWhatTheObjectWrites(t *testing.T) {
 	}
 	// Every member gets a value of its own, at the object's offset.
 	value := map[string]uint64{"magic": metaMagic, "frame_len": 1514, "port": 0x01020304, "l3": 0x0506, "l4": 0x0708, "payload": 0x090a,
-		"payload_len": 0x0b0c, "tci": 0x0d0e, "family": 6, "verdict": 10, "flags": 7, "tcp_flags": 0x18, "reserved": 0, "hash": 0x11121314}
+		"payload_len": 0x0b0c, "tci": 0x0d0e, "family": 6, "verdict": 10, "flags": 7, "tcp_flags": 0x18, "queue_ticket": 0xfedc, "vm_ticket": 0xba98, "hash": 0x11121314}
 	b := make([]byte, MetaSize)
 	for _, m := range s.Members {
 		v, ok := value[m.Name]
@@ -86,7 +87,7 @@ func TestParseMetaReadsWhatTheObjectWrites(t *testing.T) {
 	if !ParseMeta(b, 1514, &got) {
 		t.Fatal("not taken for metadata")
 	}
-	want := Meta{Port: 0x01020304, L3: 0x0506, L4: 0x0708, Payload: 0x090a, PayloadLen: 0x0b0c, TCI: 0x0d0e, Family: 6, Verdict: 10, Flags: 7, TCPFlags: 0x18, Hash: 0x11121314}
+	want := Meta{Port: 0x01020304, L3: 0x0506, L4: 0x0708, Payload: 0x090a, PayloadLen: 0x0b0c, TCI: 0x0d0e, Family: 6, Verdict: 10, Flags: 7, TCPFlags: 0x18, VMTicket: 0xba98, QueueTicket: 0xfedc, Hash: 0x11121314}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -107,7 +108,7 @@ func TestParseMetaRefusesWhatIsNotOurs(t *testing.T) {
 		"nothing":              {nil, 60},
 		"cut":                  {good[:MetaSize-1], 60},
 		"another frame's":      {good, 61},
-		"length of 2^32 + 60":  {good, 1<<32 + 60},
+		"length of 2^16 + 60":  {good, 1<<16 + 60},
 		"without magic":        {append(make([]byte, 4), good[4:]...), 60},
 		"a negative length":    {good, -1},
 		"zeroes of a new page": {make([]byte, MetaSize), 0},

@@ -27,15 +27,16 @@ typedef unsigned long long u64;
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_XSKMAP = 17,
 };
 
-enum { BPF_NOEXIST = 1, BPF_F_NO_PREALLOC = 1 };
+enum { BPF_NOEXIST = 1, BPF_F_NO_PREALLOC = 1, BPF_F_MMAPABLE = 1024 };
 
-enum xdp_action { XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum xdp_action { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
 
 struct xdp_md {
 	u32 data;

@@ -29,6 +29,7 @@ type Program struct {
 	ports    *ebpf.Map
 	outcomes *ebpf.Map
 	xsks     *ebpf.Map
+	shares   *ebpf.Map
 	excluded *ebpf.Map
 	flows    *ebpf.Map // of each VM, by its place
 
@@ -63,6 +64,7 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 		return nil, fmt.Errorf("xdp: object: %w", err)
 	}
 	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
+	spec.Maps[RscMapShares].MaxEntries = uint32(o.Queues)
 	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, MaxPorts)
 	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -78,7 +80,7 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 		prog:     coll.DetachProgram(RscProgRscXdp),
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
-		flows: coll.DetachMap(RscMapFlows),
+		flows: coll.DetachMap(RscMapFlows), shares: coll.DetachMap(RscMapShares),
 	}
 	coll.Close()
 	return p, nil
@@ -103,12 +105,12 @@ func loadError(kind string, err error) error {
 	return fmt.Errorf("%s: load: %w: %w", kind, ErrUnsupported, err)
 }
 
-// Close detaches and frees the program and its maps; the VMs' flow maps stay open. Closing twice is no error.
+// Close detaches and frees the program and its maps; the VMs' flow maps and Shares stay open. Closing twice is no error.
 func (p *Program) Close() error {
 	err := p.Detach()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := []error{err, p.prog.Close(), p.ports.Close(), p.outcomes.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close()}
+	errs := []error{err, p.prog.Close(), p.ports.Close(), p.outcomes.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close(), p.shares.Close()}
 	return errors.Join(errs...)
 }
 

@@ -19,6 +19,7 @@ var outcomeNames = [...]string{
 	"pass_vlan_accelerated", // for a VM, the tag outside the frame, and no room to hand it on
 	"pass_vlan_foreign",     // a service tag, or a tag inside an accelerated or priority tag
 	"redirect",              // sent to the socket
+	"rx_share",              // dropped: its VM has its share of the RX ring
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
 	"vlan_unreadable",       // it could not be read whether a tag was taken out

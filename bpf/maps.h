@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include "flows.h"
+#include "shares.h"
 
 /* Sizes here are only defaults; the loader sets the real ones. */
 
@@ -45,6 +46,15 @@ struct {
 	__type(key, u32);
 	__type(value, u64);
 } outcomes SEC(".maps");
+
+/* The accounts of the RX rings, by RX queue. The controller maps them into its memory. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 64);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct rx_queue);
+} shares SEC(".maps");
 
 /* One AF_XDP socket per RX queue. A closed socket leaves the map by itself, and its queue's frames are passed on. */
 struct {

@@ -3,13 +3,15 @@
 
 /*
  * The XDP program of one interface: which VM is a frame for, count its flow, describe the frame for the controller and
- * send it to the AF_XDP socket of its RX queue. What is not for a VM goes to the kernel; nothing is dropped here.
+ * send it to the AF_XDP socket of its RX queue. What is not for a VM goes to the kernel; what is for a VM that has its share of
+ * the RX ring is dropped, and nothing else.
  */
 
 #include "abi.h"
 #include "flows.h"
 #include "maps.h"
 #include "parse.h"
+#include "shares.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
@@ -54,6 +56,20 @@ static __always_inline u32 flow_hash(const struct flow_key *k)
 		h ^= h >> 15;
 	}
 	return h;
+}
+
+static __always_inline struct rx_queue *queue_of(u32 id)
+{
+	return bpf_map_lookup_elem(&shares, &id);
+}
+
+/* Ends a frame whose VM has its share of the ring. When the worker has gone, its tickets never come back: then nobody has. */
+static __always_inline int drop_share(u32 queue)
+{
+	if (!bpf_map_lookup_elem(&xsks, &queue))
+		return pass(O_PASS_NO_SOCKET);
+	count(O_RX_SHARE);
+	return XDP_DROP;
 }
 
 /* Counts a frame under its flow in its VM's map. */
@@ -129,7 +145,8 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	struct flow_key fk = {};
 	struct frame_meta m = {};
 	struct port_value *port;
-	int more, vlan, act;
+	struct ticket t;
+	int more, vlan, act, described;
 
 	f.len = (u32)(f.end - f.data);
 	more = take_ether(&f, &i);
@@ -158,9 +175,18 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (!is_wanted(port, &i, &fk))
 		return pass(O_PASS_PORT);
 
+	t = draw(queue_of(ctx->rx_queue_index), port->port & PORT_INDEX);
+	/*
+	 * Not passed to the kernel, where some of these frames have a way to their VM too: they would overtake those of their flow
+	 * that wait in the ring, and take from the host what the ring refuses.
+	 */
+	if (t.refused)
+		return drop_share(ctx->rx_queue_index);
 	m.magic = META_MAGIC;
 	m.port = port->port;
-	m.frame_len = f.len;
+	m.frame_len = (u16)f.len;
+	m.queue_ticket = t.of_queue;
+	m.vm_ticket = t.of_vm;
 	m.l3 = (u16)i.l3;
 	m.l4 = (u16)i.l4;
 	m.payload = (u16)i.payload;
@@ -173,13 +199,18 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (outer.proto)
 		m.flags |= META_ACCELERATED;
 	m.tcp_flags = i.tcp_flags;
-	if (!put_meta(ctx, &m)) {
+	described = put_meta(ctx, &m);
+	if (!described) {
 		if (outer.proto)
 			return pass(O_PASS_VLAN_ACCELERATED); /* without metadata the controller would take it for untagged */
 		count(O_NO_METADATA);
 	}
 	act = (int)bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
-	count(act == XDP_REDIRECT ? O_REDIRECT : O_PASS_NO_SOCKET);
+	if (act != XDP_REDIRECT)
+		return pass(O_PASS_NO_SOCKET);
+	if (described)
+		admit(&t);
+	count(O_REDIRECT);
 	return act;
 }
 

@@ -32,6 +32,24 @@ type RscPortValue struct {
 	Flags uint32
 }
 
+type RscRxQueue struct {
+	_        structs.HostLayout
+	Admitted uint32
+	Line     [60]uint8
+	Taken    uint32
+	Room     uint32
+	Line2    [56]uint8
+	Vms      [256]struct {
+		_        structs.HostLayout
+		Admitted uint32
+		Pad      uint32
+		ProbedNs uint64
+		Line     [48]uint8
+		Taken    uint32
+		Line2    [60]uint8
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -40,6 +58,7 @@ const (
 	RscMapFlows    = "flows"
 	RscMapOutcomes = "outcomes"
 	RscMapPorts    = "ports"
+	RscMapShares   = "shares"
 	RscMapXsks     = "xsks"
 	RscProgRscXdp  = "rsc_xdp"
 	RscVarSkbVlan  = "skb_vlan"
@@ -99,6 +118,7 @@ type RscMapSpecs struct {
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
 	Outcomes *ebpf.MapSpec `ebpf:"outcomes"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
+	Shares   *ebpf.MapSpec `ebpf:"shares"`
 	Xsks     *ebpf.MapSpec `ebpf:"xsks"`
 }
 
@@ -134,6 +154,7 @@ type RscMaps struct {
 	Flows    *ebpf.Map `ebpf:"flows"`
 	Outcomes *ebpf.Map `ebpf:"outcomes"`
 	Ports    *ebpf.Map `ebpf:"ports"`
+	Shares   *ebpf.Map `ebpf:"shares"`
 	Xsks     *ebpf.Map `ebpf:"xsks"`
 }
 
@@ -143,6 +164,7 @@ func (m *RscMaps) Close() error {
 		m.Flows,
 		m.Outcomes,
 		m.Ports,
+		m.Shares,
 		m.Xsks,
 	)
 }

@@ -36,6 +36,15 @@ type NIC interface {
 	Stats() (xsk.Stats, error)
 }
 
+// Shares hears which frames have left the NIC's RX ring, so that XDP holds every VM to its share of it. A *bpf.Shares is one. Only
+// the worker's goroutine calls it.
+type Shares interface {
+	// Took notes a frame that has left the ring: the id that XDP knows its VM by, and the tickets in its metadata.
+	Took(port uint32, vm, queue uint16)
+	// Publish shows XDP what Took has noted.
+	Publish()
+}
+
 // Multicast is where the group frames come from that XDP leaves to the host. Only the worker's goroutine calls it.
 type Multicast interface {
 	// Recv copies one frame, Ethernet first, into buf and returns the part that it fills. The outer 802.1Q tag is out of the

@@ -23,6 +23,9 @@ func (w *Worker) receive() int {
 		}
 		w.accept(p, frame, d.Addr)
 	}
+	if w.cfg.Shares != nil {
+		w.cfg.Shares.Publish()
+	}
 	w.cnt.RxFrames += uint64(n)
 	return n
 }
@@ -32,6 +35,9 @@ func (w *Worker) receive() int {
 func (w *Worker) classify(frame, before []byte) *port {
 	var m bpf.Meta
 	if bpf.ParseMeta(before, len(frame), &m) {
+		if w.cfg.Shares != nil { // whoever it is for, it is out of the ring
+			w.cfg.Shares.Took(m.Port, m.VMTicket, m.QueueTicket)
+		}
 		if p := w.portByID(m.Port); p != nil {
 			w.cnt.WithMeta++
 			fillInfo(&w.pkt.Info, &m)

@@ -49,7 +49,7 @@ func xdpMeta(frame []byte, id uint32) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b, 0x31435352)
 	le.PutUint32(b[4:], id)
-	le.PutUint32(b[8:], uint32(len(frame)))
+	le.PutUint16(b[8:], uint16(len(frame)))
 	for off, v := range map[int]uint32{12: i.L3, 14: i.L4, 16: i.Payload, 18: i.PayloadLen} {
 		le.PutUint16(b[off:], uint16(v))
 	}

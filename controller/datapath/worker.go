@@ -34,6 +34,7 @@ type Config struct {
 	MTU       int       // bytes behind the Ethernet header (and one tag) that the wire takes
 	Own       [6]byte   // the interface's address, which is the host's
 	NIC       NIC       //
+	Shares    Shares    // of the RX ring; nil: none
 	Multicast Multicast // nil on all workers of an interface but one
 	WakeFD    int       // an eventfd, non-blocking, that messages make readable
 	Chunks    int       // in the NIC's UMEM: the bounds of what may wait are shares of it
