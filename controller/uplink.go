@@ -56,6 +56,7 @@ type queue struct {
 	*datapath.Worker
 	id     int
 	sock   *xsk.Socket
+	shares *bpf.Shares // of the socket's RX ring
 	wakeFD int
 	seen   uint64 // the worker's activity at the last look
 }
@@ -70,7 +71,7 @@ func (q *queue) close() error {
 	if q.wakeFD >= 0 {
 		_ = unix.Close(q.wakeFD)
 	}
-	return q.sock.Close()
+	return errors.Join(q.shares.Close(), q.sock.Close())
 }
 
 // chunkFor returns the UMEM chunk size for an MTU: XDP's headroom, the Ethernet header with one tag and the MTU must fit.
@@ -158,8 +159,11 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("worker %d: eventfd: %w", id, err)
 	}
+	if q.shares, err = u.prog.Shares(id, rxRing); err != nil {
+		return err
+	}
 	cfg := datapath.Config{
-		ID: id, MTU: u.facts.MTU, NIC: s, WakeFD: q.wakeFD, Chunks: chunkCount, Slots: tableSlots, Log: u.log, Trouble: trouble,
+		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: chunkCount, Slots: tableSlots, Log: u.log, Trouble: trouble,
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {
