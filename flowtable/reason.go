@@ -66,8 +66,6 @@ const (
 	ReasonSourceMAC                     // foreign source address
 	ReasonVLANForeign                   // foreign VLAN tag
 	ReasonBadLength                     // too long for where it goes
-	ReasonRxFillEmpty                   // AF_XDP dropped it before it was counted: fill ring empty
-	ReasonRxRingFull                    // AF_XDP dropped it before it was counted: RX ring full
 	ReasonControlFrame                  // between switches: PAUSE, BPDU, LACP, 802.1X, LLDP
 	ReasonHairpin                       // back to the VM that it is from
 	ReasonGroupShare                    // more broadcast and multicast than a VM's share
@@ -85,7 +83,7 @@ var reasonNames = [NumReasons]string{
 	"ext_header", "reserved_flag", "bad_ip_checksum", "bad_tcp_checksum", "noncanonical_checksum", "partial_checksum",
 	"syn", "rst", "urg", "cwr", "no_ack", "pure_ack", "dup_ack", "window_update", "empty", "gso_input", "port_excluded",
 	"family_off", "policy_off", "not_negotiated", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
-	"bad_length", "rx_fill_empty", "rx_ring_full", "control_frame", "hairpin", "group_share",
+	"bad_length", "control_frame", "hairpin", "group_share",
 }
 
 // String returns the reason's fixed name.

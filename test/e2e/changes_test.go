@@ -148,8 +148,9 @@ func TestAProgramThatIsTakenOffIsPutOnAgain(t *testing.T) {
 	if n > 5 {
 		t.Errorf("put on %d times in 8 s", n)
 	}
-	if out := r.must("status"); !strings.Contains(out, "took the XDP program off") || !strings.Contains(out, "next try") {
-		t.Errorf("status does not say why: %s", out)
+	var st api.Status
+	if r.json(&st, "status"); len(st.Waiting) != 1 || !strings.Contains(st.Waiting[0].Cause, "took the XDP program off") || st.Waiting[0].NextTry.IsZero() {
+		t.Errorf("status does not say why, and when it is tried again: %+v", st.Waiting)
 	}
 }
 
@@ -194,15 +195,16 @@ func TestAnUplinkThatTakesAVMsAddressLosesTheVM(t *testing.T) {
 	r.attach("vm1", macB)
 	r.net.B.Output(t, "ip", "link", "set", "dev", r.net.B.Dev, "address", macA)
 	r.eventually("the VM waits, with the reason", func() error {
-		out := r.must("status")
-		if !strings.Contains(out, "vm0 on ") || !strings.Contains(out, "own") {
+		var st api.Status
+		if r.json(&st, "status"); len(st.Waiting) != 1 || st.Waiting[0].VM != "vm0" || !strings.Contains(st.Waiting[0].Cause, "own") {
 			return errNotYet
 		}
 		return nil
 	})
 	r.net.B.Output(t, "ip", "link", "set", "dev", r.net.B.Dev, "address", "02:00:00:00:00:0b")
 	r.eventually("the VM is attached again", func() error {
-		if out := r.must("status"); strings.Contains(out, "vm0 on ") {
+		var st api.Status
+		if r.json(&st, "status"); len(st.Waiting) != 0 {
 			return errNotYet
 		}
 		return nil

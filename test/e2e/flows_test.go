@@ -93,7 +93,7 @@ func TestEveryFlowNamesItsOwnVM(t *testing.T) {
 	r.attachFleet(2)
 	r.expectFlows("nor has a new one of an old name", 2, 3, 4)
 	r.must("detach", r.net.B.Dev)
-	if left, err := os.ReadDir(filepath.Join(r.dir, "bpffs")); err != nil || len(left) != 0 {
-		t.Errorf("pins left by the last detach: %v, %v", left, err)
+	if _, err := os.Stat(filepath.Join(r.dir, "bpffs", "flows")); !os.IsNotExist(err) {
+		t.Errorf("the last detach left the pin: %v", err)
 	}
 }

@@ -109,7 +109,7 @@ func TestAFloodAtOneVMLeavesItsNeighboursTheirFrames(t *testing.T) {
 	}
 	var st api.Stats
 	r.json(&st, "stats")
-	if st.Verdicts["rx_share"] < 3000 {
-		t.Errorf("of a flood of 6,000 frames into a ring of 2,048 %d are counted as above the VM's share", st.Verdicts["rx_share"])
+	if st.Outcomes["rx_share"] < 3000 {
+		t.Errorf("of a flood of 6,000 frames into a ring of 2,048 %d are counted as above the VM's share", st.Outcomes["rx_share"])
 	}
 }
