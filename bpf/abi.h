@@ -130,7 +130,7 @@ struct frame_meta {
 	u8 flags;
 	u8 tcp_flags;
 	u16 vm_ticket; /* see shares.h */
-	u32 hash;
+	u32 reserved;
 };
 
 _Static_assert(sizeof(struct frame_meta) == 32, "the metadata block is 32 bytes, a multiple of 4 as the kernel asks");

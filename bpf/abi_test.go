@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"reflect"
 	"testing"
 
@@ -66,13 +67,13 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 
 func TestParseMetaReadsWhatTheObjectWrites(t *testing.T) {
 	s := structNamed(t, objectTypes(t), "frame_meta")
-	if s.Size != MetaSize {
+	if s.Size != meta.Size {
 		t.Fatalf("frame_meta has %d bytes", s.Size)
 	}
 	// Every member gets a value of its own, at the object's offset.
-	value := map[string]uint64{"magic": metaMagic, "frame_len": 1514, "port": 0x01020304, "l3": 0x0506, "l4": 0x0708, "payload": 0x090a,
-		"payload_len": 0x0b0c, "tci": 0x0d0e, "family": 6, "verdict": 10, "flags": 7, "tcp_flags": 0x18, "queue_ticket": 0xfedc, "vm_ticket": 0xba98, "hash": 0x11121314}
-	b := make([]byte, MetaSize)
+	value := map[string]uint64{"magic": 0x31435352, "frame_len": 1514, "port": 0x01020304, "l3": 0x0506, "l4": 0x0708, "payload": 0x090a,
+		"payload_len": 0x0b0c, "tci": 0x0d0e, "family": 6, "verdict": 10, "flags": 7, "tcp_flags": 0x18, "queue_ticket": 0xfedc, "vm_ticket": 0xba98, "reserved": 0}
+	b := make([]byte, meta.Size)
 	for _, m := range s.Members {
 		v, ok := value[m.Name]
 		if !ok {
@@ -83,22 +84,22 @@ func TestParseMetaReadsWhatTheObjectWrites(t *testing.T) {
 		binary.LittleEndian.PutUint64(le[:], v)
 		copy(b[m.Offset.Bytes():], le[:size])
 	}
-	var got Meta
-	if !ParseMeta(b, 1514, &got) {
+	var got meta.Meta
+	if !meta.Parse(b, 1514, &got) {
 		t.Fatal("not taken for metadata")
 	}
-	want := Meta{Port: 0x01020304, L3: 0x0506, L4: 0x0708, Payload: 0x090a, PayloadLen: 0x0b0c, TCI: 0x0d0e, Family: 6, Verdict: 10, Flags: 7, TCPFlags: 0x18, VMTicket: 0xba98, QueueTicket: 0xfedc, Hash: 0x11121314}
+	want := meta.Meta{Port: 0x01020304, L3: 0x0506, L4: 0x0708, Payload: 0x090a, PayloadLen: 0x0b0c, TCI: 0x0d0e, Family: 6, Verdict: 10, Flags: 7, TCPFlags: 0x18, VMTicket: 0xba98, QueueTicket: 0xfedc}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
 func TestParseMetaRefusesWhatIsNotOurs(t *testing.T) {
-	good := make([]byte, MetaSize)
-	binary.LittleEndian.PutUint32(good, metaMagic)
+	good := make([]byte, meta.Size)
+	binary.LittleEndian.PutUint32(good, 0x31435352)
 	binary.LittleEndian.PutUint32(good[8:], 60)
-	var m Meta
-	if !ParseMeta(good, 60, &m) {
+	var m meta.Meta
+	if !meta.Parse(good, 60, &m) {
 		t.Fatal("the good one was refused")
 	}
 	for name, c := range map[string]struct {
@@ -106,14 +107,14 @@ func TestParseMetaRefusesWhatIsNotOurs(t *testing.T) {
 		n int
 	}{
 		"nothing":              {nil, 60},
-		"cut":                  {good[:MetaSize-1], 60},
+		"cut":                  {good[:meta.Size-1], 60},
 		"another frame's":      {good, 61},
 		"length of 2^16 + 60":  {good, 1<<16 + 60},
 		"without magic":        {append(make([]byte, 4), good[4:]...), 60},
 		"a negative length":    {good, -1},
-		"zeroes of a new page": {make([]byte, MetaSize), 0},
+		"zeroes of a new page": {make([]byte, meta.Size), 0},
 	} {
-		if ParseMeta(c.b, c.n, &m) {
+		if meta.Parse(c.b, c.n, &m) {
 			t.Errorf("%s: taken for metadata", name)
 		}
 	}
@@ -138,8 +139,8 @@ func TestEveryPortHasAPlaceForItsFlows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := spec.Maps[RscMapFlows].MaxEntries; n != MaxPorts {
-		t.Errorf("%d places in C, %d in Go", n, MaxPorts)
+	if n := spec.Maps[RscMapFlows].MaxEntries; n != meta.MaxPorts {
+		t.Errorf("%d places in C, %d in Go", n, meta.MaxPorts)
 	}
 }
 
@@ -154,21 +155,21 @@ func TestEveryOutcomeHasAName(t *testing.T) {
 }
 
 func TestParseMetaDoesNotAllocate(t *testing.T) {
-	b := make([]byte, MetaSize)
-	binary.LittleEndian.PutUint32(b, metaMagic)
-	var m Meta
-	if n := testing.AllocsPerRun(100, func() { ParseMeta(b, 0, &m) }); n != 0 {
-		t.Errorf("ParseMeta allocates %v times", n)
+	b := make([]byte, meta.Size)
+	binary.LittleEndian.PutUint32(b, 0x31435352)
+	var m meta.Meta
+	if n := testing.AllocsPerRun(100, func() { meta.Parse(b, 0, &m) }); n != 0 {
+		t.Errorf("meta.Parse allocates %v times", n)
 	}
 }
 
 func TestAPortIDIsNotGivenOutAgainWithItsPlace(t *testing.T) {
 	seen := map[uint32]bool{}
-	for _, place := range []uint32{0, 1, MaxPorts - 1} {
+	for _, place := range []uint32{0, 1, meta.MaxPorts - 1} {
 		for _, before := range []uint32{0, 1, 2, 1<<24 - 1} {
-			id := PortID(place, before)
-			if PortIndex(id) != place || seen[id] {
-				t.Errorf("place %d after %d VMs: id %#x of place %d, seen %t", place, before, id, PortIndex(id), seen[id])
+			id := meta.PortID(place, before)
+			if meta.PortIndex(id) != place || seen[id] {
+				t.Errorf("place %d after %d VMs: id %#x of place %d, seen %t", place, before, id, meta.PortIndex(id), seen[id])
 			}
 			seen[id] = true
 		}

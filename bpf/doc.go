@@ -9,7 +9,7 @@
 //
 // The program parses each frame as flowtable/packet does, up to the TCP header. Multicast and broadcast go to the
 // host. Otherwise (VLAN id, destination MAC) is looked up in the map `ports`; a frame of an attached VM is counted in
-// the VM's flow map (TCP only; see Flows), gets 32 bytes of metadata in front (see Meta) and is redirected to the socket of its RX queue.
+// the VM's flow map (TCP only; see Flows), gets 32 bytes of metadata in front (see package meta) and is redirected to the socket of its RX queue.
 // Everything else, and everything when the controller is gone, is passed to the kernel. The program drops nothing but frames of a
 // VM that has its share of the RX ring already (see Shares).
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"os"
 	"path/filepath"
 	"strings"
@@ -229,7 +230,7 @@ func TestAFloodOfFlowsEvictsNoOtherVMs(t *testing.T) {
 func TestAPlaceGivenOutAgainHasNoFlows(t *testing.T) {
 	p := loadForTest(t)
 	frame := padded(60, ip4(6, 0x4000, nil, tcp(5, 0x10, 0)))
-	left, next := PortID(5, 0), PortID(5, 1)
+	left, next := meta.PortID(5, 0), meta.PortID(5, 1)
 	p.mustSetPort(t, 0, PortValue{Port: left})
 	old := p.flowsOf(t, left)
 	p.run(t, frame)

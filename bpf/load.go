@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -18,7 +19,7 @@ type LoadOptions struct {
 	Ifindex     int  // the interface, looked up in the network namespace of the calling thread
 	Queues      int  // RX queues, the size of the socket map
 	Native      bool // meant for native mode: read accelerated VLAN tags if that is possible on this interface
-	PortEntries int  // VMs at most, 0: MaxPorts
+	PortEntries int  // VMs at most, 0: meta.MaxPorts
 }
 
 // Program is the XDP program of one interface with its maps. Its methods may be called from any goroutine.
@@ -65,7 +66,7 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 	}
 	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
 	spec.Maps[RscMapShares].MaxEntries = uint32(o.Queues)
-	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, MaxPorts)
+	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, meta.MaxPorts)
 	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: object: %w", err)

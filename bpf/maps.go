@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -71,14 +72,14 @@ func (p *Program) DeletePort(k PortKey) error {
 	return nil
 }
 
-// SetFlows says in which map (Flows.VM) the frames of the VM with a PortID are counted; nil: in none, as is due when the VM goes. A
+// SetFlows says in which map (Flows.VM) the frames of the VM with a meta.PortID are counted; nil: in none, as is due when the VM goes. A
 // frame that can be counted nowhere is a flow_lost. The kernel waits for the runs of the program that are under way, so when this
 // returns nobody counts in the map before.
 func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	var err error
 	if m != nil {
-		err = p.flows.Put(PortIndex(id), m)
-	} else if err = p.flows.Delete(PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = p.flows.Put(meta.PortIndex(id), m)
+	} else if err = p.flows.Delete(meta.PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = nil
 	}
 	if err != nil {

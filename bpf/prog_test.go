@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"bytes"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -67,7 +68,7 @@ func flowMap(t testing.TB, entries int) *ebpf.Map {
 func (p *Program) flowsOf(t testing.TB, id uint32) *ebpf.Map {
 	t.Helper()
 	var m *ebpf.Map
-	if err := p.flows.Lookup(PortIndex(id), &m); err != nil {
+	if err := p.flows.Lookup(meta.PortIndex(id), &m); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
@@ -77,7 +78,7 @@ func (p *Program) flowsOf(t testing.TB, id uint32) *ebpf.Map {
 // run gives the program one frame and returns its answer and what it left, metadata first.
 func (p *Program) run(t *testing.T, frame []byte) (uint32, []byte) {
 	t.Helper()
-	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+MetaSize), Repeat: 1}
+	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+meta.Size), Repeat: 1}
 	act, err := p.prog.Run(&o)
 	if err != nil {
 		t.Fatalf("run of %d bytes: %v", len(frame), err)
@@ -109,16 +110,16 @@ func sameParse(t *testing.T, p *Program, name string, frame []byte) {
 		}
 		return
 	}
-	var m Meta
-	if len(out) != len(frame)+MetaSize || !ParseMeta(out, len(frame), &m) {
+	var m meta.Meta
+	if len(out) != len(frame)+meta.Size || !meta.Parse(out, len(frame), &m) {
 		t.Fatalf("%s: no metadata\n%x", name, frame)
 	}
-	if !bytes.Equal(out[MetaSize:], frame) {
+	if !bytes.Equal(out[meta.Size:], frame) {
 		t.Fatalf("%s: the frame was changed", name)
 	}
 	got := packet.Info{L3: uint32(m.L3), L4: uint32(m.L4), Payload: uint32(m.Payload), PayloadLen: uint32(m.PayloadLen), TCI: m.TCI,
-		Tagged: m.Flags&MetaTagged != 0, Keyed: m.Flags&MetaKeyed != 0, Family: m.Family, TCPFlags: m.TCPFlags, Verdict: packet.Verdict(m.Verdict)}
-	if got != want || m.Flags&MetaAccelerated != 0 {
+		Tagged: m.Flags&meta.Tagged != 0, Keyed: m.Flags&meta.Keyed != 0, Family: m.Family, TCPFlags: m.TCPFlags, Verdict: packet.Verdict(m.Verdict)}
+	if got != want || m.Flags&meta.Accelerated != 0 {
 		t.Fatalf("%s (%d bytes):\nbpf %+v\ngo  %+v\n%x", name, len(frame), got, want, frame)
 	}
 	if want := uint32(vlan); m.Port != want {

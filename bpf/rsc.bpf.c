@@ -44,20 +44,6 @@ static __always_inline int pass(u32 outcome)
 	return XDP_PASS;
 }
 
-/* A cheap mix of addresses and ports. */
-static __always_inline u32 flow_hash(const struct flow_key *k)
-{
-	const u32 *w = (const u32 *)&k->src_port; /* ports, source, destination: nine words */
-	u32 h = 0;
-	int n;
-
-	for (n = 0; n < 9; n++) {
-		h = (h ^ w[n]) * 0x9e3779b1u;
-		h ^= h >> 15;
-	}
-	return h;
-}
-
 static __always_inline struct rx_queue *queue_of(u32 id)
 {
 	return bpf_map_lookup_elem(&shares, &id);
@@ -170,7 +156,6 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		fk.dir = DIR_TO_GUEST;
 		count_for(port, &fk, &i, f.len);
 		m.flags = META_KEYED;
-		m.hash = flow_hash(&fk);
 	}
 	if (!is_wanted(port, &i, &fk))
 		return pass(O_PASS_PORT);

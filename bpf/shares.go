@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,7 @@ type rxQueue struct {
 	Taken    uint32
 	Room     uint32
 	_        [56]byte
-	VMs      [MaxPorts]rxVM
+	VMs      [meta.MaxPorts]rxVM
 }
 
 // Shares tells XDP which frames have left the RX ring of one queue, so that it holds every VM to its share: a VM may have as
@@ -45,8 +46,8 @@ type Shares struct {
 
 	// Of the frames taken since Publish: 1 + the last ticket of the queue and of each VM, and the VMs' places, each once.
 	ofQueue uint32
-	ofVM    [MaxPorts]uint32
-	noted   [MaxPorts]bool
+	ofVM    [meta.MaxPorts]uint32
+	noted   [meta.MaxPorts]bool
 	places  []uint32
 }
 
@@ -61,7 +62,7 @@ func (p *Program) Shares(queue, room int) (*Shares, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: shares: map: %w: %w", ErrUnsupported, err)
 	}
-	s := &Shares{mem: mem, queue: rxQueueAt(mem, queue), places: make([]uint32, 0, MaxPorts)}
+	s := &Shares{mem: mem, queue: rxQueueAt(mem, queue), places: make([]uint32, 0, meta.MaxPorts)}
 	q := s.queue
 	for i := range q.VMs {
 		atomic.StoreUint32(&q.VMs[i].Taken, atomic.LoadUint32(&q.VMs[i].Admitted))
@@ -71,10 +72,10 @@ func (p *Program) Shares(queue, room int) (*Shares, error) {
 	return s, nil
 }
 
-// Took notes that a frame has left the ring: the VM's PortID and the tickets, from the frame's Meta. It does not matter whether
+// Took notes that a frame has left the ring: the VM's meta.PortID and the tickets, from the frame's meta.Meta. It does not matter whether
 // the VM is still there.
 func (s *Shares) Took(port uint32, vm, queue uint16) {
-	i := PortIndex(port)
+	i := meta.PortIndex(port)
 	if !s.noted[i] {
 		s.noted[i] = true
 		s.places = append(s.places, i)

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"github.com/rscctl/rscctl/bpf/meta"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func newRing(t *testing.T, room, vms int) *ring {
 	t.Helper()
 	r := &ring{Program: loadForTest(t)}
 	for vm := 1; vm <= vms; vm++ {
-		r.mustSetPort(t, uint16(vm), PortValue{Port: PortID(uint32(vm), 7), Flags: FlagSteer})
+		r.mustSetPort(t, uint16(vm), PortValue{Port: meta.PortID(uint32(vm), 7), Flags: FlagSteer})
 	}
 	r.share(t, room)
 	socketFor(t, r.Program)
@@ -43,21 +44,21 @@ func (r *ring) share(t *testing.T, room int) {
 }
 
 // arrive is one frame for a VM; ok is false when it was dropped.
-func (r *ring) arrive(t *testing.T, vm int) (m Meta, ok bool) {
+func (r *ring) arrive(t *testing.T, vm int) (m meta.Meta, ok bool) {
 	t.Helper()
 	frame := tagged(0x8100, vm, ip4(6, 0x4000, nil, tcp(5, 0x10, 100)))
 	act, out := r.run(t, frame)
 	if act == dropped {
 		return m, false
 	}
-	if act != redirected || !ParseMeta(out, len(frame), &m) {
+	if act != redirected || !meta.Parse(out, len(frame), &m) {
 		t.Fatalf("action %d for VM %d", act, vm)
 	}
 	return m, true
 }
 
 // flood sends until nothing more is admitted, and returns what was.
-func (r *ring) flood(t *testing.T, vm, frames int) (in []Meta) {
+func (r *ring) flood(t *testing.T, vm, frames int) (in []meta.Meta) {
 	t.Helper()
 	for range frames {
 		if m, ok := r.arrive(t, vm); ok {
@@ -73,7 +74,7 @@ func (r *ring) waiting(vm int) int {
 	return int(int16(v.Admitted - v.Taken))
 }
 
-func (r *ring) take(frames ...Meta) {
+func (r *ring) take(frames ...meta.Meta) {
 	for _, m := range frames {
 		r.shares.Took(m.Port, m.VMTicket, m.QueueTicket)
 	}

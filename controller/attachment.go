@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/report"
@@ -36,7 +37,7 @@ type attachment struct {
 func (a *attachment) key() bpf.PortKey { return bpf.PortKey{VLAN: a.addr.VLAN, MAC: a.addr.MAC} }
 
 // id is what XDP knows the VM by.
-func (a *attachment) id() uint32 { return bpf.PortID(a.idx, a.gen) }
+func (a *attachment) id() uint32 { return meta.PortID(a.idx, a.gen) }
 
 func (a *attachment) mac() net.HardwareAddr { return net.HardwareAddr(a.addr.MAC[:]) }
 

@@ -6,25 +6,46 @@ import (
 	"testing"
 )
 
-// The package map of docs/architecture.md: arrows point down only.
+// The package map of docs/architecture.md: arrows point down only. Each ban says why.
 func TestImportsPointDownOnly(t *testing.T) {
-	const mod = "github.com/rscctl/rscctl/"
-	never := map[string][]string{
-		"flowtable":          {"vhost", "bpf", "controller", "cmd"},
-		"flowtable/packet":   {"vhost", "bpf", "controller", "cmd", "flowtable/checksum"},
-		"flowtable/checksum": {"vhost", "bpf", "controller", "cmd", "flowtable/packet"},
-		"vhost":              {"flowtable", "bpf", "controller", "cmd"},
-		"vhost/virtio":       {"vhost/guestmem", "vhost/vring", "vhost/user", "flowtable", "controller"},
-		"vhost/guestmem":     {"vhost/virtio", "vhost/vring", "vhost/user", "flowtable", "controller"},
-		"vhost/vring":        {"vhost/user", "flowtable", "controller"},
-		"vhost/unixsock":     {"vhost", "flowtable", "controller", "bpf", "cmd"},
-		"vhost/user":         {"flowtable", "controller", "bpf"},
-		"vhost/kernel":       {"vhost/user", "flowtable", "bpf", "controller", "cmd"},
-		"bpf":                {"vhost", "controller", "cmd"},
-		"controller/xsk":     {"flowtable", "vhost", "bpf"},
-		"controller/netdev":  {"flowtable/packet", "vhost", "bpf"}, // it completes partial checksums
-		"controller/api":     {"flowtable", "vhost", "bpf", "controller/xsk", "controller/netdev"},
-		"controller":         {"cmd"},
+	const (
+		mod  = "github.com/rscctl/rscctl/"
+		pure = "it works on bytes and knows no I/O"
+		side = "flowtable and vhost do not know one another: the data path joins them"
+		up   = "arrows point down only"
+		wire = "it moves frames and knows nothing of who decided what"
+	)
+	type ban struct {
+		path, why string
+	}
+	bans := func(why string, paths ...string) (out []ban) {
+		for _, p := range paths {
+			out = append(out, ban{p, why})
+		}
+		return out
+	}
+	never := map[string][]ban{
+		"flowtable":          append(bans(side, "vhost"), bans(pure, "bpf", "controller", "cmd", "net", "encoding/json")...),
+		"flowtable/packet":   append(bans(pure, "vhost", "bpf", "controller", "cmd"), ban{"flowtable/checksum", "a parser reads offsets and believes no sum"}),
+		"flowtable/checksum": append(bans(pure, "vhost", "bpf", "controller", "cmd"), ban{"flowtable/packet", "a sum does not know what the bytes mean"}),
+		"vhost":              append(bans(side, "flowtable"), bans(up, "bpf", "controller", "cmd")...),
+		"vhost/virtio":       bans("the formats of the standard, without memory or rings", "vhost/guestmem", "vhost/vring", "vhost/user", "flowtable", "controller"),
+		"vhost/guestmem":     bans("memory, whatever lies in it", "vhost/virtio", "vhost/vring", "vhost/user", "flowtable", "controller"),
+		"vhost/vring":        bans("rings, whatever they carry and whoever set them up", "vhost/user", "flowtable", "controller"),
+		"vhost/user":         bans("the protocol, whatever the rings carry", "flowtable", "controller", "bpf"),
+		"vhost/kernel":       append(bans("the kernel's ways to a tap, beside vhost-user", "vhost/user"), bans(up, "flowtable", "bpf", "controller", "cmd")...),
+		"vhost/unixsock":     bans("sockets, whatever is said on them", "vhost/user", "vhost/vring", "flowtable", "controller"),
+		"bpf/meta":           bans("what the programs write in front of a frame, without the programs", "bpf", "vhost", "controller", "cmd"),
+		"bpf":                bans("the programs and their maps, whoever reads them", "vhost", "controller", "cmd"),
+		"controller/xsk":     bans("AF_XDP, whatever is in the frames", "flowtable", "vhost", "bpf"),
+		"controller/netdev":  bans("facts of the host; it completes partial checksums, and that is all it does to frames", "flowtable/packet", "vhost", "bpf"),
+		"controller/api":     bans("what crosses the control socket: a client needs none of what is behind it", "flowtable", "vhost", "bpf", "controller/xsk", "controller/netdev", "controller/datapath"),
+		"controller/state":   bans("the file's own types: what is kept must not change because something else does", "flowtable", "vhost", "bpf", "controller/api", "controller/datapath", "controller/netdev"),
+		// A process boundary between the control side and the data plane must be possible along this line.
+		"controller/datapath": append(bans(wire, "bpf", "controller/api", "controller/state", "controller/report", "controller/netdev", "controller/netns", "cmd"),
+			ban{"github.com/vishvananda/netlink", "it is given descriptors and opens none"}, ban{"github.com/urfave", "it has no command line"}),
+		"controller/report": append(bans("pure functions of a snapshot", "controller/netdev", "controller/netns", "controller/state", "cmd"), ban{"github.com/vishvananda/netlink", "it looks at nothing but the snapshot"}),
+		"controller":        bans("the command line is above it", "cmd"),
 	}
 	for pkg, banned := range never {
 		out, err := exec.Command("go", "list", "-deps", mod+pkg).Output()
@@ -33,9 +54,22 @@ func TestImportsPointDownOnly(t *testing.T) {
 		}
 		for dep := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
 			for _, b := range banned {
-				if under(strings.TrimPrefix(dep, mod), b) && strings.HasPrefix(dep, mod) && dep != mod+pkg {
-					t.Errorf("%s imports %s, which it must not know", pkg, dep)
+				ours, foreign := strings.CutPrefix(dep, mod)
+				if dep != mod+pkg && !(ours == "bpf/meta" && b.path == "bpf") && (foreign && under(ours, b.path) || under(dep, b.path)) {
+					t.Errorf("%s imports %s, which it must not know: %s", pkg, dep, b.why)
 				}
+			}
+		}
+	}
+	// What the data plane itself imports, beside what others bring in: its logger brings JSON, and the rings' owners bring sockets.
+	out, err := exec.Command("go", "list", "-f", "{{join .Imports \"\\n\"}}", mod+"controller/datapath").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
+		for _, b := range []ban{{"encoding/json", "it knows no JSON"}, {"os", "it opens no descriptor"}, {"net", "it opens no descriptor"}, {"flag", "it has no command line"}, {"os/exec", "it runs nothing"}} {
+			if dep == b.path {
+				t.Errorf("controller/datapath imports %s: %s", dep, b.why)
 			}
 		}
 	}

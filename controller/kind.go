@@ -27,6 +27,8 @@ type kind interface {
 	close(a *attachment) error
 	// enforce puts a policy in force on every worker, and delivers what was held under the old one. a.mu is held, a.running true.
 	enforce(a *attachment, p api.Policy) error
+	// uplinkMTU says that the uplink has another MTU, in bytes behind the Ethernet header.
+	uplinkMTU(mtu int)
 	// check looks, once a second and when something has changed, whether all is as it was, and follows what can be followed. An
 	// error means that the VM cannot be served: it is taken off and waits.
 	check(a *attachment, look *look) error

@@ -52,6 +52,7 @@ func (k *countingKind) enforce(a *attachment, p api.Policy) error {
 	k.policies++
 	return a.setRules(p)
 }
+func (k *countingKind) uplinkMTU(int)                  {}
 func (k *countingKind) check(*attachment, *look) error { k.checks++; return nil }
 func (k *countingKind) features() virtio.Features {
 	return virtio.Mask(virtio.FGuestCsum) | virtio.Mask(virtio.FGuestTSO4)

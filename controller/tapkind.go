@@ -205,6 +205,7 @@ func (t *tapKind) features() virtio.Features {
 	return f
 }
 
+func (t *tapKind) uplinkMTU(int)  {} // the tap has its own
 func (t *tapKind) bridged() bool  { return true }
 func (t *tapKind) feed() api.Feed { return t.way }
 func (t *tapKind) to() string     { return t.facts.Name }

@@ -76,16 +76,16 @@ func (q *queue) close() error {
 
 // chunkFor returns the UMEM chunk size for an MTU: XDP's headroom, the Ethernet header with one tag and the MTU must fit.
 func chunkFor(mtu int) (int, error) {
-	need := xdpHeadroom + ethHeader + vlanTag + mtu
-	switch {
-	case need <= smallChunk:
-		return smallChunk, nil
-	case need <= largeChunk:
-		return largeChunk, nil
+	for _, chunk := range []int{smallChunk, largeChunk} {
+		if mtu <= maxMTU(chunk) {
+			return chunk, nil
+		}
 	}
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU",
-		ErrMTU, mtu, largeChunk, largeChunk-xdpHeadroom-ethHeader-vlanTag)
+	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU", ErrMTU, mtu, largeChunk, maxMTU(largeChunk))
 }
+
+// maxMTU is the largest MTU whose frames a UMEM chunk holds.
+func maxMTU(chunk int) int { return chunk - xdpHeadroom - ethHeader - vlanTag }
 
 // inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
 func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {

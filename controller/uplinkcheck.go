@@ -41,7 +41,7 @@ func (c *Controller) checkUplink(u *uplink) {
 
 // want is what the interface must be for the program and the sockets that are on it.
 func (u *uplink) want() netdev.Want {
-	w := netdev.Want{RxQueues: u.facts.RxQueues, MTU: u.facts.MTU}
+	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: maxMTU(u.chunk)}
 	if u.prog.Mode() != "" {
 		w.Program = u.prog.ID()
 	}
@@ -52,6 +52,11 @@ func (u *uplink) want() netdev.Want {
 func (c *Controller) unfit(u *uplink, now *netdev.Facts) string {
 	if why := u.want().Broken(now); why != "" {
 		return why
+	}
+	if now.MTU != u.facts.MTU {
+		if err := u.setMTU(now.MTU); err != nil {
+			return err.Error()
+		}
 	}
 	if now.Master != u.facts.Master {
 		if err := netdev.CheckUplink(now.Name, 0); err != nil {
@@ -67,6 +72,15 @@ func (c *Controller) unfit(u *uplink, now *netdev.Facts) string {
 		return err.Error()
 	}
 	return ""
+}
+
+// setMTU follows an MTU that the open sockets still hold: what guests send may be as long, and who connects next is told.
+func (u *uplink) setMTU(mtu int) error {
+	u.log.Info("the MTU changed, and what is open holds it", "was", u.facts.MTU, "now", mtu)
+	for _, a := range u.vms {
+		a.kind.uplinkMTU(mtu)
+	}
+	return u.each(func(q *queue) error { return q.SetMTU(mtu) })
 }
 
 // switchOff switches an offload off that somebody switched on under us.

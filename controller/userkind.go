@@ -95,6 +95,8 @@ func (k *userKind) close(a *attachment) error {
 
 func (k *userKind) enforce(a *attachment, p api.Policy) error { return a.setRules(p) }
 
+func (k *userKind) uplinkMTU(mtu int) { k.port.Load().SetMTU(mtu) }
+
 // check says once what is wrong with a guest that runs.
 func (k *userKind) check(a *attachment, _ *look) error {
 	s := k.port.Load().State()

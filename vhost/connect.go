@@ -116,7 +116,7 @@ func (p *Port) serve(c *net.UnixConn) {
 
 func (p *Port) runSession(c *net.UnixConn) {
 	s := user.NewSession(user.NewConn(c), user.SessionConfig{
-		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: p.cfg.MTU,
+		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: int(p.mtu.Load()),
 		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Budget: p.cfg.Memory, Touching: p.cfg.touching},
 	})
 	p.mu.Lock()

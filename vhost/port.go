@@ -110,6 +110,7 @@ type Port struct {
 	done   chan struct{} // closed by Close, once nothing of the port is left
 
 	faults atomic.Uint64
+	mtu    atomic.Int64 // what Config.MTU is by now
 	limit  LogLimit
 
 	mu       sync.Mutex
@@ -150,6 +151,7 @@ func NewPort(cfg Config) (*Port, error) {
 		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
 	}
 	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{})}
+	p.mtu.Store(int64(cfg.MTU))
 	for i := range cfg.MaxPairs {
 		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
 		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
@@ -180,6 +182,9 @@ func NewPort(cfg Config) (*Port, error) {
 	})
 	return p, nil
 }
+
+// SetMTU replaces Config.MTU for the front-ends that connect from now on; one that is connected keeps what it was told.
+func (p *Port) SetMTU(mtu int) { p.mtu.Store(int64(mtu)) }
 
 // abandon undoes what NewPort has done for a port that it does not start.
 func (p *Port) abandon(err error) error {

@@ -193,6 +193,14 @@ func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
 	})
 }
 
+// SetMTU replaces Config.MTU.
+func (w *Worker) SetMTU(mtu int) error {
+	return w.do(func() {
+		w.cfg.MTU = mtu
+		w.scratch = make([]byte, mtu+64)
+	})
+}
+
 // SetLate says whether frames that still come for a VM were on their way when its steering ended. They are counted as late.
 func (w *Worker) SetLate(index uint32, late bool) error {
 	return w.do(func() {

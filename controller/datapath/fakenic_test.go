@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
@@ -372,10 +372,10 @@ func encodeMeta(m []byte, port uint32, in *packet.Info, length int) {
 	}
 	m[22], m[23], m[24], m[25] = in.Family, uint8(in.Verdict), 0, in.TCPFlags
 	if in.Keyed {
-		m[24] |= bpf.MetaKeyed
+		m[24] |= meta.Keyed
 	}
 	if in.Tagged {
-		m[24] |= bpf.MetaTagged
+		m[24] |= meta.Tagged
 		le.PutUint16(m[20:], in.TCI)
 	}
 }

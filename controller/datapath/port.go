@@ -3,7 +3,7 @@ package datapath
 import (
 	"fmt"
 
-	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/vhost"
 )
@@ -65,7 +65,7 @@ func (w *Worker) port(index uint32) *port {
 
 // portByID returns the port that XDP knows by an id, nil when it has gone, whoever has its index now.
 func (w *Worker) portByID(id uint32) *port {
-	if p := w.ports[bpf.PortIndex(id)]; p != nil && p.id == id {
+	if p := w.ports[meta.PortIndex(id)]; p != nil && p.id == id {
 		return p
 	}
 	return nil
@@ -79,7 +79,7 @@ func (w *Worker) addPort(cfg PortConfig) error {
 	l := w.table.Ledger(cfg.Index)
 	l.Reset() // the index may have been another VM's
 	w.table.LimitFrame(cfg.Index, 0)
-	p := &port{PortConfig: cfg, id: bpf.PortID(cfg.Index, cfg.Generation), ledger: l, out: newOutQueue(l)}
+	p := &port{PortConfig: cfg, id: meta.PortID(cfg.Index, cfg.Generation), ledger: l, out: newOutQueue(l)}
 	if cfg.NoteSenders {
 		p.senders = &senderSet{}
 	}

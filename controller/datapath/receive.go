@@ -1,7 +1,7 @@
 package datapath
 
 import (
-	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -33,8 +33,8 @@ func (w *Worker) receive() int {
 // classify finds the VM a frame is for and fills w.pkt.Info: from what XDP left in front of the frame, or where there is
 // nothing by parsing here. nil: no VM has this address (any more).
 func (w *Worker) classify(frame, before []byte) *port {
-	var m bpf.Meta
-	if bpf.ParseMeta(before, len(frame), &m) {
+	var m meta.Meta
+	if meta.Parse(before, len(frame), &m) {
 		if w.cfg.Shares != nil { // whoever it is for, it is out of the ring
 			w.cfg.Shares.Took(m.Port, m.VMTicket, m.QueueTicket)
 		}
@@ -57,10 +57,10 @@ func (w *Worker) classify(frame, before []byte) *port {
 
 // fillInfo sets i to what XDP found out about a frame, as the parser here would have said it. All of i is written, in place: a
 // copy per packet can be measured.
-func fillInfo(i *packet.Info, m *bpf.Meta) {
+func fillInfo(i *packet.Info, m *meta.Meta) {
 	i.L3, i.L4, i.Payload, i.PayloadLen = uint32(m.L3), uint32(m.L4), uint32(m.Payload), uint32(m.PayloadLen)
 	i.Family, i.TCPFlags, i.Verdict = m.Family, m.TCPFlags, packet.Verdict(m.Verdict)
-	i.Tagged, i.Keyed = m.Flags&bpf.MetaTagged != 0, m.Flags&bpf.MetaKeyed != 0
+	i.Tagged, i.Keyed = m.Flags&meta.Tagged != 0, m.Flags&meta.Keyed != 0
 	i.TCI = 0
 	if i.Tagged { // an accelerated tag is not in the frame
 		i.TCI = m.TCI

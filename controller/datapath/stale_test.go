@@ -5,7 +5,7 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -45,7 +45,7 @@ func (n *ringNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }
 func xdpMeta(frame []byte, id uint32) []byte {
 	var i packet.Info
 	packet.Parse(frame, &i)
-	b := make([]byte, bpf.MetaSize)
+	b := make([]byte, meta.Size)
 	le := binary.LittleEndian
 	le.PutUint32(b, 0x31435352)
 	le.PutUint32(b[4:], id)
@@ -53,7 +53,7 @@ func xdpMeta(frame []byte, id uint32) []byte {
 	for off, v := range map[int]uint32{12: i.L3, 14: i.L4, 16: i.Payload, 18: i.PayloadLen} {
 		le.PutUint16(b[off:], uint16(v))
 	}
-	b[22], b[23], b[24], b[25] = i.Family, uint8(i.Verdict), bpf.MetaKeyed, i.TCPFlags
+	b[22], b[23], b[24], b[25] = i.Family, uint8(i.Verdict), meta.Keyed, i.TCPFlags
 	return b
 }
 
@@ -106,7 +106,7 @@ func TestFramesInTheRingOfAVMThatLeftDoNotReachItsSuccessor(t *testing.T) {
 	left, next := &lens{}, &lens{}
 	w.admit(t, PortConfig{Index: 5, Addr: Addr{MAC: leftMAC}}, left)
 	for _, p := range (pt.TCP{DstMAC: leftMAC, Len: 1000}).Train(20) {
-		nic.put(p.Frame(), bpf.PortID(5, 0))
+		nic.put(p.Frame(), meta.PortID(5, 0))
 	}
 	w.removePort(5)
 	w.admit(t, PortConfig{Index: 5, Generation: 1, Addr: Addr{MAC: newMAC}}, next)
@@ -114,7 +114,7 @@ func TestFramesInTheRingOfAVMThatLeftDoNotReachItsSuccessor(t *testing.T) {
 	if len(next.got)+len(left.got) != 0 || w.cnt.Unknown != 20 {
 		t.Errorf("the new VM got %d frames of the old one, %d are counted as nobody's", len(next.got), w.cnt.Unknown)
 	}
-	nic.put(pt.TCP{DstMAC: newMAC, Len: 1000}.Frame(), bpf.PortID(5, 1))
+	nic.put(pt.TCP{DstMAC: newMAC, Len: 1000}.Frame(), meta.PortID(5, 1))
 	w.step()
 	if len(next.got) != 1 || w.cnt.Unknown != 20 {
 		t.Errorf("the new VM got %d of its own frames, %d are nobody's", len(next.got), w.cnt.Unknown)
@@ -132,15 +132,15 @@ func TestAnIndexGivenOutAgainStartsAnew(t *testing.T) {
 		}
 		w.step()
 	}
-	send(leftMAC, bpf.PortID(5, 0))
-	send(leftMAC, bpf.PortID(5, 0))
+	send(leftMAC, meta.PortID(5, 0))
+	send(leftMAC, meta.PortID(5, 0))
 	w.removePort(5)
 	w.admit(t, PortConfig{Index: 5, Generation: 1, Addr: Addr{MAC: newMAC}}, large)
 	s := w.snapshot().Port(5)
 	if s.Ledger != (flowtable.Ledger{}) || s.Counters != (PortCounters{}) {
 		t.Errorf("the new VM starts with %+v %+v", s.Ledger, s.Counters)
 	}
-	send(newMAC, bpf.PortID(5, 1))
+	send(newMAC, meta.PortID(5, 1))
 	if len(large.got) != 1 || large.got[0] < 10*1000 {
 		t.Errorf("ten segments came as frames of %v bytes: the limit is the old VM's", large.got)
 	}

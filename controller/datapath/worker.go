@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 )
@@ -18,7 +18,7 @@ import (
 // Bounds of one worker.
 const (
 	BurstFrames  = 64                     // RX descriptors taken at once
-	MaxPorts     = bpf.MaxPorts           // VMs of one interface
+	MaxPorts     = meta.MaxPorts          // VMs of one interface
 	txBudget     = 64                     // chains taken from one source at once
 	groupBudget  = 32                     // group frames taken at once
 	lookEvery    = 16                     // busy steps between two looks at the other descriptors

@@ -5,7 +5,7 @@ import "fmt"
 // Want is what must stay true of an uplink while a program and sockets are on it.
 type Want struct {
 	RxQueues int
-	MTU      int
+	MaxMTU   int    // the largest that the sockets' chunks hold
 	Program  uint32 // kernel id of the XDP program that must be attached; 0: none is to be now
 }
 
@@ -15,8 +15,8 @@ func (w Want) Broken(now *Facts) string {
 	switch {
 	case now.RxQueues != w.RxQueues:
 		return fmt.Sprintf("the number of RX queues changed from %d to %d", w.RxQueues, now.RxQueues)
-	case now.MTU != w.MTU:
-		return fmt.Sprintf("the MTU changed from %d to %d", w.MTU, now.MTU)
+	case now.MTU > w.MaxMTU:
+		return fmt.Sprintf("the MTU is %d now, and what is open holds at most %d", now.MTU, w.MaxMTU)
 	case w.Program == 0 || now.XDP.Mode == "multi" && now.XDP.ProgID == 0: // with an offloaded one beside it the kernel tells no id
 		return ""
 	case !now.XDP.Attached:

@@ -8,7 +8,7 @@ import (
 
 // What changes under a program and its sockets is said; what does not concern them is not.
 func TestWhatMustStayTrueOfAnUplink(t *testing.T) {
-	want := Want{RxQueues: 2, MTU: 1500, Program: 7}
+	want := Want{RxQueues: 2, MaxMTU: 1774, Program: 7}
 	base := Facts{Name: "eth0", RxQueues: 2, MTU: 1500, XDP: XDP{Attached: true, Mode: "native", ProgID: 7}}
 	for name, c := range map[string]struct {
 		edit func(w *Want, f *Facts)
@@ -17,7 +17,9 @@ func TestWhatMustStayTrueOfAnUplink(t *testing.T) {
 		"nothing":              {func(w *Want, f *Facts) {}, ""},
 		"another name":         {func(w *Want, f *Facts) { f.Name = "wan" }, ""},
 		"queues":               {func(w *Want, f *Facts) { f.RxQueues = 4 }, "queues changed from 2 to 4"},
-		"MTU":                  {func(w *Want, f *Facts) { f.MTU = 9000 }, "MTU changed from 1500 to 9000"},
+		"an MTU that fits":     {func(w *Want, f *Facts) { f.MTU = 1774 }, ""},
+		"a small MTU":          {func(w *Want, f *Facts) { f.MTU = 576 }, ""},
+		"an MTU too large":     {func(w *Want, f *Facts) { f.MTU = 1775 }, "MTU is 1775 now, and what is open holds at most 1774"},
 		"program taken off":    {func(w *Want, f *Facts) { f.XDP = XDP{} }, "took the XDP program off"},
 		"another program":      {func(w *Want, f *Facts) { f.XDP.ProgID = 8 }, "program 8"},
 		"one on the NIC, too":  {func(w *Want, f *Facts) { f.XDP = XDP{Attached: true, Mode: "multi"} }, ""},

@@ -29,7 +29,7 @@ const Headroom = 256
 type Socket struct {
 	fd         int
 	zeroCopy   bool
-	mapped     [][]byte // what Close unmaps, the UMEM last
+	mapped     [][]byte // what Close unmaps, the UMEM first
 	umem       *umem
 	fill       addrRing
 	comp       addrRing

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	netnstest "github.com/rscctl/rscctl/test/netns"
 )
 
@@ -150,11 +151,11 @@ func TestFramesAndMetadataArrive(t *testing.T) {
 				}
 				delete(sent, string(f))
 				queueOf[s]++
-				var m bpf.Meta
-				if !bpf.ParseMeta(metaOf(s, d), len(f), &m) {
+				var m meta.Meta
+				if !meta.Parse(metaOf(s, d), len(f), &m) {
 					t.Errorf("no metadata: %x", metaOf(s, d))
 				} else if m.Port != vmPort || m.L3 != 14 || m.L4 != 34 || m.Payload != 54 || int(m.PayloadLen) != int(binary.BigEndian.Uint16(f[16:]))-40 ||
-					m.Flags != bpf.MetaKeyed || m.TCPFlags != 0x10 {
+					m.Flags != meta.Keyed || m.TCPFlags != 0x10 {
 					t.Errorf("metadata %+v", m)
 				}
 			})
@@ -336,8 +337,8 @@ func TestAcceleratedTagReachesTheVLANPortOnly(t *testing.T) {
 	}
 	r.net.A.Inject(t, f)
 	n := r.receive(t, 1, func(s *Socket, d Desc) {
-		var m bpf.Meta
-		if !bpf.ParseMeta(metaOf(s, d), int(d.Len), &m) || m.Port != port || m.Flags != bpf.MetaKeyed|bpf.MetaAccelerated || m.TCI&0xfff != vlan {
+		var m meta.Meta
+		if !meta.Parse(metaOf(s, d), int(d.Len), &m) || m.Port != port || m.Flags != meta.Keyed|meta.Accelerated || m.TCI&0xfff != vlan {
 			t.Errorf("metadata %+v", m)
 		}
 		if !bytes.Equal(frameOf(s, d), f) {
@@ -355,8 +356,8 @@ func TestAcceleratedTagReachesTheVLANPortOnly(t *testing.T) {
 	stop()
 	r.net.A.Inject(t, f)
 	if n := r.receive(t, 1, func(s *Socket, d Desc) {
-		var m bpf.Meta
-		if !bpf.ParseMeta(metaOf(s, d), int(d.Len), &m) || m.Port != vmPort {
+		var m meta.Meta
+		if !meta.Parse(metaOf(s, d), int(d.Len), &m) || m.Port != vmPort {
 			t.Errorf("metadata %+v", m)
 		}
 	}); n != 1 {

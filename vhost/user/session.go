@@ -72,7 +72,7 @@ type Info struct {
 	Regions   int
 	Sealed    bool   // no memory file can shrink
 	QueueSize int    // descriptors of ring 0
-	Warning   string // what is wrong with a ring that runs, "" if nothing is
+	Warning   string // what is wrong with a ring that runs, or keeps rings from running; "" if nothing is
 	PeerPID   int
 }
 
@@ -86,6 +86,7 @@ type Session struct {
 	negotiated bool // SET_FEATURES was seen
 	protocol   ProtocolFeatures
 	mtu        int
+	refused    string // why the front-end will get no further, for Info.Warning
 	status     uint8
 	mem        *guestmem.Table // never nil; without regions when there is no memory
 	removed    []MemRegion     // taken away and not added again, the newest guestmem.MaxRegions
@@ -166,7 +167,7 @@ func (s *Session) publish() {
 	s.info.Features, s.info.Protocol = s.features, s.protocol
 	s.info.MTU, s.info.Status = s.mtu, s.status
 	s.info.QueueSize = s.rings[0].num
-	s.info.Warning = ""
+	s.info.Warning = s.refused
 	for i := range s.rings {
 		if r := &s.rings[i]; r.running && r.warning != "" {
 			s.info.Warning = r.warning

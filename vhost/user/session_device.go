@@ -167,9 +167,11 @@ func (s *Session) netSetMTU(m *Message) ([]byte, error) {
 		return nil, err
 	}
 	if v < 68 || v > 65535 || s.cfg.MaxMTU > 0 && v > uint64(s.cfg.MaxMTU) {
+		// QEMU goes on without a word, and the guest's driver never starts: say it to whoever looks.
+		s.refused = fmt.Sprintf("the front-end wants an MTU of %d and was refused: the most here is %d: lower the VM's host_mtu, or raise the MTU of the interface", v, s.cfg.MaxMTU)
 		return nil, fmt.Errorf("%d: %w", v, ErrMTU)
 	}
-	s.mtu = int(v)
+	s.mtu, s.refused = int(v), ""
 	return nil, nil
 }
 

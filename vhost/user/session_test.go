@@ -358,3 +358,19 @@ func TestAnEventFDNeverBlocksNorAllocates(t *testing.T) {
 		t.Error("nil counter")
 	}
 }
+
+// QEMU says nothing of an MTU that was refused, and its guest's driver never starts: the reason is in Info.
+func TestARefusedMTUIsToldToWhoeverLooks(t *testing.T) {
+	p := newPeer(t)
+	p.send(SetOwner, 0, nil)
+	p.send(SetProtocolFeatures, 0, u64(uint64(DefaultProtocol)))
+	if r := p.ack(NetSetMTU, u64(9001)); r == 0 {
+		t.Fatal("an MTU above the most was taken")
+	}
+	if w := p.s.Info().Warning; !strings.Contains(w, "9001") || !strings.Contains(w, "9000") {
+		t.Errorf("warning %q", w)
+	}
+	if r := p.ack(NetSetMTU, u64(1500)); r != 0 || p.s.Info().Warning != "" {
+		t.Errorf("answer %d, warning %q", r, p.s.Info().Warning)
+	}
+}

@@ -1,0 +1,78 @@
+// Package meta is what the XDP program writes in front of a frame that it hands to AF_XDP, and the id by which it knows a VM. It
+// mirrors struct frame_meta in bpf/abi.h, and needs neither the program nor its maps: the data path reads it.
+package meta
+
+import "encoding/binary"
+
+// MaxPorts is how many VMs of one interface have a place at the same time.
+const MaxPorts = 1 << portBits // mirrors MAX_PORTS in abi.h
+
+const portBits = 8
+
+// PortID is what the program knows a VM by: its place below MaxPorts, and how many VMs had that place before it. A place is
+// given out again when its VM has left; an id is not, for 2^24 VMs of a place. So what still carries the id of a VM that left, in a
+// ring or a map, is never taken for the VM that has its place now.
+func PortID(index, generation uint32) uint32 { return generation<<portBits | index&(MaxPorts-1) }
+
+// PortIndex is the place in a PortID.
+func PortIndex(id uint32) uint32 { return id & (MaxPorts - 1) }
+
+// Size is the number of bytes in front of a steered frame that Parse reads.
+const Size = 32
+
+// magic starts every metadata block ("RSC1" in memory). It mirrors META_MAGIC in abi.h.
+const magic = 0x31435352
+
+// Bits of Meta.Flags.
+const (
+	Tagged      = 1 << 0 // an 802.1Q tag is in the frame; TCI is its
+	Keyed       = 1 << 1 // addresses and TCP ports are readable: the frame belongs to a flow
+	Accelerated = 1 << 2 // the tag was taken out of the frame on its way; TCI is its
+)
+
+// Meta is what the program found out about a frame. Offsets count from the frame's first byte; those of headers that
+// were not reached are 0. It mirrors struct frame_meta in abi.h.
+type Meta struct {
+	Port       uint32 // PortID
+	L3         uint16
+	L4         uint16
+	Payload    uint16
+	PayloadLen uint16
+	TCI        uint16 // host byte order; 0 unless Flags has Tagged or Accelerated
+	Family     uint8  // 4, 6 or 0
+	Verdict    uint8  // parse verdict, a packet.Verdict
+	Flags      uint8
+	TCPFlags   uint8 // byte 13 of the TCP header
+	// Tickets of the frame, of its VM and of its queue; see Shares.Took. 0 where the queue has no shares.
+	VMTicket, QueueTicket uint16
+}
+
+// Parse reads the Size bytes in front of a frame of frameLen bytes. It returns false when they are not the
+// program's, and then the caller parses the frame itself.
+//
+// The bytes in front of a frame are left over from the chunk's earlier use when the driver has no room for metadata, so
+// a magic word alone proves nothing: the caller clears it when it gives a chunk back, and the frame's
+// length must agree. It does not allocate.
+func Parse(before []byte, frameLen int, m *Meta) bool {
+	if len(before) < Size {
+		return false
+	}
+	le := binary.LittleEndian
+	b := before[:Size]
+	if le.Uint32(b) != magic || int(le.Uint16(b[8:])) != frameLen {
+		return false
+	}
+	m.Port = le.Uint32(b[4:])
+	m.QueueTicket = le.Uint16(b[10:])
+	m.L3 = le.Uint16(b[12:])
+	m.L4 = le.Uint16(b[14:])
+	m.Payload = le.Uint16(b[16:])
+	m.PayloadLen = le.Uint16(b[18:])
+	m.TCI = le.Uint16(b[20:])
+	m.Family = b[22]
+	m.Verdict = b[23]
+	m.Flags = b[24]
+	m.TCPFlags = b[25]
+	m.VMTicket = le.Uint16(b[26:])
+	return true
+}
