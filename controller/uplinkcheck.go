@@ -28,8 +28,10 @@ func (c *Controller) checkUplink(u *uplink) {
 		c.sleepUplink(u, why)
 		return
 	}
-	if now, err = netdev.InspectIndex(u.facts.Index); err != nil { // its offloads may have been switched
-		return
+	if len(netdev.SwitchedOn(u.facts, now)) > 0 { // and have been switched off again
+		if now, err = netdev.InspectIndex(u.facts.Index); err != nil {
+			return
+		}
 	}
 	u.facts = now
 	for _, v := range u.sorted() {

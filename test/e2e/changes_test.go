@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -260,4 +261,34 @@ func offload(dev, feature string) (on bool, err error) {
 	}
 	on, _, err = h.Offload(dev, feature)
 	return on, errors.Join(err, h.Close())
+}
+
+// An MTU that what is open holds is followed: the guest keeps its link. One that does not fit gives the interface back.
+func TestAnMTUThatFitsCostsNoVMItsLink(t *testing.T) {
+	r, vm := oneTapVM(t, netnstest.Options{NoIPv6: true})
+	up := func() time.Time {
+		var st api.Status
+		r.json(&st, "status")
+		return st.StartedAt
+	}
+	began := up()
+	for _, mtu := range []string{"1600", "1400", "1500"} {
+		for _, side := range []*netnstest.Side{r.net.A, r.net.B} {
+			side.Output(t, "ip", "link", "set", "dev", side.Dev, "mtu", mtu)
+		}
+		r.eventually("the new MTU is followed", func() error {
+			var st api.Status
+			if r.json(&st, "status"); len(st.Interfaces) != 1 || strconv.Itoa(st.Interfaces[0].MTU) != mtu {
+				return errNotYet
+			}
+			if len(st.Waiting) != 0 {
+				t.Fatalf("MTU %s: %+v", mtu, st.Waiting)
+			}
+			return nil
+		})
+	}
+	if strings.Contains(r.log.String(), "given back") || !up().Equal(began) {
+		t.Error("the interface was given back for an MTU that fits")
+	}
+	r.merged(r.net.A, vm, toTap, false)
 }
