@@ -44,7 +44,7 @@ func (a *attachment) mac() net.HardwareAddr { return net.HardwareAddr(a.addr.MAC
 // portConfig is what the workers must know of the VM.
 func (a *attachment) portConfig() datapath.PortConfig {
 	bridged := a.kind.bridged()
-	return datapath.PortConfig{Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, Bridged: bridged, NoteSenders: bridged}
+	return datapath.PortConfig{Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate, Bridged: bridged, NoteSenders: bridged}
 }
 
 // setPolicy puts a policy in force. When it returns, all that was held under the old one is delivered.
@@ -85,7 +85,7 @@ func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
 	vm := report.VM{Index: a.idx, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
-		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof,
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate,
 	}}
 	err := a.kind.describe(a, &vm)
 	f := a.kind.features()

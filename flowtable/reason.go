@@ -69,6 +69,7 @@ const (
 	ReasonControlFrame                  // between switches: PAUSE, BPDU, LACP, 802.1X, LLDP
 	ReasonHairpin                       // back to the VM that it is from
 	ReasonGroupShare                    // more broadcast and multicast than a VM's share
+	ReasonIsolated                      // for a neighbour, where one of the two is kept from its neighbours
 	numReasons
 )
 
@@ -83,7 +84,7 @@ var reasonNames = [NumReasons]string{
 	"ext_header", "reserved_flag", "bad_ip_checksum", "bad_tcp_checksum", "noncanonical_checksum", "partial_checksum",
 	"syn", "rst", "urg", "cwr", "no_ack", "pure_ack", "dup_ack", "window_update", "empty", "gso_input", "port_excluded",
 	"family_off", "policy_off", "not_negotiated", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
-	"bad_length", "control_frame", "hairpin", "group_share",
+	"bad_length", "control_frame", "hairpin", "group_share", "isolated",
 }
 
 // String returns the reason's fixed name.

@@ -27,6 +27,7 @@ func attachCommand(s streams) *cli.Command {
 		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP` (QEMU runs as another user)",
 			DefaultText: "unchanged"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
+		boolFlag("isolate", "keep the VM and the VMs beside it on IFACE apart"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
 		boolFlag("fix-offloads", "switch off what hides checksums from us on a reachable veth peer"),
 		boolFlag("dry-run", "say what would be changed, change nothing"),
@@ -93,7 +94,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 		VM: c.String("vm"), MAC: c.String("mac"), VLAN: c.Int("vlan"),
 		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"), Tap: c.String("tap"), Bypass: c.Bool("bypass-filters"),
 		Domain: c.String("domain"), TrustTap: c.Bool("trust-tap"),
-		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), FixOffloads: c.Bool("fix-offloads"),
+		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), Isolate: c.Bool("isolate"), FixOffloads: c.Bool("fix-offloads"),
 		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
 		DryRun: c.Bool("dry-run"),
 	}
@@ -147,7 +148,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 // feedFlags are the flags that mean something only for the other way to a VM.
 func feedFlags(req api.AttachRequest) []string {
 	if req.VhostUser == "" {
-		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory"}
+		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory", "isolate"}
 	}
 	return []string{"bypass-filters", "trust-tap"}
 }

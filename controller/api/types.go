@@ -74,6 +74,7 @@ type AttachRequest struct {
 	Bypass      bool        `json:"bypass_filters,omitempty"`
 	Policy      PolicyPatch `json:"policy"`
 	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
+	Isolate     bool        `json:"isolate,omitempty"`    // nothing crosses between the VM and those beside it
 	AnyMemory   bool        `json:"any_memory,omitempty"` // guest memory on any file system but FUSE
 	FixOffloads bool        `json:"fix_offloads,omitempty"`
 	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
@@ -188,6 +189,7 @@ type Port struct {
 	Effective   Profile   `json:"effective_profile"`
 	PolicyNote  string    `json:"policy_note,omitempty"`
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
+	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
 	Warnings    []string  `json:"warnings"`
 }
 

@@ -20,6 +20,8 @@ type PortConfig struct {
 	Generation uint32 // how many VMs had the index before; XDP knows the VM by both
 	Addr       Addr
 	AllowSpoof bool // frames with a foreign source address may leave
+	// Isolated: nothing crosses between the VM and the VMs beside it, in either direction.
+	Isolated bool
 	// Bridged: the kernel's bridge brings the VM its group frames and its neighbours' frames, so the worker does not.
 	Bridged bool
 	// NoteSenders: keep the source addresses of recent frames for Senders.

@@ -390,3 +390,20 @@ func TestAStoppedPortsSourcesAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// Nothing crosses between a VM that is isolated and those beside it; the wire is reached by all.
+func TestAnIsolatedVMAndItsNeighboursAreApart(t *testing.T) {
+	for _, who := range []uint32{1, 2} { // the sender, or the receiver
+		r := newRig(t)
+		_, s := r.sender(1, func(c *PortConfig) { c.Isolated = who == 1 })
+		q := r.vm(2, func(c *PortConfig) { c.Isolated = who == 2 })
+		s.send(noHdr, from(1, macOf(2), 100).Frame(), from(1, [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 100).Frame(), from(1, wire, 100).Frame())
+		r.step()
+		if n := len(r.nic.sent()); n != 2 || len(q.got) != 0 {
+			t.Errorf("VM %d is isolated: %d frames on the wire, want the broadcast and the last; %d at the neighbour", who, n, len(q.got))
+		}
+		if n := r.w.ports[1].cnt.TxDropped[flowtable.ReasonIsolated]; n != 1 {
+			t.Errorf("VM %d is isolated: %d frames dropped for it", who, n)
+		}
+	}
+}

@@ -171,6 +171,11 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 		w.cnt.TxSlots += uint64(copies) // the sender pays, not those who hear it
 		p.group.charge(w.now, 1+copies)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
+		if p.Isolated || q.Isolated { // not to the wire either: what reflects there would bring it back
+			p.cnt.TxDropped[flowtable.ReasonIsolated]++
+			w.nic.Free(d.Addr)
+			return
+		}
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
 		w.accept(q, buf[:n], d.Addr)
@@ -190,7 +195,7 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 // copyToNeighbours gives a VM's group frame to the running VMs of its VLAN, each a chunk of its own, and returns to how many.
 func (w *Worker) copyToNeighbours(frame []byte, from *port) (copies int) {
 	for _, q := range w.list {
-		if q == from || !q.hears(from.Addr.VLAN) {
+		if q == from || q.Isolated || from.Isolated || !q.hears(from.Addr.VLAN) {
 			continue
 		}
 		if !w.copyToPort(frame, q) {

@@ -38,6 +38,7 @@ type VhostUser struct {
 	Owner      string `json:"owner,omitempty"`   // USER:GROUP; "": unchanged
 	AllowSpoof bool   `json:"allow_spoof,omitempty"`
 	AnyMemory  bool   `json:"any_memory,omitempty"`
+	Isolate    bool   `json:"isolate,omitempty"`
 }
 
 // Tap is the VM's own tap.
