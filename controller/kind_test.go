@@ -25,6 +25,7 @@ type countingKind struct {
 	frames, segments atomic.Uint64
 	policies, checks int
 	plans, closes    int
+	boom             atomic.Bool // the next frame makes its guest panic
 }
 
 func (k *countingKind) plan(*Controller, *attachment, *netdev.Facts, bool) (changes, warnings []string, err error) {
@@ -87,6 +88,9 @@ func (g *countingGuest) Check(bool) error              { return nil }
 func (g *countingGuest) Close() (int, error)           { return 0, nil }
 func (g *countingGuest) Commit() (int, error) {
 	for _, f := range g.put {
+		if g.k.boom.Swap(false) {
+			panic("boom")
+		}
 		g.k.frames.Add(1)
 		g.k.segments.Add(uint64(len(f.Refs)))
 		for _, r := range f.Refs {
@@ -96,43 +100,63 @@ func (g *countingGuest) Commit() (int, error) {
 	return len(g.put), nil
 }
 
-// A new kind of port is one file and one line: it attaches, gets merged frames, follows policies, is looked at, described and
-// detached like those that the product has.
-func TestAThirdKindOfPortIsOneFileAndOneLine(t *testing.T) {
+// thirdRig is a controller with the third kind, on side B of a pair, and one VM of it.
+type thirdRig struct {
+	t   *testing.T
+	net *netnstest.Network
+	c   *Controller
+	k   *countingKind
+}
+
+// withThird runs fn in the namespace of side B. The one line that tells the controller of a new kind is in it.
+func withThird(t *testing.T, fn func(r *thirdRig) error) {
 	netnstest.Need(t, netnstest.AFXDP)
-	net := netnstest.Pair(t, netnstest.Options{NoIPv6: true})
+	r := &thirdRig{t: t, net: netnstest.Pair(t, netnstest.Options{NoIPv6: true}), k: &countingKind{}}
 	dir := t.TempDir()
-	const mac = "52:54:00:00:00:0a"
-	k := &countingKind{}
-	net.B.Do(t, func() error {
-		c, err := New(Options{State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), BPFFS: filepath.Join(dir, "bpf"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-		if err != nil {
+	r.net.B.Do(t, func() (err error) {
+		if r.c, err = New(Options{State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), BPFFS: filepath.Join(dir, "bpf"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}); err != nil {
 			return err
 		}
 		defer func() {
-			if err := c.shutdown(); err != nil {
+			if err := r.c.shutdown(); err != nil {
 				t.Error(err)
 			}
 		}()
-		c.restored = true
-		c.kinds = append(c.kinds, kindOf{wanted: func(r *api.AttachRequest) bool { return r.VhostUser+r.Tap == "" }, make: func(*api.AttachRequest) (kind, error) { return k, nil }})
-		resp, err := c.Attach(api.AttachRequest{Iface: net.B.Dev, VM: "third", MAC: mac})
+		r.c.restored = true
+		r.c.kinds = append(r.c.kinds, kindOf{wanted: func(r *api.AttachRequest) bool { return r.VhostUser+r.Tap == "" }, make: func(*api.AttachRequest) (kind, error) { return r.k, nil }})
+		resp, err := r.c.Attach(api.AttachRequest{Iface: r.net.B.Dev, VM: "third", MAC: "52:54:00:00:00:0a"})
 		if err != nil {
 			return err
 		}
-		if k.plans != 1 || resp.Changes[len(resp.Changes)-1] != "count frames" {
-			t.Errorf("planned %d times: %q", k.plans, resp.Changes)
+		if r.k.plans != 1 || resp.Changes[len(resp.Changes)-1] != "count frames" {
+			t.Errorf("planned %d times: %q", r.k.plans, resp.Changes)
 		}
-		p := pt.TCP{DstMAC: [6]byte{0x52, 0x54, 0, 0, 0, 0x0a}, Len: 1000}
-		send := func(p pt.TCP) {
-			net.A.Inject(t, pt.Frames(p.Train(10)...)...)
-			for end := time.Now().Add(10 * time.Second); k.segments.Load()%10 != 0 || k.segments.Load() == 0; time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatalf("%d segments of 10 came", k.segments.Load())
-				}
-			}
+		return fn(r)
+	})
+}
+
+// send sends ten segments to the VM.
+func (r *thirdRig) send() {
+	p := pt.TCP{DstMAC: [6]byte{0x52, 0x54, 0, 0, 0, 0x0a}, Len: 1000}
+	r.net.A.Inject(r.t, pt.Frames(p.Train(10)...)...)
+}
+
+func (r *thirdRig) eventually(what string, done func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("%s: not within ten seconds", what)
 		}
-		send(p)
+	}
+}
+
+// A new kind of port is one file and one line: it attaches, gets merged frames, follows policies, is looked at, described and
+// detached like those that the product has.
+func TestAThirdKindOfPortIsOneFileAndOneLine(t *testing.T) {
+	withThird(t, func(r *thirdRig) error {
+		c, k := r.c, r.k
+		r.send()
+		r.eventually("ten segments", func() bool { return k.segments.Load() == 10 })
 		off := false
 		if _, err := c.SetPolicy(api.PolicyRequest{VM: "third", Patch: api.PolicyPatch{Coalesce: &off}}); err != nil || k.policies != 1 {
 			t.Errorf("policy: %v, enforced %d times", err, k.policies)
@@ -148,9 +172,36 @@ func TestAThirdKindOfPortIsOneFileAndOneLine(t *testing.T) {
 		if err != nil || s.VMs[0].Interrupts != k.frames.Load() || s.VMs[0].GuestFrames != k.frames.Load() || s.Unexplained != 0 {
 			t.Errorf("stats %+v, %v", s.VMs, err)
 		}
-		if _, err := c.Detach(api.DetachRequest{Iface: net.B.Dev}); err != nil || k.closes != 1 {
+		if _, err := c.Detach(api.DetachRequest{Iface: r.net.B.Dev}); err != nil || k.closes != 1 {
 			t.Errorf("detach: %v, closed %d times", err, k.closes)
 		}
+		return nil
+	})
+}
+
+// A fault of ours in a worker ends that worker and nothing else: it is shown, and made anew with its interface.
+func TestAWorkersFaultIsMendedByANewWorker(t *testing.T) {
+	withThird(t, func(r *thirdRig) error {
+		r.k.boom.Store(true)
+		r.send()
+		r.eventually("the worker asks for a look", func() bool { return len(r.c.trouble) > 0 })
+		st, err := r.c.Status("")
+		if err != nil || st.Interfaces[0].Queues[0].Worker != api.WorkerFailed {
+			t.Errorf("a worker that has ended is shown as %+v, %v", st.Interfaces[0].Queues, err)
+		}
+		r.c.mu.Lock()
+		r.c.checkAll()
+		if len(r.c.waiting) != 1 {
+			t.Errorf("waiting: %v", r.c.waiting)
+		}
+		r.c.wakeWaiting()
+		r.c.mu.Unlock()
+		if st, err = r.c.Status(""); err != nil || len(st.Waiting) != 0 || st.Interfaces[0].Queues[0].Worker != api.WorkerRunning {
+			t.Fatalf("after the mend: %+v, %v", st, err)
+		}
+		r.k.segments.Store(0)
+		r.send()
+		r.eventually("frames come again", func() bool { return r.k.segments.Load() == 10 })
 		return nil
 	})
 }

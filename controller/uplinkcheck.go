@@ -12,6 +12,12 @@ import (
 // its address, offloads that are switched off again); otherwise the interface is given back and its VMs wait for the next
 // try, with the reason. The caller holds mu.
 func (c *Controller) checkUplink(u *uplink) {
+	for _, q := range u.queues {
+		if err := q.Fault(); err != nil { // a fault of ours: the worker is made anew with its interface, the others go on
+			c.sleepUplink(u, err.Error())
+			return
+		}
+	}
 	now, err := netdev.InspectIndex(u.facts.Index)
 	switch {
 	case errors.Is(err, netdev.ErrNoDevice):
