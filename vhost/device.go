@@ -1,6 +1,9 @@
 package vhost
 
-import "github.com/rscctl/rscctl/vhost/user"
+import (
+	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/vring"
+)
 
 // device is the Port as its session sees it. It runs on the control goroutine.
 type device struct {
@@ -20,7 +23,7 @@ const (
 // starter is either direction of queue.
 type starter interface {
 	startRing(r user.RingSetup) error
-	stopRing() (base uint16, err error)
+	stopRing() (base vring.Position, err error)
 }
 
 func (d *device) ring(index int) (starter, *queue) {
@@ -65,7 +68,7 @@ func (d *device) StartRing(r user.RingSetup) error {
 	return s.startRing(r)
 }
 
-func (d *device) StopRing(index int) (base uint16, err error) {
+func (d *device) StopRing(index int) (base vring.Position, err error) {
 	s, _ := d.ring(index)
 	return s.stopRing()
 }

@@ -20,7 +20,7 @@ type queue struct {
 	name string // "rx queue 0"
 
 	mu       sync.Mutex
-	dev      *vring.Device // nil while stopped
+	dev      vring.Device // nil while stopped
 	size     int
 	features virtio.Features
 	hdrLen   int
@@ -63,12 +63,12 @@ func (q *queue) start(r user.RingSetup) {
 }
 
 // stop ends the ring. Between bursts nothing is taken and not published, so the
-// device's index is where a successor goes on. The kick eventfd stays readable
+// device's base is where a successor goes on. The kick eventfd stays readable
 // for pollers until the control side is done with BeforeStop. The queue's hold on
 // the guest's memory ends here, once no slice of it is left. The caller holds mu.
-func (q *queue) stop() (base uint16, err error) {
+func (q *queue) stop() (base vring.Position, err error) {
 	if q.dev == nil {
-		return 0, nil
+		return base, nil
 	}
 	dev := q.dev
 	base = dev.Base()

@@ -20,24 +20,18 @@ type RxQueue struct {
 
 	waiting waiters
 
-	short  bool   // the last Put found too few buffers; kicks are armed
-	armed  bool   // kicks are armed
-	seen   uint16 // avail index when short was set
-	wanted int    // bytes that were not to be had then
-	walked int    // pieces of chains looked at since Walked
+	short  bool           // the last Put found too few buffers; kicks are armed
+	armed  bool           // kicks are armed
+	seen   vring.Position // where the ring had no more when short was set
+	wanted int            // bytes that were not to be had then
+	walked int            // pieces of chains looked at since Walked
 
 	least    int          // bytes in the smallest chain of the last frame
 	maxFrame atomic.Int64 // what MaxFrame returns
 
-	taken []taken  // chains of the frame in hand
-	segs  [][]byte // their memory, in order
+	taken []vring.Used // chains of the frame in hand
+	segs  [][]byte     // their memory, in order
 	hdr   [virtio.HdrSize]byte
-}
-
-// taken is a chain that Put has taken off the ring.
-type taken struct {
-	head uint16
-	len  int // writable bytes
 }
 
 // Begin locks the queue for a burst. It returns false, and leaves the queue
@@ -175,11 +169,6 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 		limit = min(limit, q.budget)
 	}
 	err = q.gather(need, limit)
-	for i, t := range q.taken {
-		if i == 0 || t.len < q.least {
-			q.least = t.len
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -187,24 +176,21 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	f.Hdr.NumBuffers = uint16(len(q.taken)) // at most the ring's size
 	f.Hdr.Encode(q.hdr[:])
 	scatter(q.segs, q.hdr[:q.hdrLen], f.Frags)
-	for _, t := range q.taken {
-		n := min(t.len, need) // every chain but the last is filled (section 5.1.6.4.1)
-		need -= n
-		q.dev.Push(t.head, uint32(n))
-	}
+	q.dev.Push(q.taken)
 	return nil
 }
 
 // gather takes chains for need bytes, at most limit of them.
 func (q *RxQueue) gather(need, limit int) error {
 	q.taken, q.segs = q.taken[:0], q.segs[:0]
-	mark, whole := q.dev.Mark(), need
+	var first vring.Position
+	whole := need
 	for armed := false; need > 0; {
 		if len(q.taken) == limit { // more buffers, or the same ones later, do not help
 			if limit < q.size {
 				q.cnt.now[cRxOverBudget]++
 			}
-			q.dev.Rewind(mark)
+			q.giveBack(first)
 			return ErrTooBig
 		}
 		ok, err := q.dev.Next(&q.chain)
@@ -221,8 +207,8 @@ func (q *RxQueue) gather(need, limit int) error {
 					continue
 				}
 			}
-			q.short, q.seen, q.wanted = true, q.dev.Base(), whole
-			q.dev.Rewind(mark)
+			q.short, q.seen, q.wanted = true, q.dev.Mark(), whole
+			q.giveBack(first)
 			return ErrNoBuffers
 		}
 		c := &q.chain
@@ -231,15 +217,28 @@ func (q *RxQueue) gather(need, limit int) error {
 			q.dev.Fail(vring.ErrReadable)
 			return q.fail(vring.ErrReadable)
 		}
-		q.taken = append(q.taken, taken{c.Head, c.WriteLen})
+		if len(q.taken) == 0 {
+			first, q.least = c.At, c.WriteLen
+		}
+		q.least = min(q.least, c.WriteLen)
+		q.taken = append(q.taken, vring.Used{Head: c.Head, Written: uint32(c.WriteLen)})
 		if !q.mrg && c.WriteLen < need {
-			q.dev.Rewind(mark)
+			q.giveBack(first)
 			return ErrTooBig
 		}
 		q.segs = append(q.segs, c.Writable...)
 		need -= c.WriteLen
 	}
+	// Every chain but the last is filled (section 5.1.6.4.1); need is now less than nothing by what the last has left.
+	q.taken[len(q.taken)-1].Written -= uint32(-need)
 	return nil
+}
+
+// giveBack undoes what gather has taken, from the first chain on.
+func (q *RxQueue) giveBack(first vring.Position) {
+	if len(q.taken) > 0 {
+		q.dev.Rewind(first)
+	}
 }
 
 // scatter copies hdr and frags into segs, which hold enough.
@@ -282,8 +281,8 @@ func (q *RxQueue) arm() (available bool, err error) {
 	return q.dev.EnableNotify(), nil
 }
 
-// news tells whether the guest has posted buffers since a Put found too few: one load of its avail index.
-func (q *RxQueue) news() bool { return q.dev.Base()+uint16(q.dev.Pending()) != q.seen }
+// news tells whether the guest has posted buffers since a Put found too few: one load of what it has made available.
+func (q *RxQueue) news() bool { return q.dev.Available(q.seen) }
 
 // Walked returns how many pieces of descriptor chains Put has looked at since the last call, also in vain: what the
 // shape of the guest's buffers costs. Between Begin and Commit only.
@@ -319,15 +318,15 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 	q.learn()
 	q.short, q.armed = false, false
 	if q.taken == nil {
-		q.taken, q.segs = make([]taken, 0, 64), make([][]byte, 0, 256)
+		q.taken, q.segs = make([]vring.Used, 0, 64), make([][]byte, 0, 256)
 	}
 	q.start(r)
 	return nil
 }
 
-func (q *RxQueue) stopRing() (base uint16, err error) {
+func (q *RxQueue) stopRing() (base vring.Position, err error) {
 	if err := q.lock(); err != nil {
-		return 0, err
+		return base, err
 	}
 	defer q.unlock()
 	clear(q.segs[:cap(q.segs)])

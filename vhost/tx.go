@@ -13,8 +13,8 @@ type TxQueue struct {
 	queue
 
 	frame TxFrame
-	buf   []byte   // header and frame of the chain in hand
-	done  []uint16 // heads taken and not yet published
+	buf   []byte       // header and frame of the chain in hand
+	done  []vring.Used // chains taken and not yet published
 }
 
 // What ends a Poll, so that a guest with large frames or long chains does not
@@ -53,7 +53,6 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	q.done = q.done[:0]
 	for bytes := 0; len(q.done) < budget && bytes < maxPollBytes && walked < maxPollPieces; {
-		mark := q.dev.Mark()
 		got, usable, terr := q.take()
 		if terr != nil {
 			err = terr
@@ -66,14 +65,14 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err
 		next := TakeOn
 		if usable {
 			if next = fn(&q.frame); next == Leave {
-				q.dev.Rewind(mark)
+				q.dev.Rewind(q.chain.At)
 				break
 			}
 			q.cnt.now[cTxFrames]++
 			q.cnt.now[cTxBytes] += uint64(len(q.frame.Data))
 			bytes += len(q.frame.Data)
 		}
-		q.done = append(q.done, q.chain.Head)
+		q.done = append(q.done, vring.Used{Head: q.chain.Head})
 		if next == TakeLast {
 			break
 		}
@@ -141,9 +140,7 @@ func (q *TxQueue) copyOut(c *vring.Chain) bool {
 // loses us go on at the used index without loss or repetition.
 func (q *TxQueue) publish() (err error) {
 	defer q.guard(&err)
-	for _, head := range q.done {
-		q.dev.Push(head, 0)
-	}
+	q.dev.Push(q.done)
 	q.publishUsed()
 	return nil
 }
@@ -193,9 +190,9 @@ func (q *TxQueue) startRing(r user.RingSetup) error {
 	return nil
 }
 
-func (q *TxQueue) stopRing() (base uint16, err error) {
+func (q *TxQueue) stopRing() (base vring.Position, err error) {
 	if err := q.lock(); err != nil {
-		return 0, err
+		return base, err
 	}
 	defer q.unlock()
 	return q.stop()

@@ -15,7 +15,7 @@ import (
 )
 
 // newLoop is a Net whose device is ours instead of the kernel's, so that what the ring holds can be read everywhere.
-func newLoop(t testing.TB, c NetConfig) (*Net, *vring.Device) {
+func newLoop(t testing.TB, c NetConfig) (*Net, vring.Device) {
 	t.Helper()
 	c.Backend = &Packet{fd: 0, mtu: 1500}
 	if err := c.complete(); err != nil {
@@ -41,7 +41,7 @@ func newLoop(t testing.TB, c NetConfig) (*Net, *vring.Device) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := vring.NewDevice(table, l, features, 0)
+	dev, err := vring.NewDevice(table, l, features, vring.Position{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,9 +75,9 @@ func TestAChainIsTheHeaderAndTheFrame(t *testing.T) {
 	heap := bytes.Clone(umem)
 	n, dev := newLoop(t, NetConfig{Umem: umem, RingSize: 8, MaxFrags: 6, MaxCopy: 600})
 	want := map[uint64][]byte{} // by ref: what its chain must hold
-	var inDevice []uint16
+	var inDevice []vring.Head
 	var out, next uint64
-	refOf := map[uint16]uint64{}
+	refOf := map[vring.Head]uint64{}
 	free := func(ref uint64) {
 		if _, ok := want[ref]; !ok {
 			t.Fatalf("ref %d comes back twice, or was never out", ref)
@@ -137,7 +137,7 @@ func TestAChainIsTheHeaderAndTheFrame(t *testing.T) {
 		}
 		for len(inDevice) > 0 && (next == frames || rnd.IntN(3) > 0) {
 			i := rnd.IntN(len(inDevice))
-			dev.Push(inDevice[i], 0)
+			dev.Push([]vring.Used{{Head: inDevice[i]}})
 			inDevice = append(inDevice[:i], inDevice[i+1:]...)
 			dev.Publish()
 			before := out
@@ -202,7 +202,7 @@ func TestCloseGivesBackWhateverTheDeviceDoes(t *testing.T) {
 	if err := n.Kick(); err != nil {
 		t.Fatal(err)
 	}
-	dev.Push(3, 0) // a chain that it was never given
+	dev.Push([]vring.Used{{Head: 3}}) // a chain that it was never given
 	dev.Publish()
 	back := map[uint64]int{}
 	free := func(ref uint64) { back[ref]++ }
@@ -255,8 +255,8 @@ func BenchmarkPost(b *testing.B) {
 		if err := n.Kick(); err != nil {
 			b.Fatal(err)
 		}
-		for head := range uint16(16) { // the free list gives the last used first
-			dev.Push(head, 0)
+		for head := range vring.Head(16) { // the free list gives the last used first
+			dev.Push([]vring.Used{{Head: head}})
 		}
 		dev.Publish()
 		if n.Reap(free) != 16 {

@@ -20,13 +20,15 @@ func TestMovingFramesDoesNotAllocate(t *testing.T) {
 	all := append(hdr, frame...)
 	sink := make([]byte, 1<<17)
 	var c vring.Chain
+	used := make([]vring.Used, 1)
 	run := func() {
 		for b := all; len(b) > 0; {
 			if ok, err := r.rxDev.Next(&c); !ok || err != nil {
 				t.Fatal("no buffer", err)
 			}
 			n := copy(c.Writable[0], b)
-			r.rxDev.Push(c.Head, uint32(n))
+			used[0] = vring.Used{Head: c.Head, Written: uint32(n)}
+			r.rxDev.Push(used)
 			b = b[n:]
 		}
 		r.rxDev.Publish()
@@ -41,7 +43,8 @@ func TestMovingFramesDoesNotAllocate(t *testing.T) {
 		if ok, err := r.txDev.Next(&c); !ok || err != nil {
 			t.Fatal("no frame", err)
 		}
-		r.txDev.Push(c.Head, 0)
+		used[0] = vring.Used{Head: c.Head}
+		r.txDev.Push(used)
 		r.txDev.Publish()
 		r.p.c.publish()
 		signal(r.p.rx.kick)

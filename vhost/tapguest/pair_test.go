@@ -156,7 +156,7 @@ func TestStackFramesReachTheBackEndWithTheirHeader(t *testing.T) {
 		if !bytes.Equal(c.Readable[0][virtio.HdrSize:], frame) {
 			t.Fatalf("round %d: frame differs", round)
 		}
-		r.txDev.Push(c.Head, 0)
+		r.txDev.Push([]vring.Used{{Head: c.Head}})
 		r.txDev.Publish()
 	}
 }
@@ -176,7 +176,7 @@ func TestFullTransmitRingLeavesFramesInTheTap(t *testing.T) {
 	for range 4 {
 		_, err := r.txDev.Next(&c)
 		must(t, err)
-		r.txDev.Push(c.Head, 0)
+		r.txDev.Push([]vring.Used{{Head: c.Head}})
 	}
 	r.txDev.Publish()
 	if n, err = r.p.tx.turn(r.p.tap, txBudget, &r.p.c); err != nil || n != 2 {

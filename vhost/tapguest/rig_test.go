@@ -17,8 +17,8 @@ import (
 type rig struct {
 	t     testing.TB
 	p     *pair
-	rxDev *vring.Device
-	txDev *vring.Device
+	rxDev vring.Device
+	txDev vring.Device
 	stack int // the test's end of the "tap"
 }
 
@@ -29,12 +29,12 @@ func newRig(t testing.TB, f virtio.Features, num, size int) *rig {
 	ringLen := (vring.Bytes(num) + 4095) &^ 4095
 	mem := make([]byte, 2*ringLen+num*size+num*txStride+4096)
 	table := guestmem.FromBytes(rigGPA, rigGPA, mem)
-	ring := func(at int) (*vring.Driver, *vring.Device) {
+	ring := func(at int) (*vring.Driver, vring.Device) {
 		l, err := vring.Split(mem[at:], num)
 		must(t, err)
 		drv, err := vring.NewDriver(l, f, vring.IndirectArea{})
 		must(t, err)
-		dev, err := vring.NewDevice(table, l, f, 0)
+		dev, err := vring.NewDevice(table, l, f, vring.Position{})
 		must(t, err)
 		return drv, dev
 	}
@@ -101,7 +101,7 @@ func (r *rig) push(b []byte) int {
 		r.t.Fatal("no receive buffer")
 	}
 	n := copy(c.Writable[0], b)
-	r.rxDev.Push(c.Head, uint32(n))
+	r.rxDev.Push([]vring.Used{{Head: c.Head, Written: uint32(n)}})
 	return n
 }
 

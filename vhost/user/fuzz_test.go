@@ -17,7 +17,7 @@ import (
 // fuzzDevice runs rings as a port does: it looks into each as soon as it starts.
 type fuzzDevice struct {
 	t       *testing.T
-	running map[int]*vring.Device
+	running map[int]vring.Device
 	chain   vring.Chain
 }
 
@@ -35,7 +35,7 @@ func (d *fuzzDevice) StartRing(r RingSetup) error {
 			if err != nil || !ok {
 				break
 			}
-			r.Dev.Push(d.chain.Head, 0)
+			r.Dev.Push([]vring.Used{{Head: d.chain.Head}})
 		}
 		call = r.Dev.Publish()
 	})
@@ -50,11 +50,11 @@ func (d *fuzzDevice) StartRing(r RingSetup) error {
 	return nil
 }
 
-func (d *fuzzDevice) StopRing(i int) (uint16, error) {
+func (d *fuzzDevice) StopRing(i int) (vring.Position, error) {
 	dev := d.running[i]
 	if dev == nil {
 		d.t.Errorf("ring %d stopped twice", i)
-		return 0, nil
+		return vring.Position{}, nil
 	}
 	delete(d.running, i)
 	base := dev.Base()
@@ -147,7 +147,7 @@ func FuzzSession(f *testing.F) {
 		}
 		before := count(t)
 		a, b := socketPair(t)
-		dev := &fuzzDevice{t: t, running: map[int]*vring.Device{}}
+		dev := &fuzzDevice{t: t, running: map[int]vring.Device{}}
 		var fault atomic.Int64 // touches left until the memory vanishes; 0 and less: it stays
 		s := NewSession(NewConn(b), SessionConfig{
 			Features: virtio.Mask(virtio.FVersion1, virtio.FMrgRxbuf, virtio.FEventIdx, virtio.FIndirectDesc), MaxPairs: 2, Device: dev,

@@ -49,14 +49,14 @@ func (d *device) BeforeChange(pause bool) {
 func (d *device) AfterChange() { d.note(")") }
 
 func (d *device) StartRing(r RingSetup) error {
-	d.note("start%d:%d@%d", r.Index, r.Size, r.Dev.Base())
+	d.note("start%d:%d@%d", r.Index, r.Size, r.Dev.Base().Num())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.rings[r.Index] = r
 	return nil
 }
 
-func (d *device) StopRing(i int) (uint16, error) {
+func (d *device) StopRing(i int) (vring.Position, error) {
 	d.note("stop%d", i)
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -31,10 +31,10 @@ type Device interface {
 	// the hold on the guest's memory, is the device's. The eventfds stay the
 	// session's and open until StopRing and BeforeChange have returned.
 	StartRing(r RingSetup) error
-	// StopRing ends it, closes its r.Dev and returns the index of the next avail
-	// entry. An error means that the ring may still be in use: its memory stays.
+	// StopRing ends it, closes its r.Dev and returns its base: where the next device
+	// goes on. An error means that the ring may still be in use: its memory stays.
 	// For a ring that does not run it does nothing.
-	StopRing(index int) (base uint16, err error)
+	StopRing(index int) (base vring.Position, err error)
 	// EnableRing is told to rings running or not.
 	EnableRing(index int, on bool) error
 	// SetCall replaces the call eventfd of a running ring; nil for none. The old
@@ -48,7 +48,7 @@ type RingSetup struct {
 	Size       int // descriptors
 	Enabled    bool
 	Features   virtio.Features
-	Dev        *vring.Device
+	Dev        vring.Device
 	Kick, Call *EventFD // nil where the front-end gave none
 }
 
@@ -104,14 +104,14 @@ type Session struct {
 // ring is what the front-end has said about one virtqueue.
 type ring struct {
 	num     int
-	base    uint16
+	base    vring.Position
 	addr    VringAddr
 	hasAddr bool
 	kicked  bool // SET_VRING_KICK was seen: the ring shall run
 	enabled bool
 	running bool
-	dev     *vring.Device // while it runs
-	warning string        // of its last start
+	dev     vring.Device // while it runs
+	warning string       // of its last start
 	kick    *EventFD
 	call    *EventFD
 	err     *EventFD

@@ -110,7 +110,7 @@ func (s *Session) startRing(i int) error {
 
 // resume lets dev go on where the ring stands, and says what cannot be mended. A
 // ring that we have stopped ourselves stands at its base: nothing to do or to say.
-func (s *Session) resume(i int, dev *vring.Device) error {
+func (s *Session) resume(i int, dev vring.Device) error {
 	var was vring.Resumption
 	if err := dev.Touch(func() { was = dev.Resume() }); err != nil {
 		return fmt.Errorf("ring %d: %w", i, err)
@@ -135,14 +135,15 @@ func (s *Session) resume(i int, dev *vring.Device) error {
 // part must lie in one region, so that it is one slice.
 func (s *Session) layout(r *ring) (l vring.Layout, err error) {
 	l.Num = r.num
+	desc, avail, used := vring.AreaBytes(s.features, r.num)
 	for _, part := range []struct {
 		dst  *[]byte
 		addr uint64
 		size int
 	}{
-		{&l.Desc, r.addr.Desc, vring.DescBytes(r.num)},
-		{&l.Avail, r.addr.Avail, vring.AvailBytes(r.num)},
-		{&l.Used, r.addr.Used, vring.UsedBytes(r.num)},
+		{&l.Desc, r.addr.Desc, desc},
+		{&l.Avail, r.addr.Avail, avail},
+		{&l.Used, r.addr.Used, used},
 	} {
 		if *part.dst, err = s.mem.SliceUVA(part.addr, uint64(part.size)); err != nil {
 			return l, fmt.Errorf("%w: %w", ErrRingAddress, err)
@@ -172,7 +173,7 @@ func (s *Session) setVringNum(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num == 0 || num > vring.MaxSize || num&(num-1) != 0 {
+	if num > vring.MaxSize || !vring.ValidSize(s.features, int(num)) {
 		return nil, fmt.Errorf("ring %d, size %d: %w", i, num, ErrRingSize)
 	}
 	r := &s.rings[i]
@@ -188,13 +189,14 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num > 0xffff {
-		return nil, fmt.Errorf("ring %d, base %d: %w", i, num, ErrBadPayload)
+	base, err := vring.ParseBase(s.features, num)
+	if err != nil {
+		return nil, fmt.Errorf("ring %d, base %d: %w: %w", i, num, ErrBadPayload, err)
 	}
 	if s.rings[i].running {
 		return nil, fmt.Errorf("ring %d: base: %w", i, ErrRingRunning)
 	}
-	s.rings[i].base = uint16(num)
+	s.rings[i].base = base
 	return nil, nil
 }
 
@@ -238,7 +240,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	r.kicked = false
 	closeEvents(&r.kick, &r.call)
-	return VringState{Index: uint32(i), Num: uint32(r.base)}.Append(nil), nil
+	return VringState{Index: uint32(i), Num: r.base.Num()}.Append(nil), nil
 }
 
 func (s *Session) setVringEnable(m *Message) ([]byte, error) {

@@ -3,6 +3,7 @@ package vring_test
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -12,7 +13,7 @@ import (
 )
 
 // newRing is a ring whose descriptor i is a writable buffer of 64 bytes.
-func newRing(t *testing.T, num int, f virtio.Features, base uint16) (*vringtest.Guest, *vring.Device) {
+func newRing(t *testing.T, num int, f virtio.Features, base uint16) (*vringtest.Guest, vring.Device) {
 	t.Helper()
 	g := vringtest.New(vringtest.Options{Num: num, Features: f})
 	for i := range num {
@@ -20,14 +21,14 @@ func newRing(t *testing.T, num int, f virtio.Features, base uint16) (*vringtest.
 		g.SetHead(i, uint16(i))
 	}
 	g.SetAvail(0, base)
-	d, err := vring.NewDevice(g.Table, g.Layout, f, base)
+	d, err := vring.NewDevice(g.Table, g.Layout, f, vringtest.At(base))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return g, d
 }
 
-func take(t *testing.T, d *vring.Device, n int) (heads []uint16) {
+func take(t *testing.T, d vring.Device, n int) (heads []vring.Head) {
 	t.Helper()
 	var c vring.Chain
 	for range n {
@@ -44,7 +45,7 @@ func TestUsedElementsStayHiddenUntilPublish(t *testing.T) {
 	g, d := newRing(t, 8, 0, 0)
 	g.SetAvail(0, 3)
 	for i, h := range take(t, d, 3) {
-		d.Push(h, uint32(10+i))
+		d.Push([]vring.Used{{Head: h, Written: uint32(10 + i)}})
 	}
 	if g.UsedIdx() != 0 {
 		t.Fatalf("used.idx is %d before Publish", g.UsedIdx())
@@ -66,45 +67,30 @@ func TestUsedElementsStayHiddenUntilPublish(t *testing.T) {
 func TestIndexWrapKeepsSlots(t *testing.T) {
 	g, d := newRing(t, 8, 0, 0xfffe)
 	g.SetAvail(0, 4) // 6 chains over the wrap
-	if n := d.Pending(); n != 6 {
-		t.Fatalf("%d pending", n)
-	}
 	heads := take(t, d, 6)
-	if want := []uint16{6, 7, 0, 1, 2, 3}; !equal(heads, want) {
+	if want := []vring.Head{6, 7, 0, 1, 2, 3}; !slices.Equal(heads, want) {
 		t.Errorf("heads %v, want %v", heads, want)
 	}
 	if ok, err := d.Next(new(vring.Chain)); ok || err != nil {
 		t.Errorf("a seventh chain: %v, %v", ok, err)
 	}
-	if d.Base() != 4 {
-		t.Errorf("base %d", d.Base())
+	if d.Base() != vringtest.At(4) {
+		t.Errorf("base %d", d.Base().Num())
 	}
-}
-
-func equal(a, b []uint16) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 func TestRewindLeavesNoTrace(t *testing.T) {
 	g, d := newRing(t, 8, 0, 0)
 	g.SetAvail(0, 5)
-	d.Push(take(t, d, 1)[0], 1)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0], Written: 1}})
 	before := bytes.Clone(g.Layout.Used)
 	m := d.Mark()
 	for _, h := range take(t, d, 4) {
-		d.Push(h, 64)
+		d.Push([]vring.Used{{Head: h, Written: 64}})
 	}
 	d.Rewind(m)
-	if d.Base() != 1 || d.Pending() != 4 {
-		t.Errorf("base %d, pending %d", d.Base(), d.Pending())
+	if d.Base() != vringtest.At(1) || d.Mark() != m {
+		t.Errorf("base %d", d.Base().Num())
 	}
 	d.Publish()
 	if g.UsedIdx() != 1 {
@@ -113,7 +99,7 @@ func TestRewindLeavesNoTrace(t *testing.T) {
 	if !bytes.Equal(before[:2], g.Layout.Used[:2]) {
 		t.Error("flags changed")
 	}
-	if heads := take(t, d, 4); !equal(heads, []uint16{1, 2, 3, 4}) {
+	if heads := take(t, d, 4); !slices.Equal(heads, []vring.Head{1, 2, 3, 4}) {
 		t.Errorf("taken again: %v", heads)
 	}
 }
@@ -121,12 +107,12 @@ func TestRewindLeavesNoTrace(t *testing.T) {
 func TestCallFollowsTheFlagWithoutEventIdx(t *testing.T) {
 	g, d := newRing(t, 8, 0, 0)
 	g.SetAvail(0, 1)
-	d.Push(take(t, d, 1)[0], 0)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0]}})
 	if !d.Publish() {
 		t.Error("no call although the flag is clear")
 	}
 	g.SetAvail(1, 2)
-	d.Push(take(t, d, 1)[0], 0)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0]}})
 	if d.Publish() {
 		t.Error("a call although the driver asked for none")
 	}
@@ -142,7 +128,7 @@ func TestCallFollowsUsedEvent(t *testing.T) {
 		idx += uint16(n)
 		g.SetAvail(1, idx) // the flag means nothing now
 		for _, h := range take(t, d, n) {
-			d.Push(h, 0)
+			d.Push([]vring.Used{{Head: h}})
 		}
 		return d.Publish()
 	}
@@ -200,7 +186,7 @@ func TestNotifyRechecksAfterAsking(t *testing.T) {
 func TestNotifyFlagsDoNotPublish(t *testing.T) {
 	g, d := newRing(t, 8, 0, 0)
 	g.SetAvail(0, 1)
-	d.Push(take(t, d, 1)[0], 0)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0]}})
 	d.DisableNotify()
 	d.EnableNotify()
 	if g.UsedIdx() != 0 {
@@ -214,7 +200,7 @@ func TestUsedIndexIsReadFromTheRing(t *testing.T) {
 	g.Set(0, vringtest.Desc{Addr: g.DataGPA, Len: 4, Flags: write})
 	g.SetAvail(0, 1)
 	d, _ := g.Device()
-	d.Push(take(t, d, 1)[0], 4)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0], Written: 4}})
 	d.Publish()
 	if g.UsedIdx() != 0 {
 		t.Errorf("used.idx %d, want the wrap to 0", g.UsedIdx())
@@ -224,36 +210,60 @@ func TestUsedIndexIsReadFromTheRing(t *testing.T) {
 	}
 }
 
-func TestNewMemoryKeepsIndexes(t *testing.T) {
-	g, d := newRing(t, 8, 0, 0)
-	g.SetAvail(0, 3)
-	d.Push(take(t, d, 1)[0], 1)
+// What Base says is all that the next device needs, on the same ring in other memory.
+func TestTheNextDeviceGoesOnAtTheBase(t *testing.T) {
+	g, d := newRing(t, 8, 0, 0xffff)
+	g.SetAvail(0, 2)
+	d.Push([]vring.Used{{Head: take(t, d, 1)[0], Written: 1}})
 	d.Publish()
 	mem := vringtest.Heap(len(g.Mem))
 	copy(mem, g.Mem)
-	table := guestmem.FromBytes(vringtest.DefaultGPA, vringtest.DefaultUVA, mem)
 	l, err := vring.Split(mem, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SetMemory(table, vring.Layout{Num: 4, Desc: l.Desc, Avail: l.Avail, Used: l.Used}); err != vring.ErrRingSize {
-		t.Errorf("another size: %v", err)
+	base, err := vring.ParseBase(0, d.Base().Num())
+	if err != nil || base != d.Base() {
+		t.Fatalf("%d is read as %d, %v", d.Base().Num(), base.Num(), err)
 	}
-	if err := d.SetMemory(table, l); err != nil {
+	if d, err = vring.NewDevice(guestmem.FromBytes(vringtest.DefaultGPA, vringtest.DefaultUVA, mem), l, 0, base); err != nil {
 		t.Fatal(err)
 	}
-	var c vring.Chain
-	if ok, err := d.Next(&c); !ok || err != nil || c.Head != 1 {
-		t.Fatalf("head %d, %v, %v", c.Head, ok, err)
+	heads := take(t, d, 2)
+	if !slices.Equal(heads, []vring.Head{0, 1}) {
+		t.Errorf("heads %v", heads)
 	}
-	copy(c.Writable[0], "moved")
-	if off := int(g.DataGPA-vringtest.DefaultGPA) + 64; string(mem[off:off+5]) != "moved" {
-		t.Error("the chain is not in the new memory")
-	}
-	d.Push(1, 5)
+	d.Push([]vring.Used{{Head: heads[0], Written: 5}})
 	d.Publish()
 	if got := binary.LittleEndian.Uint16(l.Used[2:]); got != 2 || g.UsedIdx() != 1 {
 		t.Errorf("used.idx new %d, old %d", got, g.UsedIdx())
+	}
+}
+
+func TestABaseThatIsNoIndexOfASplitRingIsRefused(t *testing.T) {
+	if _, err := vring.ParseBase(0, 0x10000); err != vring.ErrBase {
+		t.Error(err)
+	}
+}
+
+// A caller that found too little waits for news behind what it saw, not for what it gave back.
+func TestAvailableIsWhatCameBehindAPlace(t *testing.T) {
+	g, d := newRing(t, 8, 0, 0xfffe)
+	g.SetAvail(0, 1)
+	m := d.Mark()
+	take(t, d, 3)
+	end := d.Base()
+	d.Rewind(m)
+	if d.Available(end) {
+		t.Error("what was given back counts as news")
+	}
+	g.SetAvail(0, 2)
+	if !d.Available(end) || d.Mark() != m {
+		t.Error("a new chain was not seen, or one was taken")
+	}
+	g.SetAvail(0, 100) // no driver does
+	if !d.Available(end) || d.Err() != vring.ErrAvailJump {
+		t.Errorf("a broken ring keeps its caller waiting: %v", d.Err())
 	}
 }
 
@@ -302,7 +312,7 @@ func TestBadLayoutsAreRefused(t *testing.T) {
 	for _, tt := range tests {
 		l := good
 		tt.edit(&l)
-		if _, err := vring.NewDevice(guestmem.FromBytes(0, 0, mem), l, 0, 0); err != tt.want {
+		if _, err := vring.NewDevice(guestmem.FromBytes(0, 0, mem), l, 0, vring.Position{}); err != tt.want {
 			t.Errorf("%s: device: got %v, want %v", tt.name, err, tt.want)
 		}
 		if _, err := vring.NewDriver(l, 0, vring.IndirectArea{}); err != tt.want {

@@ -13,6 +13,7 @@ var (
 	// ErrAvailAlign: the standard allows 2 bytes, but its index can then not be read atomically; no known guest does it.
 	ErrAvailAlign = errors.New("ring: avail ring not aligned to 4 bytes, which this device needs")
 	ErrByteOrder  = errors.New("ring: big-endian hosts are not supported")
+	ErrBase       = errors.New("ring: base does not fit the ring's format")
 )
 
 // Classes of a driver's misbehaviour; every error of [Device.Next] wraps one of them.

@@ -17,11 +17,11 @@ import (
 func TestTruncatedGuestMemoryFaultsRecoverably(t *testing.T) {
 	o := vringtest.Options{Num: 8, Features: virtio.Mask(virtio.FEventIdx), Data: 8192}
 	size := int64(vringtest.Size(o)+4095) &^ 4095
-	for name, call := range map[string]func(d *vring.Device){
-		"Next":         func(d *vring.Device) { _, _ = d.Next(new(vring.Chain)) },
-		"Pending":      func(d *vring.Device) { d.Pending() },
-		"Push":         func(d *vring.Device) { d.Push(0, 0) },
-		"EnableNotify": func(d *vring.Device) { d.EnableNotify() },
+	for name, call := range map[string]func(d vring.Device){
+		"Next":         func(d vring.Device) { _, _ = d.Next(new(vring.Chain)) },
+		"Available":    func(d vring.Device) { d.Available(vring.Position{}) },
+		"Push":         func(d vring.Device) { d.Push([]vring.Used{{}}) },
+		"EnableNotify": func(d vring.Device) { d.EnableNotify() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			fd, err := unix.MemfdCreate("vring", unix.MFD_CLOEXEC)

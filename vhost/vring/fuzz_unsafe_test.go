@@ -60,7 +60,10 @@ func FuzzDevice(f *testing.F) {
 		if bits&2 != 0 {
 			set |= 1 << virtio.FEventIdx
 		}
-		d, err := vring.NewDevice(table, l, set, base)
+		if bits&4 != 0 {
+			set |= 1 << virtio.FLogAll
+		}
+		d, err := vring.NewDevice(table, l, set, vringtest.At(base))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,8 +75,9 @@ func FuzzDevice(f *testing.F) {
 			case 0, 1:
 				ok, err := d.Next(&c)
 				checkChain(t, &c, ok, err, first, second)
+				checkAddresses(t, &c, table, set.Has(virtio.FLogAll))
 			case 2:
-				d.Push(c.Head, uint32(call))
+				d.Push([]vring.Used{{Head: c.Head, Written: uint32(call)}})
 			case 3:
 				d.Publish()
 				m = d.Mark()

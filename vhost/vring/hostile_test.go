@@ -199,7 +199,7 @@ func TestDeviceNamesWhatTheDriverBroke(t *testing.T) {
 			if ok, again := d.Next(&c); ok || again != err {
 				t.Errorf("afterwards: %v, %v", ok, again)
 			}
-			if d.Base() != 0 || d.Err() != err || d.Pending() != 0 || !d.EnableNotify() {
+			if d.Base() != vringtest.At(0) || d.Err() != err || !d.Available(d.Base()) || !d.EnableNotify() {
 				t.Error("the broken ring goes on")
 			}
 		})

@@ -36,6 +36,11 @@ func AvailBytes(num int) int { return ringStart + 2*num + 2 }
 // UsedBytes is the size in bytes of the used ring, avail_event included, which is there whether negotiated or not.
 func UsedBytes(num int) int { return ringStart + usedElem*num + 2 }
 
+// splitBytes are the three together.
+func splitBytes(num int) (desc, avail, used int) {
+	return DescBytes(num), AvailBytes(num), UsedBytes(num)
+}
+
 // Offsets says where avail and used begin when the three pieces are laid out behind each other, descriptors at 0. Used
 // begins on a cache line of its own, because the other side writes there.
 func Offsets(num int) (avail, used int) {
@@ -85,6 +90,7 @@ func (l *Layout) check() error {
 	return nil
 }
 
+// validSize: a split ring has a power of two.
 func validSize(num int) bool { return num > 0 && num <= MaxSize && num&(num-1) == 0 }
 
 func roundUp(n, to int) int { return (n + to - 1) &^ (to - 1) }

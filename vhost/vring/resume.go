@@ -13,8 +13,8 @@ type Resumption struct {
 	Still bool // all of the ring is lost: the driver can post nothing, so nothing will ever happen
 }
 
-// Resume looks whether the base that the front-end gave leaves chains behind, and goes on at used.idx instead where the
-// ring proves that this is right. Call it once, before the first Next, inside Touch.
+// Resume goes on at used.idx instead of the base that the front-end gave where that base leaves chains behind and the ring
+// proves that used.idx is right.
 //
 // A front-end that finds its back-end again knows no base, and has to read one from the ring. QEMU takes used.idx: right
 // for a device that completes in order, as this one does. Cloud Hypervisor takes avail.idx (unless IN_ORDER is
@@ -34,7 +34,7 @@ type Resumption struct {
 //
 // A chain of a transmit ring that the device before had sent and not completed is sent twice then; the alternative is that
 // the driver waits for it for ever. A ring that lies harms its own guest.
-func (d *Device) Resume() Resumption {
+func (d *splitDevice) Resume() Resumption {
 	avail := uint16(atomic.LoadUint32(d.availWord) >> 16)
 	r := Resumption{Open: int(avail - d.used), Lost: int(d.next - d.used)}
 	if r.Open > d.num || r.Lost > r.Open {
@@ -49,7 +49,7 @@ func (d *Device) Resume() Resumption {
 }
 
 // inOrder is the proof that Resume asks for.
-func (d *Device) inOrder(avail uint16) bool {
+func (d *splitDevice) inOrder(avail uint16) bool {
 	head := func(p uint16) uint16 { return binary.LittleEndian.Uint16(d.availRing[2*int(p&d.mask):]) }
 	for p := avail - uint16(d.num); p != d.used; p++ {
 		if id := binary.LittleEndian.Uint32(d.usedRing[usedElem*int(p&d.mask):]); id != uint32(head(p)) {

@@ -15,15 +15,15 @@ import (
 type history struct {
 	g           *vringtest.Guest
 	num         int
-	free        []uint16
-	open        []uint16 // in avail order
+	free        []vring.Head
+	open        []vring.Head // in avail order
 	avail, used uint16
 }
 
 func newHistory(num int, at uint16) *history {
 	h := &history{g: vringtest.New(vringtest.Options{Num: num}), num: num, avail: at, used: at}
 	for i := range num {
-		h.free = append(h.free, uint16(i))
+		h.free = append(h.free, vring.Head(i))
 		h.g.Set(i, vringtest.Desc{Addr: h.g.DataGPA + uint64(64*i), Len: 64, Flags: write})
 	}
 	h.g.SetAvail(0, at)
@@ -37,7 +37,7 @@ func (h *history) post(n int, rnd *rand.Rand) {
 		head := h.free[i]
 		h.free = slices.Delete(h.free, i, i+1)
 		h.open = append(h.open, head)
-		h.g.Post(head)
+		h.g.Post(uint16(head))
 		h.avail++
 	}
 }
@@ -53,9 +53,9 @@ func (h *history) complete(i int) {
 	binary.LittleEndian.PutUint16(h.g.Layout.Used[2:], h.used)
 }
 
-func (h *history) device(t *testing.T, base uint16) (*vring.Device, vring.Resumption) {
+func (h *history) device(t *testing.T, base uint16) (vring.Device, vring.Resumption) {
 	t.Helper()
-	d, err := vring.NewDevice(h.g.Table, h.g.Layout, 0, base)
+	d, err := vring.NewDevice(h.g.Table, h.g.Layout, 0, vringtest.At(base))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,18 +136,18 @@ func TestARingServedOutOfOrderIsNotResumedByGuess(t *testing.T) {
 func TestARingInNoStateAtAllIsLeftAlone(t *testing.T) {
 	h := newHistory(8, 0)
 	h.g.SetAvail(0, 100)
-	if d, r := h.device(t, 50); r != (vring.Resumption{}) || d.Base() != 50 {
-		t.Errorf("%+v at %d", r, d.Base())
+	if d, r := h.device(t, 50); r != (vring.Resumption{}) || d.Base() != vringtest.At(50) {
+		t.Errorf("%+v at %d", r, d.Base().Num())
 	}
 	h = newHistory(8, 0) // a base beyond what was posted
-	if d, r := h.device(t, 3); r != (vring.Resumption{}) || d.Base() != 3 {
-		t.Errorf("%+v at %d", r, d.Base())
+	if d, r := h.device(t, 3); r != (vring.Resumption{}) || d.Base() != vringtest.At(3) {
+		t.Errorf("%+v at %d", r, d.Base().Num())
 	}
 	h = newHistory(8, 0) // heads that no driver posts
 	for range 4 {
 		h.g.Post(9)
 	}
-	if d, r := h.device(t, 4); r != (vring.Resumption{Open: 4, Lost: 4}) || d.Base() != 4 {
-		t.Errorf("%+v at %d", r, d.Base())
+	if d, r := h.device(t, 4); r != (vring.Resumption{Open: 4, Lost: 4}) || d.Base() != vringtest.At(4) {
+		t.Errorf("%+v at %d", r, d.Base().Num())
 	}
 }

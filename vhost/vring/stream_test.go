@@ -17,7 +17,7 @@ import (
 // shows, a wake-up lost by the notification rules ends in the timeout, and the race detector sees the ordering.
 type stream struct {
 	g          *vringtest.Guest
-	dev        *vring.Device
+	dev        vring.Device
 	drv        *vring.Driver
 	kick, call chan struct{}
 	chains     int
@@ -167,7 +167,7 @@ func (s *stream) serve(rng *rand.Rand) error {
 			}
 			left -= len(p)
 		}
-		s.dev.Push(c.Head, uint32(n))
+		s.dev.Push([]vring.Used{{Head: c.Head, Written: uint32(n)}})
 		return true, nil
 	}
 	for served := 0; served < s.chains; {
@@ -247,8 +247,8 @@ func TestEveryChainArrivesOnceInOrderAndWhole(t *testing.T) {
 func TestIndexesWrapAround(t *testing.T) {
 	for _, f := range []virtio.Features{virtio.Mask(virtio.FIndirectDesc), virtio.Mask(virtio.FIndirectDesc, virtio.FEventIdx)} {
 		s := runStream(t, vringtest.Options{Num: 64, Features: f, Indirect: 6}, 70000)
-		if s.dev.Base() != 70000-65536 || s.dev.UsedIndex() != 70000-65536 {
-			t.Errorf("indexes %d and %d after 70000 chains", s.dev.Base(), s.dev.UsedIndex())
+		if s.dev.Base() != vringtest.At(70000-65536) || s.g.UsedIdx() != 70000-65536 {
+			t.Errorf("indexes %d and %d after 70000 chains", s.dev.Base().Num(), s.g.UsedIdx())
 		}
 	}
 }

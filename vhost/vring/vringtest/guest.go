@@ -94,8 +94,17 @@ func New(o Options) *Guest {
 }
 
 // Device makes the device side at base 0.
-func (g *Guest) Device() (*vring.Device, error) {
-	return vring.NewDevice(g.Table, g.Layout, g.Features, 0)
+func (g *Guest) Device() (vring.Device, error) {
+	return vring.NewDevice(g.Table, g.Layout, g.Features, vring.Position{})
+}
+
+// At is the place of a split ring at which avail entry base is taken next. Device.Base is one of these.
+func At(base uint16) vring.Position {
+	p, err := vring.ParseBase(0, uint32(base))
+	if err != nil {
+		panic(err)
+	}
+	return p
 }
 
 // Driver makes the well-behaved driver side, which clears the ring. Make it before the device.
