@@ -17,10 +17,10 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		return
 	}
 	q := p.out
-	if q.full() && !p.hungry { // a burst of many small frames: make room now
+	if q.full() && !p.waiting { // a burst of many small frames: make room now
 		w.flushPort(p)
 	}
-	if q.full() || (p.hungry && q.chunks+len(sf.Refs) > w.waitLimit()) {
+	if q.full() || (p.waiting && q.chunks+len(sf.Refs) > w.waitLimit()) {
 		p.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
 		w.nic.FreeAll(sf.Refs)
 		return
@@ -58,15 +58,17 @@ func (w *Worker) reap() {
 			p.held = p.guest.Reap()
 		}
 	}
+	w.countLent()
 }
 
 // flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
 // guest has no room.
 func (w *Worker) flushPort(p *port) {
-	if p.paused {
-		w.cutTo(p, w.waitLimit())
+	if p.paused || (p.hungry && p.asked == w.turn) {
+		w.bound(p, p.hungry)
 		return
 	}
+	p.asked = w.turn
 	w.fill(p)
 	full, over := false, false
 	for p.out.n > 0 && !full && !over {
@@ -96,7 +98,7 @@ func (w *Worker) flushPort(p *port) {
 		}
 	}
 	if p.guest != nil {
-		p.held = p.guest.Reap()
+		w.keeps(p, p.guest.Reap())
 		w.table.LimitFrame(p.Index, p.guest.MaxFrame())
 	}
 	w.bound(p, full)
@@ -108,7 +110,7 @@ func (w *Worker) putBurst(p *port) error {
 		if p.credit.walk <= 0 {
 			return errTurn
 		}
-		err := w.put(p.guest, p.out.at(i))
+		err := w.put(p, p.out.at(i))
 		p.credit.walk -= p.guest.Walked()
 		if err != nil {
 			return err
@@ -147,8 +149,8 @@ func (w *Worker) settleBurst(p *port, n int) {
 
 // put hands one frame over, whole if the guest takes it so. A superframe that does not fit the guest's buffers (no MRG_RXBUF),
 // or that the guest no longer takes, is cut again and handed over packet by packet.
-func (w *Worker) put(g Guest, f *outFrame) error {
-	if !f.cut {
+func (w *Worker) put(p *port, f *outFrame) error {
+	if g := p.guest; !f.cut {
 		err := g.Put(&f.Frame)
 		if err == ErrNoOffer && f.Hdr.GSOType == 0 && f.Hdr.Flags != 0 { // no GUEST_CSUM any more: no claim then
 			f.Hdr.Flags = 0
@@ -165,11 +167,12 @@ func (w *Worker) put(g Guest, f *outFrame) error {
 			f.why = flowtable.ReasonNotNegotiated
 		}
 	}
-	return w.putPieces(g, f)
+	return w.putPieces(p, f)
 }
 
-// putPieces hands over what is left of a superframe, cut into the packets it was made of.
-func (w *Worker) putPieces(g Guest, f *outFrame) error {
+// putPieces hands over what is left of a superframe, cut into the packets it was made of. Each is charged by itself: there may be
+// hundreds.
+func (w *Worker) putPieces(p *port, f *outFrame) error {
 	gso := flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize, FixedID: f.fixed}
 	if err := w.cutter.Init(f.Frags, gso); err != nil {
 		return ErrRefused
@@ -186,22 +189,26 @@ func (w *Worker) putPieces(g Guest, f *outFrame) error {
 		if i < f.done {
 			continue
 		}
+		if p.credit.walk -= p.guest.Walked(); p.credit.walk <= 0 {
+			return errTurn
+		}
 		w.pieces[0] = w.scratch[:n]
 		w.piece.Frags, w.piece.Len = w.pieces, n
-		if err := g.Put(&w.piece); err != nil {
+		if err := p.guest.Put(&w.piece); err != nil {
 			return err
 		}
 		f.puts++
 	}
 }
 
-// bound keeps what waits for a guest without room within its limit: the newest leave first. A guest for which nothing is left
-// is tried again with the next frame.
+// bound keeps what waits for a guest within its limit: the newest leave first. A guest for which nothing is left is tried again
+// with the next frame. full: the guest has no room.
 func (w *Worker) bound(p *port, full bool) {
-	w.setHungry(p, full)
-	if full {
+	w.setWaiting(p, p.out.n > 0)
+	if p.waiting {
 		w.cutTo(p, w.waitLimit())
 	}
+	w.setWaiting(p, p.out.n > 0)
 	w.setHungry(p, full && p.out.n > 0)
 }
 
@@ -211,6 +218,18 @@ func (w *Worker) cutTo(p *port, chunks int) {
 		f := p.out.popNewest()
 		p.drop(f, flowtable.ReasonGuestNoBuffers)
 		w.nic.FreeAll(f.Refs)
+	}
+}
+
+func (w *Worker) setWaiting(p *port, waiting bool) {
+	if waiting == p.waiting {
+		return
+	}
+	p.waiting = waiting
+	if waiting {
+		w.waiting++
+	} else {
+		w.waiting--
 	}
 }
 
@@ -237,5 +256,6 @@ func (w *Worker) dropQueued(p *port, why flowtable.Reason) {
 	for p.out.n > 0 {
 		w.dropFront(p, why)
 	}
+	w.setWaiting(p, false)
 	w.setHungry(p, false)
 }

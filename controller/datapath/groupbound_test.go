@@ -77,7 +77,7 @@ func TestFloodsOfManyNeighboursTogetherHaveABound(t *testing.T) {
 		for range n {
 			l.vm()
 		}
-		l.floods(time.Second, time.Millisecond, l.vms...)
+		l.floods(time.Second, 800*time.Microsecond, l.vms...)
 		for _, v := range l.vms {
 			within(t, fmt.Sprintf("frames that one of %d VMs heard", n), v.count, groupRate/4, groupRate+groupBurst+n)
 		}

@@ -37,14 +37,17 @@ type port struct {
 	out     *outQueue
 	credit  credit
 	group   groupBound
-	hungry  bool   // the guest has no room: what waits in out is bounded
+	hungry  bool   // the guest has no room
+	waiting bool   // frames wait for the next burst or longer: what waits in out is bounded
+	asked   uint64 // the turn in which the hungry guest was tried last
 	paused  bool   // the guest is away for a moment: what comes for it waits
 	late    bool   // steering is off: what still comes was on its way when it was switched
 	dirty   bool   // in Worker.dirty
 	held    int    // chunks that the guest has not given back
-	sentIn  uint64 // the turn in which it sent last
 	pollAt  int    // place of the guest's descriptor in the poll set
 	senders *senderSet
+	sources []*egress // of Worker.egress, the VM's
+	source  int       // the one that is polled next
 
 	ledger *flowtable.Ledger // the table's, in which the worker books
 	cnt    PortCounters
@@ -55,6 +58,9 @@ type egress struct {
 	src  Source
 	port *port
 	emit func(*vhost.TxFrame) vhost.Next // bound once, so that polling allocates nothing
+
+	idle  uint64 // the turn in which it had nothing
+	short bool   // its frame waits for chunks: more frames are no news
 }
 
 // port returns the port with an index, nil where there is none.
@@ -131,7 +137,12 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 		w.touch(p)
 	}
 	for _, s := range sources {
-		w.egress = append(w.egress, &egress{src: s, port: p, emit: func(f *vhost.TxFrame) vhost.Next { return w.emit(p, f) }})
+		e := &egress{src: s, port: p}
+		e.emit = func(f *vhost.TxFrame) vhost.Next { return w.emit(e, f) }
+		w.egress, p.sources = append(w.egress, e), append(p.sources, e)
+	}
+	if len(sources) > 0 {
+		w.round.add(p)
 	}
 	w.fdsStale = true
 	return nil
@@ -152,7 +163,8 @@ func (w *Worker) stopPort(index uint32) {
 	p.paused = false
 	w.table.ClearPort(index, flowtable.ReasonStop, w.now)
 	w.fill(p)
-	p.credit.walk = max(p.credit.walk, outQueueLen*walkLeast) // its last turn: what the guest takes, it gets
+	p.credit.walk = max(p.credit.walk, walkTurn) // its last turn: what the guest takes, it gets
+	p.asked = 0
 	w.flushPort(p)
 	w.dropQueued(p, flowtable.ReasonPortDown)
 	w.closeGuest(p)
@@ -179,6 +191,9 @@ func (w *Worker) dropSources(p *port) {
 	}
 	clear(w.egress[len(keep):])
 	w.egress = keep
+	w.round.remove(p)
+	p.sources, p.source = nil, 0
+	w.txNeed = 0 // whoever needs room says so again
 	w.fdsStale = true
 }
 
@@ -188,7 +203,8 @@ func (w *Worker) closeGuest(p *port) {
 	if g == nil {
 		return
 	}
-	p.guest, p.held = nil, 0 // first: one that panics is not closed again
+	p.guest = nil // first: one that panics is not closed again
+	w.keeps(p, 0)
 	w.setHungry(p, false)
 	unsent, err := g.Close()
 	if err != nil {

@@ -113,7 +113,18 @@ type ringGuest struct {
 	free        func(ref uint64) // nic.Free, bound once
 	room        int              // chunks that the ring may hold
 	puts        int
+
+	copied [copyLen]byte // a frame beyond the room: the ring copies it once more, and holds no chunk
+	copyOf virtio.Frame
+	part   [1][]byte
+	refs   []uint64 // of the frames copied in this burst
 }
+
+// copyLen is how long a frame may be that is copied into a ring, at most.
+const copyLen = kernel.DefaultMaxCopy
+
+// littleRoom is a room in which superframes would wait for one another.
+const littleRoom = 64
 
 // NewRingGuest returns the way into a VM by a ring, which it owns, as it owns the packet socket behind it.
 func NewRingGuest(ring Ring, pkt PacketSocket, nic NIC) Guest {
@@ -121,14 +132,14 @@ func NewRingGuest(ring Ring, pkt PacketSocket, nic NIC) Guest {
 }
 
 func (g *ringGuest) Begin(room int) bool {
-	g.puts, g.room = 0, room
+	g.puts, g.room, g.refs = 0, room, g.refs[:0]
 	g.ring.Reap(g.free)
 	return true
 }
 
 func (g *ringGuest) Put(f *Frame) error {
-	if g.ring.Chunks()+len(f.Refs) > g.room {
-		return ErrFull
+	if len(f.Refs) > 0 && g.ring.Chunks()+len(f.Refs) > g.room {
+		return g.putCopy(f)
 	}
 	if err := g.ring.Post(&f.Frame, f.Refs); err != nil {
 		return tapErr(err)
@@ -137,7 +148,35 @@ func (g *ringGuest) Put(f *Frame) error {
 	return nil
 }
 
-func (g *ringGuest) Commit() (int, error) { return g.puts, tapErr(g.ring.Kick()) }
+// putCopy takes a frame beyond the chunks that the ring may hold. A single one is copied. A superframe waits, unless the ring may
+// hold little, because other rings have the chunks, and may keep them for ever: then its packets are copied.
+func (g *ringGuest) putCopy(f *Frame) error {
+	switch {
+	case f.Hdr.GSOType != 0 && (len(f.Refs) > g.room || g.room < littleRoom):
+		return ErrTooBig
+	case f.Hdr.GSOType != 0 || f.Len > len(g.copied):
+		return ErrFull
+	}
+	n := 0
+	for _, b := range f.Frags {
+		n += copy(g.copied[n:], b)
+	}
+	g.part[0] = g.copied[:n]
+	g.copyOf = virtio.Frame{Hdr: f.Hdr, Frags: g.part[:], Len: n}
+	if err := g.ring.Post(&g.copyOf, nil); err != nil {
+		return tapErr(err)
+	}
+	g.refs = append(g.refs, f.Refs...)
+	g.puts++
+	return nil
+}
+
+func (g *ringGuest) Commit() (int, error) {
+	for _, r := range g.refs {
+		g.free(r)
+	}
+	return g.puts, tapErr(g.ring.Kick())
+}
 
 func (g *ringGuest) Reap() int {
 	g.ring.Reap(g.free)

@@ -330,17 +330,18 @@ func TestARingGetsABurstWithOneKickAndGivesChunksBackLater(t *testing.T) {
 
 // The ring may hold so many chunks, and says when they come back.
 func TestARingHoldsNoMoreChunksThanItMay(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Chunks = 176 }) // 1 of 22 is set aside for it, and half of 22 is lent
+	r := newRig(t) // of 2048 chunks 8 of 128 are set aside for it, and half of 256 is lent
 	ring := &fakeRing{size: 64, lazy: true, fd: 77}
 	g := NewRingGuest(ring, &fakePacket{}, r.nic)
 	r.tapVM(1, g)
 	var want [][]byte
-	for i := range 3 {
-		want = append(want, train(to(1, 1000).With(func(p *pt.TCP) { p.SrcPort = 9 + uint16(i) }), 6)...)
+	for i := range 4 {
+		next := train(to(1, 1000).With(func(p *pt.TCP) { p.SrcPort = 9 + uint16(i) }), 40)
+		r.inject(next...)
+		r.w.step()
+		want = append(want, next...)
 	}
-	r.inject(want...)
-	r.w.step()
-	if p := r.w.ports[1]; p.held != 12 || p.out.n != 1 || !p.hungry {
+	if p := r.w.ports[1]; p.held != 120 || p.out.n != 1 || !p.hungry {
 		t.Fatalf("%d chunks with the ring, %d frames wait", p.held, p.out.n)
 	}
 	if fd, ready := g.Arm(true); fd != 77 || ready {
@@ -359,12 +360,46 @@ func TestARingHoldsNoMoreChunksThanItMay(t *testing.T) {
 		t.Error("an empty ring is polled")
 	}
 	// Half of what it may hold is enough to ask for a sign.
-	r.inject(want[:6]...)
+	r.inject(want[:40]...)
+	r.w.step()
+	r.inject(want[40:80]...)
 	r.w.step()
 	if fd, _ := g.Arm(false); fd != 77 {
 		t.Error("a ring that holds half of what it may is not polled")
 	}
 	r.w.stopPort(1)
+}
+
+// A ring that may hold little, because others have the chunks, copies: single frames, and superframes packet by packet. Nothing waits
+// for chunks that may never come back.
+func TestARingWithLittleRoomCopies(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Chunks = 256 }) // 1 of 16, and half of 32
+	ring := &fakeRing{size: 64, lazy: true, fd: 77}
+	r.tapVM(1, NewRingGuest(ring, &fakePacket{}, r.nic))
+	super := func(port uint16, n int) [][]byte {
+		return train(to(1, 1000).With(func(p *pt.TCP) { p.SrcPort = port }), n)
+	}
+	var want [][]byte
+	send := func(held int, frames ...[]byte) {
+		t.Helper()
+		want = append(want, frames...)
+		r.inject(frames...)
+		r.w.step()
+		r.tapBooks()
+		if p := r.w.ports[1]; p.held != held || p.out.n != 0 {
+			t.Errorf("%d chunks with the ring, want %d; %d frames wait", p.held, held, p.out.n)
+		}
+	}
+	send(0, super(1, 18)...)             // more than it may ever hold
+	send(16, super(2, 16)...)            // fits
+	send(16, super(3, 6)...)             // does not
+	send(17, alone(1, 300).Frame())      // fits
+	send(17, train(alone(1, 700), 3)...) // do not
+	send(17, pt.UDP{DstMAC: macOf(1), Len: 1472}.Frame())
+	ring.send(100)
+	r.w.step()
+	packets(t, ring.sent, want...)
+	r.dropped(1, nil)
 }
 
 func TestAFrameThatTheRingRefusesIsDroppedAlone(t *testing.T) {

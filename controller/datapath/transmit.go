@@ -13,72 +13,90 @@ import (
 
 const maxTxPackets = 256 // wire packets of one guest TSO frame: gso_size is the guest's word
 
-// transmit takes a turn's frames from the sources this worker reads, to the wire and to the VMs beside it. The sources take
-// turns at being the first; where the TX ring was full, the one that found it full is the first of the next turn.
-func (w *Worker) transmit() int {
+// transmit takes a turn's frames from the sources this worker reads, to the wire and to the VMs beside it: round after round of
+// the VMs, from where the last turn was interrupted, until the turn is over, the TX ring is full, or nobody has anything.
+func (w *Worker) transmit() (total int) {
+	w.txStalled, w.txShort = false, false
 	if w.txNeed > 0 && w.nic.TxRoom() < w.txNeed {
-		w.txStalled = len(w.egress) > 0
+		w.txStalled = true
 		return 0
 	}
-	w.txNeed, w.txStalled = 0, false // unless a frame says so again
-	total, senders := 0, 0
-	for i := range w.egress {
-		at := (w.first + i) % len(w.egress)
-		e := w.egress[at]
-		p := e.port
-		w.fill(p)
-		if p.credit.tx <= 0 {
-			w.owed = true
-			continue
-		}
-		n, walked, err := e.src.Poll(txBudget, e.emit)
-		if err != nil && n == 0 {
-			continue // the source has failed and says so itself; the others go on
-		}
-		p.credit.tx -= walked / walkPerPacket
-		if n > 0 && p.sentIn != w.turn {
-			p.sentIn = w.turn
-			senders++
-		}
+	w.txNeed = 0 // unless a frame says so again
+	r := &w.round
+	r.left = txTurn
+	for idle := 0; idle < len(r.vms) && r.left > 0; {
+		p := r.vms[r.at]
+		n := w.visit(p)
 		total += n
-		if w.txNeed > 0 { // for all that follow too
-			w.first = at
-			break
+		if idle++; n > 0 || p.credit.tx <= 0 { // or it has a debt, and may have frames behind it
+			idle = 0
 		}
+		if w.txNeed > 0 || (r.left <= 0 && p.credit.tx > 0) {
+			break // it goes on here
+		}
+		r.next()
 	}
-	if w.txNeed == 0 && len(w.egress) > 0 {
-		w.first = (w.first + 1) % len(w.egress)
-	}
-	w.senders = senders
 	if total > 0 {
 		w.flush() // what went to a VM beside it
 	}
 	return total
 }
 
-// emit sends one guest frame and charges its VM. Where there is no room in the TX ring the frame stays in the virtqueue, which
-// slows the guest down instead of losing its frames.
-func (w *Worker) emit(p *port, f *vhost.TxFrame) vhost.Next {
+// visit lets one VM send for its part of the round, from each of its sources in turn.
+func (w *Worker) visit(p *port) (total int) {
+	w.round.enter(p)
+	for range p.sources {
+		if p.credit.tx <= 0 || w.round.left <= 0 {
+			break
+		}
+		e := p.sources[p.source]
+		if e.idle != w.turn {
+			e.short = false
+			n, walked, err := e.src.Poll(txBudget, e.emit) // one that has failed says so itself; the others go on
+			w.charge(p, walked)
+			if total += n; w.txNeed > 0 {
+				break // it is the first when there is room
+			}
+			if n == 0 || err != nil || e.short {
+				e.idle = w.turn // each round would ask it again
+			}
+		}
+		if p.source++; p.source == len(p.sources) {
+			p.source = 0
+		}
+	}
+	return total
+}
+
+// emit sends one guest frame and charges its VM. Where there is no room the frame stays in the virtqueue, which slows the guest
+// down instead of losing its frames.
+func (w *Worker) emit(e *egress, f *vhost.TxFrame) vhost.Next {
 	before := w.cnt.TxSlots
-	if w.emitFrame(p, f) {
+	if need := w.emitFrame(e.port, f); need > 0 {
+		if w.nic.TxPending() > 0 {
+			w.txStalled, w.txNeed = true, need
+		} else { // the wire will not make room: guests have the chunks, so nobody waits behind this frame
+			w.txShort, e.short = true, true
+		}
 		return vhost.Leave
 	}
-	if p.credit.tx -= max(1, int(w.cnt.TxSlots-before)); p.credit.tx <= 0 {
+	packets := max(1, int(w.cnt.TxSlots-before), len(f.Data)/bytesPacket)
+	if w.charge(e.port, packets*perPacket); e.port.credit.tx <= 0 || w.round.left <= 0 {
 		return vhost.TakeLast
 	}
 	return vhost.TakeOn
 }
 
-// emitFrame reports whether the frame has to wait for room.
-func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
+// emitFrame returns how much room a frame needs that has to wait for it, 0 when it has been dealt with.
+func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (need int) {
 	var o outgoing
 	if why, refused := w.judge(p, f, &o); refused {
 		p.cnt.TxDropped[why]++
-		return false
+		return 0
 	}
 	if o.group && !p.group.admits(w.now) {
 		p.cnt.TxDropped[flowtable.ReasonGroupShare]++
-		return false
+		return 0
 	}
 	packets := 1
 	gso := f.Hdr.GSOType != virtio.GSONone
@@ -86,17 +104,20 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 		w.txFrag[0] = o.data
 		if err := w.txCut.Init(w.txFrag[:], flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}); err != nil {
 			p.cnt.TxDropped[flowtable.ReasonMalformed]++
-			return false
+			return 0
 		}
 		packets = w.txCut.Count()
 	}
 	if packets > maxTxPackets {
 		p.cnt.TxDropped[flowtable.ReasonBadLength]++
-		return false
+		return 0
 	}
-	if w.nic.TxRoom() < packets {
-		w.txStalled, w.txNeed = true, packets
-		return true
+	room := packets
+	if o.group && w.nic.TxPending() > 0 {
+		room++ // copies take chunks as long as there is more room than its packets need, and a full ring says that there is not
+	}
+	if w.nic.TxRoom() < room {
+		return room
 	}
 	p.cnt.TxFrames++
 	p.cnt.TxBytes += uint64(len(f.Data))
@@ -107,7 +128,7 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (full bool) {
 		w.emitOne(p, &o)
 	}
 	w.txLeft = 0
-	return false
+	return 0
 }
 
 // emitOne sends a frame that is a packet already, with its checksum completed.

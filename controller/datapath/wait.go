@@ -20,7 +20,7 @@ const (
 func (w *Worker) wait() {
 	timeout := w.timeout()
 	for _, e := range w.egress {
-		if !w.txStalled && e.src.ArmKick() {
+		if !w.txStalled && !e.short && e.src.ArmKick() {
 			timeout = 0
 		}
 	}
@@ -77,7 +77,7 @@ func (w *Worker) timeout() time.Duration {
 	switch {
 	case w.nicBroken: // whatever is pending will not go before the link is up
 		atMost(errorBackoff)
-	case w.nic.TxPending() > 0:
+	case w.nic.TxPending() > 0, w.txShort:
 		atMost(txRetry)
 	}
 	return t

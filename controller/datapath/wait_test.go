@@ -231,9 +231,9 @@ func TestAStalledWorkerAsksForNoKicks(t *testing.T) {
 	r := newRig(t)
 	r.w.cfg.WakeFD = eventfd(t)
 	r.nic.withFD()
-	r.nic.txSize = 0
+	r.nic.txSize, r.nic.busy = 1, true
 	_, s := r.sender(1)
-	s.send(noHdr, from(1, wire, 100).Frame())
+	s.send(noHdr, train(from(1, wire, 100), 2)...)
 	r.step()
 	r.w.wait() // the descriptor is writable
 	if s.arms != 0 || r.w.txStalled {
@@ -242,7 +242,7 @@ func TestAStalledWorkerAsksForNoKicks(t *testing.T) {
 	if r.w.fds[fdNIC].Events&unix.POLLOUT == 0 {
 		t.Error("room to send would not wake the worker")
 	}
-	r.nic.txSize = 8
+	r.nic.txSize, r.nic.busy = 8, false
 	r.step()
 	signal(r.w.cfg.WakeFD)
 	r.w.wait()

@@ -61,12 +61,12 @@ type Worker struct {
 	dirty  []*port // frames wait for their guests, or their guests have chunks to give back
 	egress []*egress
 
-	turn    uint64 // passes of step
-	senders int    // VMs that sent in the last turn, for their shares
-	first   int    // the source that is polled first in the next turn
-	txLeft  int    // chunks that the guest's frame in hand still needs: copies for others leave them alone
-	txNeed  int    // TX slots that the frame wants which found too few
-	owed    bool   // somebody could go on, and has used up its part of this turn
+	turn   uint64 // passes of step
+	round  round
+	lent   lending
+	txLeft int  // chunks that the guest's frame in hand still needs: copies for others leave them alone
+	txNeed int  // TX slots that the frame wants which found too few
+	owed   bool // somebody could go on, and has used up its part of this turn
 
 	clock   func() int64
 	now     int64 // by clock, read once per burst
@@ -83,7 +83,9 @@ type Worker struct {
 	fds       []unix.PollFd
 	fdsStale  bool
 	txStalled bool // a guest's frame waits for TX room
+	txShort   bool // a guest's frame waits for chunks, which the wire will not give back: it has none
 	hungry    int  // ports whose guest has no room
+	waiting   int  // ports for which frames wait: these, those in debt, those that are paused
 	nicBroken bool
 
 	cnt      QueueCounters

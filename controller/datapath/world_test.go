@@ -65,8 +65,8 @@ const worldVMs = 5
 func newWorld(tb testing.TB, seed uint64) *world {
 	tb.Helper()
 	w := &world{rnd: rand.New(rand.NewPCG(seed, 5)), group: &fakeMulticast{fd: -1}, onWire: map[string]int{}}
-	w.rig = newRig(tb, func(c *Config) { c.Multicast, c.Chunks, c.Slots = w.group, 704, 24 })
-	w.nic.keep(256) // a group frame has a chunk for each that hears it: what lacks one is in no VM's account
+	w.rig = newRig(tb, func(c *Config) { c.Multicast, c.Chunks, c.Slots = w.group, 768, 24 })
+	w.nic.keep(320) // a group frame has a chunk for each that hears it, beside a turn's packets to neighbours: what lacks one is in no VM's account
 	w.vms = make([]*worldVM, worldVMs)
 	for i := range w.vms {
 		w.add(i)
