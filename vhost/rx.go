@@ -34,6 +34,10 @@ type RxQueue struct {
 	hdr   [virtio.HdrSize]byte
 }
 
+// maxSuperPieces is how many pieces the chains of a superframe may have, all together, before it is given up: its packets need fewer
+// at a time. A Linux guest's have 19.
+const maxSuperPieces = 512
+
 // Begin locks the queue for a burst. It returns false, and leaves the queue
 // unlocked, when it is not running and enabled. After true, Commit must follow
 // on the same goroutine.
@@ -164,11 +168,11 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	if q.short && need >= q.wanted && !q.news() {
 		return ErrNoBuffers // without a walk: what was too little is no more
 	}
-	limit := q.size
-	if f.Hdr.GSOType != virtio.GSONone { // anything else cannot be cut
+	limit, super := q.size, f.Hdr.GSOType != virtio.GSONone
+	if super { // anything else cannot be cut
 		limit = min(limit, q.budget)
 	}
-	err = q.gather(need, limit)
+	err = q.gather(need, limit, super)
 	if err != nil {
 		return err
 	}
@@ -180,8 +184,8 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	return nil
 }
 
-// gather takes chains for need bytes, at most limit of them.
-func (q *RxQueue) gather(need, limit int) error {
+// gather takes chains for need bytes, at most limit of them, and of few pieces for a superframe.
+func (q *RxQueue) gather(need, limit int, super bool) error {
 	q.taken, q.segs = q.taken[:0], q.segs[:0]
 	var first vring.Position
 	whole := need
@@ -212,7 +216,7 @@ func (q *RxQueue) gather(need, limit int) error {
 			return ErrNoBuffers
 		}
 		c := &q.chain
-		q.walked += len(c.Readable) + len(c.Writable)
+		q.walked += c.Walked()
 		if c.ReadLen > 0 {
 			q.dev.Fail(vring.ErrReadable)
 			return q.fail(vring.ErrReadable)
@@ -228,6 +232,11 @@ func (q *RxQueue) gather(need, limit int) error {
 		}
 		q.segs = append(q.segs, c.Writable...)
 		need -= c.WriteLen
+		if super && need > 0 && len(q.segs) > maxSuperPieces {
+			q.cnt.now[cRxOverBudget]++
+			q.giveBack(first)
+			return ErrTooBig
+		}
 	}
 	// Every chain but the last is filled (section 5.1.6.4.1); need is now less than nothing by what the last has left.
 	q.taken[len(q.taken)-1].Written -= uint32(-need)

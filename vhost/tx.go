@@ -24,6 +24,12 @@ const (
 	maxPollPieces = 2048      // of descriptor chains; a TSO frame of a Linux guest has 18
 )
 
+// What a frame that never gets to the callback costs beside its pieces, in pieces: taking it off the ring, and its copy.
+const (
+	dropPieces = 8
+	dropBytes  = 64 // bytes that are copied while a piece is looked at
+)
+
 // Next is what becomes of a frame that Poll hands out.
 type Next uint8
 
@@ -38,7 +44,8 @@ const (
 // all that were taken are completed at the end by one store of the used index
 // and at most one call. Unusable frames are dropped and counted, as is everything
 // on a queue that the guest has disabled. n counts all that were taken, walked
-// the pieces of descriptor chains that were looked at, also in vain. The error is
+// the pieces of descriptor chains that were looked at, also in vain, and what took
+// as long. The error is
 // ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn runs with
 // the queue locked: it may use other queues, not this one.
 func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err error) {
@@ -61,8 +68,11 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err
 		if !got {
 			break
 		}
-		walked += len(q.chain.Readable)
+		walked += q.chain.Walked()
 		next := TakeOn
+		if !usable {
+			walked += dropPieces + q.chain.ReadLen/dropBytes
+		}
 		if usable {
 			if next = fn(&q.frame); next == Leave {
 				q.dev.Rewind(q.chain.At)

@@ -289,9 +289,17 @@ func (n *simNIC) take() uint64 {
 // pool is how many chunks nobody has: those of the fill ring are counted, not moved.
 func (n *simNIC) pool() int { return len(n.free) - n.fill }
 
-func (n *simNIC) Frame(d xsk.Desc) []byte { return n.mem[d.Addr : d.Addr+uint64(d.Len)] }
-func (n *simNIC) Meta(d xsk.Desc) []byte  { return n.mem[d.Addr-xsk.MetaSize : d.Addr] }
-func (n *simNIC) Free(ref uint64)         { n.free = append(n.free, ref/fakeChunk*fakeChunk) }
+func (n *simNIC) Received(d xsk.Desc) (frame, meta []byte) {
+	return n.mem[d.Addr : d.Addr+uint64(d.Len)], n.mem[d.Addr-xsk.MetaSize : d.Addr]
+}
+
+func (n *simNIC) FreeAll(refs []uint64) {
+	for _, r := range refs {
+		n.Free(r)
+	}
+}
+
+func (n *simNIC) Free(ref uint64) { n.free = append(n.free, ref/fakeChunk*fakeChunk) }
 
 func (n *simNIC) Refill() int {
 	k := max(0, min(n.pool()-max(0, simTxRing-len(n.tx)), simRing-n.fill))
@@ -316,7 +324,7 @@ func (n *simNIC) AllocTx() ([]byte, xsk.Desc, bool) {
 		return nil, xsk.Desc{}, false
 	}
 	d := xsk.Desc{Addr: n.take() + xsk.Headroom, Len: fakeChunk - xsk.Headroom}
-	return n.Frame(d), d, true
+	return n.mem[d.Addr : d.Addr+uint64(d.Len)], d, true
 }
 
 func (n *simNIC) Send(d xsk.Desc, k int) bool {

@@ -332,3 +332,37 @@ func TestAVMsFramesLeaveByItsVirtqueue(t *testing.T) {
 	r.step()
 	r.onWire(want...)
 }
+
+// A guest without enough buffers is looked at, not walked, until its available index has moved; and then once.
+func TestNoDescriptorIsWalkedAgainWithoutNews(t *testing.T) {
+	r := newRig(t)
+	v := newUserVM(t, allFeatures, 64, 1<<20)
+	r.userGuest(1, v)
+	v.post(6, 64)
+	first := alone(1, 500).Frame() // 9 buffers with headers
+	r.inject(first)
+	r.step()
+	p := r.w.ports[1]
+	walked := func() int { return walkTurn - p.credit.walk }
+	if !p.hungry || walked() != 6 {
+		t.Fatalf("hungry %v, %d descriptors walked", p.hungry, walked())
+	}
+	for range 20 {
+		r.inject(alone(1, 500).Frame())
+		if r.step(); walked() != 0 {
+			t.Fatalf("%d descriptors walked without news", walked())
+		}
+	}
+	v.post(1, 64)
+	if r.step(); walked() != 7 {
+		t.Errorf("%d descriptors walked for a new buffer", walked())
+	}
+	if r.step(); walked() != 0 {
+		t.Errorf("%d descriptors walked without news", walked())
+	}
+	v.post(20, 64)
+	r.step()
+	if got := v.received(); len(got) < 1 || !bytes.Equal(got[0].data, first) {
+		t.Errorf("%d frames", len(got))
+	}
+}
