@@ -36,7 +36,6 @@ var wires = map[string]func(n *simNIC){
 
 // Whoever was first, whatever the frames and however many virtqueues: all that want more than there is get the same.
 func TestVMsThatSendGetEqualParts(t *testing.T) {
-	type kind func(queues int) func(*simVM)
 	for name, all := range map[string][]func(*simVM){
 		"three honest bulk senders":          {bulk(1), bulk(1), bulk(1)},
 		"small frames beside large ones":     {bulk(1), bulk(1), small(1), small(1)},
