@@ -52,15 +52,6 @@ func callsNetfilter(name string) (on, there bool) {
 	return err == nil && strings.TrimSpace(string(b)) != "0", err == nil
 }
 
-// Bypassed is RuleReader.Read and Rules.Bypassed.
-func Bypassed(uplink, tap int, ports *BridgePorts) ([]string, error) {
-	r, err := NewRuleReader().Read()
-	if err != nil {
-		return nil, err
-	}
-	return r.Bypassed(uplink, tap, ports)
-}
-
 // Bypassed tells what of the kernel's path from an uplink to a VM's tap would not see the frames any more, when XDP takes
 // them at the uplink and they are sent to the tap directly: one sentence each, none when nothing would be missed. ports is
 // the bridge between the two (FindPorts), nil when there is none, which is the first thing to say then: nothing gives the

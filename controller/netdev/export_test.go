@@ -43,3 +43,12 @@ func NewWatcherEvery(interval time.Duration) (*Watcher, error) { return newWatch
 
 // BuiltInBy is how builtIn decides, from files.
 var BuiltInBy = builtInBy
+
+// Bypassed is RuleReader.Read and Rules.Bypassed.
+func Bypassed(uplink, tap int, ports *BridgePorts) ([]string, error) {
+	r, err := NewRuleReader().Read()
+	if err != nil {
+		return nil, err
+	}
+	return r.Bypassed(uplink, tap, ports)
+}
