@@ -112,26 +112,6 @@ func (t *Table) foreign(pt *port, p *Packet) {
 	t.pass(pt, n, p, r, false)
 }
 
-// sealPair closes every flow between the addresses of a packet whose ports are out of reach: any of them may be its own. It
-// looks at the flows of this pair of addresses only, and each that it closes was opened by a packet, so no sender can make it
-// cost more than opening them did.
-func (t *Table) sealPair(pt *port, p *Packet, r Reason) {
-	if pt.oldest == 0 {
-		return
-	}
-	var k key
-	t.readPair(p.Data, p.Info, p.Port, &k)
-	n := t.pairs.last(k.pair(&t.seed))
-	for n != 0 { // from the oldest on
-		next := t.pairs.links[n].prev
-		s := &t.slots[n]
-		if s.addr == k.addr && s.meta&(1<<metaTCP-1) == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
-			t.shutSlot(pt, n, r)
-		}
-		n = next
-	}
-}
-
 // pass closes the packet's flow, slot n or 0, and lets the packet leave alone behind it, both for the reason r.
 func (t *Table) pass(pt *port, n uint32, p *Packet, r Reason, verified bool) {
 	if n != 0 {
@@ -148,7 +128,9 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, verified bool)
 	s.w = t.w
 	s.bucket = bucket
 	s.hashNext, t.buckets[bucket] = t.buckets[bucket], n
-	t.pairs.add(n, k.pair(&t.seed))
+	if t.pairs.kept {
+		t.listPair(n, k)
+	}
 	s.ipLen = in.Payload + in.PayloadLen - in.L3
 	s.segs = 1
 	s.state, s.verified = slotOpen, verified

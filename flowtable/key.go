@@ -13,7 +13,7 @@ type key struct {
 	addr uint64    // IPv4: both addresses; IPv6: the first half of the source
 	meta uint64    // TCP ports, port, family, tag
 	rest [3]uint64 // IPv6: the other halves
-	fold uint64    // of addr and rest, by find
+	fold uint64    // of addr and rest, by Table.fold
 }
 
 // Bits of key.meta below the TCP ports (32 bits) and the port (16 bits).
@@ -45,6 +45,14 @@ func readKey(data []byte, in *packet.Info, port uint32, k *key) {
 // seed holds the secret of a table's hash.
 type seed [6]uint64
 
+// fold brings the addresses of a key together.
+func (t *Table) fold(k *key) {
+	k.fold = k.addr
+	if k.meta&metaIPv6 != 0 {
+		k.fold = k.fold6(&t.seed)
+	}
+}
+
 // A flow's hash multiplies halves of its key by secret numbers and keeps both ends of the product. As long as the seed is
 // secret and random, nobody can choose flows that fall into one bucket more often than chance has it (multiply-shift hashing).
 // find has the last step; this is what IPv6 needs before it.
@@ -55,17 +63,6 @@ func (k *key) fold6(s *seed) uint64 {
 func mix(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo
-}
-
-// readPair reads a key without the TCP ports, from a frame that is addressed, and folds it as find does.
-func (t *Table) readPair(data []byte, in packet.Info, port uint32, k *key) {
-	in.L4 = in.L3 // bytes that are there, for ports that are taken out again
-	readKey(data, &in, port, k)
-	k.meta &= 1<<metaTCP - 1
-	k.fold = k.addr
-	if k.meta&metaIPv6 != 0 {
-		k.fold = k.fold6(&t.seed)
-	}
 }
 
 // pair hashes the two addresses of a folded key, with port, family and VLAN.

@@ -1,6 +1,8 @@
 package flowtable_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +114,9 @@ func TestLaterFragmentLeavesOtherPairsOfItsListAlone(t *testing.T) {
 func TestPairsForgetTheNewestFirst(t *testing.T) {
 	r := newRunner(t, flowtable.Config{}, negotiated(flowtable.GRO))
 	a, b, c := pt.TCP{Len: 100, SrcPort: 1}, pt.TCP{Len: 100, SrcPort: 2}, pt.TCP{Len: 100, SrcPort: 3}
+	// From here on the lists are kept.
+	r.add(0, c.Frame(), false)
+	r.add(0, pt.TCP{Len: 100, FragOffset: 3}.Frame(), false)
 	for _, p := range []pt.TCP{a, b} {
 		r.add(0, p.Frame(), false)
 	}
@@ -123,7 +128,62 @@ func TestPairsForgetTheNewestFirst(t *testing.T) {
 	r.add(0, c.Frame(), false)
 	r.add(0, pt.TCP{Len: 100, FragOffset: 3}.Frame(), false)
 	r.close()
-	if got := r.result(); got != "1+2 psh, 0+3 psh, 4 fragment, 5 fragment" {
+	if got := r.result(); got != "0 fragment, 1 fragment, 3+4 psh, 2+5 psh, 6 fragment, 7 fragment" {
 		t.Error(got)
 	}
+}
+
+// The lists are not kept for ever, and are right again when they are needed again.
+func TestPairsAreMadeAnew(t *testing.T) {
+	c := negotiated(flowtable.GRO)
+	c.Hold = time.Second
+	for _, pause := range []time.Duration{time.Microsecond, 9 * time.Millisecond, 10 * time.Millisecond, time.Minute} {
+		r := newRunner(t, flowtable.Config{}, c, c)
+		flow := func(port uint16) []byte { return pt.TCP{Len: 100, SrcPort: port}.Frame() }
+		fragment := pt.TCP{Len: 100, FragOffset: 9}.Frame()
+		r.add(1, flow(1), false)
+		r.add(0, flow(1), false)
+		r.add(0, fragment, false) // 1, 2 leave
+		r.add(0, flow(2), false)
+		r.now += int64(pause)
+		r.add(0, flow(3), false)
+		r.add(1, flow(3), false)
+		r.add(0, fragment, false) // with hold not over, 3 and 4
+		want := "1 fragment, 2 fragment, 3 fragment, 4 fragment, 6 fragment"
+		if got := r.result(); got != want {
+			t.Errorf("pause %v: %s, want %s", pause, got, want)
+		}
+		r.cfg[0].Hold, r.cfg[1].Hold = time.Hour, time.Hour // nobody called Expire
+		r.close()
+	}
+}
+
+// With hold 0 what is closed and waits for its turn is in no list.
+func TestPairsHoldNothingThatWaits(t *testing.T) {
+	c := negotiated(flowtable.GRO)
+	c.Hold = 0
+	r := newRunner(t, flowtable.Config{Slots: 8}, c)
+	for i := range 20 {
+		flow := pt.TCP{Len: 100}
+		other := pt.TCP{Len: 100, Src4: [4]byte{198, 51, 100, 9}}
+		end := flow.Next()
+		end.Flags = pt.ACK | pt.PSH
+		from := len(r.out)
+		for _, p := range []pt.TCP{other, flow, end, {Len: 100, FragOffset: 3}, flow} {
+			r.add(0, p.Frame(), false)
+		}
+		if len(r.out) != from {
+			t.Fatalf("left before their turn: %s", r.result())
+		}
+		r.tab.EndBurst(r.now)
+		n := uint64(len(r.in) - 5)
+		want := fmt.Sprintf("%d burst_end, %d+%d psh, %d fragment, %d burst_end", n, n+1, n+2, n+3, n+4)
+		if got := r.result(); !strings.HasSuffix(got, want) {
+			t.Fatalf("%s, want %s", got, want)
+		}
+		if i%4 == 3 {
+			r.now += int64(11 * time.Millisecond) // the lists are made anew
+		}
+	}
+	r.close()
 }
