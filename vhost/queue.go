@@ -28,7 +28,6 @@ type queue struct {
 	failed   bool // until the ring stops
 	call     *user.EventFD
 	owesCall bool // a call was due and could not be made
-	chain    vring.Chain
 	cnt      counts
 
 	bursts  atomic.Uint64                // begun and ended: odd while one is under way
@@ -73,7 +72,6 @@ func (q *queue) stop() (base vring.Position, err error) {
 	dev := q.dev
 	base = dev.Base()
 	q.dev, q.call, q.failed = nil, nil, false
-	q.chain = vring.Chain{}
 	q.running.Store(false)
 	q.active.Store(false)
 	q.kick.Store(nil)

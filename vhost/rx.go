@@ -13,25 +13,14 @@ import (
 type RxQueue struct {
 	queue
 
-	mrg      bool
 	budget   int   // chains that one superframe may take
 	flags    uint8 // of a header that the guest's features allow
 	oldFault bool  // of the goroutine between Begin and Commit
 
-	waiting waiters
-
-	short  bool           // the last Put found too few buffers; kicks are armed
-	armed  bool           // kicks are armed
-	seen   vring.Position // where the ring had no more when short was set
-	wanted int            // bytes that were not to be had then
-	walked int            // pieces of chains looked at since Walked
-
-	least    int          // bytes in the smallest chain of the last frame
+	waiting  waiters
+	writer   mergeable
 	maxFrame atomic.Int64 // what MaxFrame returns
-
-	taken []vring.Used // chains of the frame in hand
-	segs  [][]byte     // their memory, in order
-	hdr   [virtio.HdrSize]byte
+	hdr      [virtio.HdrSize]byte
 }
 
 // maxSuperPieces is how many pieces the chains of a superframe may have, all together, before it is given up: its packets need fewer
@@ -65,9 +54,8 @@ func (q *RxQueue) Commit() {
 func (q *RxQueue) publish() (err error) {
 	defer q.guard(&err)
 	q.publishUsed()
-	if q.armed && !q.short && q.waiting.n.Load() == 0 {
-		q.armed = false
-		q.dev.DisableNotify()
+	if q.waiting.n.Load() == 0 {
+		q.writer.rest()
 	}
 	return nil
 }
@@ -81,9 +69,9 @@ func (q *RxQueue) MaxFrame() int { return int(q.maxFrame.Load()) }
 
 // learn updates MaxFrame. The caller holds mu.
 func (q *RxQueue) learn() {
-	n := 0
-	if q.least > 0 {
-		n = max(1, min(q.least*q.budget-q.hdrLen, MaxFrame))
+	n := q.writer.holds(q.budget)
+	if n > 0 {
+		n = max(1, min(n-q.hdrLen, MaxFrame))
 	}
 	if int64(n) != q.maxFrame.Load() {
 		q.maxFrame.Store(int64(n))
@@ -105,7 +93,7 @@ func (q *RxQueue) Put(f *virtio.Frame) error {
 	case nil:
 		q.cnt.now[cRxFrames]++
 		q.cnt.now[cRxBytes] += uint64(f.Len)
-		q.cnt.now[cRxBuffers] += uint64(len(q.taken))
+		q.cnt.now[cRxBuffers] += uint64(len(q.writer.taken))
 	case ErrNoBuffers:
 		q.cnt.now[cRxNoBuffers]++
 	case ErrTooBig:
@@ -160,112 +148,25 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 	return nil
 }
 
-// put gathers chains until the frame fits, then copies. Nothing is written into
-// buffers before there are enough, and the ring is rewound if there are not.
+// put hands a frame to the writer. The ring stays as it was unless all of it fits.
 func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	defer q.guard(&err)
-	need := q.hdrLen + f.Len
-	if q.short && need >= q.wanted && !q.news() {
-		return ErrNoBuffers // without a walk: what was too little is no more
+	budget, pieces := q.size, 0
+	if f.Hdr.GSOType != virtio.GSONone { // anything else cannot be cut
+		budget, pieces = q.budget, maxSuperPieces
 	}
-	limit, super := q.size, f.Hdr.GSOType != virtio.GSONone
-	if super { // anything else cannot be cut
-		limit = min(limit, q.budget)
-	}
-	err = q.gather(need, limit, super)
-	if err != nil {
-		return err
-	}
-	q.short = false
-	f.Hdr.NumBuffers = uint16(len(q.taken)) // at most the ring's size
 	f.Hdr.Encode(q.hdr[:])
-	scatter(q.segs, q.hdr[:q.hdrLen], f.Frags)
-	q.dev.Push(q.taken)
-	return nil
-}
-
-// gather takes chains for need bytes, at most limit of them, and of few pieces for a superframe.
-func (q *RxQueue) gather(need, limit int, super bool) error {
-	q.taken, q.segs = q.taken[:0], q.segs[:0]
-	var first vring.Position
-	whole := need
-	for armed := false; need > 0; {
-		if len(q.taken) == limit { // more buffers, or the same ones later, do not help
-			if limit < q.size {
-				q.cnt.now[cRxOverBudget]++
-			}
-			q.giveBack(first)
-			return ErrTooBig
-		}
-		ok, err := q.dev.Next(&q.chain)
-		if err != nil {
-			return q.fail(err)
-		}
-		if !ok {
-			// Ask for a kick at the point where the ring is empty for us, and look
-			// again: avail_event must lie behind the chains that are given back, or
-			// the guest's next buffers would not pass it.
-			if !armed {
-				armed, q.armed = true, true
-				if q.dev.EnableNotify() {
-					continue
-				}
-			}
-			q.short, q.seen, q.wanted = true, q.dev.Mark(), whole
-			q.giveBack(first)
-			return ErrNoBuffers
-		}
-		c := &q.chain
-		q.walked += c.Walked()
-		if c.ReadLen > 0 {
-			q.dev.Fail(vring.ErrReadable)
-			return q.fail(vring.ErrReadable)
-		}
-		if len(q.taken) == 0 {
-			first, q.least = c.At, c.WriteLen
-		}
-		q.least = min(q.least, c.WriteLen)
-		q.taken = append(q.taken, vring.Used{Head: c.Head, Written: uint32(c.WriteLen)})
-		if !q.mrg && c.WriteLen < need {
-			q.giveBack(first)
-			return ErrTooBig
-		}
-		q.segs = append(q.segs, c.Writable...)
-		need -= c.WriteLen
-		if super && need > 0 && len(q.segs) > maxSuperPieces {
-			q.cnt.now[cRxOverBudget]++
-			q.giveBack(first)
-			return ErrTooBig
-		}
-	}
-	// Every chain but the last is filled (section 5.1.6.4.1); need is now less than nothing by what the last has left.
-	q.taken[len(q.taken)-1].Written -= uint32(-need)
-	return nil
-}
-
-// giveBack undoes what gather has taken, from the first chain on.
-func (q *RxQueue) giveBack(first vring.Position) {
-	if len(q.taken) > 0 {
-		q.dev.Rewind(first)
-	}
-}
-
-// scatter copies hdr and frags into segs, which hold enough.
-func scatter(segs [][]byte, hdr []byte, frags [][]byte) {
-	dst, src := segs[0], hdr
-	segs = segs[1:]
-	for {
-		n := copy(dst, src)
-		dst, src = dst[n:], src[n:]
-		for len(src) == 0 {
-			if len(frags) == 0 {
-				return
-			}
-			src, frags = frags[0], frags[1:]
-		}
-		if len(dst) == 0 {
-			dst, segs = segs[0], segs[1:]
-		}
+	switch err = q.writer.put(q.hdr[:q.hdrLen], f.Frags, f.Len, budget, pieces); err {
+	case nil:
+		f.Hdr.NumBuffers = uint16(len(q.writer.taken))
+		return nil
+	case ErrNoBuffers, ErrTooBig:
+		return err
+	case errOverBudget:
+		q.cnt.now[cRxOverBudget]++
+		return ErrTooBig
+	default:
+		return q.fail(err)
 	}
 }
 
@@ -283,21 +184,14 @@ func (q *RxQueue) ArmKick() (available bool) {
 
 func (q *RxQueue) arm() (available bool, err error) {
 	defer q.guard(&err)
-	q.armed = true
-	if q.short { // put has armed the kick behind the buffers that it gave back
-		return q.news(), nil
-	}
-	return q.dev.EnableNotify(), nil
+	return q.writer.arm(), nil
 }
-
-// news tells whether the guest has posted buffers since a Put found too few: one load of what it has made available.
-func (q *RxQueue) news() bool { return q.dev.Available(q.seen) }
 
 // Walked returns how many pieces of descriptor chains Put has looked at since the last call, also in vain: what the
 // shape of the guest's buffers costs. Between Begin and Commit only.
 func (q *RxQueue) Walked() int {
-	n := q.walked
-	q.walked = 0
+	n := q.writer.walked
+	q.writer.walked = 0
 	return n
 }
 
@@ -311,7 +205,6 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 		return err
 	}
 	defer q.unlock()
-	q.mrg = r.Features.Has(virtio.FMrgRxbuf)
 	q.flags = 0
 	if r.Features.Has(virtio.FGuestCsum) {
 		q.flags |= virtio.HdrNeedsCsum | virtio.HdrDataValid
@@ -319,18 +212,23 @@ func (q *RxQueue) startRing(r user.RingSetup) error {
 	if r.Features.Has(virtio.FRSCExt) {
 		q.flags |= virtio.HdrRSCInfo
 	}
-	q.budget = 1
-	if q.mrg {
-		q.budget = min(q.port.cfg.MaxBuffers, r.Size)
-	}
-	q.least = 0
+	q.writer.start(r.Dev, rxShape(r.Features, r.Size))
+	q.budget = min(q.port.cfg.MaxBuffers, r.Size)
 	q.learn()
-	q.short, q.armed = false, false
-	if q.taken == nil {
-		q.taken, q.segs = make([]vring.Used, 0, 64), make([][]byte, 0, 256)
-	}
 	q.start(r)
 	return nil
+}
+
+// rxShape: num_buffers are the last two bytes of the header, where it is not the legacy one without them (section 5.1.6.1).
+func rxShape(f virtio.Features, size int) receiveShape {
+	s := receiveShape{most: 1, numBuffersAt: -1}
+	if f.Has(virtio.FMrgRxbuf) {
+		s.most = size
+	}
+	if f.HdrLen() == virtio.HdrSize {
+		s.numBuffersAt = virtio.HdrSize - 2
+	}
+	return s
 }
 
 func (q *RxQueue) stopRing() (base vring.Position, err error) {
@@ -338,7 +236,7 @@ func (q *RxQueue) stopRing() (base vring.Position, err error) {
 		return base, err
 	}
 	defer q.unlock()
-	clear(q.segs[:cap(q.segs)])
+	q.writer.stop()
 	q.waiting.wake()
 	return q.stop()
 }

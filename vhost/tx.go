@@ -12,6 +12,7 @@ import (
 type TxQueue struct {
 	queue
 
+	chain vring.Chain
 	frame TxFrame
 	buf   []byte       // header and frame of the chain in hand
 	done  []vring.Used // chains taken and not yet published
@@ -205,5 +206,6 @@ func (q *TxQueue) stopRing() (base vring.Position, err error) {
 		return base, err
 	}
 	defer q.unlock()
+	q.chain = vring.Chain{}
 	return q.stop()
 }
