@@ -296,12 +296,16 @@ func cut(b []byte, size int) (frags [][]byte) {
 func plain(b []byte) *virtio.Frame { return &virtio.Frame{Frags: [][]byte{b}, Len: len(b)} }
 
 // put delivers frames in one burst.
-func put(t testing.TB, q *vhost.RxQueue, frames ...*virtio.Frame) error {
+func put(t testing.TB, q *vhost.RxQueue, frames ...*virtio.Frame) (err error) {
 	t.Helper()
 	if !q.Begin() {
 		return vhost.ErrNotRunning
 	}
-	defer q.Commit()
+	defer func() {
+		if bad := q.Commit(); err == nil {
+			err = bad
+		}
+	}()
 	for _, f := range frames {
 		if err := q.Put(f); err != nil {
 			return err

@@ -117,11 +117,12 @@ func (b *bystanding) round() error {
 	}
 	for i := range burst {
 		if err := rx.Put(plain(makeFrame(1514, byte(b.frames)+byte(i)))); err != nil {
-			rx.Commit()
-			return err
+			return errors.Join(err, rx.Commit())
 		}
 	}
-	rx.Commit()
+	if err := rx.Commit(); err != nil {
+		return err
+	}
 	for i := range burst {
 		token, n, ok := b.load.ring.Driver.Used()
 		want := makeFrame(1514, byte(b.frames)+byte(i))
@@ -232,6 +233,67 @@ func TestAHostileRingStopsOnlyItsOwnPort(t *testing.T) {
 		})
 	}
 	check()
+}
+
+// Frames that Put has taken arrive with Commit, or not at all: who is told that they arrived gives up what they were made of.
+func TestABurstThatCannotBePublishedHasNotArrived(t *testing.T) {
+	for name, c := range map[string]struct {
+		harm func(t *testing.T, p *vhost.Port, g *guest) error
+		want error
+	}{
+		"memory vanishes before the end": {func(t *testing.T, _ *vhost.Port, g *guest) error {
+			return unix.Ftruncate(g.MemoryFile(), 0)
+		}, vhost.ErrMemoryFault},
+		"a bad chain later in the burst": {func(t *testing.T, p *vhost.Port, g *guest) error {
+			g.post(g.RX(0), false, 2000)
+			g.kick(g.RX(0))
+			if err := p.RX(0).Put(plain(makeFrame(1000, 3))); !errors.Is(err, vhost.ErrPortFailed) {
+				t.Errorf("put: %v", err)
+			}
+			return nil
+		}, vring.ErrReadable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, socket, log := newPort(t, nil)
+			g := newGuest(t, socket, nil).start()
+			q := p.RX(0)
+			g.post(g.RX(0), true, 2000)
+			g.kick(g.RX(0))
+			if err := put(t, q, plain(makeFrame(700, 1))); err != nil {
+				t.Fatal(err)
+			}
+			g.recv(g.RX(0))
+			for range 2 {
+				g.post(g.RX(0), true, 2000)
+			}
+			g.kick(g.RX(0))
+			if !q.Begin() {
+				t.Fatal("not running")
+			}
+			for i := range 2 {
+				if err := q.Put(plain(makeFrame(1000, byte(i)))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.harm(t, p, g); err != nil {
+				t.Fatal(err)
+			}
+			if err := q.Commit(); err != vhost.ErrPortFailed {
+				t.Errorf("commit: %v", err)
+			}
+			if reason := <-log.stopped; !errors.Is(reason, c.want) {
+				t.Errorf("reason %v", reason)
+			}
+			if c := p.Counters(); c.RxFrames != 1 || c.RxBytes != 700 || c.RxBuffers != 1 {
+				t.Errorf("frames that arrived: %+v", c)
+			}
+			if c.want != vhost.ErrMemoryFault {
+				if _, _, ok := g.recv(g.RX(0)); ok {
+					t.Error("the guest sees a frame of the burst")
+				}
+			}
+		})
+	}
 }
 
 func TestMemoryCutShortStopsOnlyItsOwnPort(t *testing.T) {

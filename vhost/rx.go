@@ -21,11 +21,15 @@ type RxQueue struct {
 	writer   mergeable
 	maxFrame atomic.Int64 // what MaxFrame returns
 	hdr      [virtio.HdrSize]byte
+	burst    burst
 }
 
 // maxSuperPieces is how many pieces the chains of a superframe may have, all together, before it is given up: its packets need fewer
 // at a time. A Linux guest's have 19.
 const maxSuperPieces = 512
+
+// burst is what Put has written since Begin. It becomes delivered, and is counted, with Commit.
+type burst struct{ frames, bytes, buffers uint64 }
 
 // Begin locks the queue for a burst. It returns false, and leaves the queue
 // unlocked, when it is not running and enabled. After true, Commit must follow
@@ -37,18 +41,28 @@ func (q *RxQueue) Begin() bool {
 		return false
 	}
 	q.oldFault = debug.SetPanicOnFault(true)
+	q.burst = burst{}
 	return true
 }
 
 // Commit makes the burst visible by one store of the used index, calls the
-// guest at most once, and unlocks.
-func (q *RxQueue) Commit() {
+// guest at most once, and unlocks. An error, ErrPortFailed, means that nothing of
+// the burst has arrived, also what Put had taken: the guest broke its ring later in
+// the burst, or its memory vanished. The port stops, and has the reason.
+func (q *RxQueue) Commit() error {
+	err := ErrPortFailed
 	if !q.failed {
-		_ = q.publish() // the port has been told
+		err = q.publish()
+	}
+	if err == nil {
+		q.cnt.now[cRxFrames] += q.burst.frames
+		q.cnt.now[cRxBytes] += q.burst.bytes
+		q.cnt.now[cRxBuffers] += q.burst.buffers
 		q.learn()
 	}
 	debug.SetPanicOnFault(q.oldFault)
 	q.leave()
+	return err
 }
 
 func (q *RxQueue) publish() (err error) {
@@ -91,9 +105,9 @@ func (q *RxQueue) Put(f *virtio.Frame) error {
 	}
 	switch err {
 	case nil:
-		q.cnt.now[cRxFrames]++
-		q.cnt.now[cRxBytes] += uint64(f.Len)
-		q.cnt.now[cRxBuffers] += uint64(len(q.writer.taken))
+		q.burst.frames++
+		q.burst.bytes += uint64(f.Len)
+		q.burst.buffers += uint64(len(q.writer.taken))
 	case ErrNoBuffers:
 		q.cnt.now[cRxNoBuffers]++
 	case ErrTooBig:

@@ -47,8 +47,11 @@ func (g *userGuest) Put(f *Frame) error {
 	}
 }
 
+// Commit: with an error none of the burst has arrived, so its chunks stay the worker's, which drops the frames.
 func (g *userGuest) Commit() (int, error) {
-	g.rx.Commit()
+	if err := g.rx.Commit(); err != nil {
+		return 0, err
+	}
 	for _, f := range g.frames {
 		g.nic.FreeAll(f.Refs)
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/vhost"
@@ -299,6 +301,47 @@ func TestABrokenVirtqueueIsTrouble(t *testing.T) {
 		t.Errorf("trouble %d times, %v", r.trouble.Load(), r.w.ports[1].err)
 	}
 	r.dropped(1, byReason{flowtable.ReasonPortDown: 1})
+	packets(t, other.received(), want)
+}
+
+// vanishing is a guest whose memory is cut short between Put and Commit.
+type vanishing struct {
+	Guest
+	v *userVM
+}
+
+func (g *vanishing) Commit() (int, error) {
+	if err := unix.Ftruncate(g.v.MemoryFile(), 0); err != nil {
+		g.v.tb.Error(err)
+	}
+	return g.Guest.Commit()
+}
+
+// Frames of a burst that cannot be published have not arrived: they are dropped, not delivered, and each chunk goes back once.
+func TestABurstThatAVirtqueueCannotPublishIsDropped(t *testing.T) {
+	v, other := newUserVM(t, allFeatures, 64, 8<<20), newUserVM(t, allFeatures, 64, 8<<20)
+	r := newRig(t)
+	g := r.userGuest(1, v)
+	r.userGuest(2, other)
+	r.w.ports[1].guest = &vanishing{g, v}
+	v.post(16, 2048)
+	other.post(16, 2048)
+	p := to(1, 500)
+	p.Flags = pt.ACK | pt.PSH
+	lost, want := train(p, 3), to(2, 100).Frame()
+	r.inject(lost...)
+	r.inject(want)
+	r.step()
+	if r.trouble.Load() != 1 || r.w.ports[1].err == nil {
+		t.Errorf("trouble %d times, %v", r.trouble.Load(), r.w.ports[1].err)
+	}
+	if l := r.ledger(1); l.Frames != 0 || l.FrameBytes != 0 {
+		t.Errorf("%d frames are booked as delivered", l.Frames)
+	}
+	r.dropped(1, byReason{flowtable.ReasonPortDown: 3})
+	if n := r.nic.with(inWorker); n != 0 {
+		t.Errorf("%d chunks are lost", n)
+	}
 	packets(t, other.received(), want)
 }
 

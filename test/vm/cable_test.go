@@ -197,7 +197,9 @@ func (c *cable) Deliver(sf *flowtable.Superframe) {
 			return
 		}
 		err := q.Put(&f)
-		q.Commit()
+		if bad := q.Commit(); err == nil {
+			err = bad
+		}
 		if err == nil || !errors.Is(err, vhost.ErrNoBuffers) {
 			c.keep(err)
 			return
