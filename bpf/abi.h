@@ -53,6 +53,35 @@ enum tap_outcome {
 	NUM_TAP_OUTCOMES,
 };
 
+/* Sizes of frames, in TCP segments, that `observe` tells apart. */
+enum segment_bin {
+	B_1,
+	B_2_9,
+	B_10_21,
+	B_22_44,
+	B_45_UP,
+	NUM_SEGMENT_BINS,
+};
+
+/* What one interface was given of one address family's TCP. Bulk is defined in observe.bpf.c. */
+struct observed_tcp {
+	u64 frames;
+	u64 bytes;       /* of whole frames, from Ethernet on */
+	u64 data_frames; /* with payload */
+	u64 payload_bytes;
+	u64 segments; /* in data frames */
+	u64 bulk_trains;
+	u64 bulk_frames[NUM_SEGMENT_BINS];
+	u64 bulk_segments[NUM_SEGMENT_BINS];
+	u64 bulk_bytes[NUM_SEGMENT_BINS]; /* of payload */
+};
+
+struct observed {
+	struct observed_tcp tcp[2]; /* IPv4, IPv6 */
+	u64 other_frames;           /* not TCP, or without readable ports */
+	u64 other_bytes;
+};
+
 struct port_key {
 	u16 vlan; /* VLAN id in host order, 0 untagged */
 	u8 mac[6];

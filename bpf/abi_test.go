@@ -36,6 +36,10 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	observe, err := LoadRscObserve()
+	if err != nil {
+		t.Fatal(err)
+	}
 	xdp := objectTypes(t)
 	for _, c := range []struct {
 		name  string
@@ -45,6 +49,7 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 		{"port_key", xdp, PortKey{}}, {"port_value", xdp, PortValue{}}, {"excluded_key", xdp, excludedKey{}},
 		{"rx_queue", xdp, rxQueue{}}, {"rx_vm", xdp, rxVM{}},
 		{"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
+		{"observed", observe.Types, Observed{}}, {"observed_tcp", observe.Types, ObservedTCP{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, g := structNamed(t, c.types, c.name), reflect.TypeOf(c.goes)

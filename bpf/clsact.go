@@ -8,29 +8,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Before TCX (Linux 6.6) a program hangs on a tap as a filter of the qdisc clsact. A filter outlives the process that made
-// it, so it carries what its successor must know in its name.
+// Before TCX (Linux 6.6) a program hangs on an interface as a filter of the qdisc clsact. A filter outlives the process that made
+// it, so it carries what its successor must know in its name: the program's, and whether the qdisc was made for this filter as
+// well, and goes with it when nobody else uses it.
 const (
-	filterName = TapProgramName
-	// The qdisc was made for this filter as well, and goes with it when nobody else uses it.
-	filterNameWithQdisc = TapProgramName + "+clsact"
+	withQdisc = "+clsact"
 
 	filterHandle   = 1
 	filterPriority = 0x5253 // lets filters of the usual small priorities be, and would be odd for anyone else
 )
 
-// tcFilter is our filter on a tap. Its netlink socket stays in the network namespace of the tap.
+// tcFilter is the filter of a hook on an interface. Its netlink socket stays in the network namespace of the interface.
 type tcFilter struct {
+	hook    tcHook
 	h       *netlink.Handle
 	ifindex int
 }
 
-func addFilter(ifindex, prog int) (*tcFilter, error) {
+func addFilter(hook tcHook, ifindex, prog int) (*tcFilter, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: open: %w", err)
 	}
-	f := &tcFilter{h: h, ifindex: ifindex}
+	f := &tcFilter{hook: hook, h: h, ifindex: ifindex}
 	if err := f.add(prog); err != nil {
 		h.Close()
 		return nil, err
@@ -42,16 +42,16 @@ func (f *tcFilter) add(prog int) error {
 	if err := f.removeOurs(); err != nil {
 		return err
 	}
-	name := filterName
+	name := f.hook.name
 	made, err := f.ensureQdisc()
 	if err != nil {
 		return err
 	}
 	if made {
-		name = filterNameWithQdisc
+		name += withQdisc
 	}
 	b := &netlink.BpfFilter{Fd: prog, Name: name, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
-		LinkIndex: f.ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPriority,
+		LinkIndex: f.ifindex, Parent: f.hook.parent, Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPriority,
 	}}
 	if err := f.h.FilterAdd(b); err != nil {
 		err = fmt.Errorf("filter (module cls_bpf): %w", err)
@@ -92,19 +92,19 @@ func (f *tcFilter) qdisc() netlink.Qdisc {
 	}}
 }
 
-// removeOurs takes away every filter of ours on the tap, and the qdisc if it was made for one and holds no other.
+// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other.
 func (f *tcFilter) removeOurs() error {
-	list, err := f.h.FilterList(f.link(), netlink.HANDLE_MIN_INGRESS)
+	list, err := f.h.FilterList(f.link(), f.hook.parent)
 	if err != nil {
 		return fmt.Errorf("filters: %w", err)
 	}
 	madeQdisc := false
 	for _, one := range list {
 		b, ok := one.(*netlink.BpfFilter)
-		if !ok || b.Name != filterName && b.Name != filterNameWithQdisc {
+		if !ok || b.Name != f.hook.name && b.Name != f.hook.name+withQdisc {
 			continue
 		}
-		madeQdisc = madeQdisc || b.Name == filterNameWithQdisc
+		madeQdisc = madeQdisc || b.Name == f.hook.name+withQdisc
 		b.Fd = -1
 		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("filter: remove: %w", err)
@@ -129,7 +129,7 @@ func (f *tcFilter) removeQdisc() error {
 	return nil
 }
 
-// remove takes the filter off. That the tap is gone already is no error.
+// remove takes the filter off. That the interface is gone already is no error.
 func (f *tcFilter) remove() error {
 	defer f.h.Close()
 	if err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -138,17 +138,20 @@ func (f *tcFilter) remove() error {
 	return nil
 }
 
-// RemoveStaleTap removes what a process that was killed left on a tap, in the network namespace of the calling thread: with
-// clsact its filter, and the qdisc if that process had made it. With TCX nothing is left. That there is nothing to remove, or
-// no tap, is no error.
-func RemoveStaleTap(ifindex int) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+// removeStale is remove for what another process left, in the network namespace of the calling thread.
+func (h tcHook) removeStale(ifindex int) error {
+	n, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("tc: netlink: %w", err)
 	}
-	f := tcFilter{h: h, ifindex: ifindex}
+	f := tcFilter{hook: h, h: n, ifindex: ifindex}
 	if err := f.remove(); err != nil {
 		return fmt.Errorf("tc: remove what was left: %w", err)
 	}
 	return nil
 }
+
+// RemoveStaleTap removes what a process that was killed left on a tap, in the network namespace of the calling thread: with
+// clsact its filter, and the qdisc if that process had made it. With TCX nothing is left. That there is nothing to remove, or
+// no tap, is no error.
+func RemoveStaleTap(ifindex int) error { return tapHook.removeStale(ifindex) }

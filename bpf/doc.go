@@ -1,7 +1,8 @@
 // Package bpf holds the XDP program that finds the frames of attached VMs, counts their TCP flows and steers them to
-// AF_XDP sockets, the TC program that counts what a VM sends through a tap, and the typed loaders around them.
+// AF_XDP sockets, the TC programs that count what a VM sends through a tap and how large the frames it gets are, and the typed loaders
+// around them.
 //
-// The C sources (rsc.bpf.c, tap.bpf.c and the headers) are compiled once; the objects and their generated bindings
+// The C sources (rsc.bpf.c, tap.bpf.c, observe.bpf.c and the headers) are compiled once; the objects and their generated bindings
 // are committed, so a build needs Go alone. `make generate` remakes them bit for bit with the clang version that the
 // Makefile names. The sources include no header of the build machine, which is what makes that possible.
 //
@@ -20,6 +21,11 @@
 //
 // A VM on a tap sends on the kernel's path. There rsc_tap, at the tap's ingress, counts its TCP flows in the same
 // map under DirToWire. It hangs there by TCX, or by clsact before Linux 6.6, and never decides about a frame.
+//
+// # Looking on
+//
+// rsc_observe counts how large the kernel makes the TCP frames that it gives to a VM's tap (Observer). It needs no controller and
+// has nothing to do with the other two.
 //
 // # Tags that are not in the frame
 //

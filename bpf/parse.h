@@ -259,4 +259,16 @@ static __always_inline void take_ip(const struct frame *f, struct info *i, struc
 	i->verdict = (u8)v;
 }
 
+#ifdef RSC_SKB
+/* The segments of a TCP frame that take_ip has read. gso_segs is 0 for what comes from a tap until the stack has looked at it. */
+static __always_inline u32 segments(const struct __sk_buff *skb, const struct info *i)
+{
+	u32 size = skb->gso_size;
+
+	if (!size || i->payload_len <= size)
+		return 1;
+	return (i->payload_len + size - 1) / size;
+}
+#endif
+
 #endif

@@ -38,16 +38,6 @@ struct {
 	__type(value, u64);
 } outcomes SEC(".maps");
 
-/* The segments that a frame leaves as. gso_segs is 0 for what comes from a tap until the stack has looked at it. */
-static __always_inline u32 segments(const struct __sk_buff *skb, const struct info *i)
-{
-	u32 size = skb->gso_size;
-
-	if (!size || i->payload_len <= size)
-		return 1;
-	return (i->payload_len + size - 1) / size;
-}
-
 static __always_inline int is_guest(const u8 *mac)
 {
 	int n;

@@ -6,18 +6,14 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 )
 
 // TapProgramName is the name of the TC program as the kernel shows it, for TCX and for clsact.
 const TapProgramName = RscTapProgRscTap
 
-// Names of the ways a TC program hangs on its tap, as TapProgram.Mode returns them.
-const (
-	ModeTCX    = "tcx"    // a BPF link, gone with its process (Linux 6.6)
-	ModeClsact = "clsact" // a filter, which stays behind when the process dies (see RemoveStaleTap)
-)
+// tapHook is the tap's ingress: where the host receives what the VM sends.
+var tapHook = tcHook{name: TapProgramName, at: ebpf.AttachTCXIngress, parent: netlink.HANDLE_MIN_INGRESS}
 
 // TapOptions says whose frames are counted, and as whose.
 type TapOptions struct {
@@ -36,9 +32,8 @@ type TapProgram struct {
 	outcomes *ebpf.Map
 	flows    *ebpf.Map // nil when shared
 
-	mu     sync.Mutex // of what follows
-	link   link.Link
-	filter *tcFilter
+	mu sync.Mutex // of what follows
+	on *tcAttachment
 }
 
 // LoadTap loads the program for one tap; it does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
@@ -78,65 +73,25 @@ func LoadTap(o TapOptions) (*TapProgram, error) {
 
 // Attach hangs the program on the tap, in the network namespace of the calling thread: by TCX, in front of all other
 // programs, or where the kernel has no TCX by a filter under clsact. Errors: ErrUnsupported, ErrPermission, ErrNoDevice.
-func (p *TapProgram) Attach() error {
+func (p *TapProgram) Attach() error { return p.attachBy(tapHook.attach) }
+
+func (p *TapProgram) attachBy(attach func(ifindex int, prog *ebpf.Program) (*tcAttachment, error)) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.link != nil || p.filter != nil {
+	if p.on != nil {
 		return fmt.Errorf("tc: attach: %w", ErrAttached)
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: p.ifindex, Program: p.prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return p.attachFilter()
-	}
-	if err != nil {
-		return tapError("attach", p.ifindex, err)
-	}
-	p.link = l
-	return nil
-}
-
-// attachFilter is Attach by clsact. The lock is held.
-func (p *TapProgram) attachFilter() error {
-	f, err := addFilter(p.ifindex, p.prog.FD())
-	if err != nil {
-		return tapError("attach", p.ifindex, err)
-	}
-	p.filter = f
-	return nil
-}
-
-// tapError sorts what the kernel answers.
-func tapError(doing string, ifindex int, err error) error {
-	what := ErrUnsupported
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		what = ErrPermission
-	case errors.Is(err, unix.ENODEV), !exists(ifindex):
-		what = ErrNoDevice
-	}
-	return fmt.Errorf("tc: %s: %w: %w", doing, what, err)
+	p.on, err = attach(p.ifindex, p.prog)
+	return err
 }
 
 // Detach takes the program off the tap, at once. Detaching twice, or from a tap that is gone, is no error.
 func (p *TapProgram) Detach() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var err error
-	switch {
-	case p.link != nil:
-		// Closing alone would leave the moment of detaching to the kernel's work queue.
-		if err = p.link.Detach(); errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
-			err = nil // the tap went first and took the program with it
-		}
-		err = errors.Join(err, p.link.Close())
-	case p.filter != nil:
-		err = p.filter.remove()
-	}
-	p.link, p.filter = nil, nil
-	if err != nil {
-		return fmt.Errorf("tc: detach: %w", err)
-	}
-	return nil
+	err := p.on.detach()
+	p.on = nil
+	return err
 }
 
 // Close detaches and frees the program and its own maps; a shared flow map stays open. Closing twice is no error.
@@ -148,13 +103,7 @@ func (p *TapProgram) Close() error {
 func (p *TapProgram) Mode() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.link != nil:
-		return ModeTCX
-	case p.filter != nil:
-		return ModeClsact
-	}
-	return ""
+	return p.on.mode()
 }
 
 // Names of what becomes of a frame from a VM, in the order of enum tap_outcome in abi.h.

@@ -86,9 +86,7 @@ func (v *vmTap) attachAs(t *testing.T, p *TapProgram, mode string) {
 	t.Helper()
 	v.do(t, func() error {
 		if mode == ModeClsact {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return p.attachFilter()
+			return p.attachBy(tapHook.attachFilter)
 		}
 		return p.Attach()
 	})
@@ -189,7 +187,7 @@ func (v *vmTap) foreign(t *testing.T, parent uint32) {
 func (v *vmTap) addClsact(t *testing.T) {
 	t.Helper()
 	v.do(t, func() error {
-		f := tcFilter{ifindex: v.index}
+		f := tcFilter{hook: tapHook, ifindex: v.index}
 		return netlink.QdiscAdd(f.qdisc())
 	})
 }
@@ -216,7 +214,7 @@ func TestClsactIsLeftAsItWasFound(t *testing.T) {
 		{"a filter came", nil, func(t *testing.T, v *vmTap) { v.foreign(t, netlink.HANDLE_MIN_INGRESS) }, true, []string{"other"}},
 		{"a filter came on the other side", nil, func(t *testing.T, v *vmTap) { v.foreign(t, netlink.HANDLE_MIN_EGRESS) }, true, nil},
 		{"the qdisc went", nil, func(t *testing.T, v *vmTap) {
-			v.do(t, func() error { return netlink.QdiscDel((&tcFilter{ifindex: v.index}).qdisc()) })
+			v.do(t, func() error { return netlink.QdiscDel((&tcFilter{hook: tapHook, ifindex: v.index}).qdisc()) })
 		}, false, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -250,7 +248,7 @@ func TestAttachTakesWhatTheKernelHas(t *testing.T) {
 	case ModeTCX:
 		v.want(t, "with TCX", false)
 	case ModeClsact:
-		v.want(t, "without TCX", true, filterNameWithQdisc)
+		v.want(t, "without TCX", true, TapProgramName+withQdisc)
 	default:
 		t.Errorf("mode %q", p.Mode())
 	}
@@ -338,8 +336,8 @@ func TestWhatAKilledProcessLeaves(t *testing.T) {
 		left       []string
 	}{
 		{"tcx", ModeTCX, false, nil},
-		{"clsact of its own", ModeClsact, false, []string{filterNameWithQdisc}},
-		{"clsact of another", ModeClsact, true, []string{filterName}},
+		{"clsact of its own", ModeClsact, false, []string{TapProgramName + withQdisc}},
+		{"clsact of another", ModeClsact, true, []string{TapProgramName}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := openVMTap(t)

@@ -38,8 +38,14 @@ type skb struct {
 // send gives the program one frame, as gsoSize says, and checks that it leaves it alone.
 func (p *TapProgram) send(t *testing.T, frame []byte, gsoSize uint32) {
 	t.Helper()
+	leavesAlone(t, p.prog, frame, gsoSize)
+}
+
+// leavesAlone runs a TC program on a frame, which it must pass on as it is.
+func leavesAlone(t *testing.T, prog *ebpf.Program, frame []byte, gsoSize uint32) {
+	t.Helper()
 	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)), Repeat: 1, Context: skb{GSOSize: gsoSize}}
-	act, err := p.prog.Run(&o)
+	act, err := prog.Run(&o)
 	if err != nil {
 		t.Fatalf("run of %d bytes: %v", len(frame), err)
 	}

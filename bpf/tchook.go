@@ -1,0 +1,100 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Names of the ways a TC program hangs on its interface, as TapProgram.Mode returns them.
+const (
+	ModeTCX    = "tcx"    // a BPF link, gone with its process (Linux 6.6)
+	ModeClsact = "clsact" // a filter, which stays behind when the process dies (see RemoveStaleTap, RemoveStaleObserver)
+)
+
+// tcHook is where one of our TC programs hangs: its name as the kernel shows it, and the place for TCX and for clsact.
+type tcHook struct {
+	name   string
+	at     ebpf.AttachType
+	parent uint32
+}
+
+// tcAttachment is a program on an interface: a link or a filter.
+type tcAttachment struct {
+	link   link.Link
+	filter *tcFilter
+}
+
+// attach hangs a program on an interface of the calling thread's namespace: by TCX, in front of all other programs, or where the
+// kernel has no TCX by a filter under clsact. Errors: ErrUnsupported, ErrPermission, ErrNoDevice.
+func (h tcHook) attach(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
+	a, err := h.attachTCX(ifindex, prog)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return h.attachFilter(ifindex, prog)
+	}
+	return a, err
+}
+
+// attachTCX is attach by TCX alone. ebpf.ErrNotSupported is in the error's chain where the kernel has none.
+func (h tcHook) attachTCX(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: h.at, Anchor: link.Head()})
+	if err != nil {
+		return nil, tcError("attach", ifindex, err)
+	}
+	return &tcAttachment{link: l}, nil
+}
+
+// attachFilter is attach by clsact.
+func (h tcHook) attachFilter(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
+	f, err := addFilter(h, ifindex, prog.FD())
+	if err != nil {
+		return nil, tcError("attach", ifindex, err)
+	}
+	return &tcAttachment{filter: f}, nil
+}
+
+// tcError sorts what the kernel answers.
+func tcError(doing string, ifindex int, err error) error {
+	what := ErrUnsupported
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		what = ErrPermission
+	case errors.Is(err, unix.ENODEV), !exists(ifindex):
+		what = ErrNoDevice
+	}
+	return fmt.Errorf("tc: %s: %w: %w", doing, what, err)
+}
+
+// detach takes the program off, at once. That the interface is gone is no error.
+func (a *tcAttachment) detach() (err error) {
+	switch {
+	case a == nil:
+		return nil
+	case a.link != nil:
+		// Closing alone would leave the moment of detaching to the kernel's work queue.
+		if err = a.link.Detach(); errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+			err = nil // the interface went first and took the program with it
+		}
+		err = errors.Join(err, a.link.Close())
+	default:
+		err = a.filter.remove()
+	}
+	if err != nil {
+		return fmt.Errorf("tc: detach: %w", err)
+	}
+	return nil
+}
+
+// mode returns ModeTCX, ModeClsact, or "" for nil.
+func (a *tcAttachment) mode() string {
+	switch {
+	case a == nil:
+		return ""
+	case a.link != nil:
+		return ModeTCX
+	}
+	return ModeClsact
+}
