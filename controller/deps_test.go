@@ -40,6 +40,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"controller/xsk":     bans("AF_XDP, whatever is in the frames", "flowtable", "vhost", "bpf"),
 		"controller/netdev":  bans("facts of the host; it completes partial checksums, and that is all it does to frames", "flowtable/packet", "vhost", "bpf"),
 		"controller/api":     bans("what crosses the control socket: a client needs none of what is behind it", "flowtable", "vhost", "bpf", "controller/xsk", "controller/netdev", "controller/datapath"),
+		"controller/observe": bans("it looks on, beside any controller", "vhost", "flowtable/packet", "controller/api", "controller/datapath", "controller/xsk", "controller/state", "cmd"),
 		"controller/state":   bans("the file's own types: what is kept must not change because something else does", "flowtable", "vhost", "bpf", "controller/api", "controller/datapath", "controller/netdev"),
 		// A process boundary between the control side and the data plane must be possible along this line.
 		"controller/datapath": append(bans(wire, "bpf", "controller/api", "controller/state", "controller/report", "controller/netdev", "controller/netns", "cmd"),

@@ -23,6 +23,8 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 		{"replay -w out.pcap -- --json", "replay --write=out.pcap -- --json"},
 		{"attach --vm -- eth0", "attach --vm=-- -- eth0"},
 		{"policy set web --exclude-port 1 --exclude-port 2", "policy set --exclude-port=1 --exclude-port=2 -- web"},
+		{"observe vnet0 --seconds 5 vnet1 -o json", "observe --seconds=5 --output=json -- vnet0 vnet1"},
+		{"--all observe", "observe --all"},
 		{"attach eth0 --help", "attach --help"},
 		{"help attach", "help attach"},
 		{"--version", "--version"},

@@ -107,7 +107,9 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"policy set web --hold=-1us", "policy set web --max-bytes -1", "policy set web --exclude-port 65536",
 		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --metrics :1", "run x", "replay",
 		"replay a.pcap b.pcap", "replay a.pcap --profile x", "replay a.pcap --hold 2h", "replay a.pcap --features +magic",
-		"replay a.pcap --features csum,-tso4", "demo x", "demo-child",
+		"replay a.pcap --features csum,-tso4", "demo x", "demo-child", "observe --all eth0",
+		"observe --seconds 0", "observe --seconds -1", "observe --seconds 3601", "observe --seconds 99999999999999999999", "observe --seconds 1.5",
+		"observe --seconds many", "observe -o yaml", "observe --watch", "observe eth0 --seconds",
 	} {
 		t.Run(line, func(t *testing.T) {
 			t.Setenv("RSCCTL_SOCKET", fake.socket)
@@ -213,7 +215,7 @@ func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
 	if code != exitDone || errs != "" {
 		t.Fatalf("exit %d, %q", code, errs)
 	}
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "replay", "demo"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "observe", "replay", "demo"} {
 		if !strings.Contains(out, "\n   "+verb+" ") {
 			t.Errorf("%s is missing:\n%s", verb, out)
 		}
@@ -272,7 +274,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 // A flag's help names its value as the text does, in capitals, and the text goes on behind it where the sentence needs it.
 func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
 	flag := regexp.MustCompile(`(?m)^   --[a-z-]+(?: ([^-\s]\S*))?(?:, -\w \S+| \[ --.* \])?  +(.*)$`)
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "observe"} {
 		_, out, _ := rscctl(t, append(strings.Fields(verb), "--help")...)
 		lines := flag.FindAllStringSubmatch(out, -1)
 		if len(lines) < 2 {
