@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -50,7 +52,10 @@ func observeHost(c *cli.Context, s streams) error {
 	if err != nil || n < 1 || n > maxObserveSeconds {
 		return usagef("observe: --seconds %s: not a number of seconds: say 1 to %d", c.String("seconds"), maxObserveSeconds)
 	}
-	rep, err := observe.Run(c.Context, observe.Options{Interfaces: names, Uplinks: c.Bool("all"), Duration: time.Duration(n) * time.Second})
+	// A terminal that goes away ends it as Ctrl-C does: before Linux 6.6 a dead process would leave its filters.
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
+	defer stop()
+	rep, err := observe.Run(ctx, observe.Options{Interfaces: names, Uplinks: c.Bool("all"), Duration: time.Duration(n) * time.Second})
 	if err != nil {
 		return on("observe", err)
 	}

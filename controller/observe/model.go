@@ -1,10 +1,10 @@
 package observe
 
 // The model of what merging saves a guest. What receiving a GB costs a guest falls with the segments in a frame, because most of the
-// cost is paid per frame. Two measurements make it, both of this project's own (docs/observe.md): how much a guest's CPU per GB
-// falls in all, and which part of that frames of a given size bring.
+// cost is paid per frame. Two figures make it (docs/observe.md says where they come from): how much a guest's CPU per GB falls in
+// all, and which part of that frames of a given size bring.
 
-// CPU per GB of a guest that gets every segment alone, over that of one that gets them merged.
+// CPU per GB of a guest that gets every segment alone, over that of one that gets them merged: at least.
 const (
 	gainGuestGRO   = 1.7 // the guest's own GRO on, as it is unless somebody switched it off: it has merged a part already
 	gainNoGuestGRO = 2.4 // the guest's own GRO off
