@@ -559,3 +559,25 @@ func TestOfWhatWaitsAlreadyTheNewestIsDropped(t *testing.T) {
 	r.step()
 	packets(t, g.got, want[:114]...)
 }
+
+// A guest whose part of the turn is used up gets the rest in the turns that follow, in order, and nobody sleeps meanwhile.
+func TestATurnThatIsOverDropsNothing(t *testing.T) {
+	r := newRig(t)
+	g := r.vm(1)
+	g.pieces = walkTurn / 4 // four frames are a turn
+	p := to(1, 100)
+	p.Flags = pt.ACK | pt.PSH
+	want := train(p, 38)
+	r.inject(want...)
+	for n := 4; n < len(want); n += 4 {
+		if !r.step() {
+			t.Fatal("a guest could go on, and the worker would sleep")
+		}
+		if len(g.got) != n || r.w.ports[1].hungry {
+			t.Fatalf("%d frames after %d turns, hungry %v", len(g.got), n/4, r.w.ports[1].hungry)
+		}
+	}
+	r.step()
+	packets(t, g.got, want...)
+	r.dropped(1, nil)
+}

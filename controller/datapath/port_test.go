@@ -407,3 +407,36 @@ func TestAnIsolatedVMAndItsNeighboursAreApart(t *testing.T) {
 		}
 	}
 }
+
+// What waits for guests that are away is bounded as for guests without room, all of them together.
+func TestWhatWaitsForAPauseToEndIsBounded(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Chunks = 1024 })
+	const vms = 4
+	for i := range uint32(vms) {
+		r.vm(i)
+		r.w.pausePort(i)
+	}
+	for range 3 {
+		for i := range uint32(vms) {
+			p := to(i, 100)
+			p.Flags = pt.ACK | pt.PSH
+			r.inject(train(p, BurstFrames)...)
+			r.step()
+		}
+	}
+	r.step()
+	for i := range uint32(vms) {
+		if n := r.w.ports[i].out.chunks; n != 1024/4/vms {
+			t.Errorf("%d chunks wait for guest %d, %d may", n, i, 1024/4/vms)
+		}
+		r.dropped(i, byReason{flowtable.ReasonGuestNoBuffers: 3*BurstFrames - 1024/4/vms})
+		g := r.start(i, rules())
+		r.step()
+		if len(g.got) != 1024/4/vms {
+			t.Errorf("%d frames for a guest that is back", len(g.got))
+		}
+	}
+	if r.w.hungry != 0 {
+		t.Errorf("%d guests are hungry", r.w.hungry)
+	}
+}
