@@ -92,18 +92,28 @@ func (f *tcFilter) qdisc() netlink.Qdisc {
 	}}
 }
 
-// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other.
-func (f *tcFilter) removeOurs() error {
+// ours lists the filters of the hook's program, whoever made them.
+func (f *tcFilter) ours() (out []*netlink.BpfFilter, err error) {
 	list, err := f.h.FilterList(f.link(), f.hook.parent)
 	if err != nil {
-		return fmt.Errorf("filters: %w", err)
+		return nil, fmt.Errorf("filters: %w", err)
+	}
+	for _, one := range list {
+		if b, ok := one.(*netlink.BpfFilter); ok && (b.Name == f.hook.name || b.Name == f.hook.name+withQdisc) {
+			out = append(out, b)
+		}
+	}
+	return out, nil
+}
+
+// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other.
+func (f *tcFilter) removeOurs() error {
+	list, err := f.ours()
+	if err != nil {
+		return err
 	}
 	madeQdisc := false
-	for _, one := range list {
-		b, ok := one.(*netlink.BpfFilter)
-		if !ok || b.Name != f.hook.name && b.Name != f.hook.name+withQdisc {
-			continue
-		}
+	for _, b := range list {
 		madeQdisc = madeQdisc || b.Name == f.hook.name+withQdisc
 		b.Fd = -1
 		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -136,6 +146,24 @@ func (f *tcFilter) remove() error {
 		return err
 	}
 	return nil
+}
+
+// TapFilters returns the kernel ids of the programs that hang on a tap by a filter of ours, in the network namespace of the calling
+// thread. A filter whose program no process has open was left by one that died: RemoveStaleTap.
+func TapFilters(ifindex int) (programs []uint32, err error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("tc: netlink: %w", err)
+	}
+	defer h.Close()
+	list, err := (&tcFilter{h: h, ifindex: ifindex, hook: tapHook}).ours()
+	if err != nil {
+		return nil, fmt.Errorf("tc: %w", err)
+	}
+	for _, b := range list {
+		programs = append(programs, uint32(b.Id))
+	}
+	return programs, nil
 }
 
 // removeStale is remove for what another process left, in the network namespace of the calling thread.

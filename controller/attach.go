@@ -9,7 +9,9 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
 )
 
 // Attach puts one VM on an interface, which becomes an uplink with the first. It leaves nothing behind when it fails.
@@ -60,7 +62,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	}
 	resp.Changes = append(resp.Changes, fmt.Sprintf("add %s to %s's unicast filter", req.MAC, req.Iface))
 	for _, ch := range todo {
-		resp.Changes = append(resp.Changes, ch.text())
+		resp.Changes = append(resp.Changes, hostchange.Text(ch))
 	}
 	resp.Changes = append(resp.Changes, changes...)
 	if req.DryRun {
@@ -77,8 +79,8 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 }
 
 // attachNow makes the changes, each undone again if a later one fails. The caller holds mu.
-func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *attachment, todo []change, resp *api.AttachResponse) (err error) {
-	var done []change
+func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *attachment, todo []state.Change, resp *api.AttachResponse) (err error) {
+	var done []state.Change
 	fresh := u == nil
 	c.touched = true
 	defer func() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -161,7 +162,7 @@ func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 	errs = append(errs, u.close())
 	errs = append(errs, c.putBack(u.changes)...)
 	for _, ch := range u.changes {
-		restored = append(restored, ch.restoredText())
+		restored = append(restored, hostchange.UndoneText(ch))
 	}
 	restored = append(restored, fmt.Sprintf("XDP program and sockets removed from %s", u.name))
 	c.watcher.Remove(u.facts.Index)

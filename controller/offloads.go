@@ -6,114 +6,25 @@ import (
 	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
 )
-
-// change is one offload that attach switches and detach puts back. Via tells that link is the other end of the veth of that name,
-// which may live in another namespace and is looked for again when the change is undone. Names are for people: what is
-// undone is undone at the interface that Device identifies, whatever its name is by then.
-type change struct {
-	id      uint64 // in the undo list
-	Link    string
-	Via     string
-	Device  netdev.Identity // of Via where that is set, otherwise of Link; zero in a list that an old version wrote
-	Feature string
-	Why     string
-	Undo    netdev.Change
-}
-
-func (c *change) text() string {
-	return fmt.Sprintf("switch %s off on %s: %s", c.Feature, c.Link, c.Why)
-}
-
-func (c *change) restoredText() string {
-	return fmt.Sprintf("%s switched on again on %s", c.Feature, c.Link)
-}
-
-// named is the interface of this namespace by which the changed one is found, by the name that it had.
-func (c *change) named() string {
-	if c.Via != "" {
-		return c.Via
-	}
-	return c.Link
-}
-
-// at runs fn on the interface that is changed, by the name that it has now. ErrNoDevice when it is gone.
-func (c *change) at(fn func(h *netdev.Handle, name string) error) error {
-	return withHandle(func(h *netdev.Handle) error {
-		name := c.named()
-		if c.Device.Index != 0 {
-			var err error
-			if name, err = h.NameOf(c.Device); err != nil {
-				return err
-			}
-		}
-		if c.Via == "" {
-			return fn(h, name)
-		}
-		p, err := h.VethPeer(name)
-		if err != nil {
-			return err
-		}
-		return p.Do(func(there *netdev.Handle) error { return fn(there, p.Name) })
-	})
-}
-
-// plan notes at which interface the change is made and what undoes it, and changes nothing.
-func (c *change) plan() error {
-	err := withHandle(func(h *netdev.Handle) (err error) {
-		c.Device, err = h.Identify(c.named())
-		return err
-	})
-	if err == nil {
-		err = c.at(func(h *netdev.Handle, name string) (err error) {
-			c.Undo, err = h.PlanOffload(name, c.Feature, false)
-			return err
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
-	}
-	return nil
-}
-
-// apply switches the offload off. It stays undoable also when it fails half-way.
-func (c *change) apply() error {
-	err := c.at(func(h *netdev.Handle, name string) error {
-		_, err := h.ChangeOffload(name, c.Feature, false)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
-	}
-	return nil
-}
-
-// undo puts the offload back. A link that is gone needs nothing.
-func (c *change) undo() error {
-	if len(c.Undo.Was) == 0 {
-		return nil
-	}
-	err := c.at(func(h *netdev.Handle, name string) error { return h.UndoOffload(name, c.Undo) })
-	if err != nil && !errors.Is(err, netdev.ErrNoDevice) {
-		return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
-	}
-	return nil
-}
 
 // applyChanges makes changes for an interface that is, or is about to be, attached. They are on the undo list before the first of
 // them is made, so that a crash at any moment leaves a note of what to put back. On failure none is left. The caller holds mu.
-func (c *Controller) applyChanges(iface string, todo []change) ([]change, error) {
+func (c *Controller) applyChanges(iface string, todo []state.Change) ([]state.Change, error) {
 	for i := range todo {
-		if err := todo[i].plan(); err != nil {
+		todo[i].Iface = iface
+		if err := hostchange.Plan(&todo[i]); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.record(iface, todo); err != nil {
+	if err := c.record(todo); err != nil {
 		return nil, err
 	}
 	for i := range todo {
-		if err := todo[i].apply(); err != nil {
+		if err := hostchange.Apply(todo[i]); err != nil {
 			return nil, errors.Join(append([]error{err}, c.putBack(todo)...)...)
 		}
 	}
@@ -122,13 +33,13 @@ func (c *Controller) applyChanges(iface string, todo []change) ([]change, error)
 
 // keepChanges notes changes that are in force. What was changed before stays as it was noted then; twice are the ids, in the undo
 // list, of what was noted again.
-func (u *uplink) keepChanges(done []change) (twice []uint64) {
+func (u *uplink) keepChanges(done []state.Change) (twice []uint64) {
 	u.changes = slices.Clone(u.changes)
 	for _, ch := range done {
-		if slices.ContainsFunc(u.changes, func(was change) bool {
-			return was.Device == ch.Device && (was.Via == "") == (ch.Via == "") && was.Feature == ch.Feature && len(was.Undo.Was) > 0
+		if slices.ContainsFunc(u.changes, func(was state.Change) bool {
+			return was.Device == ch.Device && (was.Via == "") == (ch.Via == "") && was.Feature == ch.Feature && len(was.Was) > 0
 		}) {
-			twice = append(twice, ch.id)
+			twice = append(twice, ch.ID)
 		} else {
 			u.changes = append(u.changes, ch)
 		}
@@ -136,18 +47,10 @@ func (u *uplink) keepChanges(done []change) (twice []uint64) {
 	return twice
 }
 
-func withHandle(fn func(*netdev.Handle) error) error {
-	h, err := netdev.Open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(h), h.Close())
-}
-
 // planOffloads says which offloads of the interface and its veth peer stand in the way. Those of the interface are
 // switched off; those of the peer only when the operator asked for it, otherwise they become warnings with the remedy.
-func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []change, warnings []string, err error) {
-	err = withHandle(func(h *netdev.Handle) error {
+func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []state.Change, warnings []string, err error) {
+	err = netdev.With(func(h *netdev.Handle) error {
 		for _, o := range []struct{ feature, why string }{
 			{netdev.LRO, "the NIC would merge frames before we see them"},
 			{netdev.GROHW, "the NIC would merge frames before we see them"},
@@ -162,7 +65,7 @@ func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []change, warnin
 			case on && fixed && o.feature != netdev.RxVLAN: // tags: the XDP program reads them, or attach refuses later
 				warnings = append(warnings, fmt.Sprintf("%s of %s is on and fixed by the driver: %s", o.feature, f.Name, o.why))
 			case on && !fixed:
-				todo = append(todo, change{Link: f.Name, Feature: o.feature, Why: o.why})
+				todo = append(todo, hostchange.SwitchOff(f.Name, "", o.feature, o.why))
 			}
 		}
 		return nil
@@ -183,7 +86,7 @@ func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []change, warnin
 		return todo, warnings, nil
 	}
 	if req.FixOffloads {
-		todo = append(todo, change{Link: p.Name, Via: f.Name, Feature: netdev.TxChecksum, Why: "its frames would come with partial checksums"})
+		todo = append(todo, hostchange.SwitchOff(p.Name, f.Name, netdev.TxChecksum, "its frames would come with partial checksums"))
 	} else {
 		warnings = append(warnings, fmt.Sprintf("%s sends partial checksums, which the guest will drop and we never merge: %s", p.Name, remedyFor(p)))
 	}
@@ -212,7 +115,7 @@ func (u *uplink) checkTags() error {
 	if u.prog.ReadsVLANTag() {
 		return nil
 	}
-	return withHandle(func(h *netdev.Handle) error {
+	return netdev.With(func(h *netdev.Handle) error {
 		if u.facts.Kind == "veth" { // the tag rides beside the frame whatever rx-vlan-offload says
 			p, err := netdev.VethPeer(u.name)
 			if err == nil && p.Reachable {

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/state"
 )
 
@@ -144,44 +144,18 @@ func (c *Controller) stateWarnings() (out []string) {
 	return out
 }
 
-// record puts a change of the host on the undo list.
-func (c *Controller) record(iface string, todo []change) error {
-	if len(todo) == 0 {
-		return nil
-	}
-	list := make([]state.Change, len(todo))
-	for i, ch := range todo {
-		list[i] = state.Change{
-			Kind: state.Offload, Iface: iface, Link: ch.Link, Via: ch.Via, Feature: ch.Feature, Was: ch.Undo.Was, Why: ch.Why,
-			Device: state.Device{Index: ch.Device.Index, Addr: ch.Device.Permanent, Boot: ch.Device.Boot},
-		}
-	}
-	if err := c.state.Record(list); err != nil {
-		return notSaved(err)
-	}
-	for i := range todo {
-		todo[i].id = list[i].ID
-	}
-	return nil
-}
-
-// recorded is a change as the undo list has it.
-func recorded(r state.Change) change {
-	return change{
-		id: r.ID, Link: r.Link, Via: r.Via, Feature: r.Feature, Why: r.Why, Undo: netdev.Change{Feature: r.Feature, Was: r.Was},
-		Device: netdev.Identity{Index: r.Device.Index, Permanent: r.Device.Addr, Boot: r.Device.Boot},
-	}
-}
+// record puts changes of the host on the undo list, and gives them their IDs there.
+func (c *Controller) record(todo []state.Change) error { return notSaved(c.state.Record(todo)) }
 
 // putBack undoes changes, the newest first, and takes them off the undo list. What could not be undone stays there for the next
 // run, and is returned.
-func (c *Controller) putBack(changes []change) (errs []error) {
+func (c *Controller) putBack(changes []state.Change) (errs []error) {
 	var done []uint64
 	for i := len(changes) - 1; i >= 0; i-- {
-		if err := changes[i].undo(); err != nil {
+		if err := hostchange.Undo(changes[i]); err != nil {
 			errs = append(errs, err)
 		} else {
-			done = append(done, changes[i].id)
+			done = append(done, changes[i].ID)
 		}
 	}
 	if err := c.state.Forget(done...); err != nil {

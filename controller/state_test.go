@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
 )
 
@@ -196,19 +195,19 @@ func TestAFullDiskNeverMakesADeedAnError(t *testing.T) {
 func TestTheUndoListFollowsTheHost(t *testing.T) {
 	dir := t.TempDir()
 	c := offHost(t, dir)
-	todo := []change{{
-		Link: "eth1", Feature: "large-receive-offload", Undo: netdev.Change{Feature: "large-receive-offload"},
-		Device: netdev.Identity{Index: 7, Permanent: "52:54:00:00:00:01", Boot: "b"},
+	todo := []state.Change{{
+		Kind: state.Offload, Iface: "eth1", Link: "eth1", Feature: "large-receive-offload",
+		Device: state.Device{Index: 7, Addr: "52:54:00:00:00:01", Boot: "b"},
 	}}
-	if err := c.record("eth1", todo); err != nil || todo[0].id == 0 {
-		t.Fatalf("recorded as %d, %v", todo[0].id, err)
+	if err := c.record(todo); err != nil || todo[0].ID == 0 {
+		t.Fatalf("recorded as %d, %v", todo[0].ID, err)
 	}
 	nothing := todo[0]
-	back := recorded(c.state.Changes()[0])
+	back := c.state.Changes()[0]
 	if !reflect.DeepEqual(back, nothing) {
 		t.Errorf("read back %+v, was %+v", back, nothing)
 	}
-	if errs := c.putBack([]change{nothing}); len(errs) != 0 || len(c.state.Changes()) != 0 {
+	if errs := c.putBack([]state.Change{nothing}); len(errs) != 0 || len(c.state.Changes()) != 0 {
 		t.Errorf("errors %v, left %+v", errs, c.state.Changes())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/report"
 )
 
@@ -54,7 +55,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 		Queues: u.look(),
 	}
 	for _, ch := range u.changes {
-		s.Changes = append(s.Changes, ch.text())
+		s.Changes = append(s.Changes, hostchange.Text(ch))
 	}
 	var err error
 	if s.Outcomes, err = u.prog.Outcomes(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
 )
 
@@ -23,13 +24,8 @@ const (
 	txRingSize     = 1024
 	completionRing = 1024
 	tableSlots     = 4096
-	xdpHeadroom    = 256 // XDP_PACKET_HEADROOM, include/uapi/linux/bpf.h
-	ethHeader      = 14
-	vlanTag        = 4
 	macLen         = 6
 	maxPorts       = datapath.MaxPorts // VMs of one interface
-	smallChunk     = 2048
-	largeChunk     = 4096
 )
 
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
@@ -47,7 +43,7 @@ type uplink struct {
 	flows    *bpf.Flows
 	native   bool            // XDP runs in the driver
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
-	changes  []change        // what was changed on the host, in order
+	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
 }
 
@@ -74,18 +70,13 @@ func (q *queue) close() error {
 	return errors.Join(q.shares.Close(), q.sock.Close())
 }
 
-// chunkFor returns the UMEM chunk size for an MTU: XDP's headroom, the Ethernet header with one tag and the MTU must fit.
+// chunkFor returns the UMEM chunk size for an MTU.
 func chunkFor(mtu int) (int, error) {
-	for _, chunk := range []int{smallChunk, largeChunk} {
-		if mtu <= maxMTU(chunk) {
-			return chunk, nil
-		}
+	if chunk := xsk.ChunkFor(mtu); chunk != 0 {
+		return chunk, nil
 	}
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU", ErrMTU, mtu, largeChunk, maxMTU(largeChunk))
+	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU", ErrMTU, mtu, xsk.LargeChunk, xsk.MaxMTU(xsk.LargeChunk))
 }
-
-// maxMTU is the largest MTU whose frames a UMEM chunk holds.
-func maxMTU(chunk int) int { return chunk - xdpHeadroom - ethHeader - vlanTag }
 
 // inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
 func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // checkUplink looks whether all that was true of an interface when it was attached still is. What can be followed is (its name,
@@ -49,7 +52,7 @@ func (c *Controller) checkUplink(u *uplink) {
 
 // want is what the interface must be for the program and the sockets that are on it.
 func (u *uplink) want() netdev.Want {
-	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: maxMTU(u.chunk)}
+	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: xsk.MaxMTU(u.chunk)}
 	if u.prog.Mode() != "" {
 		w.Program = u.prog.ID()
 	}
@@ -94,7 +97,7 @@ func (u *uplink) setMTU(mtu int) error {
 // switchOff switches an offload off that somebody switched on under us.
 func (c *Controller) switchOff(u *uplink, feature string) error {
 	u.log.Warn("offload was switched on while VMs are attached: switching it off again", "offload", feature)
-	done, err := c.applyChanges(u.name, []change{{Link: u.name, Feature: feature, Why: "it was switched on while VMs were attached"}})
+	done, err := c.applyChanges(u.name, []state.Change{hostchange.SwitchOff(u.name, "", feature, "it was switched on while VMs were attached")})
 	if err != nil {
 		return err
 	}

@@ -29,11 +29,7 @@ func (c *Controller) restore() error {
 	for _, err := range c.state.Problems() {
 		c.log.Warn("restore: undo list", "err", err)
 	}
-	var left []change
-	for _, r := range c.state.Changes() {
-		left = append(left, recorded(r))
-	}
-	for _, err := range c.putBack(left) {
+	for _, err := range c.putBack(c.state.Changes()) {
 		c.log.Warn("restore: not put back, tried again by the next run", "err", err)
 	}
 	saved, err := c.state.Load()

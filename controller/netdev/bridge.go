@@ -36,7 +36,7 @@ type BridgePorts struct {
 
 // FindPorts finds the bridge between an uplink and a tap in the calling thread's namespace. See Handle.FindPorts.
 func FindPorts(uplink int, vlan uint16, tap int) (b *BridgePorts, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		b, err = h.FindPorts(uplink, vlan, tap)
 		return err
 	})

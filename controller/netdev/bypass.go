@@ -60,7 +60,7 @@ func callsNetfilter(name string) (on, there bool) {
 // What only concerns the VM's own frames (the ingress of the tap, the egress of the uplink) is not listed: those stay on the
 // kernel's path. Legacy iptables and ebtables are found by their rules; a legacy policy without a rule is not seen.
 func (r *Rules) Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		w := way{h: h, rules: r, ports: ports}
 		if w.in, err = h.names(uplink); err != nil {
 			return err

@@ -28,7 +28,7 @@ func (h *Handle) Driver(name string) string { return h.eth.driver(name) }
 
 // Offload is Handle.Offload on a handle made for one call.
 func Offload(name, feature string) (on, fixed bool, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		on, fixed, err = h.Offload(name, feature)
 		return err
 	})

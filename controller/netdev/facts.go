@@ -25,6 +25,7 @@ type Facts struct {
 	MTU         int // bytes of an IP packet
 	RxQueues    int // receive queues in use now (at least 1)
 	MaxRxQueues int // receive queues the interface could use
+	TxQueues    int // transmit queues in use now (at least 1)
 	Driver      string
 	Kind        string // "veth", "bridge", "tun", ...; "" for hardware
 	MAC         net.HardwareAddr
@@ -80,8 +81,8 @@ func (h *Handle) closeNetlink() {
 	}
 }
 
-// with runs fn on a handle made for one call.
-func with(fn func(h *Handle) error) error {
+// With runs fn on a handle made for one call, in the namespace of the calling thread.
+func With(fn func(h *Handle) error) error {
 	h, err := Open()
 	if err != nil {
 		return err
@@ -92,7 +93,7 @@ func with(fn func(h *Handle) error) error {
 
 // Inspect returns the facts of the interface with that name.
 func Inspect(name string) (f *Facts, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		f, err = h.Inspect(name)
 		return err
 	})
@@ -110,7 +111,7 @@ func (h *Handle) Inspect(name string) (*Facts, error) {
 
 // InspectIndex is Handle.InspectIndex in the calling thread's namespace.
 func InspectIndex(index int) (f *Facts, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		f, err = h.InspectIndex(index)
 		return err
 	})
@@ -166,7 +167,7 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 		f.Kind = k
 	}
 	f.Driver = h.eth.driver(a.Name)
-	f.RxQueues = h.rxQueues(a)
+	f.RxQueues, f.TxQueues = h.rxQueues(a), h.txQueues(a)
 	if a.MasterIndex > 0 {
 		if m, err := h.nl.LinkByIndex(a.MasterIndex); err == nil {
 			f.Master = m.Attrs().Name

@@ -14,7 +14,7 @@ import (
 
 // RefreshFDB is Handle.RefreshFDB in the calling thread's namespace.
 func RefreshFDB(port int, vid uint16, senders []net.HardwareAddr) error {
-	return with(func(h *Handle) error { return h.RefreshFDB(port, vid, senders) })
+	return With(func(h *Handle) error { return h.RefreshFDB(port, vid, senders) })
 }
 
 // RefreshFDB tells a bridge that frames of these senders came in by the port (an ifindex), in a VLAN of the bridge (see

@@ -15,7 +15,7 @@ import (
 
 // FindGuest is Handle.FindGuest in the calling thread's namespace.
 func FindGuest(g Guest) (p *Proof, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		p, err = h.FindGuest(g)
 		return err
 	})
@@ -53,7 +53,7 @@ func (h *Handle) FindGuest(g Guest) (*Proof, error) {
 
 // ConfirmGuest is Handle.ConfirmGuest in the calling thread's namespace.
 func ConfirmGuest(g Guest, p *Proof) (again *Proof, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		again, err = h.ConfirmGuest(g, p)
 		return err
 	})

@@ -23,7 +23,7 @@ type Change struct {
 
 // SetOffload switches an offload. See Handle.ChangeOffload, which can be undone exactly.
 func SetOffload(name, feature string, on bool) error {
-	return with(func(h *Handle) error {
+	return With(func(h *Handle) error {
 		_, err := h.ChangeOffload(name, feature, on)
 		return err
 	})

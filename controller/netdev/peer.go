@@ -17,7 +17,7 @@ type Peer struct {
 
 // VethPeer finds the other end of a veth interface, in the calling thread's namespace.
 func VethPeer(name string) (p *Peer, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		p, err = h.VethPeer(name)
 		return err
 	})
@@ -76,14 +76,14 @@ func (p *Peer) Do(fn func(there *Handle) error) error {
 		if !p.Reachable {
 			return fmt.Errorf("veth peer: %w", ErrUnreachable)
 		}
-		return with(fn)
+		return With(fn)
 	}
 	ns, err := netns.Open(p.NSPath)
 	if err != nil {
 		return fmt.Errorf("veth peer: %w", err)
 	}
 	defer ns.Close()
-	return ns.Do(func() error { return with(fn) })
+	return ns.Do(func() error { return With(fn) })
 }
 
 // Offload is Handle.Offload of the peer.

@@ -16,3 +16,11 @@ func (h *Handle) rxQueues(a *netlink.LinkAttrs) int {
 	}
 	return max(a.NumRxQueues, 1)
 }
+
+// txQueues is the number of transmit queues in use, where the driver tells its channels; otherwise of those allocated.
+func (h *Handle) txQueues(a *netlink.LinkAttrs) int {
+	if c, err := h.eth.channels(a.Name); err == nil && c.tx+c.combined > 0 {
+		return int(c.tx + c.combined)
+	}
+	return max(a.NumTxQueues, 1)
+}

@@ -35,7 +35,7 @@ type TapFacts struct {
 
 // InspectTap returns the facts of a VM's tap in the calling thread's namespace. See Handle.InspectTap.
 func InspectTap(name string) (f *TapFacts, err error) {
-	err = with(func(h *Handle) error {
+	err = With(func(h *Handle) error {
 		f, err = h.InspectTap(name)
 		return err
 	})

@@ -14,15 +14,24 @@ import (
 // ErrNotUplink is returned for an interface whose frames XDP and AF_XDP cannot take where they come in.
 var ErrNotUplink = errors.New("cannot be an uplink")
 
+// NotUplink is an ErrNotUplink with its parts.
+type NotUplink struct{ Iface, Why, Remedy string }
+
+func (e *NotUplink) Error() string {
+	return fmt.Sprintf("interface %s: %v: %s: %s", e.Iface, ErrNotUplink, e.Why, e.Remedy)
+}
+
+func (e *NotUplink) Unwrap() error { return ErrNotUplink }
+
 // CheckUplink is Handle.CheckUplink in the calling thread's namespace.
 func CheckUplink(name string, vlan uint16) error {
-	return with(func(h *Handle) error { return h.CheckUplink(name, vlan) })
+	return With(func(h *Handle) error { return h.CheckUplink(name, vlan) })
 }
 
 // CheckUplink tells whether an interface may be an uplink for VMs of a VLAN (0: untagged). An uplink owns the receive
 // queues that its frames come in by: AF_XDP binds to a device and a queue, and a device on top of another one gets frames
 // that the lower one has merged already, longer than a chunk, or gets none. The list of what may be one is an allow-list.
-// ErrNotUplink says why and what to attach instead, ErrNoDevice that there is none of that name.
+// ErrNotUplink (a *NotUplink) says why and what to attach instead, ErrNoDevice that there is none of that name.
 func (h *Handle) CheckUplink(name string, vlan uint16) error {
 	l, err := h.link(name)
 	if err != nil {
@@ -132,7 +141,7 @@ func (s linkSet) checkUplink(index int, vlan uint16) error {
 	if why == "" {
 		return nil
 	}
-	return fmt.Errorf("interface %s: %w: %s: %s", l.name, ErrNotUplink, why, s.remedy(l, vlan))
+	return &NotUplink{l.name, why, s.remedy(l, vlan)}
 }
 
 // refused says why an interface is no uplink, "" when it may be one.

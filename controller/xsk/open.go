@@ -18,7 +18,7 @@ const maxTxBudget = 32 // frames the kernel sends per wake-up unless told otherw
 
 func (c *Config) check() error {
 	switch {
-	case c.ChunkSize != 2048 && c.ChunkSize != 4096:
+	case c.ChunkSize != SmallChunk && c.ChunkSize != LargeChunk:
 		return fmt.Errorf("chunk size %d: 2048 or 4096: %w", c.ChunkSize, ErrConfig)
 	case c.Chunks <= 0 || c.Chunks > 1<<20:
 		return fmt.Errorf("%d chunks: 1 to 1048576: %w", c.Chunks, ErrConfig)

@@ -1,0 +1,103 @@
+// Package hostchange makes the changes of a host that package state records, and undoes them: offloads of network devices. Who
+// makes one calls Plan, has it recorded, and then calls Apply: a crash at any moment leaves a note of what to put back.
+package hostchange
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/state"
+)
+
+// SwitchOff is an offload of link that is to be switched off. Where via is given, link is the other end of the veth of that name,
+// which may lie in another namespace and is looked for again when the change is undone. why is told to people.
+func SwitchOff(link, via, feature, why string) state.Change {
+	return state.Change{Kind: state.Offload, Link: link, Via: via, Feature: feature, Why: why}
+}
+
+// Text says in words what is changed.
+func Text(c state.Change) string {
+	return fmt.Sprintf("switch %s off on %s: %s", c.Feature, c.Link, c.Why)
+}
+
+// UndoneText says in words that it was put back.
+func UndoneText(c state.Change) string {
+	return fmt.Sprintf("%s switched on again on %s", c.Feature, c.Link)
+}
+
+// Plan notes at which interface the change is made and what undoes it, and changes nothing.
+func Plan(c *state.Change) error {
+	err := netdev.With(func(h *netdev.Handle) error {
+		id, err := h.Identify(named(*c))
+		c.Device = state.Device{Index: id.Index, Addr: id.Permanent, Boot: id.Boot}
+		return err
+	})
+	if err == nil {
+		err = at(*c, func(h *netdev.Handle, name string) error {
+			undo, err := h.PlanOffload(name, c.Feature, false)
+			c.Was = undo.Was
+			return err
+		})
+	}
+	return wrap(*c, err)
+}
+
+// Apply switches the offload off. It stays undoable also when it fails half-way.
+func Apply(c state.Change) error {
+	return wrap(c, at(c, func(h *netdev.Handle, name string) error {
+		_, err := h.ChangeOffload(name, c.Feature, false)
+		return err
+	}))
+}
+
+// Undo puts the offload back. A link that is gone needs nothing.
+func Undo(c state.Change) error {
+	if len(c.Was) == 0 {
+		return nil
+	}
+	err := at(c, func(h *netdev.Handle, name string) error {
+		return h.UndoOffload(name, netdev.Change{Feature: c.Feature, Was: c.Was})
+	})
+	if errors.Is(err, netdev.ErrNoDevice) {
+		return nil
+	}
+	return wrap(c, err)
+}
+
+// at runs fn on the interface that is changed, by the name that it has now: names are for people, and what Device identifies is
+// meant. ErrNoDevice when it is gone.
+func at(c state.Change, fn func(h *netdev.Handle, name string) error) error {
+	return netdev.With(func(h *netdev.Handle) error {
+		name := named(c)
+		if c.Device.Index != 0 {
+			var err error
+			if name, err = h.NameOf(netdev.Identity{Index: c.Device.Index, Permanent: c.Device.Addr, Boot: c.Device.Boot}); err != nil {
+				return err
+			}
+		}
+		if c.Via == "" {
+			return fn(h, name)
+		}
+		p, err := h.VethPeer(name)
+		if err != nil {
+			return err
+		}
+		return p.Do(func(there *netdev.Handle) error { return fn(there, p.Name) })
+	})
+}
+
+// named is the interface of this namespace by which the changed one is found, by the name that it had.
+func named(c state.Change) string {
+	if c.Via != "" {
+		return c.Via
+	}
+	return c.Link
+}
+
+func wrap(c state.Change, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("offload %s of %s: %w", c.Feature, c.Link, err)
+}
