@@ -32,6 +32,14 @@ const (
 	netdevQueueTypeRx  = 0
 )
 
+// genlHeader is struct genlmsghdr of linux/genetlink.h: command, version 1 and two reserved bytes, which have to be zero for families
+// that are younger than Linux 6.1 (genl_header_check). The netlink package's Genlmsg has no room for them, and sends what lies
+// behind it in memory.
+type genlHeader uint8
+
+func (h genlHeader) Len() int          { return nl.SizeofGenlmsg }
+func (h genlHeader) Serialize() []byte { return []byte{byte(h), 1, 0, 0} }
+
 // XDPFeatures are what a driver says of itself: NETDEV_A_DEV_XDP_FEATURES (enum netdev_xdp_act of linux/netdev.h, Linux 6.3). What
 // a driver can do may depend on its settings of the moment.
 type XDPFeatures uint64
@@ -53,7 +61,7 @@ func (h *Handle) XDPFeatures(index int) (XDPFeatures, error) {
 	}
 	req := nl.NewNetlinkRequest(int(f.ID), 0)
 	req.Sockets = h.raw
-	req.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
+	req.AddData(genlHeader(netdevDevGet))
 	req.AddData(nl.NewRtAttr(netdevDevIfindex, nl.Uint32Attr(uint32(index))))
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
@@ -91,7 +99,7 @@ func (h *Handle) netdevRxQueues(index int) (int, error) {
 	}
 	req := nl.NewNetlinkRequest(int(f.ID), unix.NLM_F_DUMP)
 	req.Sockets = h.raw
-	req.AddData(&nl.Genlmsg{Command: netdevQueueGet, Version: 1})
+	req.AddData(genlHeader(netdevQueueGet))
 	req.AddData(nl.NewRtAttr(netdevQueueIfindex, nl.Uint32Attr(uint32(index))))
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
