@@ -52,7 +52,7 @@ func OpenFlows(pinPath string, entries int) (f *Flows, pinned bool, err error) {
 		KeySize: uint32(len(vmKey{})), ValueSize: 4, MaxEntries: maxVMs, Flags: unix.BPF_F_NO_PREALLOC,
 		InnerMap: &ebpf.MapSpec{Type: rows.Type, KeySize: rows.KeySize, ValueSize: rows.ValueSize, MaxEntries: 1},
 	}
-	if pinPath == "" || !onBPFFS(filepath.Dir(pinPath)) {
+	if pinPath == "" || !OnBPFFS(filepath.Dir(pinPath)) {
 		f.vms, err = ebpf.NewMap(outer)
 		return f, false, flowsError(err)
 	}
@@ -186,8 +186,8 @@ func flowsError(err error) error {
 	return fmt.Errorf("flow maps: %w", err)
 }
 
-// onBPFFS tells whether dir, or what exists of it, lies on a BPF filesystem.
-func onBPFFS(dir string) bool {
+// OnBPFFS tells whether dir, or what exists of it, lies on a BPF filesystem.
+func OnBPFFS(dir string) bool {
 	var st unix.Statfs_t
 	for {
 		err := unix.Statfs(dir, &st)
@@ -195,7 +195,7 @@ func onBPFFS(dir string) bool {
 			return uint32(st.Type) == unix.BPF_FS_MAGIC
 		}
 		up := filepath.Dir(dir)
-		if !errors.Is(err, unix.ENOENT) || up == dir {
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EACCES) || up == dir {
 			return false
 		}
 		dir = up

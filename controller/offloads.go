@@ -94,11 +94,7 @@ func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []state.Change, 
 }
 
 func remedyFor(p *netdev.Peer) string {
-	in := ""
-	if p.NSPath != "" {
-		in = fmt.Sprintf("nsenter --net=%s ", p.NSPath)
-	}
-	return fmt.Sprintf("run '%sethtool -K %s tx off', or attach with --fix-offloads", in, p.Name)
+	return fmt.Sprintf("run '%s', or attach with --fix-offloads", hostchange.ByHand(p, "tx"))
 }
 
 // partialRemedy is what an operator does about partial checksums on this uplink.

@@ -152,7 +152,7 @@ func (c *Controller) record(todo []state.Change) error { return notSaved(c.state
 func (c *Controller) putBack(changes []state.Change) (errs []error) {
 	var done []uint64
 	for i := len(changes) - 1; i >= 0; i-- {
-		if err := hostchange.Undo(changes[i]); err != nil {
+		if _, err := hostchange.Undo(changes[i]); err != nil {
 			errs = append(errs, err)
 		} else {
 			done = append(done, changes[i].ID)

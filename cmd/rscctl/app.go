@@ -73,8 +73,8 @@ func newApp(s streams) *cli.App {
 		Usage:   "eBPF-assisted receive coalescing for KVM guests",
 		Version: version(),
 		Description: `The controller ('rscctl run') merges consecutive TCP segments of a flow into one large frame and puts it into
-a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, replay and demo need no
-controller. 'rscctl observe' tells whether this host needs it at all.
+a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, replay and
+demo need no controller. 'rscctl observe' tells whether this host needs it at all.
 
 A first session, as root:
    rscctl run &
@@ -93,7 +93,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), observeCommand(s), replayCommand(s), demoCommand(s), demoChildCommand(),
+			statsCommand(s), observeCommand(s), doctorCommand(s), replayCommand(s), demoCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -17,6 +17,16 @@ func socketFlag() cli.Flag {
 		EnvVars: []string{"RSCCTL_SOCKET"}}
 }
 
+func stateFlag() cli.Flag {
+	return &cli.StringFlag{Name: "state", Usage: "`DIR` of what survives a restart", Value: "/var/lib/rscctl",
+		EnvVars: []string{"RSCCTL_STATE"}}
+}
+
+func bpffsFlag() cli.Flag {
+	return &cli.StringFlag{Name: "bpffs", Usage: "`DIR` on a bpf filesystem for the pinned flow map", Value: "/sys/fs/bpf/rscctl",
+		EnvVars: []string{"RSCCTL_BPFFS"}}
+}
+
 // boolFlag is off unless given, which its help need not say.
 func boolFlag(name, usage string) cli.Flag {
 	return &cli.BoolFlag{Name: name, Usage: usage, DisableDefaultText: true}

@@ -14,13 +14,9 @@ func runCommand(s streams) *cli.Command {
 		Usage: "run the controller in the foreground",
 		Description: `Attaches what the state directory remembers, then serves the control socket until interrupted. A clean stop takes
 programs, links and sockets away and keeps the state. Several controllers run side by side when state, socket and bpffs
-differ. Needs root.`,
+differ. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "state", Usage: "`DIR` of what survives a restart", Value: "/var/lib/rscctl",
-				EnvVars: []string{"RSCCTL_STATE"}},
-			socketFlag(),
-			&cli.StringFlag{Name: "bpffs", Usage: "`DIR` on a bpf filesystem for the pinned flow map", Value: "/sys/fs/bpf/rscctl",
-				EnvVars: []string{"RSCCTL_BPFFS"}},
+			stateFlag(), socketFlag(), bpffsFlag(),
 		},
 		Action: func(c *cli.Context) error { return runController(c, s) },
 	}
@@ -29,6 +25,9 @@ differ. Needs root.`,
 func runController(c *cli.Context, s streams) error {
 	if _, err := positionals(c, 0, 0, ""); err != nil {
 		return err
+	}
+	if err := canRun(c); err != nil {
+		return on("run", err)
 	}
 	ctl, err := controller.New(controller.Options{
 		State:   c.String("state"),

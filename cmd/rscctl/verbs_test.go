@@ -89,7 +89,7 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 	fake := newFake(t)
 	for _, line := range []string{
-		"", "foo", "why web", "top", "doctor", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"", "foo", "why web", "top", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
 		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",

@@ -26,6 +26,15 @@ func UndoneText(c state.Change) string {
 	return fmt.Sprintf("%s switched on again on %s", c.Feature, c.Link)
 }
 
+// ByHand is the command by which an operator switches an offload of a veth peer off.
+func ByHand(p *netdev.Peer, feature string) string {
+	in := ""
+	if p.NSPath != "" {
+		in = "nsenter --net=" + p.NSPath + " "
+	}
+	return fmt.Sprintf("%sethtool -K %s %s off", in, p.Name, feature)
+}
+
 // Plan notes at which interface the change is made and what undoes it, and changes nothing.
 func Plan(c *state.Change) error {
 	err := netdev.With(func(h *netdev.Handle) error {
@@ -51,18 +60,18 @@ func Apply(c state.Change) error {
 	}))
 }
 
-// Undo puts the offload back. A link that is gone needs nothing.
-func Undo(c state.Change) error {
+// Undo puts the offload back. done is false when there was nothing to do: nothing had been changed, or the interface is gone.
+func Undo(c state.Change) (done bool, err error) {
 	if len(c.Was) == 0 {
-		return nil
+		return false, nil
 	}
-	err := at(c, func(h *netdev.Handle, name string) error {
+	err = at(c, func(h *netdev.Handle, name string) error {
 		return h.UndoOffload(name, netdev.Change{Feature: c.Feature, Was: c.Was})
 	})
 	if errors.Is(err, netdev.ErrNoDevice) {
-		return nil
+		return false, nil
 	}
-	return wrap(c, err)
+	return err == nil, wrap(c, err)
 }
 
 // at runs fn on the interface that is changed, by the name that it has now: names are for people, and what Device identifies is
