@@ -18,6 +18,9 @@ import (
 // ErrBusy: another run counts in this network namespace, by filters that this one would take away (Linux before 6.6).
 var ErrBusy = errors.New("another observe is counting here")
 
+// ErrPermission: the process lacks what counting takes.
+var ErrPermission = errors.New("no permission: run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+
 // Options say what to count, and for how long.
 type Options struct {
 	Interfaces []string // none: all taps that a VM has open
@@ -26,11 +29,14 @@ type Options struct {
 }
 
 // Run counts in the network namespace of the calling thread, until the time is over or the context ends, takes the programs off again, and
-// reports what it has. That the context ended is no error. Errors: ErrNothing, ErrKind, ErrBusy, netdev.ErrNoDevice, bpf.ErrPermission,
-// bpf.ErrUnsupported.
+// reports what it has. That the context ended is no error. Errors: ErrNothing, ErrKind, ErrPermission, ErrBusy, netdev.ErrNoDevice,
+// bpf.ErrPermission, bpf.ErrUnsupported.
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	targets, err := find(o.Interfaces, o.Uplinks)
 	if err != nil {
+		return nil, err
+	}
+	if err := permitted(); err != nil {
 		return nil, err
 	}
 	if err := RemoveStale(); err != nil && !errors.Is(err, ErrBusy) {
@@ -43,7 +49,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	defer lock.release()
 	// Before Linux 5.11 maps count as locked memory, and the usual limit is 64 KiB.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("locked memory: raise its limit ('ulimit -l unlimited'): %w", err)
+		return nil, fmt.Errorf("locked memory: the limit cannot be raised: run it under 'ulimit -l unlimited': %w", err)
 	}
 	obs, err := bpf.LoadObserver(len(targets))
 	if err != nil {
@@ -62,6 +68,19 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	case <-ctx.Done():
 	}
 	return r.finish(time.Since(start))
+}
+
+// permitted asks the kernel for the effective capabilities. The verifier's own words for one that is missing tell nobody so.
+func permitted() error {
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
+	if !has(unix.CAP_NET_ADMIN) || !has(unix.CAP_SYS_ADMIN) && !(has(unix.CAP_BPF) && has(unix.CAP_PERFMON)) {
+		return ErrPermission
+	}
+	return nil
 }
 
 // RemoveStale takes off what killed runs left on the interfaces of the calling thread's namespace. While another run counts there it
