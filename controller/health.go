@@ -2,7 +2,9 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -25,19 +27,32 @@ func (c *Controller) watch(ctx context.Context) {
 				tick.Reset(max(0, time.Until(looked.Add(newsPause))))
 			}
 		case <-c.trouble:
-			c.mu.Lock()
-			c.checkAll()
-			c.mu.Unlock()
+			c.guarded(c.checkAll)
 		case <-tick.C:
-			c.mu.Lock()
-			c.checkAll()
-			c.wakeWaiting()
-			c.saveAgain()
+			next := healthEvery
+			c.guarded(func() {
+				c.checkAll()
+				c.wakeWaiting()
+				c.saveAgain()
+				next = c.nextLook()
+			})
 			looked = time.Now()
-			tick.Reset(c.nextLook())
-			c.mu.Unlock()
+			tick.Reset(next)
 		}
 	}
+}
+
+// guarded runs fn with the lock held. A fault of ours in it costs this look, is logged with its place, and ends nothing: the
+// workers and the VMs do not depend on it, and the next look begins anew.
+func (c *Controller) guarded(fn func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() {
+		if r := recover(); r != nil {
+			c.log.Error("internal fault: please report it", "fault", fmt.Sprint(r), "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
 }
 
 // nextLook is how long until the next look: sooner where a bridge forgets senders sooner. The caller holds mu.
@@ -55,8 +70,12 @@ func (c *Controller) nextLook() time.Duration {
 
 // linkChanged follows what happened to an interface, and reports whether it is time to look at everything.
 func (c *Controller) linkChanged(e netdev.Event) (look bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.guarded(func() { look = c.follow(e) })
+	return look
+}
+
+// follow is linkChanged with the lock held.
+func (c *Controller) follow(e netdev.Event) (look bool) {
 	switch e.Kind {
 	case netdev.RulesChanged:
 		return true

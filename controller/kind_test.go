@@ -1,10 +1,12 @@
 package controller
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -223,5 +225,20 @@ func TestARequestFitsOneKind(t *testing.T) {
 		if a, err := c.checkRequest(r); err != nil || a.kind == nil {
 			t.Errorf("%+v: %v", r, err)
 		}
+	}
+}
+
+// A fault of ours in the look once a second costs that look: it is logged, nothing stays locked, and the next look is made.
+func TestAFaultInALookCostsThatLook(t *testing.T) {
+	var log bytes.Buffer
+	c := &Controller{log: slog.New(slog.NewTextHandler(&log, nil))}
+	c.guarded(func() { panic("boom") })
+	if !strings.Contains(log.String(), "internal fault") || !strings.Contains(log.String(), "kind_test.go") {
+		t.Errorf("logged: %s", log.String())
+	}
+	again := false
+	c.guarded(func() { again = true })
+	if !again {
+		t.Error("no look after it")
 	}
 }
