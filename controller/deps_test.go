@@ -45,8 +45,10 @@ func TestImportsPointDownOnly(t *testing.T) {
 		// A process boundary between the control side and the data plane must be possible along this line.
 		"controller/datapath": append(bans(wire, "bpf", "controller/api", "controller/state", "controller/report", "controller/netdev", "controller/netns", "cmd"),
 			ban{"github.com/vishvananda/netlink", "it is given descriptors and opens none"}, ban{"github.com/urfave", "it has no command line"}),
-		"controller/report": append(bans("pure functions of a snapshot", "controller/netdev", "controller/netns", "controller/state", "cmd"), ban{"github.com/vishvananda/netlink", "it looks at nothing but the snapshot"}),
-		"controller":        bans("the command line is above it", "cmd"),
+		"controller/report":     append(bans("pure functions of a snapshot", "controller/netdev", "controller/netns", "controller/state", "cmd"), ban{"github.com/vishvananda/netlink", "it looks at nothing but the snapshot"}),
+		"controller/hostchange": bans("changes of the host, whoever wants them", "flowtable/packet", "vhost", "bpf", "controller/api", "controller/datapath", "cmd"),
+		"controller/doctor":     bans("it looks at a host, with a controller or without", "flowtable/packet", "vhost", "controller/api", "controller/datapath", "controller/report", "cmd"),
+		"controller":            bans("the command line is above it", "cmd"),
 	}
 	for pkg, banned := range never {
 		out, err := exec.Command("go", "list", "-deps", mod+pkg).Output()
