@@ -86,22 +86,10 @@ func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 		return
 	}
 	if w.pkt.Info.Tagged && p.Addr.VLAN == w.pkt.Info.TCI&0xfff {
-		frame = stripTag(frame, &w.pkt.Info)
+		frame = packet.StripTag(frame, &w.pkt.Info)
 	}
 	w.pkt.Data, w.pkt.Ref, w.pkt.Port = frame, ref, p.Index
 	w.table.Add(&w.pkt, w.now)
-}
-
-// stripTag removes the 802.1Q tag of an access port's frame by moving the addresses over it, in the frame's own chunk.
-func stripTag(frame []byte, i *packet.Info) []byte {
-	copy(frame[4:16], frame[:12])
-	i.Tagged, i.TCI = false, 0
-	for _, off := range []*uint32{&i.L3, &i.L4, &i.Payload} {
-		if *off >= 4 {
-			*off -= 4
-		}
-	}
-	return frame[4:]
 }
 
 // receiveGroup takes multicast and broadcast frames, which XDP leaves to the host, for every VM of their VLAN.

@@ -276,7 +276,7 @@ func TestWhatIsKnownOfAFrameSurvivesItsTag(t *testing.T) {
 		if in.Verdict == packet.VLANStack {
 			continue // nothing behind the tags is known
 		}
-		got := stripTag(f, &in)
+		got := packet.StripTag(f, &in)
 		if want := p.Frame(); !bytes.Equal(got, want) {
 			t.Errorf("%s: the frame differs", name)
 		}

@@ -166,7 +166,7 @@ func (e *engine) add(rec record) {
 			e.count++
 			return
 		}
-		rec.data = untag(rec.data, &p.Info)
+		rec.data = packet.StripTag(rec.data, &p.Info)
 		rec.orig -= tagLen
 	}
 	p.Ref = e.pool.put(rec.data, e.count, rec.orig)

@@ -149,10 +149,14 @@ func TestAProgramThatIsTakenOffIsPutOnAgain(t *testing.T) {
 	if n > 5 {
 		t.Errorf("put on %d times in 8 s", n)
 	}
-	var st api.Status
-	if r.json(&st, "status"); len(st.Waiting) != 1 || !strings.Contains(st.Waiting[0].Cause, "took the XDP program off") || st.Waiting[0].NextTry.IsZero() {
-		t.Errorf("status does not say why, and when it is tried again: %+v", st.Waiting)
-	}
+	r.eventually("status says why, and when it is tried again", func() error {
+		takeOff()
+		var st api.Status
+		if r.json(&st, "status"); len(st.Waiting) != 1 || !strings.Contains(st.Waiting[0].Cause, "took the XDP program off") || st.Waiting[0].NextTry.IsZero() {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 // An interface that gets another name stays attached under that, and its offloads are put back there.
