@@ -128,7 +128,7 @@ func (k *userKind) started(a *attachment, p *vhost.Port) {
 		for i := q.id; i < pairs; i += len(a.up.queues) {
 			sources = append(sources, p.TX(i))
 		}
-		return q.StartPort(a.idx, datapath.NewUserGuest(p.RX(q.id%pairs), q.sock), sources, cfg)
+		return q.StartPort(a.idx, datapath.NewUserGuest(p.RX(q.id%pairs), q.sock, q.Wake), sources, cfg)
 	})
 	if err != nil {
 		a.log.Error("port: start", "err", err)

@@ -51,8 +51,7 @@ func (w *Worker) do(fn func()) error {
 	case <-timeout.C:
 		return w.stuck()
 	}
-	var one = [8]byte{1}
-	_, _ = unix.Write(w.cfg.WakeFD, one[:]) // full counter: it is awake anyway
+	w.Wake()
 	select {
 	case <-c.done:
 		w.silent.Store(false)
@@ -67,6 +66,12 @@ func (w *Worker) do(fn func()) error {
 	case <-timeout.C:
 		return w.stuck()
 	}
+}
+
+// Wake makes the worker do a step, in which it looks at its messages and at the guests that had no room. It never waits.
+func (w *Worker) Wake() {
+	one := [8]byte{1}
+	_, _ = unix.Write(w.cfg.WakeFD, one[:]) // full counter: it is awake anyway
 }
 
 // ask is do for a question. The answer of a worker that did not give it in time is never looked at.

@@ -47,6 +47,8 @@ type Guest interface {
 	Reap() (held int)
 	// Arm is called before the worker sleeps. hungry: frames wait for room. It returns a descriptor that becomes readable when
 	// the guest has room again, or chunks to give back; -1 when there is nothing to wait for. ready: there is something now.
+	// A hungry guest that returns -1 has no sign of room: the worker looks at it every hungryRetry. One that has a sign must
+	// not miss any: the worker sleeps until then.
 	Arm(hungry bool) (fd int, ready bool)
 	// Ack is called when that descriptor was readable.
 	Ack()

@@ -269,7 +269,7 @@ func (r *segRig) connect(b testing.TB) {
 	if err := r.w.addPort(PortConfig{Addr: Addr{MAC: segMAC}}); err != nil {
 		b.Fatal(err)
 	}
-	if err := r.w.startPort(0, NewUserGuest(v.port.RX(0), r.nic), nil, cfg); err != nil {
+	if err := r.w.startPort(0, NewUserGuest(v.port.RX(0), r.nic, r.w.Wake), nil, cfg); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -212,6 +212,7 @@ func TestAPacketSocketThatIsFullIsTriedAgain(t *testing.T) {
 	want := train(alone(1, 100), 10)
 	r.inject(want...)
 	r.step()
+	r.w.arm()
 	if p := r.w.ports[1]; !p.hungry || p.out.n != 6 || r.w.timeout() != hungryRetry {
 		t.Fatalf("%d wait, hungry %v, sleeps %v", p.out.n, p.hungry, r.w.timeout())
 	}

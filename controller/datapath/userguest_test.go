@@ -137,7 +137,7 @@ func (v *userVM) send(frames ...[]byte) {
 func (r *rig) userGuest(index uint32, v *userVM) Guest {
 	r.tb.Helper()
 	r.addPort(PortConfig{Index: index, Addr: Addr{MAC: macOf(index)}})
-	g := NewUserGuest(v.port.RX(0), r.nic)
+	g := NewUserGuest(v.port.RX(0), r.nic, r.w.Wake)
 	if err := r.w.startPort(index, g, []Source{v.port.TX(0)}, rules()); err != nil {
 		r.tb.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestAVirtqueueWithoutOffloadsGetsThePacketsWithoutAClaim(t *testing.T) {
 
 func TestABadFrameIsRefusedByTheVirtqueueAlone(t *testing.T) {
 	v := newUserVM(t, allFeatures, 64, 8<<20)
-	g := NewUserGuest(v.port.RX(0), newFakeNIC(t, 8))
+	g := NewUserGuest(v.port.RX(0), newFakeNIC(t, 8), func() {})
 	v.post(8, 2048)
 	if !g.Begin(0) {
 		t.Fatal("the queue does not run")

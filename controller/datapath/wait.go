@@ -18,13 +18,14 @@ const (
 // for kicks again and looks once more, so that no kick is lost between the last look and the sleep (virtio 1.2, 2.7.10:
 // the driver may have added buffers before it saw the change).
 func (w *Worker) wait() {
+	ready := w.arm()
 	timeout := w.timeout()
 	for _, e := range w.egress {
 		if !w.txStalled && !e.short && e.src.ArmKick() {
 			timeout = 0
 		}
 	}
-	if w.arm() {
+	if ready {
 		timeout = 0
 	}
 	if w.txStalled {
@@ -60,7 +61,8 @@ func (w *Worker) look() {
 	}
 }
 
-// timeout is how long the worker may sleep; negative without a bound.
+// timeout is how long the worker may sleep, as things stood when arm looked; negative without a bound. A guest without room is
+// no reason to wake up, unless it has no sign of room: a VM that is paused would cost a thousand wake-ups a second.
 func (w *Worker) timeout() time.Duration {
 	t := time.Duration(-1)
 	atMost := func(d time.Duration) {
@@ -71,7 +73,7 @@ func (w *Worker) timeout() time.Duration {
 	if at, ok := w.table.NextDeadline(); ok {
 		atMost(max(0, time.Duration(at-w.clock())))
 	}
-	if w.hungry > 0 {
+	if w.signless {
 		atMost(hungryRetry)
 	}
 	switch {
@@ -90,10 +92,12 @@ func (w *Worker) arm() (ready bool) {
 		w.rebuildPollSet()
 	}
 	w.fds[fdNIC].Fd, w.fds[fdNIC].Events = int32(w.nic.FD()), unix.POLLIN
+	w.signless = false
 	for _, p := range w.list {
 		fd, moved := -1, false
 		if p.guest != nil && (p.hungry || p.held > 0) {
 			fd, moved = p.guest.Arm(p.hungry)
+			w.signless = w.signless || p.hungry && fd < 0
 		}
 		w.fds[p.pollAt].Fd = int32(fd)
 		ready = ready || moved

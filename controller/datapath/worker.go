@@ -22,7 +22,7 @@ const (
 	txBudget     = 64                     // chains taken from one source at once
 	groupBudget  = 32                     // group frames taken at once
 	lookEvery    = 16                     // busy steps between two looks at the other descriptors
-	hungryRetry  = time.Millisecond       // a guest without room is looked at this often, should its kick go to another worker
+	hungryRetry  = time.Millisecond       // a guest without room that has no sign of it is looked at this often
 	txRetry      = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
 	errorBackoff = 100 * time.Millisecond // sleep while the NIC reports an error (interface down)
 	maxDrain     = 2048                   // frames that Drain takes: an RX ring
@@ -86,6 +86,7 @@ type Worker struct {
 	txShort   bool // a guest's frame waits for chunks, which the wire will not give back: it has none
 	hungry    int  // ports whose guest has no room
 	waiting   int  // ports for which frames wait: these, those in debt, those that are paused
+	signless  bool // one of them has no descriptor that would tell of room; arm's
 	nicBroken bool
 
 	cnt      QueueCounters
