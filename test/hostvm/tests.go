@@ -25,7 +25,7 @@ const (
 
 // privileged are the packages that touch the network's configuration and can run in the VM's small user space.
 var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", "./vhost/tapguest", "./vhost/kernel", "./test/tapvm",
-	"./controller/demo", "./test/e2e", "./test/e2e" + packetOnly}
+	"./controller/demo", "./controller/observe", "./test/e2e", "./test/e2e" + packetOnly}
 
 // environment is what the tests find set. RSCCTL_INSIDE says that the machine is emulated. The rest is for ./test/vm, whose
 // guests' parts are ready made: an emulated machine in an emulated one is very slow.
