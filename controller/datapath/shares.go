@@ -28,7 +28,7 @@ const (
 	perPacket   = 32              // pieces that take as long as a packet
 	txTurn      = 256 * perPacket // of all VMs
 	txShare     = 64 * perPacket  // a VM's part of a round: at most MaxPorts-1 of them pass until it is its turn again
-	bytesPacket = 2048            // a frame that becomes no packet costs as many as its copy takes as long as
+	bytesPacket = 2048            // a frame that is refused costs a packet for so many bytes: its copy
 	walkTurn    = 16384           // 512 frames for a Linux guest without mergeable buffers, whose chains have 19 pieces
 	walkLeast   = 1024
 	ringHolders = 16 // VMs that chunks in rings are set aside for, if there are fewer
