@@ -113,7 +113,7 @@ type lending struct {
 	free int // chunks that may still be lent; below 0 when parts have become smaller since
 }
 
-// count begins a turn. Guests that keep chunks are all in w.dirty.
+// countLent begins a turn. Guests that keep chunks are all in w.dirty.
 func (w *Worker) countLent() {
 	holders := 1 // a guest that has none yet
 	for _, p := range w.dirty {
