@@ -134,24 +134,15 @@ func TestWhatWakesAWorker(t *testing.T) {
 	})
 	t.Run("room to send", func(t *testing.T) {
 		r := running(t)
-		r.nic.set(func(n *fakeNIC) {
-			for err := error(nil); err == nil; { // not writable
-				_, err = unix.Write(n.fd, make([]byte, 4096))
-			}
-			n.txSize = 0
-		})
+		r.nic.set(func(n *fakeNIC) { n.txSize = 0 })
 		s := &lockedSource{fakeSource: fakeSource{fd: -1}}
 		r.add(1, s)
 		s.set(func(f *fakeSource) { f.send(noHdr, from(1, wire, 100).Frame()) })
-		r.on(func() {}) // the frame is seen now
-		r.asleep()
-		r.nic.set(func(n *fakeNIC) {
-			n.txSize = 8
-			var b [4096]byte
-			for err := error(nil); err == nil; {
-				_, err = unix.Read(n.far, b[:])
-			}
+		waitFor(t, "a frame without room", func() (yes bool) {
+			r.on(func() { yes = r.w.txShort })
+			return yes
 		})
+		r.nic.set(func(n *fakeNIC) { n.txSize = 8 }) // which wakes nobody
 		waitFor(t, "the frame", func() bool { return len(r.nic.sent()) == 1 })
 	})
 }
