@@ -196,7 +196,7 @@ func TestTheDataPathDoesNotAllocate(t *testing.T) {
 			for range 20 { // more than fits
 				_ = q.Put(sf)
 			}
-			q.ArmKick()
+			arm(q)
 			q.Commit()
 			q.AckKick()
 			load.repost(t)

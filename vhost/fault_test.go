@@ -289,7 +289,7 @@ func TestEveryPageMayFaultUnderTheDataPath(t *testing.T) {
 			p.TX(0).ArmKick()
 			p.TX(0).DisarmKick()
 			if p.RX(0).Begin() {
-				p.RX(0).ArmKick()
+				arm(p.RX(0))
 				p.RX(0).Commit()
 			}
 			return nil

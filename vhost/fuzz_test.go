@@ -82,7 +82,7 @@ func FuzzRings(f *testing.F) {
 					t.Errorf("put: %v", err)
 				}
 			}
-			q.ArmKick()
+			arm(q)
 			q.Commit()
 		}
 		_, _, _ = p.TX(0).Poll(64, func(f *vhost.TxFrame) vhost.Next {

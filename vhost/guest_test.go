@@ -314,6 +314,14 @@ func put(t testing.TB, q *vhost.RxQueue, frames ...*virtio.Frame) (err error) {
 	return nil
 }
 
+// arm is what a worker does that finds no buffers, and then does not sleep.
+func arm(q *vhost.RxQueue) (available bool) {
+	defer q.Forget(nobody)
+	return q.Await(nobody)
+}
+
+var nobody = &vhost.Waiter{Wake: func() {}}
+
 // poll takes what a guest sent.
 func poll(t testing.TB, q *vhost.TxQueue, budget int) (frames [][]byte) {
 	t.Helper()

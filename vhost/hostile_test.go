@@ -314,7 +314,7 @@ func TestMemoryCutShortStopsOnlyItsOwnPort(t *testing.T) {
 		},
 		"arm receive": func(t *testing.T, p *vhost.Port) error {
 			if p.RX(0).Begin() {
-				p.RX(0).ArmKick()
+				arm(p.RX(0))
 				p.RX(0).Commit()
 			}
 			return vhost.ErrPortFailed
@@ -406,7 +406,7 @@ func busyWorker(p *vhost.Port) (stop func()) {
 			}
 			if p.RX(0).Begin() {
 				_ = p.RX(0).Put(f)
-				p.RX(0).ArmKick()
+				arm(p.RX(0))
 				p.RX(0).Commit()
 			}
 			_, _, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })

@@ -184,18 +184,6 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	}
 }
 
-// ArmKick asks the guest for a kick when it posts buffers and reports whether
-// some have arrived since a Put last found too few (or, without such a Put,
-// whether there are any): then retry instead of waiting. Between Begin and
-// Commit only.
-func (q *RxQueue) ArmKick() (available bool) {
-	if q.failed {
-		return false
-	}
-	available, _ = q.arm()
-	return available
-}
-
 func (q *RxQueue) arm() (available bool, err error) {
 	defer q.guard(&err)
 	return q.writer.arm(), nil

@@ -125,7 +125,7 @@ func TestOnShortageTheGuestSeesNothingAndKicksWhenItHasMore(t *testing.T) {
 		if err := q.Put(plain(want)); !errors.Is(err, vhost.ErrNoBuffers) {
 			t.Fatal(err)
 		}
-		if q.ArmKick() {
+		if arm(q) {
 			t.Error("the three buffers that do not suffice count as news")
 		}
 		q.Commit()
@@ -139,7 +139,7 @@ func TestOnShortageTheGuestSeesNothingAndKicksWhenItHasMore(t *testing.T) {
 		if !q.Begin() {
 			t.Fatal("not running")
 		}
-		if !q.ArmKick() {
+		if !arm(q) {
 			t.Error("new buffer not seen")
 		}
 		if err := q.Put(plain(want)); !errors.Is(err, vhost.ErrNoBuffers) {

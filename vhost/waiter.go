@@ -67,8 +67,10 @@ func (l *waiters) wake() {
 	l.n.Store(0)
 }
 
-// Await is ArmKick for a goroutine that goes to sleep if it returns false: w is
-// woken then. See Waiter. Between Begin and Commit only.
+// Await asks the guest for a kick when it posts buffers and reports whether some
+// have arrived since a Put last found too few (or, without such a Put, whether there
+// are any): then retry instead of going to sleep. After false w is woken. See Waiter.
+// Between Begin and Commit only.
 func (q *RxQueue) Await(w *Waiter) (available bool) {
 	q.waiting.add(w) // first: a kick that comes now must find it
 	if q.failed {
