@@ -33,7 +33,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"vhost/guestmem":     bans("memory, whatever lies in it", "vhost/virtio", "vhost/vring", "vhost/user", "flowtable", "controller"),
 		"vhost/vring":        bans("rings, whatever they carry and whoever set them up", "vhost/user", "flowtable", "controller"),
 		"vhost/user":         bans("the protocol, whatever the rings carry", "flowtable", "controller", "bpf"),
-		"vhost/kernel":       append(bans("the kernel's ways to a tap, beside vhost-user", "vhost/user"), bans(up, "flowtable", "bpf", "controller", "cmd")...),
+		"vhost/tap":          append(bans("the kernel's ways to a tap, beside vhost-user", "vhost/user"), bans(up, "flowtable", "bpf", "controller", "cmd")...),
 		"vhost/unixsock":     bans("sockets, whatever is said on them", "vhost/user", "vhost/vring", "flowtable", "controller"),
 		"bpf/meta":           bans("what the programs write in front of a frame, without the programs", "bpf", "vhost", "controller", "cmd"),
 		"bpf":                bans("the programs and their maps, whoever reads them", "vhost", "controller", "cmd"),

@@ -11,7 +11,7 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/report"
 	"github.com/rscctl/rscctl/controller/state"
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -69,7 +69,7 @@ func sweepTap(vm *state.VM) error {
 func (t *tapKind) open(a *attachment) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := kernel.Available(); err == nil {
+	if err := tap.Available(); err == nil {
 		t.way = api.FeedVhostNet
 	} else {
 		t.way, t.note = api.FeedPacket, err.Error()
@@ -103,16 +103,16 @@ func (t *tapKind) open(a *attachment) (err error) {
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
 func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
-	pkt, err := kernel.OpenPacket(t.facts.Index)
+	pkt, err := tap.OpenPacket(t.facts.Index)
 	if err != nil {
 		return nil, err
 	}
 	if t.way == api.FeedVhostNet {
-		ring, err := kernel.OpenNet(kernel.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1})
+		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1})
 		if err == nil {
 			return datapath.NewRingGuest(ring, pkt, q.sock), nil
 		}
-		if errors.Is(err, kernel.ErrGone) {
+		if errors.Is(err, tap.ErrGone) {
 			return nil, errors.Join(err, pkt.Close())
 		}
 		t.way, t.note = api.FeedPacket, err.Error()
@@ -150,7 +150,7 @@ func (t *tapKind) check(a *attachment, look *look) error {
 	case err != nil:
 		return err
 	case facts.Index != t.facts.Index:
-		return fmt.Errorf("tap %s: %w: it was made anew", facts.Name, kernel.ErrGone)
+		return fmt.Errorf("tap %s: %w: it was made anew", facts.Name, tap.ErrGone)
 	case halt == "" && !facts.Carrier:
 		halt = noReader
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/flowtable"
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -20,7 +20,7 @@ const inFlight = 2 * time.Millisecond
 // merged anyway stays on the kernel path.
 func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
 	cfg := portConfig(p, f)
-	cfg.MaxFrame = kernel.MaxLen
+	cfg.MaxFrame = tap.MaxLen
 	if cfg.MaxSegments == 0 || cfg.MaxSegments > datapath.MaxTapSegments {
 		cfg.MaxSegments = datapath.MaxTapSegments
 	}

@@ -213,7 +213,7 @@ func (s *sim) waitsWithinBound() {
 // A ring that the kernel does not empty keeps what it got; the next VMs still have their part.
 func TestRingsThatGiveNothingBackLeaveTheNextItsPart(t *testing.T) {
 	for _, n := range []int{0, 4, 16, 64, 200} {
-		s := beside(t, fmt.Sprintf("beside %d stuck rings", n), paced, tap, func(s *sim) {
+		s := beside(t, fmt.Sprintf("beside %d stuck rings", n), paced, onTap, func(s *sim) {
 			for range n {
 				v := s.vm(stuckTap)
 				v.receives(max(1000, 100_000/n), v.trainOf(45)...)
@@ -315,7 +315,7 @@ func TestATurnHasABoundAndSoHasAHold(t *testing.T) {
 	const hold = 50 * time.Microsecond
 	s := newSim(t)
 	for i := range 60 {
-		v := s.vm([]func(*simVM){cruel(8), longChains(8), bulk(8), small(8)}[i%4], []func(*simVM){chopped, stuck, plain, tap, stuckTap}[i%5])
+		v := s.vm([]func(*simVM){cruel(8), longChains(8), bulk(8), small(8)}[i%4], []func(*simVM){chopped, stuck, plain, onTap, stuckTap}[i%5])
 		v.receives(4_000, v.trainOf(45)...)
 	}
 	good := s.vm()

@@ -208,7 +208,7 @@ func tsoOf(n int) func(v *simVM) []byte {
 // The kinds of receivers.
 func stuck(v *simVM)           { v.guest.stuck = true }
 func chopped(v *simVM)         { v.guest.pieces, v.guest.cut = 1024, true }
-func tap(v *simVM)             { v.guest.ring, v.guest.gives = true, 100*time.Microsecond }
+func onTap(v *simVM)           { v.guest.ring, v.guest.gives = true, 100*time.Microsecond }
 func stuckTap(v *simVM)        { v.guest.ring, v.guest.gives = true, -1 }
 func (n *simNIC) spend(ns int) { n.s.now += int64(ns) }
 func (n *simNIC) Recv(d []xsk.Desc) int {

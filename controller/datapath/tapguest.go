@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -21,24 +21,24 @@ func tapErr(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, kernel.ErrFull):
+	case errors.Is(err, tap.ErrFull):
 		return ErrFull
-	case errors.Is(err, kernel.ErrRefused):
+	case errors.Is(err, tap.ErrRefused):
 		return ErrRefused
-	case errors.Is(err, kernel.ErrDown):
+	case errors.Is(err, tap.ErrDown):
 		return ErrLinkDown
 	}
 	return err
 }
 
-// PacketSocket is a *kernel.Packet: a raw packet socket with a virtio_net_hdr on the VM's tap.
+// PacketSocket is a *tap.Packet: a raw packet socket with a virtio_net_hdr on the VM's tap.
 type PacketSocket interface {
 	Send(frames []*virtio.Frame) (n int, err error)
 	Refresh() error
 	Close() error
 }
 
-// Ring is a *kernel.Net: a transmit ring of /dev/vhost-net, whose descriptors point into the UMEM.
+// Ring is a *tap.Net: a transmit ring of /dev/vhost-net, whose descriptors point into the UMEM.
 type Ring interface {
 	Post(f *virtio.Frame, refs []uint64) error
 	Kick() error
@@ -58,8 +58,8 @@ type packetGuest struct {
 	pkt    PacketSocket
 	nic    NIC
 	n      int
-	frames [kernel.MaxBatch]*Frame
-	batch  [kernel.MaxBatch]*virtio.Frame
+	frames [tap.MaxBatch]*Frame
+	batch  [tap.MaxBatch]*virtio.Frame
 }
 
 // NewPacketGuest returns the way into a VM by a packet socket on its tap, which it owns.
@@ -99,7 +99,7 @@ func checkPacket(pkt PacketSocket, look bool) error {
 	if !look {
 		return nil
 	}
-	if err := pkt.Refresh(); err != nil && !errors.Is(err, kernel.ErrDown) { // down may come up again
+	if err := pkt.Refresh(); err != nil && !errors.Is(err, tap.ErrDown) { // down may come up again
 		return err
 	}
 	return nil
@@ -121,7 +121,7 @@ type ringGuest struct {
 }
 
 // copyLen is how long a frame may be that is copied into a ring, at most.
-const copyLen = kernel.DefaultMaxCopy
+const copyLen = tap.DefaultMaxCopy
 
 // littleRoom is a room in which superframes would wait for one another.
 const littleRoom = 64

@@ -10,7 +10,7 @@ import (
 
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -36,7 +36,7 @@ func (p *fakePacket) Send(frames []*virtio.Frame) (n int, err error) {
 		case p.bad != nil && p.bad(f) != nil:
 			return n, p.bad(f)
 		case p.room == 0:
-			return n, kernel.ErrFull
+			return n, tap.ErrFull
 		}
 		p.room--
 		p.sent = append(p.sent, received{hdr: f.Hdr, data: bytes.Join(f.Frags, nil)})
@@ -78,7 +78,7 @@ func (g *fakeRing) Post(f *virtio.Frame, refs []uint64) error {
 		return g.bad(f)
 	}
 	if g.Pending() >= g.size {
-		return kernel.ErrFull
+		return tap.ErrFull
 	}
 	r := ringFrame{hdr: f.Hdr, frags: slices.Clone(f.Frags), refs: slices.Clone(refs)}
 	if len(refs) == 0 { // outside of the UMEM: copied
@@ -190,7 +190,7 @@ func TestAPacketSocketsBatchIsBounded(t *testing.T) {
 	r := newRig(t)
 	pkt := &fakePacket{room: 0}
 	r.tapVM(1, NewPacketGuest(pkt, r.nic))
-	want := train(alone(1, 100), 2*kernel.MaxBatch+5)
+	want := train(alone(1, 100), 2*tap.MaxBatch+5)
 	for i := 0; i < len(want); i += BurstFrames {
 		r.inject(want[i:min(len(want), i+BurstFrames)]...)
 		r.step()
@@ -198,7 +198,7 @@ func TestAPacketSocketsBatchIsBounded(t *testing.T) {
 	pkt.room, pkt.sends = -1, nil
 	r.step()
 	packets(t, pkt.sent, want...)
-	if fmt.Sprint(pkt.sends) != fmt.Sprint([]int{kernel.MaxBatch, kernel.MaxBatch, 5}) {
+	if fmt.Sprint(pkt.sends) != fmt.Sprint([]int{tap.MaxBatch, tap.MaxBatch, 5}) {
 		t.Errorf("sends of %v frames", pkt.sends)
 	}
 }
@@ -231,9 +231,9 @@ func TestWhatTheKernelRefusesOfABatchIsDroppedAlone(t *testing.T) {
 		why  flowtable.Reason
 		over bool
 	}{
-		"refused": {kernel.ErrMTU, flowtable.ReasonBadLength, false},
-		"down":    {kernel.ErrDown, flowtable.ReasonPortDown, false},
-		"gone":    {kernel.ErrGone, flowtable.ReasonPortDown, true},
+		"refused": {tap.ErrMTU, flowtable.ReasonBadLength, false},
+		"down":    {tap.ErrDown, flowtable.ReasonPortDown, false},
+		"gone":    {tap.ErrGone, flowtable.ReasonPortDown, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -270,14 +270,14 @@ func TestATapsInterfaceIsLookedAtWhenItChanged(t *testing.T) {
 	pkt := &fakePacket{}
 	ring := &fakeRing{}
 	for name, g := range map[string]Guest{"packet": NewPacketGuest(pkt, nil), "ring": NewRingGuest(ring, pkt, newFakeNIC(t, 4))} {
-		pkt.looks, pkt.look = 0, kernel.ErrGone
+		pkt.looks, pkt.look = 0, tap.ErrGone
 		if err := g.Check(false); err != nil || pkt.looks != 0 {
 			t.Errorf("%s: looked without being asked: %v", name, err)
 		}
-		if err := g.Check(true); !errors.Is(err, kernel.ErrGone) {
+		if err := g.Check(true); !errors.Is(err, tap.ErrGone) {
 			t.Errorf("%s: gone: %v", name, err)
 		}
-		pkt.look = kernel.ErrDown
+		pkt.look = tap.ErrDown
 		if err := g.Check(true); err != nil {
 			t.Errorf("%s: down, and may come up: %v", name, err)
 		}
@@ -285,8 +285,8 @@ func TestATapsInterfaceIsLookedAtWhenItChanged(t *testing.T) {
 			t.Errorf("%s: longest frame %d", name, g.MaxFrame())
 		}
 	}
-	ring.err = kernel.ErrRing
-	if err := NewRingGuest(ring, pkt, newFakeNIC(t, 4)).Check(false); !errors.Is(err, kernel.ErrRing) {
+	ring.err = tap.ErrRing
+	if err := NewRingGuest(ring, pkt, newFakeNIC(t, 4)).Check(false); !errors.Is(err, tap.ErrRing) {
 		t.Errorf("a broken ring: %v", err)
 	}
 }
@@ -408,7 +408,7 @@ func TestAFrameThatTheRingRefusesIsDroppedAlone(t *testing.T) {
 	ring := &fakeRing{size: 64}
 	ring.bad = func(f *virtio.Frame) error {
 		if f.Len > 900 {
-			return kernel.ErrMTU
+			return tap.ErrMTU
 		}
 		return nil
 	}
@@ -432,14 +432,14 @@ func TestABrokenRingIsTroubleAndItsFramesAreCounted(t *testing.T) {
 		t.Fatalf("%d frames wait", p.out.n)
 	}
 	ring.send(1)
-	ring.kickErr = kernel.ErrRing
+	ring.kickErr = tap.ErrRing
 	r.w.step()
 	r.tapBooks()
-	if p := r.w.ports[1]; !errors.Is(p.err, kernel.ErrRing) || r.trouble.Load() != 1 {
+	if p := r.w.ports[1]; !errors.Is(p.err, tap.ErrRing) || r.trouble.Load() != 1 {
 		t.Errorf("%v, trouble %d times", p.err, r.trouble.Load())
 	}
 	r.dropped(1, byReason{flowtable.ReasonPortDown: 1})
-	ring.err = kernel.ErrRing // nobody will send what it has
+	ring.err = tap.ErrRing // nobody will send what it has
 	r.w.stopPort(1)
 	if n := r.w.ports[1].cnt.Unsent; n != 3 || r.nic.with(inWorker) != 0 || ring.closed != 1 || pkt.closed != 1 {
 		t.Errorf("%d frames unsent, %d chunks out", n, r.nic.with(inWorker))

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -17,7 +17,7 @@ import (
 type guest struct {
 	endpoint endpoint
 	born     time.Time
-	vm       *tapguest.Guest
+	vm       *stackguest.Guest
 	sys      string // where this namespace's sysfs is mounted, "" not yet
 }
 
@@ -56,7 +56,7 @@ func (g *guest) start(q *request) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), frontEndTimeout)
 	defer cancel()
-	vm, err := tapguest.Open(ctx, tapguest.Config{
+	vm, err := stackguest.Open(ctx, stackguest.Config{
 		Socket: q.Socket, Tap: nicName, MAC: guestMAC, BufferLen: q.BufferLen, NAPI: q.NAPI,
 		Features: virtio.Features(q.Features),
 	})

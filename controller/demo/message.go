@@ -3,7 +3,7 @@ package demo
 import (
 	"time"
 
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 // The parent talks to its children by lines of JSON: a request on the child's standard input, one reply on its standard
@@ -52,14 +52,14 @@ type stream struct {
 
 // snapshot is a child's counters at one moment. Differences of two are what a round measured.
 type snapshot struct {
-	At       time.Time      `json:"-"`        // the parent's clock at the reply, for /proc/stat
-	Clock    time.Duration  `json:"clock"`    // the child's monotonic clock
-	CPU      time.Duration  `json:"cpu"`      // user and system time of the whole child
-	Received int64          `json:"received"` // application bytes read
-	Retrans  uint64         `json:"retrans"`  // of the connections it sends on (TCP_INFO)
-	NIC      nicCounters    `json:"nic"`
-	Packets  uint64         `json:"packets"` // IP packets its stack received (after its GRO)
-	Guest    tapguest.Stats `json:"guest"`
+	At       time.Time        `json:"-"`        // the parent's clock at the reply, for /proc/stat
+	Clock    time.Duration    `json:"clock"`    // the child's monotonic clock
+	CPU      time.Duration    `json:"cpu"`      // user and system time of the whole child
+	Received int64            `json:"received"` // application bytes read
+	Retrans  uint64           `json:"retrans"`  // of the connections it sends on (TCP_INFO)
+	NIC      nicCounters      `json:"nic"`
+	Packets  uint64           `json:"packets"` // IP packets its stack received (after its GRO)
+	Guest    stackguest.Stats `json:"guest"`
 }
 
 // nicCounters are the interface's own, as `ip -s link` shows them.

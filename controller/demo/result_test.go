@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 func TestResultHasTheFieldsOfTheContract(t *testing.T) {
@@ -66,7 +66,7 @@ func TestRoundIsTheDifferenceOfTwoViews(t *testing.T) {
 			guest: &snapshot{
 				Clock: d * time.Second, CPU: d * 300 * time.Millisecond, Received: int64(n) * 1e9, Packets: n * 90,
 				NIC:   nicCounters{RxPackets: n * 100, RxBytes: n * 4_000_000},
-				Guest: tapguest.Stats{DataFrames: n * 100, Segments: n * 2500},
+				Guest: stackguest.Stats{DataFrames: n * 100, Segments: n * 2500},
 			},
 			control: &snapshot{CPU: d * 200 * time.Millisecond},
 			sender:  &snapshot{Retrans: n * 7},

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 var (
@@ -43,8 +43,8 @@ func (r *rig) droppedAt(vm, reason string) error {
 // What Linux' bridge does not forward, and what an access port of a switch refuses, does not pass us either, in both directions.
 func TestWhatABridgeWouldNotForwardDoesNotPass(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv4: true, NoIPv6: true})
-	a := r.boot(tapguest.Config{Socket: r.attach("a", macA), MAC: mac(t, macA)})
-	b := r.boot(tapguest.Config{Socket: r.attach("b", macB), MAC: mac(t, macB)})
+	a := r.boot(stackguest.Config{Socket: r.attach("a", macA), MAC: mac(t, macA)})
+	b := r.boot(stackguest.Config{Socket: r.attach("b", macB), MAC: mac(t, macB)})
 	ca, cb, wire := a.side.Capture(t), b.side.Capture(t), r.net.A.Capture(t)
 	src, mine := r.net.A.MAC, mac(t, macA)
 	bad := holds("bad")

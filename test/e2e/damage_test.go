@@ -17,13 +17,13 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 // A segment whose checksum is wrong is in no superframe: the guest gets it as it came and judges for itself.
 func TestADamagedSegmentIsNeverMerged(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true, StaticNeighbors: true})
-	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA, "--hold", "10ms"), MAC: mac(t, macA)})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA, "--hold", "10ms"), MAC: mac(t, macA)})
 	c := g.side.Capture(t)
 	b := pt.TCP{DstMAC: [6]byte(mac(t, macA)), SrcMAC: [6]byte(r.net.A.MAC), Len: 1000, Src4: [4]byte{10, 77, 0, 1}, Dst4: [4]byte{10, 77, 0, 10}}
 	train := b.Train(5)
@@ -45,7 +45,7 @@ func TestADamagedSegmentIsNeverMerged(t *testing.T) {
 // Frames cut short at every byte, and lengths that lie, stop nothing and are explained.
 func TestFramesCutShortStopNothing(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
 	in := r.net.A.Injector(t)
 	for _, v6 := range []bool{false, true} {
 		b := pt.TCP{V6: v6, DstMAC: [6]byte(mac(t, macA)), SrcMAC: [6]byte(r.net.A.MAC), Len: 60}
@@ -144,10 +144,10 @@ func TestSeveralInterfacesOfOneController(t *testing.T) {
 	for _, feature := range []string{netdev.TxChecksum, netdev.TxVLAN} {
 		far.SetOffload(t, feature, false)
 	}
-	a := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	a := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	sock := r.dir + "/vm1.sock"
 	r.must("attach", "up1", "--vm", "vm1", "--mac", macA, "--vhost-user", sock) // the same address on another wire
-	b := r.boot(tapguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.79.0.10/24")
+	b := r.boot(stackguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.79.0.10/24")
 	netnstest.Bulk(t, r.net.A, a.side, 8<<20, false, time.Minute)
 	netnstest.Bulk(t, far, b.side, 8<<20, false, time.Minute)
 	var f api.Flows

@@ -12,7 +12,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
@@ -153,7 +153,7 @@ func (r *rig) wireFrames(vm string) uint64 {
 // frames, and TCP both ways arrives whole.
 func TestHostileSendersLeaveTheOthersTheirShare(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("honest", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.attach("honest", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	nobody := mac(t, "52:54:00:00:02:01")
 	stop := make(chan struct{})
 	names := []string{"bad0", "bad1", "bad2", "good"}
@@ -196,7 +196,7 @@ func TestHostileSendersLeaveTheOthersTheirShare(t *testing.T) {
 // Thirty-two VMs never post a buffer, and frames come for all of them. The one beside them loses nothing that it would not lose alone.
 func TestVMsWithoutBuffersLeaveTheOthersTheirFrames(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("honest", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.attach("honest", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	var stuck []net.HardwareAddr
 	for i := range 32 {
 		stuck = append(stuck, r.driver(fmt.Sprintf("stuck%d", i), i).mac)

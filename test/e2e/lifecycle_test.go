@@ -14,7 +14,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 var errNotYet = errors.New("not yet")
@@ -22,7 +22,7 @@ var errNotYet = errors.New("not yet")
 // Switching the policy under load loses nothing and repeats nothing.
 func TestTogglesUnderLoadLoseNothing(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	r.toggle(g.side, 16<<20)
 }
 
@@ -112,7 +112,7 @@ func TestKilledControllerLeavesNothingAndTheNextAttachesAgain(t *testing.T) {
 	if len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 1 || st.Interfaces[0].Ports[0].Policy.HoldNS != 30_000 {
 		t.Fatalf("status after the restart: %+v", st)
 	}
-	g := r.boot(tapguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
 	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
 	r.must("detach", r.net.B.Dev, "--vm", "vm0")
 	r.untouched(t)
@@ -158,7 +158,7 @@ func TestCrashesDuringTheRestoreLoseNoVM(t *testing.T) {
 func TestRubbishOnASocketStopsOnlyThatPort(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
 	bad := r.attach("bad", macB)
-	g := r.boot(tapguest.Config{Socket: r.attach("good", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.attach("good", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	for _, text := range []string{strings.Repeat("rubbish ", 40), strings.Repeat("\xff", 12), strings.Repeat("\x00", 300)} {
 		c, err := net.Dial("unix", bad)
 		if err != nil {
@@ -184,7 +184,7 @@ func TestRubbishOnASocketStopsOnlyThatPort(t *testing.T) {
 		return errNotYet
 	})
 	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
-	again := r.boot(tapguest.Config{Socket: bad, MAC: mac(t, macB)}, "10.77.0.11/24")
+	again := r.boot(stackguest.Config{Socket: bad, MAC: mac(t, macB)}, "10.77.0.11/24")
 	netnstest.Bulk(t, r.net.A, again.side, 4<<20, false, 3*time.Minute)
 }
 
@@ -197,7 +197,7 @@ func TestPartialChecksumsAreSaidAndMended(t *testing.T) {
 	}
 	r.must("detach", r.net.B.Dev)
 	r.attach("vm0", macA, "--fix-offloads")
-	g := r.boot(tapguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.dir + "/vm0.sock", MAC: mac(t, macA)}, "10.77.0.10/24")
 	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, 3*time.Minute)
 	if out := r.must("detach", r.net.B.Dev); !strings.Contains(out, "tx-checksumming") {
 		t.Errorf("detach does not say what was restored:\n%s", out)
@@ -206,7 +206,7 @@ func TestPartialChecksumsAreSaidAndMended(t *testing.T) {
 
 func TestFlowsAreCountedWithTheirVM(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24", "fd77::10/64")
 	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, 3*time.Minute)
 	netnstest.Bulk(t, r.net.A, g.side, 1<<20, true, 3*time.Minute)
 	var f api.Flows

@@ -8,7 +8,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
 	"github.com/rscctl/rscctl/vhost"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 const macA = "52:54:00:00:00:0a"
@@ -31,7 +31,7 @@ func TestTCPArrivesMergedAndWhole(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, netnstest.Options{Queues: c.queues})
 			sock := r.attach("vm0", macA)
-			g := r.boot(tapguest.Config{Socket: sock, MAC: mac(t, macA), Pairs: c.pairs}, "10.77.0.10/24", "fd77::10/64")
+			g := r.boot(stackguest.Config{Socket: sock, MAC: mac(t, macA), Pairs: c.pairs}, "10.77.0.10/24", "fd77::10/64")
 			for _, v6 := range []bool{false, true} {
 				before := g.Stats()
 				netnstest.Bulk(t, r.net.A, g.side, 16<<20, v6, 3*time.Minute)
@@ -74,7 +74,7 @@ func explain(t *testing.T, st api.Stats) {
 func TestSmallBuffersBoundASuperframe(t *testing.T) {
 	const bufferLen = 1536
 	r := newRig(t, netnstest.Options{})
-	g := r.boot(tapguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA), BufferLen: bufferLen}, "10.77.0.10/24")
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA), BufferLen: bufferLen}, "10.77.0.10/24")
 	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute) // the first frames show what the buffers are like
 	before := g.Stats()
 	netnstest.Bulk(t, r.net.A, g.side, 16<<20, false, time.Minute)

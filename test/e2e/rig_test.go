@@ -20,7 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 // product is the binary: the one RSCCTL_BINARY names, or built once by TestMain.
@@ -163,12 +163,12 @@ func (r *rig) attach(vm, mac string, extra ...string) (socket string) {
 
 // guest is a front-end in a namespace of its own.
 type guest struct {
-	*tapguest.Guest
+	*stackguest.Guest
 	side *netnstest.Side
 }
 
 // boot starts a guest on a socket. Its addresses are those given; its neighbours are found by ARP and ND.
-func (r *rig) boot(cfg tapguest.Config, addrs ...string) *guest {
+func (r *rig) boot(cfg stackguest.Config, addrs ...string) *guest {
 	r.t.Helper()
 	ns := netnstest.Namespace(r.t)
 	cfg.Tap = "tap0"
@@ -176,7 +176,7 @@ func (r *rig) boot(cfg tapguest.Config, addrs ...string) *guest {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err := ns.Do(func() (err error) {
-		if g.Guest, err = tapguest.Open(ctx, cfg); err != nil {
+		if g.Guest, err = stackguest.Open(ctx, cfg); err != nil {
 			return err
 		}
 		link, err := netlink.LinkByName(cfg.Tap)

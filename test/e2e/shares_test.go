@@ -9,7 +9,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 // frozen runs fn while the controller's worker stands still: what comes meanwhile has to find room in the RX ring.
@@ -46,8 +46,8 @@ func (r *rig) reached(vm string) uint64 {
 // worker is behind, the flood holds no more than its share of the RX ring.
 func TestAFloodAtOneVMLeavesItsNeighboursTheirFrames(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
-	r.boot(tapguest.Config{Socket: r.attach("flooded", macA), MAC: mac(t, macA)})
-	r.boot(tapguest.Config{Socket: r.attach("honest", macB), MAC: mac(t, macB)})
+	r.boot(stackguest.Config{Socket: r.attach("flooded", macA), MAC: mac(t, macA)})
+	r.boot(stackguest.Config{Socket: r.attach("honest", macB), MAC: mac(t, macB)})
 	in := r.net.A.Injector(t)
 	to := func(address string) []byte { return probe(mac(t, address), r.net.A.MAC, "x") }
 	send := func(frame []byte, n int, pause time.Duration) {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/tapguest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 const (
@@ -49,8 +49,8 @@ func both(c *netnstest.Capture, a, b string) {
 
 func TestFramesGoWhereTheirAddressSays(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	a := r.boot(tapguest.Config{Socket: r.attach("a", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
-	b := r.boot(tapguest.Config{Socket: r.attach("b", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
+	a := r.boot(stackguest.Config{Socket: r.attach("a", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	b := r.boot(stackguest.Config{Socket: r.attach("b", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
 	ca, cb, host, wire := a.side.Capture(t), b.side.Capture(t), r.net.B.Capture(t), r.net.A.Capture(t)
 	src := r.net.A.MAC
 	bcast := net.HardwareAddr{255, 255, 255, 255, 255, 255}
@@ -93,8 +93,8 @@ func (r *rig) counted(vm, reason string) error {
 
 func TestAccessPortsKeepVLANsApart(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
-	plain := r.boot(tapguest.Config{Socket: r.attach("plain", macA), MAC: mac(t, macA)})
-	access := r.boot(tapguest.Config{Socket: r.attach("access", macA, "--vlan", "7"), MAC: mac(t, macA)})
+	plain := r.boot(stackguest.Config{Socket: r.attach("plain", macA), MAC: mac(t, macA)})
+	access := r.boot(stackguest.Config{Socket: r.attach("access", macA, "--vlan", "7"), MAC: mac(t, macA)})
 	cp, ca, wire := plain.side.Capture(t), access.side.Capture(t), r.net.A.Capture(t)
 	src := r.net.A.MAC
 	r.net.A.Inject(t, probe(mac(t, macA), src, "untagged"), netnstest.Tag(probe(mac(t, macA), src, "seven"), 7), netnstest.Tag(probe(mac(t, macA), src, "eight"), 8))
@@ -125,7 +125,7 @@ func TestAcceleratedTagNeverCrosses(t *testing.T) {
 		r.untouched(t)
 		return
 	}
-	g := r.boot(tapguest.Config{Socket: r.dir + "/plain.sock", MAC: mac(t, macA)})
+	g := r.boot(stackguest.Config{Socket: r.dir + "/plain.sock", MAC: mac(t, macA)})
 	c := g.side.Capture(t)
 	stop := r.net.A.PushVLAN(t, 7)
 	r.net.A.Inject(t, probe(mac(t, macA), r.net.A.MAC, "tagged beside"))

@@ -24,7 +24,7 @@ const (
 )
 
 // privileged are the packages that touch the network's configuration and can run in the VM's small user space.
-var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", "./vhost/tapguest", "./vhost/kernel", "./test/tapvm",
+var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", "./vhost/stackguest", "./vhost/tap", "./test/tapvm",
 	"./controller/demo", "./controller/observe", "./test/e2e", "./test/e2e" + packetOnly}
 
 // environment is what the tests find set. RSCCTL_INSIDE says that the machine is emulated. The rest is for ./test/vm, whose

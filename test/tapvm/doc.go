@@ -8,7 +8,7 @@
 // # Engines
 //
 // Userspace reads and writes DEV itself, as QEMU does with vhost=off. Vhost has a second /dev/vhost-net do it, over rings with
-// mergeable buffers (kernel.Guest), as with vhost=on: header, num_buffers and the split over buffers are the kernel's own.
+// mergeable buffers (tap.Guest), as with vhost=on: header, num_buffers and the split over buffers are the kernel's own.
 //
 // # What it is not
 //

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -83,7 +83,7 @@ func (u *userspace) close() error {
 }
 
 // vhost lets the kernel read and write the tap, as QEMU does with vhost=on.
-type vhost struct{ guest *kernel.Guest }
+type vhost struct{ guest *tap.Guest }
 
 func (v *vhost) receive(fn func(packet []byte)) (int, error) { return v.guest.Receive(budget, fn) }
 

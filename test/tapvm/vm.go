@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/test/netns"
-	"github.com/rscctl/rscctl/vhost/kernel"
+	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
@@ -158,7 +158,7 @@ func (vm *VM) start(t testing.TB, o Options, offloads Offload) (err error) {
 		return err
 	}
 	if o.Engine == Vhost {
-		g, err := kernel.OpenGuest(kernel.GuestConfig{Tap: vm.outer.FD, RingSize: o.RingSize, BufferLen: o.BufferLen})
+		g, err := tap.OpenGuest(tap.GuestConfig{Tap: vm.outer.FD, RingSize: o.RingSize, BufferLen: o.BufferLen})
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,78 @@
+package tap
+
+import (
+	"encoding/binary"
+
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// check says whether the kernel will take this frame for a tap of that MTU, and with it the number of fragments that are not
+// empty. The error wraps ErrRefused.
+//
+// The rules are the kernel's own (packet_snd and virtio_net_hdr_to_skb), and stricter where it accepts a frame only to drop it
+// later. One of them saves the ring: a vhost whose backend lets it batch small frames puts a descriptor back and stops when a
+// checksum lies beyond the frame (drivers/vhost/net.c, vhost_net_build_xdp).
+func check(f *virtio.Frame, mtu int) (frags int, err error) {
+	total := 0
+	for _, b := range f.Frags {
+		if len(b) > 0 {
+			frags++
+			total += len(b)
+		}
+	}
+	h := &f.Hdr
+	switch {
+	case total != f.Len, f.Len < ethLen:
+		return 0, ErrFrameLength
+	case h.Flags&^(virtio.HdrNeedsCsum|virtio.HdrDataValid) != 0:
+		return 0, ErrHdrFlags
+	case int(h.HdrLen) > f.Len:
+		return 0, ErrHdrLen
+	}
+	end := int(h.CsumStart) + int(h.CsumOffset) + 2
+	if h.Flags&virtio.HdrNeedsCsum != 0 && (int(h.CsumStart) < ethLen || end > f.Len) {
+		return 0, ErrHdrCsum
+	}
+	if h.GSOType == virtio.GSONone {
+		return frags, checkMTU(f, mtu)
+	}
+	return frags, checkGSO(f)
+}
+
+func checkMTU(f *virtio.Frame, mtu int) error {
+	limit := mtu + ethLen
+	for _, b := range f.Frags {
+		if len(b) == 0 {
+			continue
+		}
+		if len(b) >= ethLen && binary.BigEndian.Uint16(b[12:]) == 0x8100 {
+			limit += tagLen
+		}
+		break
+	}
+	if f.Len > limit {
+		return ErrMTU
+	}
+	return nil
+}
+
+// checkGSO judges a superframe. NEEDS_CSUM is demanded because the kernel would set it anyway and replace the checksum.
+func checkGSO(f *virtio.Frame) error {
+	h := &f.Hdr
+	switch h.GSOType &^ virtio.GSOECN {
+	case virtio.GSOTCPv4, virtio.GSOTCPv6:
+	default:
+		return ErrHdrGSO
+	}
+	switch {
+	case f.Len > MaxLen:
+		return ErrTooLong
+	case h.Flags&virtio.HdrNeedsCsum == 0, h.GSOSize == 0, h.GSOSize == 0xffff: // 65535 means "by fragment list" to the kernel
+		return ErrHdrGSO
+	case h.CsumOffset != tcpCsum:
+		return ErrHdrCsum
+	case int(h.HdrLen) < int(h.CsumStart)+tcpMin:
+		return ErrHdrLen
+	}
+	return nil
+}
