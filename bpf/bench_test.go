@@ -3,7 +3,7 @@ package bpf
 import (
 	"testing"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // BenchmarkFrame is what XDP costs for one frame, as the kernel measures it: parse, look-ups, count, metadata, redirect.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 func TestPortsAreSetAndDeleted(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/flowtable/packet"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // The program is run on frames by BPF_PROG_TEST_RUN: no interface is touched.

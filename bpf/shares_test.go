@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // The shares of an RX ring. BPF_PROG_TEST_RUN delivers nothing, so the test is the ring and the worker.

@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/rscctl/rscctl/flowtable/packet"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // The TC program is run on frames by BPF_PROG_TEST_RUN, as from the VM with peerMAC: no interface is touched.

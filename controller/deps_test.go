@@ -2,6 +2,7 @@ package controller
 
 import (
 	"os/exec"
+	"path"
 	"strings"
 	"testing"
 )
@@ -79,3 +80,28 @@ func TestImportsPointDownOnly(t *testing.T) {
 }
 
 func under(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+
+// A folder is called as its package, and no two packages are called the same: a name in the code says where to look.
+func TestAFolderIsCalledAsItsPackage(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.Name}} {{.ImportPath}}", "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		name, folder, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name == "main" {
+			continue
+		}
+		if path.Base(folder) != name {
+			t.Errorf("package %s is in folder %s", name, folder)
+		}
+		if other := seen[name]; other != "" {
+			t.Errorf("%s and %s are both package %s", other, folder, name)
+		}
+		seen[name] = folder
+	}
+	if len(seen) < 20 {
+		t.Errorf("%d packages: this looked at nothing", len(seen))
+	}
+}

@@ -17,7 +17,7 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/report"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 

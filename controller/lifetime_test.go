@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // Every goroutine that an attachment starts is waited for when it ends, and every descriptor and mapping goes with it.

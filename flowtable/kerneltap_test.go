@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // kernelTap is a tap in a namespace of its own. What is written goes through the kernel's GRO (IFF_NAPI) and is read back by

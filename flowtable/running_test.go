@@ -16,7 +16,7 @@ import (
 
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // runVerb makes the test binary run a short demo, for tests that kill the process that runs it.

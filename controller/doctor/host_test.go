@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // gather is Gather and Examine in the namespace of a side.

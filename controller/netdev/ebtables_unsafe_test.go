@@ -9,7 +9,7 @@ import (
 	"testing"
 	"unsafe"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 
 	"golang.org/x/sys/unix"
 )

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"

@@ -3,7 +3,7 @@ package netdev_test
 import (
 	"testing"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // The kernel tells of a veth that it runs XDP itself, and again and again: what lies in memory behind a request is not sent.

@@ -3,7 +3,7 @@ package netdev_test
 import (
 	"testing"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"golang.org/x/sys/unix"
 )
 

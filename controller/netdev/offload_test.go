@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 func TestAnOffloadIsSwitchedAndPutBack(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"

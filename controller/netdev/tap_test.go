@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"

@@ -8,7 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // What the kernel says of real devices leads to the same decisions, and so do the commands that the errors name.

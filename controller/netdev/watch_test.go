@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/vishvananda/netlink"
 )
 

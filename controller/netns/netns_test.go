@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netns"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"golang.org/x/sys/unix"
 )
 

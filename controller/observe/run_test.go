@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/netdev"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // Who may not count is told what it takes, and not what the verifier thought of it.

@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 func openFDs(t *testing.T) int {

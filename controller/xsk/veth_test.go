@@ -11,7 +11,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/bpf/meta"
-	netnstest "github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // Tests on a real veth pair: A sends, B has the XDP program and the sockets. They need root and a kernel with AF_XDP.

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // Every wrong attach is one line that names the thing, with the documented exit code, and leaves nothing behind.

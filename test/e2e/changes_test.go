@@ -12,7 +12,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // What is true when a VM is attached and changes later is acted on as if it had been so at attach.

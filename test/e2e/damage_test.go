@@ -16,7 +16,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/doctor"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // inside runs the product in a side's namespace, as another user where uid is not 0.

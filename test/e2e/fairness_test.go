@@ -11,7 +11,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost/stackguest"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"

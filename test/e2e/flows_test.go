@@ -10,7 +10,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // pinned starts the rig's controller again with pins that outlive it.

@@ -21,7 +21,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/observe"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/tapvm"
 )
 

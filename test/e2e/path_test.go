@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/stackguest"
 )

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 

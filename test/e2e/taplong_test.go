@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // needLong leaves out of a short run what takes minutes. That is the plan, not a lack.

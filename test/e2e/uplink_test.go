@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // A device on top of another one is refused by one line, and the command that the line names is the right one.

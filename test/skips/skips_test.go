@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 func TestTheReasonIsWhatTheTestSaidWhenItSkipped(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // totals is what all stages did.

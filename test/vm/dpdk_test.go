@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 const testpmd = "dpdk-testpmd"

@@ -13,7 +13,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/flowtable/packet/packettest"
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // DPDK's driver takes our superframes by their headers (LRO) and gives them back by its own (TSO): what was merged on the

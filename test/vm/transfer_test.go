@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rscctl/rscctl/test/netns"
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/vm/control"
 	"github.com/rscctl/rscctl/test/vm/peer"
 	"github.com/rscctl/rscctl/test/vm/stream"
