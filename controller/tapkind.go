@@ -108,7 +108,7 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 		return nil, err
 	}
 	if t.way == api.FeedVhostNet {
-		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1})
+		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: datapath.MaxCopy})
 		if err == nil {
 			return datapath.NewRingGuest(ring, pkt, q.sock), nil
 		}

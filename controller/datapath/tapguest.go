@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -114,14 +115,15 @@ type ringGuest struct {
 	room        int              // chunks that the ring may hold
 	puts        int
 
-	copied [copyLen]byte // a frame beyond the room: the ring copies it once more, and holds no chunk
+	copied [MaxCopy]byte // a frame beyond the room: the ring copies it once more, and holds no chunk
 	copyOf virtio.Frame
 	part   [1][]byte
 	refs   []uint64 // of the frames copied in this burst
 }
 
-// copyLen is how long a frame may be that is copied into a ring, at most.
-const copyLen = tap.DefaultMaxCopy
+// MaxCopy is how long a frame may be that is copied into a ring: any that fits into one chunk, in bytes. A ring that copies less
+// (tap.NetConfig) could not take a jumbo frame while it has little room, and its superframes were lost.
+const MaxCopy = xsk.LargeChunk
 
 // littleRoom is a room in which superframes would wait for one another.
 const littleRoom = 64

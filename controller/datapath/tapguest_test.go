@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/vhost/tap"
@@ -469,5 +470,24 @@ func TestARingIsEmptiedBeforeItCloses(t *testing.T) {
 	r.w.stopPort(2)
 	if n := r.w.ports[2].cnt.Unsent; n != 5 || r.nic.with(inWorker) != 0 || time.Since(start) < emptyWithin {
 		t.Errorf("%d frames unsent, %d chunks out, after %v", n, r.nic.with(inWorker), time.Since(start))
+	}
+}
+
+// A jumbo frame is copied into a ring with little room as well as a short one: a ring that may hold no chunk loses nothing.
+func TestAnyFrameOfAChunkIsCopiedIntoARingThatMayHoldNone(t *testing.T) {
+	r := newRig(t)
+	for _, n := range []int{60, 1514, xsk.MaxMTU(xsk.LargeChunk) + 14, xsk.LargeChunk} {
+		ring := &fakeRing{size: 8, lazy: true, fd: -1}
+		g := NewRingGuest(ring, &fakePacket{room: -1}, r.nic)
+		want := bytes.Repeat([]byte{7}, n)
+		f := &Frame{Frame: virtio.Frame{Frags: [][]byte{want[:10], want[10:]}, Len: n}, Refs: []uint64{0}}
+		g.Begin(0)
+		if err := g.Put(f); err != nil {
+			t.Errorf("%d bytes: %v", n, err)
+			continue
+		}
+		if got := ring.posted[0]; len(got.refs) != 0 || !bytes.Equal(got.frags[0], want) {
+			t.Errorf("%d bytes: %d chunks held, %d bytes copied", n, len(got.refs), len(got.frags[0]))
+		}
 	}
 }
