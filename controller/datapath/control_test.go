@@ -336,7 +336,7 @@ func TestAGuestThatPanicsIsClosedOnceAndTheOthersToo(t *testing.T) {
 
 // A message that was carried out is not called lost because the worker ended right behind it.
 func TestAMessageThatWasDoneIsDone(t *testing.T) {
-	for range 200 {
+	for range 60 {
 		r := running(t)
 		var wg sync.WaitGroup
 		ran := false

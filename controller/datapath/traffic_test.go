@@ -44,7 +44,11 @@ func runWorld(tb testing.TB, seed uint64, bursts int, mistake func(w *world)) (*
 func TestEveryPacketIsExplainedAfterEveryBurstOfRandomTraffic(t *testing.T) {
 	var all flowtable.Ledger
 	var sum PortCounters
-	for seed := range uint64(20) {
+	seeds := uint64(20)
+	if raceEnabled { // ten times as slow
+		seeds = 8
+	}
+	for seed := range seeds {
 		w, err := runWorld(t, seed, 60, nil)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
