@@ -118,3 +118,17 @@ func (p *Program) Close() error {
 // ReadsVLANTag reports whether the program sees 802.1Q tags that were taken out of the frames. When it is false, the
 // caller must have them left in: such a frame looks untagged.
 func (p *Program) ReadsVLANTag() bool { return p.readsTag }
+
+// NameOf is the name of a program of whoever, "" when it cannot be seen.
+func NameOf(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}

@@ -180,7 +180,7 @@ func RemoveStaleObserver(ifindex int) error {
 func TapCounted(ifindex int) bool {
 	if r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: tapHook.at}); err == nil {
 		for _, p := range r.Programs {
-			if programName(p.ID) == TapProgramName {
+			if NameOf(p.ID) == TapProgramName {
 				return true
 			}
 		}
@@ -199,17 +199,4 @@ func TapCounted(ifindex int) bool {
 		}
 	}
 	return false
-}
-
-func programName(id ebpf.ProgramID) string {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return ""
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return ""
-	}
-	return info.Name
 }

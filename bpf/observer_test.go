@@ -333,7 +333,7 @@ func tcxNames(t *testing.T, ifindex int, at ebpf.AttachType) (names []string) {
 		t.Fatal(err)
 	}
 	for _, p := range r.Programs {
-		names = append(names, programName(p.ID))
+		names = append(names, NameOf(p.ID))
 	}
 	return names
 }

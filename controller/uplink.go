@@ -99,17 +99,11 @@ func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {
 
 // foreignXDP says who holds the interface: another controller, or a program that is not ours.
 func foreignXDP(f *netdev.Facts) error {
-	name := ""
-	if p, err := ebpf.NewProgramFromID(ebpf.ProgramID(f.XDP.ProgID)); err == nil {
-		if info, err := p.Info(); err == nil {
-			name = info.Name
-		}
-		p.Close()
-	}
+	name := bpf.NameOf(ebpf.ProgramID(f.XDP.ProgID))
 	if name == bpf.ProgramName {
 		return fmt.Errorf("%w (XDP program %d): detach it there first", ErrHeld, f.XDP.ProgID)
 	}
-	return fmt.Errorf("%w (program %d %q): remove it with 'ip link set dev %s xdp off', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, f.Name)
+	return fmt.Errorf("%w (program %d %q): remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, f.XDP.Off(f.Name))
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.

@@ -158,7 +158,7 @@ func (f *Facts) look(h *netdev.Handle, name string) (i Interface, err error) {
 		return i, err
 	}
 	if i.XDP.ProgID != 0 {
-		i.Program = programName(i.XDP.ProgID)
+		i.Program = bpf.NameOf(ebpf.ProgramID(i.XDP.ProgID))
 	}
 	if features, err := h.XDPFeatures(i.Index); err == nil {
 		i.Features = &features
@@ -221,20 +221,6 @@ func (f *Facts) readsTag(index int) Look {
 		return Look{Seen: true, Err: "not seen"}
 	}
 	return Look{Seen: true}
-}
-
-// programName is a BPF program's name, "" when it cannot be seen.
-func programName(id uint32) string {
-	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
-	if err != nil {
-		return ""
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return ""
-	}
-	return info.Name
 }
 
 // leftovers finds the taps whose filter belongs to no process.

@@ -97,15 +97,8 @@ func checkForeignXDP(_ *Facts, i *Interface) Finding {
 	case i.Program == bpf.ProgramName:
 		return ok(id, i.Name, "a controller has it already (%s XDP, program %d)", i.XDP.Mode, i.XDP.ProgID)
 	}
-	off := "xdp" // of native mode, or of both
-	switch i.XDP.Mode {
-	case "generic":
-		off = "xdpgeneric"
-	case "offload":
-		off = "xdpoffload"
-	}
 	return Finding{ID: id, Severity: Error, Subject: i.Name, What: fmt.Sprintf("a foreign XDP program is attached (%s mode, program %d %q)", i.XDP.Mode, i.XDP.ProgID, i.Program),
-		Why: "attach does not take another one's place", Remedy: fmt.Sprintf("ip link set dev %s %s off, once you know whose it is (where that is refused as busy, end the process that holds it); or use another interface", i.Name, off)}
+		Why: "attach does not take another one's place", Remedy: i.XDP.Off(i.Name) + ", once you know whose it is (where that is refused as busy, end the process that holds it); or use another interface"}
 }
 
 func checkNative(_ *Facts, i *Interface) Finding {

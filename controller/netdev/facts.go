@@ -18,6 +18,19 @@ type XDP struct {
 	ProgID   uint32 // kernel id of the program, 0 if unknown (multi)
 }
 
+// Off is the command that takes the program off interface name. Without its mode in the command, the kernel looks for a program in
+// the mode that the driver prefers, and leaves one in another mode where it is.
+func (x XDP) Off(name string) string {
+	word := "xdp"
+	switch x.Mode {
+	case "generic":
+		word = "xdpgeneric"
+	case "offload":
+		word = "xdpoffload"
+	}
+	return fmt.Sprintf("ip link set dev %s %s off", name, word)
+}
+
 // Facts are what is true of an interface at one moment.
 type Facts struct {
 	Name        string
