@@ -21,6 +21,7 @@ func (*groRules) tags(c *PortConfig) bool { return c.MergeVLAN }
 // admit lets data segments of an established connection in whose every bit cutting can write again.
 func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 	in := &p.Info
+	// Verified first, and for every packet: what is merged can never be verified again, as its sum is replaced.
 	sum := r.verify(pt, p)
 	j := judgement{reason: r.alone(in.TCPFlags, sum)}
 	// What leaves alone may be called valid when both sums were right, in whatever form.
@@ -33,6 +34,7 @@ func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 		j.reason = sum
 		return j
 	}
+	// Rows of empty segments: an empty packet would vanish in a superframe, and cutting could not give it back.
 	if in.PayloadLen == 0 {
 		j.reason = r.empty(s, p)
 		return j
@@ -66,9 +68,11 @@ func (r *groRules) fits(pt *port, s *slot, o *origin, p *Packet, w *words) Reaso
 	if !w.equals(&s.w) {
 		return w.mismatchOf(&s.w, &groMask, in.Family == 6)
 	}
+	// More than 16 bytes of options, which the words do not hold.
 	if r.restDiffers(o, p) {
 		return ReasonOptionsChange
 	}
+	// Rows gap, retransmit.
 	if why := r.follows(s, p); why != open {
 		return why
 	}
@@ -87,7 +91,7 @@ func (r *groRules) fits(pt *port, s *slot, o *origin, p *Packet, w *words) Reaso
 // still. An ID may stand still only on atomic datagrams (DF set, RFC 6864), where it means nothing. A guest that cuts such a
 // superframe counts the ID up, which that RFC allows; our own Segmenter is told (Superframe.FixedID) and gives it back.
 func followsID(pt *port, s *slot, id uint16, df bool) bool {
-	switch id - s.id {
+	switch id - s.id { // wraps at 65,536, as senders' counters do
 	case 1:
 		return s.idMode != idFixed
 	case 0:
@@ -106,6 +110,7 @@ func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
 func (*groRules) grow(_ *port, s *slot, p *Packet, w *words) Reason {
 	in := &p.Info
 	s.nxt += in.PayloadLen
+	// Only the last packet can have them, as the superframe ends with it.
 	s.flags |= in.TCPFlags & (packet.PSH | packet.FIN)
 	// A train of two shows whether its IDs count: followsID has let this one in, so from here on it must go on that way.
 	if in.Family == 4 {

@@ -30,6 +30,8 @@ type mismatch struct {
 	reason Reason
 }
 
+// Masks of single fields in their words. TCP's word is read as the bytes lie, little-endian, so its first byte is the lowest: a flag is
+// tested where it lies, and only ack and window turn their bytes round.
 const (
 	maskTTL    = 0xff << 56
 	maskUrgent = 0xffff << 32
@@ -73,6 +75,7 @@ var (
 // readWords fills w from a frame whose Info is sound and OK.
 func readWords(data []byte, in *packet.Info, w *words) {
 	tcp := data[in.L4 : in.L4+20 : in.L4+20]
+	// The VLAN tag's ethertype is not among the words: whether there is a tag is in the key.
 	w[0] = binary.LittleEndian.Uint64(data)
 	w[1] = uint64(binary.LittleEndian.Uint32(data[8:])) | uint64(in.TCI)<<32
 	if in.Family == 4 {
@@ -88,6 +91,8 @@ func readWords(data []byte, in *packet.Info, w *words) {
 	w[2] |= uint64(binary.LittleEndian.Uint16(tcp[18:])) << 32
 	w[3] = binary.LittleEndian.Uint64(tcp[8:]) &^ ended
 	w[4], w[5] = 0, 0
+	// Loads of a fixed size instead of a copy: this runs for every segment that may be held. A list that is not 8 bytes long leaves the
+	// rest of its words 0, and no list can be mistaken for a longer one, as the data offset is compared too.
 	options := data[in.L4+20 : in.Payload]
 	switch {
 	case len(options) == 0:
@@ -109,7 +114,7 @@ func readWords(data []byte, in *packet.Info, w *words) {
 func (w *words) ack() uint32    { return bits.ReverseBytes32(uint32(w[3])) }
 func (w *words) window() uint16 { return bits.ReverseBytes16(uint16(w[3] >> 48)) }
 
-// equals tells whether all fields of two packets are equal.
+// equals tells whether all fields of two packets are equal. It has no branch per field: in a train they are equal nearly always.
 func (w *words) equals(v *words) bool {
 	return (w[0]^v[0])|(w[1]^v[1])|(w[2]^v[2])|(w[3]^v[3])|(w[4]^v[4])|(w[5]^v[5]) == 0
 }
@@ -120,7 +125,8 @@ func (w *words) differs(v, mask *words) bool {
 		(w[3]^v[3])&mask[3]|(w[4]^v[4])&mask[4]|(w[5]^v[5])&mask[5] != 0
 }
 
-// mismatchOf names the first field that differs.
+// mismatchOf names the first field that differs. One that compares equal under mask must not be asked: the answer is DF then, which is
+// the one field that is left.
 func (w *words) mismatchOf(v, mask *words, ipv6 bool) Reason {
 	for i := range mismatches {
 		m := &mismatches[i]
@@ -138,4 +144,5 @@ func (w *words) mismatchOf(v, mask *words, ipv6 bool) Reason {
 	return ReasonDFChange
 }
 
-const rowTTL = 6 // index in mismatches
+// rowTTL is the index in mismatches of the TTL, behind which DF has its place in IPv4.
+const rowTTL = 6

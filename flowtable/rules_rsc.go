@@ -61,6 +61,7 @@ func (r *rscRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 // beside the window that the superframe does not say as well (row window_update_differs).
 func (*rscRules) absorbs(s *slot, p *Packet, w *words) bool {
 	in := &p.Info
+	// PSH belongs to data; the superframe would have to claim it for data that came without.
 	if in.TCPFlags&packet.PSH != 0 {
 		return false
 	}
@@ -74,6 +75,7 @@ func (r *rscRules) fits(_ *port, s *slot, o *origin, p *Packet, w *words) Reason
 	if w.differs(&s.w, &rscMask) {
 		return w.mismatchOf(&s.w, &rscMask, p.Info.Family == 6)
 	}
+	// admit lets in no list longer than the words hold, but that is its rule, not this one's.
 	if r.restDiffers(o, p) {
 		return ReasonOptionsChange
 	}
@@ -95,6 +97,7 @@ func (r *rscRules) start(pt *port, s *slot, p *Packet, w *words) Reason {
 // payload, no PSH, and no other acknowledgement.
 func (r *rscRules) grow(pt *port, s *slot, p *Packet, w *words) Reason {
 	s.nxt += p.Info.PayloadLen
+	// fits has let in no acknowledgement that goes back, so the newest is the largest.
 	s.ack, s.win = w.ack(), w.window()
 	s.flags |= p.Info.TCPFlags & packet.PSH
 	s.hop = min(s.hop, uint8(w[1]>>56))

@@ -33,6 +33,7 @@ func (*tcpRules) alone(flags uint8, sum Reason) Reason {
 // not what a segmentation would write, or else what is wrong. A sum of words that are not all 0 never folds to 0, so its
 // complement is never 0xffff: a field of 0xffff is right, but nobody who computes it writes it.
 func (*tcpRules) verify(pt *port, p *Packet) Reason {
+	// The operator trusts what is in front of the NIC. admit calls nothing valid then.
 	if pt.noVerify {
 		return open
 	}
@@ -40,6 +41,7 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	in := &p.Info
 	canonical := true
 	var pseudo uint32
+	// TCP's sum covers what belongs to the IP packet, without Ethernet's filler behind it (row padding).
 	end := in.Payload + in.PayloadLen
 	l4len := end - in.L4
 	if in.Family == 4 {
@@ -47,13 +49,16 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 		if !headerGood(ip) {
 			return ReasonBadIPChecksum
 		}
+		// Ones' complement has two zeroes, and both pass. Whoever cuts a superframe writes 0x0000.
 		canonical = ip[10]&ip[11] != 0xff
 		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, l4len)
 	} else {
+		// IPv6 has no sum of its own; TCP's covers the addresses (RFC 8200, 8.1).
 		ip := p.Data[in.L3 : in.L3+40 : in.L3+40]
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
 	}
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
+	// A frame in one piece, as nearly all are, is summed without a loop over fragments, which may begin at odd bytes.
 	var sum uint16
 	if len(p.Tail) == 0 {
 		sum = checksum.Sum(p.Data[in.L4:end], pseudo)
@@ -78,6 +83,7 @@ func headerGood(ip []byte) bool {
 	s := uint64(binary.LittleEndian.Uint32(ip)) + uint64(binary.LittleEndian.Uint32(ip[4:])) +
 		uint64(binary.LittleEndian.Uint32(ip[8:])) + uint64(binary.LittleEndian.Uint32(ip[12:])) +
 		uint64(binary.LittleEndian.Uint32(ip[16:]))
+	// Five words of 32 bits need three folds. A carry comes back in at the bottom, which is what ones' complement means (RFC 1071).
 	s = s>>32 + s&0xffffffff
 	s = s>>16 + s&0xffff
 	s = s>>16 + s&0xffff
@@ -89,8 +95,10 @@ func headerGood(ip []byte) bool {
 func (*tcpRules) empty(s *slot, p *Packet) Reason {
 	in := &p.Info
 	switch {
+	// It ends the stream at a sequence number of its own, and no packet with data stands there.
 	case in.TCPFlags&packet.FIN != 0:
 		return ReasonFIN
+	// No segment of an established connection: its acknowledgement and window mean nothing.
 	case in.TCPFlags&packet.ACK == 0:
 		return ReasonEmpty
 	// Nothing is known of its flow, so it repeats nothing that we know of.
@@ -142,9 +150,12 @@ func (*tcpRules) follows(s *slot, p *Packet) Reason {
 func (*tcpRules) start(s *slot, p *Packet, w *words) {
 	in := &p.Info
 	s.nxt = binary.BigEndian.Uint32(p.Data[in.L4+4:]) + in.PayloadLen
+	// rsc moves these on with every packet; with gro they stay what they are.
 	s.ack, s.win = w.ack(), w.window()
+	// Only the flags that may come with a later packet. All others are among the words.
 	s.flags, s.hop = in.TCPFlags&(packet.PSH|packet.FIN), uint8(w[1]>>56)
 	s.gso = uint16(in.PayloadLen)
+	// How the IDs of this train go on is for the second packet to show (row ip_id).
 	s.id, s.idMode = 0, idUnknown
 	if in.Family == 4 {
 		s.id = binary.BigEndian.Uint16(p.Data[in.L3+4:])
@@ -166,6 +177,7 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	l4len := s.ipLen - uint32(o.l4-o.l3)
 	var pseudo uint32
 	if s.meta&metaIPv6 != 0 {
+		// IPv6's length leaves out the fixed header (RFC 8200, 3), IPv4's has it in (RFC 791).
 		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
 		ip[7] = s.hop
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
@@ -187,6 +199,7 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	if tcp[13]&packet.CWR != 0 {
 		sf.GSOType |= gsoECN
 	}
+	// For our own Segmenter: a virtio header has no place for it.
 	sf.FixedID = s.idMode == idFixed
 	sf.CsumOffset = 16
 	// Row rsc_info: the fields that say where the checksum is count segments and duplicate acknowledgements instead.
@@ -205,9 +218,11 @@ func updateSingle(s *slot, o *origin) {
 	binary.BigEndian.PutUint16(tcp[16:], check)
 	binary.BigEndian.PutUint16(tcp[14:], s.win)
 	if s.meta&metaIPv6 != 0 {
+		// No sum has the hop limit in it: it changes at every router.
 		ip[7] = s.hop
 		return
 	}
+	// The TTL is half of a summed word; the protocol is the other half.
 	from := binary.BigEndian.Uint16(ip[8:])
 	ip[8] = s.hop
 	check = checksum.Update16(binary.BigEndian.Uint16(ip[10:]), from, binary.BigEndian.Uint16(ip[8:]))
