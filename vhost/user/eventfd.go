@@ -50,7 +50,9 @@ func AdoptEventFD(fd int) (*EventFD, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("eventfd: %w", ErrBadFD), err, unix.Close(fd))
 	}
-	return &EventFD{fd: fd}, nil
+	e := &EventFD{fd: fd}
+	e.cost.calibrate()
+	return e, nil
 }
 
 // AdoptKick is AdoptEventFD for a counter that we are to read. One that was made

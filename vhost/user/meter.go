@@ -1,6 +1,8 @@
 package user
 
 import (
+	"math"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -14,14 +16,19 @@ import (
 // million watches that a user may have, it takes 50. What is over the allowance
 // adds up, what is under it is paid back, and more than the credit is no accident:
 // interrupts that are booked on a thread come to a few microseconds a call at
-// worst, even under a flood.
+// worst, even under a flood. All of that is said of a machine of today; on one that
+// takes longer for an eventfd that nobody watches (an emulated one takes fifty
+// times as long), an honest peer would be blamed for the machine. So the times are
+// multiplied by how much slower it is, which calibrate finds out.
 const (
-	meterSlow      = 20 * time.Microsecond // by the clock: then it is measured in CPU time
-	meterAllowance = 20 * time.Microsecond
+	meterAllowance = 20 * time.Microsecond // what is slower by the clock is measured in CPU time
 	meterOnce      = 10 * time.Millisecond // the most that one operation may add
 	meterCredit    = 50 * time.Millisecond
-	meterLook      = 8 // operations measured after a slow one
-	meterSample    = 4 // otherwise one of so many is
+	meterLook      = 8  // operations measured after a slow one
+	meterSample    = 4  // otherwise one of so many is
+	meterMargin    = 16 // the allowance is at least so many operations on an eventfd that nobody watches
+	meterRounds    = 8  // of which the fastest counts
+	meterMaxFactor = 128
 )
 
 // meter adds up what operations on one eventfd cost. Reading the CPU clock takes a
@@ -29,9 +36,45 @@ const (
 // ran in between; so CPU time is read only while there is a suspicion. Safe for
 // concurrent use.
 type meter struct {
-	uses atomic.Uint32
-	look atomic.Int32
-	debt atomic.Int64 // ns
+	factor int64 // how much slower than meant this machine is; 0 is 1
+	uses   atomic.Uint32
+	look   atomic.Int32
+	debt   atomic.Int64 // ns
+}
+
+// calibrate measures this machine on an eventfd of our own, in CPU time of this thread: no peer can make it slower or faster. It takes
+// a few dozen system calls. Call it before the meter is shared. Without a descriptor to spare, the machine counts as one of today.
+func (m *meter) calibrate() {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	fastest := int64(math.MaxInt64)
+	var value [8]byte
+	for range meterRounds {
+		before := threadCPU()
+		_, _ = unix.Write(fd, eventOne[:])
+		_, _ = unix.Read(fd, value[:])
+		if took := threadCPU() - before; took > 0 {
+			fastest = min(fastest, took)
+		}
+	}
+	if fastest < math.MaxInt64 {
+		m.factor = factorOf(fastest)
+	}
+}
+
+// factorOf tells from the CPU time in ns of one operation how much slower than meant a machine is.
+func factorOf(fastest int64) int64 {
+	return min(max(1, min(fastest, int64(meterOnce))*meterMargin/int64(meterAllowance)), meterMaxFactor)
+}
+
+// scaled is a time of the constants above, on this machine.
+func (m *meter) scaled(d time.Duration) time.Duration {
+	return d * time.Duration(max(m.factor, 1))
 }
 
 // reading is the clocks before an operation.
@@ -58,9 +101,10 @@ func (m *meter) end(r reading) {
 	if !r.on {
 		return
 	}
-	if time.Since(r.wall) < meterSlow {
+	allowance := m.scaled(meterAllowance)
+	if time.Since(r.wall) < allowance {
 		if m.debt.Load() > 0 {
-			m.add(-meterAllowance)
+			m.add(-allowance)
 		}
 		if r.cpu != 0 {
 			m.look.Add(-1)
@@ -71,7 +115,7 @@ func (m *meter) end(r reading) {
 	if r.cpu == 0 || r.tid != unix.Gettid() {
 		return
 	}
-	m.add(min(time.Duration(threadCPU()-r.cpu), meterOnce) - meterAllowance)
+	m.add(min(time.Duration(threadCPU()-r.cpu), m.scaled(meterOnce)) - allowance)
 }
 
 func (m *meter) add(d time.Duration) {
@@ -81,7 +125,7 @@ func (m *meter) add(d time.Duration) {
 }
 
 // costly says that the credit is used up.
-func (m *meter) costly() bool { return m.debt.Load() > int64(meterCredit) }
+func (m *meter) costly() bool { return m.debt.Load() > int64(m.scaled(meterCredit)) }
 
 func threadCPU() int64 {
 	var ts unix.Timespec

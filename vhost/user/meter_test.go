@@ -1,0 +1,73 @@
+package user
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A slow machine is not the peer's fault: what an operation may cost grows with what it costs there anyway.
+func TestASlowMachineIsNotBlamedOnThePeer(t *testing.T) {
+	for _, c := range []struct {
+		took   time.Duration
+		factor int64
+	}{
+		{300 * time.Nanosecond, 1}, // a machine of today
+		{time.Microsecond, 1},
+		{15 * time.Microsecond, 12}, // an emulated one
+		{40 * time.Microsecond, 32},
+		{time.Hour, meterMaxFactor},
+	} {
+		if f := factorOf(int64(c.took)); f != c.factor {
+			t.Errorf("%v: %d times as slow", c.took, f)
+		}
+	}
+	for _, factor := range []int64{0, 1, 12} {
+		m := meter{factor: factor}
+		scale := time.Duration(max(factor, 1))
+		for range 100000 {
+			m.add(scale*15*time.Microsecond - m.scaled(meterAllowance))
+		}
+		m.add(scale * 40 * time.Millisecond)
+		if m.costly() {
+			t.Errorf("factor %d: an honest peer is blamed", factor)
+		}
+		for range 100 {
+			m.add(scale * time.Millisecond)
+		}
+		if !m.costly() {
+			t.Errorf("factor %d: a costly peer is never found out", factor)
+		}
+	}
+}
+
+// What is compared with is measured where the peer's counter is adopted, and leaves no descriptor behind.
+func TestTheMachineIsMeasuredWhenACounterIsAdopted(t *testing.T) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	e, err := AdoptEventFD(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if e.cost.factor < 1 || e.cost.factor > meterMaxFactor {
+		t.Errorf("factor %d", e.cost.factor)
+	}
+	if n := descriptors(t); n != before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
