@@ -127,10 +127,12 @@ func TestVLANFiltersThatKeepFramesAreSaid(t *testing.T) {
 	}
 }
 
-func dummyTC(t *testing.T) *ebpf.Program {
+func dummyTC(t *testing.T) *ebpf.Program { return namedTC(t, "somebodys") }
+
+func namedTC(t *testing.T, name string) *ebpf.Program {
 	t.Helper()
 	netnstest.Need(t, netnstest.BPF)
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "somebodys", Type: ebpf.SchedCLS, License: "GPL",
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +196,36 @@ func TestTCUsersOnTheWayAreSaid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Our own program that only counts is nothing that a frame could miss; a filter beside it is.
+func TestTheObserverIsNoUserOfTC(t *testing.T) {
+	prog := namedTC(t, netdev.ObserverName)
+	b := unfiltered(t)
+	b.do(t, func() error {
+		if l, err := link.AttachTCX(link.TCXOptions{Interface: index(t, "tap0"), Program: prog, Attach: ebpf.AttachTCXEgress}); err == nil {
+			defer l.Close()
+		} else if !errors.Is(err, ebpf.ErrNotSupported) {
+			return err
+		}
+		qdisc := netlink.QdiscAttrs{LinkIndex: index(t, "tap0"), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
+		if err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: qdisc}); err != nil {
+			return err
+		}
+		add := func(name string, handle uint32) error {
+			return netlink.FilterAdd(&netlink.BpfFilter{Fd: prog.FD(), Name: name, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: qdisc.LinkIndex, Parent: netlink.HANDLE_MIN_EGRESS, Handle: handle, Protocol: unix.ETH_P_ALL, Priority: 7}})
+		}
+		if err := add(netdev.ObserverName+"+clsact", 1); err != nil {
+			return err
+		}
+		wantSaid(t, b.bypassed(t))
+		if err := add("somebodys", 2); err != nil {
+			return err
+		}
+		wantSaid(t, b.bypassed(t), "egress of tap0", "somebodys")
+		return nil
+	})
 }
 
 func sysctl(name, value string) error {

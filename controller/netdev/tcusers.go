@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -22,7 +23,16 @@ var (
 	tcEgress  = tcHook{netlink.HANDLE_MIN_EGRESS, ebpf.AttachTCXEgress}
 )
 
-// tcUsers names the filters and programs that hang on an interface there.
+// ObserverName is the name of our program that only counts ('rscctl observe'), as TCX shows it; a filter under clsact may be called
+// so with something behind a plus sign. It lets every frame pass as it is, so no frame misses it on another path.
+const ObserverName = "rsc_observe"
+
+func isObserver(name string) bool {
+	name, _, _ = strings.Cut(name, "+")
+	return name == ObserverName
+}
+
+// tcUsers names the filters and programs that hang on an interface there, but for the observer.
 func (h *Handle) tcUsers(index int, at tcHook) (out []string, err error) {
 	filters, err := h.tcFilters(index, at.parent)
 	if err != nil {
@@ -42,6 +52,7 @@ func (h *Handle) tcFilters(index int, parent uint32) (out []string, err error) {
 		return nil, err
 	}
 	at := map[string]int{}
+	var only []bool // at this preference there is the observer, and nothing else
 	for _, m := range msgs {
 		if len(m) < nl.SizeofTcMsg {
 			continue
@@ -51,13 +62,25 @@ func (h *Handle) tcFilters(index int, parent uint32) (out []string, err error) {
 		text := fmt.Sprintf("filter %s of preference %d", a.text(nl.TCA_KIND), nl.DeserializeTcMsg(m).Info>>16)
 		if _, ok := at[text]; !ok {
 			at[text] = len(out)
-			out = append(out, text)
+			out, only = append(out, text), append(only, false)
 		}
-		if name := a.nested(nl.TCA_OPTIONS).text(nl.TCA_BPF_NAME); a.text(nl.TCA_KIND) == "bpf" && name != "" {
-			out[at[text]] += fmt.Sprintf(" (%s)", name)
+		k := at[text]
+		switch name := a.nested(nl.TCA_OPTIONS).text(nl.TCA_BPF_NAME); {
+		case a.text(nl.TCA_KIND) != "bpf" || name == "":
+		case isObserver(name):
+			only[k] = out[k] == text
+		default:
+			only[k] = false
+			out[k] += fmt.Sprintf(" (%s)", name)
 		}
 	}
-	return out, nil
+	kept := out[:0]
+	for k, text := range out {
+		if !only[k] {
+			kept = append(kept, text)
+		}
+	}
+	return kept, nil
 }
 
 // tcxPrograms lists the TCX programs; none on a kernel before 6.6.
@@ -70,7 +93,9 @@ func tcxPrograms(index int, at ebpf.AttachType) (out []string, err error) {
 		return nil, fmt.Errorf("tcx: %w", err)
 	}
 	for _, p := range r.Programs {
-		out = append(out, fmt.Sprintf("program %s", programName(p.ID)))
+		if name := programName(p.ID); !isObserver(name) {
+			out = append(out, "program "+name)
+		}
 	}
 	return out, nil
 }

@@ -63,6 +63,8 @@ func (r testRun) pattern() string {
 		return "Tap|Clsact|Killed|Live"
 	case r.packet:
 		return "Tap"
+	case r.pkg == "./test/e2e": // what another kernel and a real /dev/vhost-net may do otherwise: shares and crashes want a real machine's pace
+		return "Tap|VLAN|Tag|Bridge|Observe|Killed|Partial"
 	}
 	return "."
 }
