@@ -37,6 +37,12 @@ func TestWhatAPollCostsIsReported(t *testing.T) {
 	if n, walked := poll(); n != 1 || walked != 40+40/8 {
 		t.Errorf("%d frames for %d", n, walked)
 	}
+	// A chain behind one with a table has none.
+	g.send(r, virtio.NetHdr{}, makeFrame(1000, 1), pieces(39, 20)...)
+	g.send(r, virtio.NetHdr{}, makeFrame(1000, 1))
+	if n, walked := poll(); n != 2 || walked != 40+40/8+1 {
+		t.Errorf("%d frames for %d", n, walked)
+	}
 	// A frame that is dropped before anybody sees it: its copy of 60,000 bytes takes as long as 900 descriptors.
 	noSize := tso
 	noSize.GSOSize = 0

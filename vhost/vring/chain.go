@@ -86,7 +86,7 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 		readable = -1 // pieces before the first writable one; -1 while none is
 		bytes    [2]uint64
 	)
-	c.WritableGPA = nil
+	c.WritableGPA, c.Table = nil, 0 // c may have held another chain
 	if d.log {
 		c.startLog()
 	}
