@@ -75,35 +75,22 @@ func (c *counts) tell() {
 	}
 }
 
-// snapshot waits for nobody. Each counter is exact, as of the last burst.
-func (c *counts) snapshot() Counters {
-	s := Counters{
-		RxFrames: c.told[cRxFrames].Load(), RxBytes: c.told[cRxBytes].Load(), RxBuffers: c.told[cRxBuffers].Load(),
-		RxNoBuffers: c.told[cRxNoBuffers].Load(), RxTooBig: c.told[cRxTooBig].Load(),
-		RxOverBudget: c.told[cRxOverBudget].Load(), RxRefused: c.told[cRxRefused].Load(),
-		TxFrames: c.told[cTxFrames].Load(), TxBytes: c.told[cTxBytes].Load(), TxDropped: make(map[string]uint64, numDrops),
-		Calls: c.told[cCalls].Load(), CallsLost: c.told[cCallsLost].Load(),
+// addTo adds the counters to sum. It waits for nobody; each counter is exact, as of the last burst.
+func (c *counts) addTo(sum *[numCounters]uint64) {
+	for i := range sum {
+		sum[i] += c.told[i].Load()
 	}
-	for i, name := range dropNames {
-		s.TxDropped[name] = c.told[cTxBadHeader+i].Load()
-	}
-	return s
 }
 
-// add sums o into s.
-func (s *Counters) add(o Counters) {
-	s.RxFrames += o.RxFrames
-	s.RxBytes += o.RxBytes
-	s.RxBuffers += o.RxBuffers
-	s.RxNoBuffers += o.RxNoBuffers
-	s.RxTooBig += o.RxTooBig
-	s.RxOverBudget += o.RxOverBudget
-	s.RxRefused += o.RxRefused
-	s.TxFrames += o.TxFrames
-	s.TxBytes += o.TxBytes
-	for k, n := range o.TxDropped {
-		s.TxDropped[k] += n
+func named(n *[numCounters]uint64) Counters {
+	s := Counters{
+		RxFrames: n[cRxFrames], RxBytes: n[cRxBytes], RxBuffers: n[cRxBuffers], RxNoBuffers: n[cRxNoBuffers],
+		RxTooBig: n[cRxTooBig], RxOverBudget: n[cRxOverBudget], RxRefused: n[cRxRefused],
+		TxFrames: n[cTxFrames], TxBytes: n[cTxBytes], TxDropped: make(map[string]uint64, numDrops),
+		Calls: n[cCalls], CallsLost: n[cCallsLost],
 	}
-	s.Calls += o.Calls
-	s.CallsLost += o.CallsLost
+	for i, name := range dropNames {
+		s.TxDropped[name] = n[cTxBadHeader+i]
+	}
+	return s
 }

@@ -139,4 +139,8 @@ func (q *queue) guard(err *error) {
 }
 
 // Counters returns a snapshot, as of the last burst. It waits for nobody.
-func (q *queue) Counters() Counters { return q.cnt.snapshot() }
+func (q *queue) Counters() Counters {
+	var n [numCounters]uint64
+	q.cnt.addTo(&n)
+	return named(&n)
+}

@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	maxSocketPath = 107 // sun_path without its final 0
-	backlog       = 16
-	dialTimeout   = time.Second
+	backlog     = 16
+	dialTimeout = time.Second
 )
 
 // CheckSocket says, without changing anything, whether NewPort would accept
@@ -54,11 +53,8 @@ func socketError(err error) error {
 // checkDial checks the path of a socket that a front-end serves, perhaps
 // later.
 func checkDial(path string) error {
-	switch {
-	case path == "" || path[0] == '@': // that would be an abstract name
-		return fmt.Errorf("socket %q: not a path: %w", path, ErrConfig)
-	case len(path) > maxSocketPath:
-		return fmt.Errorf("socket %s: %w (%d)", path, ErrPathTooLong, len(path))
+	if err := unixsock.CheckPath(path); err != nil {
+		return socketError(err)
 	}
 	if st, err := os.Stat(filepath.Dir(path)); err != nil || !st.IsDir() {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

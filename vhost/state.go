@@ -134,11 +134,12 @@ func (p *Port) started() bool {
 
 // Counters returns a snapshot, summed over the queues.
 func (p *Port) Counters() Counters {
-	sum := Counters{TxDropped: make(map[string]uint64, numDrops)}
+	var n [numCounters]uint64
 	for i := range p.rx {
-		sum.add(p.rx[i].Counters())
-		sum.add(p.tx[i].Counters())
+		p.rx[i].cnt.addTo(&n)
+		p.tx[i].cnt.addTo(&n)
 	}
+	sum := named(&n)
 	sum.Faults = p.faults.Load()
 	return sum
 }

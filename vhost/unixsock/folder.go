@@ -157,6 +157,7 @@ func (f folder) private() (dir folder, name string, err error) {
 	}
 	fd, err := unix.Openat(f.fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
+		_ = unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR) // which takes an empty folder only
 		return folder{}, "", err
 	}
 	dir = folder{fd: fd, path: filepath.Join(f.path, name)}

@@ -75,13 +75,21 @@ func (c Config) on(err error) error {
 	return fmt.Errorf("socket %s: %w", c.Path, err)
 }
 
+// CheckPath says whether a path can be a socket's, whatever is there. Errors: ErrPath, ErrPathTooLong.
+func CheckPath(path string) error {
+	switch {
+	case path == "", path[0] == '@': // that would be an abstract name
+		return fmt.Errorf("socket %q: %w", path, ErrPath)
+	case len(path) > maxPath:
+		return fmt.Errorf("socket %s: %w (%d)", path, ErrPathTooLong, len(path))
+	}
+	return nil
+}
+
 // open opens the socket's folder.
 func (c Config) open() (dir folder, name string, err error) {
-	switch {
-	case c.Path == "", c.Path[0] == '@': // that would be an abstract name
-		return dir, "", fmt.Errorf("socket %q: %w", c.Path, ErrPath)
-	case len(c.Path) > maxPath:
-		return dir, "", c.on(fmt.Errorf("%w (%d)", ErrPathTooLong, len(c.Path)))
+	if err := CheckPath(c.Path); err != nil {
+		return dir, "", err
 	}
 	parent, name := filepath.Split(c.Path)
 	if name == "" || name == "." || name == ".." {

@@ -16,6 +16,13 @@ func FaultError(r any) error {
 	return fmt.Errorf("%w: %s (%s)", ErrInternal, text, origin())
 }
 
+// caught makes an error of a panic. It is to be deferred itself.
+func caught(err *error) {
+	if r := recover(); r != nil {
+		*err = FaultError(r)
+	}
+}
+
 // origin is where the panic that is being recovered came from: what called the
 // runtime. A deferred function may have panicked again, with the first panic still
 // on the stack below it: so the deepest one counts.

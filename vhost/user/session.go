@@ -192,11 +192,7 @@ func (s *Session) Run() error {
 
 // answer serves messages until one cannot be had or served.
 func (s *Session) answer() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = FaultError(r)
-		}
-	}()
+	defer caught(&err)
 	var m Message
 	for {
 		s.work.Store(nil)
@@ -268,11 +264,7 @@ func isRefusal(err error) bool {
 // the name of the request. A fault in guest memory is no panic here: handlers
 // touch guest memory only inside guestmem.Table.Touch.
 func (s *Session) dispatch(m *Message) (reply []byte, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = FaultError(r)
-		}
-	}()
+	defer caught(&err)
 	if m.Request >= numRequests || handlers[m.Request].run == nil {
 		return nil, ErrUnknown
 	}
@@ -289,11 +281,7 @@ func (s *Session) dispatch(m *Message) (reply []byte, err error) {
 // stopped for one keeps its eventfds, and its own hold on the guest's memory.
 func (s *Session) end() (fault error) {
 	step := func(fn func()) (done bool) {
-		defer func() {
-			if r := recover(); r != nil {
-				fault = FaultError(r)
-			}
-		}()
+		defer caught(&fault)
 		fn()
 		return true
 	}

@@ -140,24 +140,23 @@ func (s *Session) resetOwner(*Message) ([]byte, error) {
 
 // resetDevice forgets all but the connection and the memory.
 func (s *Session) resetDevice(*Message) ([]byte, error) {
-	s.beforeChange(false)
-	for i := range s.rings {
-		if s.rings[i].running {
-			if err := s.stopRing(i); err != nil {
-				return nil, err
+	return nil, s.change(false, func() error {
+		for i := range s.rings {
+			r := &s.rings[i]
+			if r.running {
+				if err := s.stopRing(i); err != nil {
+					return err
+				}
 			}
+			if err := s.dev.EnableRing(i, false); err != nil {
+				return err
+			}
+			closeEvents(&r.kick, &r.call, &r.err)
+			*r = ring{}
 		}
-		if err := s.dev.EnableRing(i, false); err != nil {
-			return nil, err
-		}
-		r := &s.rings[i]
-		closeEvents(&r.kick, &r.call, &r.err)
-		*r = ring{}
-	}
-	s.features, s.negotiated, s.status = 0, false, 0
-	s.publish()
-	s.dev.AfterChange()
-	return nil, nil
+		s.features, s.negotiated, s.status = 0, false, 0
+		return nil
+	})
 }
 
 // netSetMTU: the smallest MTU is that of IPv4 (RFC 791).

@@ -10,21 +10,17 @@ import (
 )
 
 // change runs fn, which alters what is running; pause says that it goes on then.
+// The device may prepare, unless that was asked too often: then the front-end waits
+// first.
 func (s *Session) change(pause bool, fn func() error) error {
-	s.beforeChange(pause)
+	time.Sleep(s.pace.wait(time.Now()))
+	s.dev.BeforeChange(pause)
 	err := fn()
 	s.publish()
 	if err == nil {
 		s.dev.AfterChange()
 	}
 	return err
-}
-
-// beforeChange lets the device prepare, unless that was asked too often: then
-// the front-end waits first.
-func (s *Session) beforeChange(pause bool) {
-	time.Sleep(s.pace.wait(time.Now()))
-	s.dev.BeforeChange(pause)
 }
 
 // changeAll runs fn while every ring is stopped and starts those again that ran.
@@ -227,14 +223,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	r := &s.rings[i]
 	if r.running {
-		err := s.change(false, func() error {
-			err := s.stopRing(i)
-			if err == nil {
-				r.kicked = false
-			}
-			return err
-		})
-		if err != nil {
+		if err := s.change(false, func() error { return s.stopRing(i) }); err != nil {
 			return nil, err
 		}
 	}
