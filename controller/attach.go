@@ -42,7 +42,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	} else {
 		facts, chunk = u.facts, u.chunk
 	}
-	if addr := facts.MAC; addr.String() == a.mac().String() && a.addr.VLAN == 0 {
+	if a.clashes(facts) {
 		return resp, fmt.Errorf("attach: MAC %s is %s's own: %w: give the VM its own address", req.MAC, req.Iface, ErrUsage)
 	}
 	todo, warnings, err := planOffloads(facts, req)

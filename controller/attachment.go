@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/report"
 	"github.com/rscctl/rscctl/controller/state"
 )
@@ -28,16 +30,22 @@ type attachment struct {
 	log   *slog.Logger
 	flows *ebpf.Map
 
+	partial uint64 // partial checksums seen when the last warning was logged
+
 	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
 	policy  api.Policy
-	running bool   // the guest takes frames
-	partial uint64 // partial checksums seen when the last warning was logged
+	running bool // the guest takes frames
 }
 
 func (a *attachment) key() bpf.PortKey { return bpf.PortKey{VLAN: a.addr.VLAN, MAC: a.addr.MAC} }
 
 // id is what XDP knows the VM by.
 func (a *attachment) id() uint32 { return meta.PortID(a.idx, a.gen) }
+
+// clashes tells whether the VM's address is the interface's own.
+func (a *attachment) clashes(f *netdev.Facts) bool {
+	return a.addr.VLAN == 0 && bytes.Equal(a.addr.MAC[:], f.MAC)
+}
 
 func (a *attachment) mac() net.HardwareAddr { return net.HardwareAddr(a.addr.MAC[:]) }
 

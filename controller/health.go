@@ -152,11 +152,14 @@ func (u *uplink) checkPartial() {
 	if !moved {
 		return
 	}
-	s := report.Uplink{Name: u.name, Remedy: u.partialRemedy(), Queues: u.look()}
+	s := report.Uplink{Name: u.name, Queues: u.look()}
 	for _, a := range u.sorted() {
 		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}}
 		if n := s.PartialChecksums(&vm); n > 10*a.partial {
 			a.partial = n
+			if s.Remedy == "" { // it asks the other end of a veth: only for those who need it
+				s.Remedy = u.partialRemedy()
+			}
 			a.log.Warn(s.PartialWarning(&vm, n))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
@@ -133,6 +134,12 @@ func command[Req, Resp any](f func(Req) (Resp, error)) http.HandlerFunc {
 
 // refuse answers with an error, its code and its HTTP status.
 func refuse(w http.ResponseWriter, err error) {
+	for _, gone := range []error{datapath.ErrStuck, datapath.ErrStopped, datapath.ErrFault} { // which know nothing of codes
+		if errors.Is(err, gone) {
+			err = coded{err, ErrWorker}
+			break
+		}
+	}
 	e := api.NewError(err)
 	reply(w, e.Status, e.ErrorBody)
 }

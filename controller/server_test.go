@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/datapath"
 )
 
 // serveFor serves h on a control socket as the controller does, and returns a client and the socket's path.
@@ -56,6 +57,12 @@ func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
 			if other != want && errors.Is(err, other) {
 				t.Errorf("%v arrived as %v too", want, other)
 			}
+		}
+	}
+	for _, gone := range []error{datapath.ErrStuck, datapath.ErrStopped, datapath.ErrFault} {
+		fail = fmt.Errorf("attach: eth1: worker 1: %w", gone)
+		if _, err := c.Status(context.Background(), ""); !errors.Is(err, api.ErrWorker) || err.Error() != fail.Error() {
+			t.Errorf("sent %q, got %v", fail, err)
 		}
 	}
 	fail = coded{errors.New("state: no room"), ErrNotSaved}

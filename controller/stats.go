@@ -14,21 +14,13 @@ import (
 func (c *Controller) Stats(vm string) (api.Stats, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if vm != "" && c.vm(vm) == nil {
-		return report.Stats(&report.Snapshot{}, ""), fmt.Errorf("stats: VM %s: %w: 'rscctl status' lists what is", vm, ErrUnknownVM)
+	if vm != "" {
+		if _, err := c.findVM(vm); err != nil {
+			return report.Stats(&report.Snapshot{}, ""), fmt.Errorf("stats: %w", err)
+		}
 	}
 	s, err := c.snapshot("")
 	return report.Stats(s, vm), err
-}
-
-// vm returns an attached VM, nil where there is none. The caller holds mu.
-func (c *Controller) vm(name string) *attachment {
-	for _, u := range c.uplinks {
-		if v := u.vms[name]; v != nil {
-			return v
-		}
-	}
-	return nil
 }
 
 // snapshot takes the state of all interfaces, or of one: one message to each worker, for all its VMs. A worker that does not
@@ -51,7 +43,7 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
 		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, XDPMode: api.XDPMode(u.prog.Mode()),
-		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings, Remedy: u.partialRemedy(),
+		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings,
 		Queues: u.look(),
 	}
 	for _, ch := range u.changes {
@@ -65,6 +57,9 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 		vm, err := v.describe()
 		if err != nil {
 			return s, err
+		}
+		if s.Remedy == "" && s.PartialChecksums(&vm) > 0 {
+			s.Remedy = u.partialRemedy()
 		}
 		s.VMs = append(s.VMs, vm)
 	}

@@ -18,7 +18,6 @@ import (
 // Sizes of one NIC queue. The UMEM holds the frames of the fill ring and the RX ring, what the flow table holds, what
 // waits for guests, and the TX ring; chunks are used last in, first out, so that only the busy part stays in cache.
 const (
-	chunkCount     = 8192
 	fillRing       = 2048
 	rxRing         = 2048
 	txRingSize     = 1024
@@ -132,9 +131,9 @@ func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), lo
 // openQueue opens one NIC queue and starts its worker. What it opened is in u.queues, also when it fails.
 func (u *uplink) openQueue(id int, trouble func()) error {
 	s, err := xsk.Open(xsk.Config{
-		Ifindex: u.facts.Index, Queue: id, Chunks: chunkCount, ChunkSize: u.chunk,
+		Ifindex: u.facts.Index, Queue: id, Chunks: xsk.QueueChunks, ChunkSize: u.chunk,
 		RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
-		NeedWakeup: true, Native: u.prog.Mode() == "native",
+		NeedWakeup: true, Native: u.native,
 	})
 	if err != nil {
 		return err
@@ -148,7 +147,7 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 		return err
 	}
 	cfg := datapath.Config{
-		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: chunkCount, Slots: tableSlots, Log: u.log, Trouble: trouble,
+		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: xsk.QueueChunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {

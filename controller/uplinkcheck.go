@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -32,6 +31,9 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 	if now.Name != u.name {
 		c.followNames()
+		if c.uplinks[u.name] != u { // given back meanwhile
+			return
+		}
 	}
 	if why := c.unfit(u, now); why != "" {
 		c.sleepUplink(u, why)
@@ -44,7 +46,7 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 	u.facts = now
 	for _, v := range u.sorted() {
-		if bytes.Equal(v.addr.MAC[:], now.MAC) && v.addr.VLAN == 0 {
+		if v.clashes(now) {
 			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
 		}
 	}

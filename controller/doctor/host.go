@@ -9,9 +9,6 @@ import (
 	"github.com/rscctl/rscctl/controller/xsk"
 )
 
-// queueChunks is how many UMEM chunks the controller has for each queue.
-const queueChunks = 8192
-
 // capability is something that the controller needs root's power for. Any of the sets will do.
 type capability struct {
 	sets [][]uint
@@ -116,7 +113,7 @@ func checkMemlock(f *Facts) Finding {
 			queues, chunk = max(queues, i.RxQueues), max(chunk, xsk.ChunkFor(i.MTU))
 		}
 	}
-	need := uint64(queues) * queueChunks * uint64(chunk)
+	need := uint64(queues) * xsk.QueueChunks * uint64(chunk)
 	switch {
 	case f.has(unix.CAP_IPC_LOCK):
 		return ok(id, Host, "CAP_IPC_LOCK: locked memory has no limit")

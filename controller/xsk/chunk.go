@@ -6,15 +6,17 @@ const (
 	LargeChunk = 4096
 )
 
-// What a chunk holds beside the MTU.
+// QueueChunks is how many chunks the UMEM of each queue of an uplink has.
+const QueueChunks = 8192
+
+// What a chunk holds beside the MTU and Headroom.
 const (
-	xdpHeadroom = 256 // XDP_PACKET_HEADROOM, include/uapi/linux/bpf.h
-	ethHeader   = 14
-	vlanTag     = 4
+	ethHeader = 14
+	vlanTag   = 4
 )
 
 // MaxMTU is the largest MTU, in bytes of an IP packet, whose frames with one tag a chunk holds.
-func MaxMTU(chunk int) int { return chunk - xdpHeadroom - ethHeader - vlanTag }
+func MaxMTU(chunk int) int { return chunk - Headroom - ethHeader - vlanTag }
 
 // ChunkFor is the smallest chunk for an MTU, 0 when none holds its frames.
 func ChunkFor(mtu int) int {
