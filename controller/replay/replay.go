@@ -48,8 +48,7 @@ type engine struct {
 	count   uint64 // packets read
 	foreign uint64 // of these: of another VLAN than the port's
 	packet  flowtable.Packet
-	frame   Frame  // reused
-	whole   []byte // reused: a cut packet at its full length
+	frame   Frame // reused
 	sum     Summary
 	err     error // the first one of a sink
 }
@@ -155,19 +154,21 @@ func (e *engine) tick(rec record) {
 func (e *engine) add(rec record) {
 	p := &e.packet
 	*p = flowtable.Packet{}
+	packet.ParseHead(rec.data, rec.orig, &p.Info)
 	if rec.orig > len(rec.data) {
-		e.parseCut(rec.data, rec.orig, &p.Info)
-	} else {
-		packet.Parse(rec.data, &p.Info)
+		// What is missing cannot be verified, so it passes whatever its headers say; but where they are all there it must not overtake
+		// its flow, so it keeps its key.
+		p.Info.Verdict = packet.Truncated
 	}
 	if e.vlan != 0 {
-		if vlanOf(rec.data) != e.vlan {
+		if p.Info.TCI&0xfff != e.vlan {
 			e.foreign++
 			e.count++
 			return
 		}
+		tagged := len(rec.data)
 		rec.data = packet.StripTag(rec.data, &p.Info)
-		rec.orig -= tagLen
+		rec.orig -= tagged - len(rec.data)
 	}
 	p.Ref = e.pool.put(rec.data, e.count, rec.orig)
 	p.Data = e.pool.slots[p.Ref].buf
@@ -175,20 +176,6 @@ func (e *engine) add(rec record) {
 	e.table.Add(p, e.now)
 	if e.pool.bytes > maxHeldBytes {
 		e.table.Close(flowtable.ReasonPressure, e.now)
-	}
-}
-
-// parseCut parses a packet of which the capture kept only the beginning. What is missing cannot be verified, so it passes
-// whatever its headers say; but where they are all there it must not overtake its flow, so it keeps its key. The parser
-// would find the IP length beyond the bytes and stop there, hence it sees the packet filled up with zeros.
-func (e *engine) parseCut(data []byte, orig int, info *packet.Info) {
-	n := min(orig, maxPacket)
-	e.whole = append(e.whole[:0], data...)
-	e.whole = append(e.whole, make([]byte, n-len(data))...)
-	packet.Parse(e.whole, info)
-	info.Verdict = packet.Truncated
-	if int(info.L4)+4 > len(data) {
-		*info = packet.Info{Verdict: packet.Truncated}
 	}
 }
 
