@@ -112,7 +112,7 @@ func concerns(c state.Change, iface string) bool {
 	}
 	var now string
 	err := netdev.With(func(h *netdev.Handle) (err error) {
-		now, err = h.NameOf(netdev.Identity{Index: c.Device.Index, Permanent: c.Device.Addr, Boot: c.Device.Boot})
+		now, err = hostchange.NameNow(h, c)
 		return err
 	})
 	return err == nil && now == iface

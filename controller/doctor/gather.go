@@ -186,10 +186,8 @@ func lookPeer(h *netdev.Handle, name string) *Peer {
 		return out
 	}
 	err = p.Do(func(there *netdev.Handle) error {
+		out.TxChecksum.Feature, out.TxVLAN.Feature = netdev.TxChecksum, netdev.TxVLAN
 		for _, o := range []*Offload{&out.TxChecksum, &out.TxVLAN} {
-			if o.Feature = netdev.TxChecksum; o == &out.TxVLAN {
-				o.Feature = netdev.TxVLAN
-			}
 			var err error
 			if o.On, o.Fixed, err = there.Offload(p.Name, o.Feature); err != nil && !errors.Is(err, netdev.ErrNoFeature) {
 				return err

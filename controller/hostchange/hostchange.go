@@ -78,12 +78,9 @@ func Undo(c state.Change) (done bool, err error) {
 // meant. ErrNoDevice when it is gone.
 func at(c state.Change, fn func(h *netdev.Handle, name string) error) error {
 	return netdev.With(func(h *netdev.Handle) error {
-		name := named(c)
-		if c.Device.Index != 0 {
-			var err error
-			if name, err = h.NameOf(netdev.Identity{Index: c.Device.Index, Permanent: c.Device.Addr, Boot: c.Device.Boot}); err != nil {
-				return err
-			}
+		name, err := NameNow(h, c)
+		if err != nil {
+			return err
 		}
 		if c.Via == "" {
 			return fn(h, name)
@@ -94,6 +91,14 @@ func at(c state.Change, fn func(h *netdev.Handle, name string) error) error {
 		}
 		return p.Do(func(there *netdev.Handle) error { return fn(there, p.Name) })
 	})
+}
+
+// NameNow is the name that the interface of this namespace by which the changed one is found has now. ErrNoDevice when it is gone.
+func NameNow(h *netdev.Handle, c state.Change) (string, error) {
+	if c.Device.Index == 0 {
+		return named(c), nil
+	}
+	return h.NameOf(netdev.Identity{Index: c.Device.Index, Permanent: c.Device.Addr, Boot: c.Device.Boot})
 }
 
 // named is the interface of this namespace by which the changed one is found, by the name that it had.

@@ -220,6 +220,10 @@ func TestTheObserverIsNoUserOfTC(t *testing.T) {
 			return err
 		}
 		wantSaid(t, b.bypassed(t))
+		if err := add("", 3); err != nil { // one without a name is somebody's too
+			return err
+		}
+		wantSaid(t, b.bypassed(t), "egress of tap0", "preference 7")
 		if err := add("somebodys", 2); err != nil {
 			return err
 		}

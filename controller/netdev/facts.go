@@ -180,7 +180,8 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 		f.Kind = k
 	}
 	f.Driver = h.eth.driver(a.Name)
-	f.RxQueues, f.TxQueues = h.rxQueues(a), h.txQueues(a)
+	c, _ := h.eth.channels(a.Name) // zero where the driver does not tell
+	f.RxQueues, f.TxQueues = h.rxQueues(a, c), txQueues(a, c)
 	if a.MasterIndex > 0 {
 		if m, err := h.nl.LinkByIndex(a.MasterIndex); err == nil {
 			f.Master = m.Attrs().Name

@@ -55,16 +55,25 @@ func (h *Handle) refresh(port int, vid uint16, mac net.HardwareAddr) error {
 	return linkErrno(err)
 }
 
-// fixedEntry reports whether the bridge has an entry that is not to be touched. NTF_USE would move even a static one, and
-// of a local one the bridge would warn in the kernel's log.
-func (h *Handle) fixedEntry(port int, vid uint16, mac net.HardwareAddr) (bool, error) {
+// entryMessages asks the bridge of a port for its entry of an address: no message when it has none.
+func (h *Handle) entryMessages(port int, vid uint16, mac net.HardwareAddr) ([][]byte, error) {
 	req := h.fdbRequest(unix.RTM_GETNEIGH, 0, port, vid, mac, 0, netlink.NTF_MASTER)
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
 	if errors.Is(err, unix.ENOENT) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, linkErrno(err)
+		return nil, linkErrno(err)
+	}
+	return msgs, nil
+}
+
+// fixedEntry reports whether the bridge has an entry that is not to be touched. NTF_USE would move even a static one, and
+// of a local one the bridge would warn in the kernel's log.
+func (h *Handle) fixedEntry(port int, vid uint16, mac net.HardwareAddr) (bool, error) {
+	msgs, err := h.entryMessages(port, vid, mac)
+	if err != nil {
+		return false, err
 	}
 	for _, m := range msgs {
 		if len(m) < unix.SizeofNdMsg {

@@ -184,13 +184,9 @@ func (h *Handle) pvid(port int, bridge linkInfo) (uint16, error) {
 // fdbEntry is the entry that the port's bridge has of an address, on whichever port; the zero value when there is none. An
 // address of the port itself (a local entry) is none of a VM's.
 func (h *Handle) fdbEntry(port int, vid uint16, mac net.HardwareAddr) (fdbEntry, error) {
-	req := h.fdbRequest(unix.RTM_GETNEIGH, 0, port, vid, mac, 0, netlink.NTF_MASTER)
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
-	if errors.Is(err, unix.ENOENT) {
-		return fdbEntry{}, nil
-	}
+	msgs, err := h.entryMessages(port, vid, mac)
 	if err != nil {
-		return fdbEntry{}, fmt.Errorf("interface: %s: forwarding entry %s: %w", h.linkName(port), mac, linkErrno(err))
+		return fdbEntry{}, fmt.Errorf("interface: %s: forwarding entry %s: %w", h.linkName(port), mac, err)
 	}
 	for _, m := range msgs {
 		if e, ok := parseFDB(m); ok && !(e.local && e.port == port) {

@@ -22,30 +22,32 @@ func (h *Handle) Identify(name string) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	return h.identify(l.Attrs().Index)
+	id, _, err := h.identify(l.Attrs().Index)
+	return id, err
 }
 
-func (h *Handle) identify(index int) (Identity, error) {
+// identify also returns the name that the interface has at the same moment.
+func (h *Handle) identify(index int) (id Identity, name string, err error) {
 	a, err := h.linkAttrs(index)
 	if err != nil {
-		return Identity{}, err
+		return id, "", err
 	}
-	id := Identity{Index: index, Permanent: net.HardwareAddr(a[unix.IFLA_PERM_ADDRESS]).String()}
+	id = Identity{Index: index, Permanent: net.HardwareAddr(a[unix.IFLA_PERM_ADDRESS]).String()}
 	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		id.Boot = strings.TrimSpace(string(b))
 	}
-	return id, nil
+	return id, a.text(unix.IFLA_IFNAME), nil
 }
 
 // NameOf returns the name that the interface has now. ErrNoDevice when it is gone: nothing has its index, or another
 // interface, or the machine has started since, which also undid what had been set there.
 func (h *Handle) NameOf(id Identity) (string, error) {
-	now, err := h.identify(id.Index)
+	now, name, err := h.identify(id.Index)
 	if err != nil {
 		return "", err
 	}
 	if now != id {
 		return "", fmt.Errorf("interface: index %d: %w: it is another one by now", id.Index, ErrNoDevice)
 	}
-	return h.linkName(id.Index), nil
+	return name, nil
 }

@@ -51,36 +51,44 @@ func (h *Handle) tcFilters(index int, parent uint32) (out []string, err error) {
 	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
 		return nil, err
 	}
-	at := map[string]int{}
-	var only []bool // at this preference there is the observer, and nothing else
+	type preference struct {
+		text            string
+		observer, other bool // what hangs there
+	}
+	var all []*preference
+	at := map[string]*preference{}
 	for _, m := range msgs {
 		if len(m) < nl.SizeofTcMsg {
 			continue
 		}
-		// One message for all filters of a preference, then one for each of them.
-		a := parseAttrs(m[nl.SizeofTcMsg:])
-		text := fmt.Sprintf("filter %s of preference %d", a.text(nl.TCA_KIND), nl.DeserializeTcMsg(m).Info>>16)
-		if _, ok := at[text]; !ok {
-			at[text] = len(out)
-			out, only = append(out, text), append(only, false)
+		head, a := nl.DeserializeTcMsg(m), parseAttrs(m[nl.SizeofTcMsg:])
+		text := fmt.Sprintf("filter %s of preference %d", a.text(nl.TCA_KIND), head.Info>>16)
+		p := at[text]
+		if p == nil {
+			p = &preference{text: text}
+			at[text], all = p, append(all, p)
 		}
-		k := at[text]
-		switch name := a.nested(nl.TCA_OPTIONS).text(nl.TCA_BPF_NAME); {
-		case a.text(nl.TCA_KIND) != "bpf" || name == "":
+		name := ""
+		if a.text(nl.TCA_KIND) == "bpf" {
+			name = a.nested(nl.TCA_OPTIONS).text(nl.TCA_BPF_NAME)
+		}
+		switch {
+		case head.Handle == 0: // the preference; one message for each of its filters follows
 		case isObserver(name):
-			only[k] = out[k] == text
+			p.observer = true
 		default:
-			only[k] = false
-			out[k] += fmt.Sprintf(" (%s)", name)
+			p.other = true
+			if name != "" {
+				p.text += fmt.Sprintf(" (%s)", name)
+			}
 		}
 	}
-	kept := out[:0]
-	for k, text := range out {
-		if !only[k] {
-			kept = append(kept, text)
+	for _, p := range all {
+		if p.other || !p.observer {
+			out = append(out, p.text)
 		}
 	}
-	return kept, nil
+	return out, nil
 }
 
 // tcxPrograms lists the TCX programs; none on a kernel before 6.6.

@@ -63,30 +63,28 @@ func (w *Watcher) open() error {
 	type source struct {
 		family, group int
 		kind          EventKind // of the namespace, noNews for none
+		optional      bool      // a kernel need not have it
 	}
+	// Without the ethtool family (before Linux 5.6) the interval is what finds a changed queue count, and without nf_tables there
+	// are no rules of it.
 	sources := []source{
-		{unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, LinksChanged},
-		{unix.NETLINK_ROUTE, unix.RTNLGRP_TC, RulesChanged},
+		{unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, LinksChanged, false},
+		{unix.NETLINK_ROUTE, unix.RTNLGRP_TC, RulesChanged, false},
+		{unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, RulesChanged, true},
 	}
-	for i, s := range sources {
+	if group, err := w.h.genlGroup(ethtoolFamily, ethtoolMonitor); err == nil {
+		sources = append(sources, source{unix.NETLINK_GENERIC, group, noNews, true})
+	}
+	for _, s := range sources {
 		f, err := newsSocket(s.family, s.group)
-		if err != nil {
+		switch {
+		case err != nil && s.optional:
+			continue
+		case err != nil:
 			return err
 		}
 		w.files = append(w.files, f)
-		w.wg.Go(func() { w.listen(f, sources[i].kind) })
-	}
-	// What a kernel need not have: without the ethtool family (before Linux 5.6) the interval is what finds a changed queue
-	// count, and without nf_tables there are no rules of it.
-	optional := []source{{unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, RulesChanged}}
-	if group, err := w.h.genlGroup(ethtoolFamily, ethtoolMonitor); err == nil {
-		optional = append(optional, source{unix.NETLINK_GENERIC, group, noNews})
-	}
-	for _, s := range optional {
-		if f, err := newsSocket(s.family, s.group); err == nil {
-			w.files = append(w.files, f)
-			w.wg.Go(func() { w.listen(f, s.kind) })
-		}
+		w.wg.Go(func() { w.listen(f, s.kind) })
 	}
 	return nil
 }
