@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
 
@@ -177,26 +176,4 @@ func RemoveStaleObserver(ifindex int) error {
 
 // TapCounted tells whether a controller's TapProgram hangs on a tap: the VM is attached, and what it is given is the controller's
 // doing. Where that cannot be asked the answer is no.
-func TapCounted(ifindex int) bool {
-	if r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: tapHook.at}); err == nil {
-		for _, p := range r.Programs {
-			if NameOf(p.ID) == TapProgramName {
-				return true
-			}
-		}
-	}
-	l, err := netlink.LinkByIndex(ifindex)
-	if err != nil {
-		return false
-	}
-	filters, err := netlink.FilterList(l, tapHook.parent)
-	if err != nil {
-		return false
-	}
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && (b.Name == TapProgramName || b.Name == TapProgramName+withQdisc) {
-			return true
-		}
-	}
-	return false
-}
+func TapCounted(ifindex int) bool { return tapHook.hangs(ifindex) }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,6 +55,24 @@ func (h tcHook) attachFilter(ifindex int, prog *ebpf.Program) (*tcAttachment, er
 		return nil, tcError("attach", ifindex, err)
 	}
 	return &tcAttachment{filter: f}, nil
+}
+
+// hangs tells whether the hook's program is on an interface, whoever put it there. Where that cannot be asked the answer is no.
+func (h tcHook) hangs(ifindex int) bool {
+	if r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.at}); err == nil {
+		for _, p := range r.Programs {
+			if NameOf(p.ID) == h.name {
+				return true
+			}
+		}
+	}
+	n, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return false
+	}
+	defer n.Close()
+	filters, err := (&tcFilter{hook: h, h: n, ifindex: ifindex}).ours()
+	return err == nil && len(filters) > 0
 }
 
 // tcError sorts what the kernel answers.
