@@ -209,7 +209,7 @@ func (w *Worker) bound(p *port, full bool) {
 		w.cutTo(p, w.waitLimit())
 	}
 	w.setWaiting(p, p.out.n > 0)
-	w.setHungry(p, full && p.out.n > 0)
+	p.hungry = full && p.out.n > 0
 }
 
 // cutTo drops the newest of what waits for a guest until it is no more than so many chunks.
@@ -233,18 +233,6 @@ func (w *Worker) setWaiting(p *port, waiting bool) {
 	}
 }
 
-func (w *Worker) setHungry(p *port, hungry bool) {
-	if hungry == p.hungry {
-		return
-	}
-	p.hungry = hungry
-	if hungry {
-		w.hungry++
-	} else {
-		w.hungry--
-	}
-}
-
 func (w *Worker) dropFront(p *port, why flowtable.Reason) {
 	f := p.out.pop()
 	p.drop(f, why)
@@ -257,5 +245,5 @@ func (w *Worker) dropQueued(p *port, why flowtable.Reason) {
 		w.dropFront(p, why)
 	}
 	w.setWaiting(p, false)
-	w.setHungry(p, false)
+	p.hungry = false
 }

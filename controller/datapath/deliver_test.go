@@ -139,8 +139,8 @@ func TestHungryGuestsShareAQuarterOfTheUMEM(t *testing.T) {
 	}
 	guests[0].room = -1
 	r.step()
-	if len(guests[0].got) != 100 || r.w.hungry != 5 {
-		t.Errorf("%d frames for the guest that has room again, %d others are hungry", len(guests[0].got), r.w.hungry)
+	if len(guests[0].got) != 100 || r.hungry() != 5 {
+		t.Errorf("%d frames for the guest that has room again, %d others are hungry", len(guests[0].got), r.hungry())
 	}
 }
 
@@ -346,7 +346,7 @@ func TestAGuestThatIsStoppedLosesItsFramesAsPortDown(t *testing.T) {
 	g.stopped = true
 	r.step()
 	r.dropped(1, byReason{flowtable.ReasonPortDown: 3})
-	if r.w.ports[1].hungry || r.w.hungry != 0 {
+	if r.w.ports[1].hungry || r.hungry() != 0 {
 		t.Error("hungry, and nothing waits")
 	}
 	g.stopped, g.room = false, -1

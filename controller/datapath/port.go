@@ -205,7 +205,7 @@ func (w *Worker) closeGuest(p *port) {
 	}
 	p.guest = nil // first: one that panics is not closed again
 	w.keeps(p, 0)
-	w.setHungry(p, false)
+	p.hungry = false
 	unsent, err := g.Close()
 	if err != nil {
 		w.log.Warn("guest: close", "port", p.Index, "err", err)

@@ -71,8 +71,8 @@ func TestWhatAStoppingGuestHasNoRoomForIsCounted(t *testing.T) {
 	r.w.stopPort(1)
 	r.check()
 	r.dropped(1, byReason{flowtable.ReasonPortDown: 3})
-	if r.w.hungry != 0 || g.closed != 1 {
-		t.Errorf("%d hungry, closed %d times", r.w.hungry, g.closed)
+	if r.hungry() != 0 || g.closed != 1 {
+		t.Errorf("%d hungry, closed %d times", r.hungry(), g.closed)
 	}
 }
 
@@ -436,7 +436,7 @@ func TestWhatWaitsForAPauseToEndIsBounded(t *testing.T) {
 			t.Errorf("%d frames for a guest that is back", len(g.got))
 		}
 	}
-	if r.w.hungry != 0 {
-		t.Errorf("%d guests are hungry", r.w.hungry)
+	if r.hungry() != 0 {
+		t.Errorf("%d guests are hungry", r.hungry())
 	}
 }

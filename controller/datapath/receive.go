@@ -14,8 +14,8 @@ func (w *Worker) receive() int {
 	n := w.nic.Recv(w.descs[:])
 	for i := range w.descs[:n] {
 		d := w.descs[i]
-		frame, meta := w.nic.Received(d)
-		p := w.classify(frame, meta)
+		frame, before := w.nic.Received(d)
+		p := w.classify(frame, before)
 		if p == nil { // detached between XDP's look and ours
 			w.cnt.Unknown++
 			w.nic.Free(d.Addr)
@@ -163,11 +163,7 @@ func (w *Worker) copyChunk() (buf []byte, d xsk.Desc, ok bool) {
 func (w *Worker) drain() {
 	for n := 0; n < maxDrain; {
 		w.turn++
-		w.now = w.clock()
-		k := w.receive()
-		w.table.EndBurst(w.now)
-		w.flush()
-		w.nic.Refill()
+		k := w.receiveBurst()
 		if k == 0 {
 			break
 		}

@@ -89,7 +89,7 @@ func TestACutSuperframeGoesOnWhereBuffersRanOut(t *testing.T) {
 					r.step()
 				}
 				packets(t, g.take(), want...)
-				if r.w.ports[1].out.n != 0 || r.w.hungry != 0 {
+				if r.w.ports[1].out.n != 0 || r.hungry() != 0 {
 					t.Fatal("something waits")
 				}
 			}

@@ -84,9 +84,8 @@ type Worker struct {
 	fdsStale  bool
 	txStalled bool // a guest's frame waits for TX room
 	txShort   bool // a guest's frame waits for chunks, which the wire will not give back: it has none
-	hungry    int  // ports whose guest has no room
-	waiting   int  // ports for which frames wait: these, those in debt, those that are paused
-	signless  bool // one of them has no descriptor that would tell of room; arm's
+	waiting   int  // ports for which frames wait: the guest has no room, or is in debt, or is paused
+	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 
 	cnt      QueueCounters
@@ -216,14 +215,20 @@ func (w *Worker) step() bool {
 // receiveTurn moves what the NIC has into the guests, burst by burst, until it has no more or the turn is over.
 func (w *Worker) receiveTurn() (total int) {
 	for range rxBursts {
-		w.now = w.clock()
-		n := w.receive()
-		w.table.EndBurst(w.now)
-		w.flush()
-		w.nic.Refill()
+		n := w.receiveBurst()
 		if total += n; n < BurstFrames {
 			break
 		}
 	}
 	return total
+}
+
+// receiveBurst moves one burst from the NIC into the guests.
+func (w *Worker) receiveBurst() int {
+	w.now = w.clock()
+	n := w.receive()
+	w.table.EndBurst(w.now)
+	w.flush()
+	w.nic.Refill()
+	return n
 }
