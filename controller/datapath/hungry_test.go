@@ -244,8 +244,8 @@ func TestBuffersThatTrickleInWakeNobodyInVain(t *testing.T) {
 	for range 400 {
 		v.post(1, 120)
 	}
-	waitFor(t, "the frame", func() (yes bool) {
-		r.on(func() { yes = r.w.ports[1].out.n == 0 && r.nic.with(inWorker) == 0 })
+	waitFor(t, "the frames", func() (yes bool) {
+		r.on(func() { l := r.ledger(1); yes = l.In == uint64(len(want)) && l.Held == 0 && l.Queued == 0 })
 		return yes
 	})
 	packets(t, v.received(), want...)
