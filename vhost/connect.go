@@ -18,9 +18,6 @@ const (
 	// redialPause keeps a front-end that we dial and that fails each time from
 	// being dialled in a tight loop.
 	redialPause = 200 * time.Millisecond
-	// penalty is how long a port takes no front-end after one that cost a worker
-	// its time.
-	penalty = time.Minute
 )
 
 // contain runs a piece of one of the port's goroutines. A panic there, a mistake of
@@ -63,11 +60,6 @@ func (p *Port) accept(ctx context.Context, conns chan<- *net.UnixConn) (pause bo
 		}
 		return true
 	}
-	if p.penalised() > 0 {
-		_ = c.Close()
-		p.logf("front-end refused, the last one made itself costly")
-		return false
-	}
 	t := time.NewTimer(handover)
 	defer t.Stop()
 	select {
@@ -91,16 +83,9 @@ func (p *Port) dialLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(redialPause, p.penalised())):
+		case <-time.After(redialPause):
 		}
 	}
-}
-
-// penalised tells for how long no front-end is taken.
-func (p *Port) penalised() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Until(p.closedTo)
 }
 
 // serve runs one connection to its end.
@@ -138,9 +123,6 @@ func (p *Port) runSession(c *net.UnixConn) {
 	}
 	if errors.Is(err, ErrInternal) {
 		p.faults.Add(1)
-	}
-	if errors.Is(err, user.ErrCostly) {
-		p.closedTo = time.Now().Add(penalty)
 	}
 	if p.closing {
 		err = nil

@@ -27,6 +27,7 @@ const (
 	cTxDisabled
 	cCalls
 	cCallsLost
+	cSpared // counted by the queue
 	numCounters
 
 	numDrops = cTxDisabled + 1 - cTxBadHeader
@@ -46,6 +47,7 @@ type Counters struct {
 	TxDropped         map[string]uint64
 	Calls             uint64 // interrupts sent
 	CallsLost         uint64 // that could not be written
+	Spared            uint64 // calls and kicks of an eventfd that is costly to use, with which no data goroutine was held
 	Faults            uint64 // connections ended by a mistake of ours; of a Port only
 }
 
@@ -54,7 +56,7 @@ func (c *Counters) Named() map[string]uint64 {
 	return map[string]uint64{
 		"rx_frames": c.RxFrames, "rx_bytes": c.RxBytes, "rx_buffers": c.RxBuffers, "rx_no_buffers": c.RxNoBuffers,
 		"rx_too_big": c.RxTooBig, "rx_over_budget": c.RxOverBudget, "rx_refused": c.RxRefused,
-		"tx_frames": c.TxFrames, "tx_bytes": c.TxBytes, "calls": c.Calls, "calls_lost": c.CallsLost, "faults": c.Faults,
+		"tx_frames": c.TxFrames, "tx_bytes": c.TxBytes, "calls": c.Calls, "calls_lost": c.CallsLost, "spared": c.Spared, "faults": c.Faults,
 	}
 }
 
@@ -75,7 +77,6 @@ func (c *counts) tell() {
 	}
 }
 
-// addTo adds the counters to sum. It waits for nobody; each counter is exact, as of the last burst.
 func (c *counts) addTo(sum *[numCounters]uint64) {
 	for i := range sum {
 		sum[i] += c.told[i].Load()
@@ -87,7 +88,7 @@ func named(n *[numCounters]uint64) Counters {
 		RxFrames: n[cRxFrames], RxBytes: n[cRxBytes], RxBuffers: n[cRxBuffers], RxNoBuffers: n[cRxNoBuffers],
 		RxTooBig: n[cRxTooBig], RxOverBudget: n[cRxOverBudget], RxRefused: n[cRxRefused],
 		TxFrames: n[cTxFrames], TxBytes: n[cTxBytes], TxDropped: make(map[string]uint64, numDrops),
-		Calls: n[cCalls], CallsLost: n[cCallsLost],
+		Calls: n[cCalls], CallsLost: n[cCallsLost], Spared: n[cSpared],
 	}
 	for i, name := range dropNames {
 		s.TxDropped[name] = n[cTxBadHeader+i]

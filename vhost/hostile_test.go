@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,11 @@ func bystander(t *testing.T) (check func()) {
 	}
 	b := &bystanding{p: p, load: load, tx: g.TX(0), buf: vring.Buffer{Addr: gpa, Len: uint32(len(mem))}, mem: mem}
 	stop, done := make(chan struct{}), make(chan error, 1)
+	end := sync.OnceValue(func() error {
+		close(stop)
+		return <-done
+	})
+	t.Cleanup(func() { _ = end() }) // before its guest's memory goes
 	go func() {
 		for {
 			select {
@@ -85,8 +91,7 @@ func bystander(t *testing.T) (check func()) {
 	}()
 	return func() {
 		t.Helper()
-		close(stop)
-		if err := <-done; err != nil {
+		if err := end(); err != nil {
 			t.Errorf("the port beside it: %v", err)
 		}
 		if s := p.State(); s.Name != vhost.StateRunning {

@@ -119,7 +119,6 @@ type Port struct {
 	last     error         // why the last session ended
 	closing  bool
 	sessions uint64
-	closedTo time.Time // no front-end is taken before: see penalty
 }
 
 // NewPort opens the socket, or prepares to dial it, and starts the control

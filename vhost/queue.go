@@ -29,6 +29,7 @@ type queue struct {
 	call     *user.EventFD
 	owesCall bool // a call was due and could not be made
 	cnt      counts
+	spared   atomic.Uint64 // see Counters.Spared
 
 	bursts  atomic.Uint64                // begun and ended: odd while one is under way
 	sighted sighting                     // by State, under the port's lock
@@ -44,11 +45,7 @@ func (q *queue) KickFD() int { return q.kick.Load().FD() }
 
 // AckKick takes a kick off KickFD. It never waits.
 func (q *queue) AckKick() {
-	k := q.kick.Load()
-	k.Drain()
-	if k.Costly() {
-		q.port.fail(fmt.Errorf("%s: kick: %w", q.name, user.ErrCostly))
-	}
+	q.kick.Load().Drain()
 }
 
 // start runs the ring: the last step of a start, which cannot fail. The caller holds mu.
@@ -56,6 +53,8 @@ func (q *queue) start(r user.RingSetup) {
 	q.dev, q.size, q.features, q.hdrLen = r.Dev, r.Size, r.Features, r.Features.HdrLen()
 	q.enabled, q.failed, q.owesCall = r.Enabled, false, false
 	q.call = r.Call
+	r.Call.CountSpared(&q.spared)
+	r.Kick.CountSpared(&q.spared)
 	q.kick.Store(r.Kick)
 	q.running.Store(true)
 	q.active.Store(q.enabled)
@@ -82,6 +81,7 @@ func (q *queue) stop() (base vring.Position, err error) {
 // The caller holds mu.
 func (q *queue) setCall(call *user.EventFD) {
 	q.call = call
+	call.CountSpared(&q.spared)
 	if q.owesCall && call != nil {
 		q.signal()
 	}
@@ -107,9 +107,6 @@ func (q *queue) signal() {
 	}
 	q.owesCall = false
 	q.cnt.now[cCalls]++
-	if q.call.Costly() {
-		_ = q.fail(fmt.Errorf("call: %w", user.ErrCostly))
-	}
 }
 
 // fail stops this queue for good and asks the control goroutine to end the
@@ -141,6 +138,12 @@ func (q *queue) guard(err *error) {
 // Counters returns a snapshot, as of the last burst. It waits for nobody.
 func (q *queue) Counters() Counters {
 	var n [numCounters]uint64
-	q.cnt.addTo(&n)
+	q.addTo(&n)
 	return named(&n)
+}
+
+// addTo adds the counters to sum. It waits for nobody; each counter is exact, as of the last burst.
+func (q *queue) addTo(sum *[numCounters]uint64) {
+	q.cnt.addTo(sum)
+	sum[cSpared] += q.spared.Load()
 }

@@ -136,8 +136,8 @@ func (p *Port) started() bool {
 func (p *Port) Counters() Counters {
 	var n [numCounters]uint64
 	for i := range p.rx {
-		p.rx[i].cnt.addTo(&n)
-		p.tx[i].cnt.addTo(&n)
+		p.rx[i].addTo(&n)
+		p.tx[i].addTo(&n)
 	}
 	sum := named(&n)
 	sum.Faults = p.faults.Load()

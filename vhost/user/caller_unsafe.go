@@ -17,7 +17,8 @@ import (
 // completes (io_submit(2), IOCB_FLAG_RESFD). So a Caller reads nothing from an
 // empty file, which completes within the system call. Where asynchronous I/O is
 // not to be had (a kernel without it, a filter, fs.aio-max-nr used up, by whatever
-// user), a goroutine of the Caller's own writes; the peer can hold that one only.
+// user), and where an eventfd is costly to tell (see meter), a goroutine of the
+// Caller's own writes; the peer can hold that one only.
 //
 // Safe for concurrent use but for Close.
 type Caller struct {
@@ -70,7 +71,7 @@ func (c *Caller) Asynchronous() bool { return c.ctx != 0 }
 // counter that is full has woken its reader already, so that is no error. It
 // allocates nothing.
 func (c *Caller) Call(e *EventFD) error {
-	if c.ctx == 0 {
+	if c.ctx == 0 || e.cost.spare() {
 		return c.callByHand(e)
 	}
 	cb := iocb{opcode: iocbRead, file: uint32(c.file), flags: iocbSignal, event: uint32(e.fd)}

@@ -31,7 +31,6 @@ var (
 	ErrRefusals     = errors.New("too many refused requests")
 	ErrInterrupted  = errors.New("session ended from our side")
 	ErrMemoryFault  = guestmem.ErrFault
-	ErrCostly       = errors.New("eventfd that takes too long to write or read: the peer watches it many thousand times")
 	ErrInternal     = errors.New("internal fault")
 
 	// Of the front-end only.

@@ -17,9 +17,11 @@ import (
 // safe for concurrent use; but whoever has taken a number from FD must be done with
 // it before Close, after which it is somebody else's.
 type EventFD struct {
-	fd    int
-	waits atomic.Bool // a ringer has a call to make
-	cost  meter
+	fd      int
+	watched bool
+	watch   int         // where watched, an epoll instance of ours with fd in it: see AdoptKick
+	waits   atomic.Bool // a ringer has a call to make
+	cost    meter
 
 	mu     sync.RWMutex // Drain against Close: a number is closed under no reader
 	closed bool
@@ -59,6 +61,11 @@ func AdoptEventFD(fd int) (*EventFD, error) {
 // with EFD_SEMAPHORE is refused: a read takes 1 off it and not all, so a peer that
 // has filled it once would wake us for ever after, at no cost to itself. How the
 // counter reads was fixed when it was made.
+//
+// What we sleep on is an epoll instance of our own with the counter in it, edge by
+// edge. To sleep on the counter takes a lock that the peer can hold for
+// milliseconds, with watchers by the thousand; and a kick can be taken off without
+// reading the counter, which wakes all those watchers.
 func AdoptKick(fd int) (*EventFD, error) {
 	e, err := AdoptEventFD(fd)
 	if err != nil {
@@ -72,7 +79,21 @@ func AdoptKick(fd int) (*EventFD, error) {
 	if semaphore {
 		return nil, errors.Join(fmt.Errorf("eventfd with EFD_SEMAPHORE, which never falls silent: %w", ErrBadFD), e.Close())
 	}
+	if err := e.watchIt(); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
 	return e, nil
+}
+
+func (e *EventFD) watchIt() (err error) {
+	if e.watch, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("kick: epoll: %w", err)
+	}
+	e.watched = true
+	if err := unix.EpollCtl(e.watch, unix.EPOLL_CTL_ADD, e.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}); err != nil {
+		return fmt.Errorf("kick: epoll: %w", err)
+	}
+	return nil
 }
 
 // semaphoreByInfo asks the kernel, from Linux 6.5 on.
@@ -116,16 +137,25 @@ func checkEventFD(fd int) error {
 	return nil
 }
 
-// Costly says that adding to the counter, or reading it, takes so much CPU time
-// that the peer must mean it. Then have no more to do with that peer.
-func (e *EventFD) Costly() bool { return e != nil && e.cost.costly() }
-
-// FD returns the descriptor, -1 for a nil counter.
+// FD returns the descriptor to sleep on, -1 for a nil counter. Unless the counter
+// comes from AdoptKick, it is the counter's own, which may be handed on.
 func (e *EventFD) FD() int {
-	if e == nil {
+	switch {
+	case e == nil:
 		return -1
+	case e.watched:
+		return e.watch
 	}
 	return e.fd
+}
+
+// CountSpared has n count from now on how often a Call or a Drain went the cheap
+// way, because the direct one takes so much CPU time (see meter). Call it before
+// the counter is shared.
+func (e *EventFD) CountSpared(n *atomic.Uint64) {
+	if e != nil {
+		e.cost.spared = n
+	}
 }
 
 // Signal adds one. A counter that is full has woken its reader already, so
@@ -150,5 +180,8 @@ func (e *EventFD) Close() error {
 		return nil
 	}
 	e.closed = true
+	if e.watched {
+		_ = unix.Close(e.watch)
+	}
 	return unix.Close(e.fd)
 }

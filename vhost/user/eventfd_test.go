@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/rscctl/rscctl/vhost/user/usertest"
 )
 
 // A counter that a read does not empty would keep a worker awake for ever.
@@ -85,40 +83,5 @@ func TestTheKernelsWordOnASemaphore(t *testing.T) {
 	}
 	if is, known := semaphoreByInfo(string(info)); is && known {
 		t.Error("an ordinary counter counts as a semaphore")
-	}
-}
-
-// A peer can have an eventfd watched so often that telling it, or reading it, takes a worker's time from other guests.
-func TestAnEventFDThatIsDearToUseIsFoundOut(t *testing.T) {
-	caller := callers(t)["asynchronous"]
-	for name, use := range map[string]func(e *EventFD){
-		"call": func(e *EventFD) { _ = caller.Call(e) },
-		"kick": func(e *EventFD) { _ = e.Signal(); e.Drain() },
-	} {
-		plain, err := NewEventFD()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 20000 {
-			use(plain)
-		}
-		if plain.Costly() {
-			t.Errorf("%s: an ordinary one counts as costly", name)
-		}
-		_ = plain.Close()
-		dear, err := NewEventFD()
-		if err != nil {
-			t.Fatal(err)
-		}
-		usertest.Watch(t, dear.FD(), 40000)
-		n := 0
-		for ; n < 10000 && !dear.Costly(); n++ {
-			use(dear)
-		}
-		t.Logf("%s: found out after %d", name, n)
-		if !dear.Costly() {
-			t.Errorf("%s: never found out", name)
-		}
-		_ = dear.Close()
 	}
 }

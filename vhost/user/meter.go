@@ -14,32 +14,37 @@ import (
 // adds or reads. A peer that watches its own from 20,000 epoll instances makes a
 // call take a millisecond, of a worker that serves other guests too; with the
 // million watches that a user may have, it takes 50. What is over the allowance
-// adds up, what is under it is paid back, and more than the credit is no accident:
-// interrupts that are booked on a thread come to a few microseconds a call at
-// worst, even under a flood. All of that is said of a machine of today; on one that
-// takes longer for an eventfd that nobody watches (an emulated one takes fifty
-// times as long), an honest peer would be blamed for the machine. So the times are
-// multiplied by how much slower it is, which calibrate finds out.
+// adds up, and what is under it is paid back. With more than the credit the
+// worker is spared: a call is left to the ringer, whose pace is its own cost, and a
+// kick is not read. Each of those pays an allowance back, so a worker spends the
+// credit once and then one allowance an operation on average, whatever a peer does.
+//
+// Nobody is blamed: the kernel books an interrupt's work on the thread that it
+// interrupts, so an honest peer of a busy or an emulated machine may come to look
+// costly, and loses nothing but speed. That it does so seldom, the times are
+// multiplied by how much slower than a machine of today this one is, which
+// calibrate finds out.
 const (
-	meterAllowance = 20 * time.Microsecond // what is slower by the clock is measured in CPU time
-	meterOnce      = 10 * time.Millisecond // the most that one operation may add
+	meterAllowance = 20 * time.Microsecond
 	meterCredit    = 50 * time.Millisecond
-	meterLook      = 8  // operations measured after a slow one
-	meterSample    = 4  // otherwise one of so many is
-	meterMargin    = 16 // the allowance is at least so many operations on an eventfd that nobody watches
-	meterRounds    = 8  // of which the fastest counts
+	meterMost      = time.Second // of debt: the machine may have slept for an hour
+	meterLook      = 8           // operations measured after a slow one
+	meterSample    = 4           // otherwise one of so many is
+	meterMargin    = 16          // the allowance is at least so many operations on an eventfd that nobody watches
+	meterRounds    = 8           // of which the fastest counts
 	meterMaxFactor = 128
 )
 
 // meter adds up what operations on one eventfd cost. Reading the CPU clock takes a
-// system call, and the wall clock alone would blame the peer for the threads that
-// ran in between; so CPU time is read only while there is a suspicion. Safe for
-// concurrent use.
+// system call, so it is read only while there is a suspicion; the first slow
+// operation counts by the wall clock, with the threads that ran in between. Safe
+// for concurrent use but for its first fields.
 type meter struct {
 	factor int64 // how much slower than meant this machine is; 0 is 1
 	uses   atomic.Uint32
 	look   atomic.Int32
-	debt   atomic.Int64 // ns
+	debt   atomic.Int64   // ns
+	spared *atomic.Uint64 // counts with spare, nil: nobody asks
 }
 
 // calibrate measures this machine on an eventfd of our own, in CPU time of this thread: no peer can make it slower or faster. It takes
@@ -69,7 +74,7 @@ func (m *meter) calibrate() {
 
 // factorOf tells from the CPU time in ns of one operation how much slower than meant a machine is.
 func factorOf(fastest int64) int64 {
-	return min(max(1, min(fastest, int64(meterOnce))*meterMargin/int64(meterAllowance)), meterMaxFactor)
+	return min(max(1, min(fastest, int64(time.Second))*meterMargin/int64(meterAllowance)), meterMaxFactor)
 }
 
 // scaled is a time of the constants above, on this machine.
@@ -102,7 +107,8 @@ func (m *meter) end(r reading) {
 		return
 	}
 	allowance := m.scaled(meterAllowance)
-	if time.Since(r.wall) < allowance {
+	took := time.Since(r.wall)
+	if took < allowance {
 		if m.debt.Load() > 0 {
 			m.add(-allowance)
 		}
@@ -112,20 +118,39 @@ func (m *meter) end(r reading) {
 		return
 	}
 	m.look.Store(meterLook)
-	if r.cpu == 0 || r.tid != unix.Gettid() {
-		return
+	if r.cpu != 0 && r.tid == unix.Gettid() {
+		took = time.Duration(threadCPU() - r.cpu)
 	}
-	m.add(min(time.Duration(threadCPU()-r.cpu), m.scaled(meterOnce)) - allowance)
+	m.add(took - allowance)
 }
 
 func (m *meter) add(d time.Duration) {
-	if m.debt.Add(int64(d)) < 0 {
-		m.debt.Store(0) // somebody else's payment in between may be lost
+	now := m.debt.Add(int64(d))
+	if kept := min(max(now, 0), int64(m.scaled(meterMost))); kept != now {
+		m.debt.Store(kept) // somebody else's payment in between may be lost
 	}
 }
 
-// costly says that the credit is used up.
-func (m *meter) costly() bool { return m.debt.Load() > int64(m.scaled(meterCredit)) }
+// spare says that the credit is used up: do the cheap thing, which pays back an allowance.
+func (m *meter) spare() bool {
+	if m.debt.Load() <= int64(m.scaled(meterCredit)) {
+		return false
+	}
+	if m.spared != nil {
+		m.spared.Add(1)
+	}
+	m.add(-m.scaled(meterAllowance))
+	return true
+}
+
+// ofCall runs call and tells how much CPU time over the allowance it took of this thread.
+func (m *meter) ofCall(call func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadCPU()
+	call()
+	return max(0, time.Duration(threadCPU()-before)-m.scaled(meterAllowance))
+}
 
 func threadCPU() int64 {
 	var ts unix.Timespec

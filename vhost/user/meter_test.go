@@ -31,15 +31,28 @@ func TestASlowMachineIsNotBlamedOnThePeer(t *testing.T) {
 			m.add(scale*15*time.Microsecond - m.scaled(meterAllowance))
 		}
 		m.add(scale * 40 * time.Millisecond)
-		if m.costly() {
-			t.Errorf("factor %d: an honest peer is blamed", factor)
+		if m.spare() {
+			t.Errorf("factor %d: an honest peer is taken for a costly one", factor)
 		}
 		for range 100 {
 			m.add(scale * time.Millisecond)
 		}
-		if !m.costly() {
+		if !m.spare() {
 			t.Errorf("factor %d: a costly peer is never found out", factor)
 		}
+	}
+}
+
+// A machine that slept for an hour in the middle of a call does not make its peer costly for ever.
+func TestADebtIsPaidBack(t *testing.T) {
+	var m meter
+	m.add(time.Hour)
+	n := 0
+	for n < 100000 && m.spare() {
+		n++
+	}
+	if want := int((meterMost - meterCredit) / meterAllowance); n != want {
+		t.Errorf("spared %d times, %d pay it back", n, want)
 	}
 }
 

@@ -13,13 +13,20 @@ import (
 // ringerCalls is how many eventfds may wait for one ringer: more than a front-end has rings.
 const ringerCalls = 512
 
+// How long a ringer rests after a call: a multiple of the CPU time that was over the allowance, and no longer than this.
+const (
+	ringerRest    = 16
+	ringerLongest = time.Second
+)
+
 // errRingerBusy: the peer holds the ringer, and has made it new eventfds since.
 var errRingerBusy = errors.New("call: earlier calls wait for the peer")
 
 // ringer adds to eventfds by plain write(2), on a goroutine of its own. The open
 // file is the peer's: nothing that we set on it stays set, so any such write may
 // wait for as long as the peer likes. Here it holds this goroutine, which serves
-// one front-end and which nobody waits for.
+// one front-end and which nobody waits for. One that takes much CPU time makes the
+// goroutine rest, so that a peer does not get a core of ours for nothing.
 //
 // Safe for concurrent use but for close.
 type ringer struct {
@@ -77,12 +84,28 @@ func (r *ringer) run() {
 		case c := <-r.calls:
 			c.e.waits.Store(false) // before the write: a call from here on is a new one
 			r.set(c.fd)
-			_ = (&EventFD{fd: c.fd}).Signal() // the peer's file, and the peer's loss
+			cost := c.e.cost.ofCall(func() {
+				_ = (&EventFD{fd: c.fd}).Signal() // the peer's file, and the peer's loss
+			})
 			r.set(-1)
 			_ = unix.Close(c.fd)
+			r.rest(min(ringerRest*cost, ringerLongest))
 		case <-r.quit:
 			return
 		}
+	}
+}
+
+// rest lets time pass, but does not keep close waiting.
+func (r *ringer) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.quit:
 	}
 }
 
