@@ -105,9 +105,7 @@ func (c *Controller) vmChanged(index int) {
 			if a.kind.watched() != index {
 				continue
 			}
-			if err := a.kind.check(a, c.newLook()); err != nil {
-				c.sleepVM(a, err)
-			}
+			c.lookAt(func(l *look) { c.checkVM(a, l) })
 			return
 		}
 	}
@@ -129,14 +127,19 @@ func (c *Controller) checkAll() {
 			c.checkUplink(u)
 		}
 	}
-	look := c.newLook()
-	for _, u := range c.uplinks {
-		for _, a := range u.sorted() {
-			if err := a.kind.check(a, look); err != nil {
-				c.sleepVM(a, err)
+	c.lookAt(func(l *look) {
+		for _, u := range c.uplinks {
+			for _, a := range u.sorted() {
+				c.checkVM(a, l)
 			}
+			u.checkPartial()
 		}
-		u.checkPartial()
+	})
+}
+
+func (c *Controller) checkVM(a *attachment, l *look) {
+	if err := a.kind.check(a, l); err != nil {
+		c.sleepVM(a, err)
 	}
 }
 

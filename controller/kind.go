@@ -78,15 +78,34 @@ func (c *Controller) kindFor(req *api.AttachRequest) (kind, error) {
 	return found.make(req)
 }
 
-// look is one look at everything that is attached. What several VMs need of the host it reads once.
+// look is one look at everything that is attached. It has one set of sockets, and what several VMs need of the host it reads
+// once.
 type look struct {
 	reader *netdev.RuleReader
 	read   bool
 	rules  *netdev.Rules
 	err    error
+	host   *netdev.Handle // nil until somebody asks
 }
 
-func (c *Controller) newLook() *look { return &look{reader: c.rules} }
+// lookAt runs fn with a look of its own.
+func (c *Controller) lookAt(fn func(l *look)) {
+	l := &look{reader: c.rules}
+	defer func() {
+		if l.host != nil {
+			_ = l.host.Close()
+		}
+	}()
+	fn(l)
+}
+
+// handle is the look's own way to ask the kernel.
+func (l *look) handle() (h *netdev.Handle, err error) {
+	if l.host == nil {
+		l.host, err = netdev.Open()
+	}
+	return l.host, err
+}
 
 // hostRules are the rules of the host that frames may meet. Only who needs them pays for reading them.
 func (l *look) hostRules() (*netdev.Rules, error) {

@@ -44,8 +44,8 @@ func (t *tapKind) find(c *Controller, a *attachment, uplink *netdev.Facts, again
 
 // confirm looks again at who is behind the VM's tap. halt is why the kernel's path is the right one for now. The error ends the
 // feed: the tap is gone, or somebody has opened it who is not known to be the VM. The caller holds a.mu.
-func (t *tapKind) confirm(a *attachment) (halt string, err error) {
-	proof, err := netdev.ConfirmGuest(t.guest, t.proof)
+func (t *tapKind) confirm(a *attachment, h *netdev.Handle) (halt string, err error) {
+	proof, err := h.ConfirmGuest(t.guest, t.proof)
 	switch {
 	case err == nil:
 		t.proof, t.guest.Tap = proof, proof.Tap

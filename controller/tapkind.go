@@ -141,11 +141,15 @@ func (t *tapKind) close(a *attachment) error {
 func (t *tapKind) check(a *attachment, look *look) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	halt, err := t.confirm(a)
+	h, err := look.handle()
+	if err != nil {
+		return err // what cannot be asked is not proved
+	}
+	halt, err := t.confirm(a, h)
 	if err != nil {
 		return err
 	}
-	facts, err := netdev.InspectTap(t.proof.Tap)
+	facts, err := h.InspectTap(t.proof.Tap)
 	switch {
 	case err != nil:
 		return err
@@ -157,7 +161,7 @@ func (t *tapKind) check(a *attachment, look *look) error {
 	was := t.facts
 	t.facts, a.req.Tap = facts, facts.Name
 	if halt == "" {
-		halt = t.filtered(a, look)
+		halt = t.filtered(a, look, h)
 	}
 	mtu := facts.MTU != was.MTU
 	if err := a.up.each(func(q *queue) error { return q.CheckGuest(a.idx, mtu) }); err != nil {
@@ -172,13 +176,13 @@ func (t *tapKind) check(a *attachment, look *look) error {
 			return err
 		}
 	}
-	t.refreshSenders(a)
+	t.refreshSenders(a, h)
 	return nil
 }
 
 // refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their
 // entries age, and what the VM sends to them is flooded to every port.
-func (t *tapKind) refreshSenders(a *attachment) {
+func (t *tapKind) refreshSenders(a *attachment, h *netdev.Handle) {
 	if t.bridge == nil {
 		return
 	}
@@ -186,7 +190,7 @@ func (t *tapKind) refreshSenders(a *attachment) {
 	if len(macs) == 0 {
 		return
 	}
-	if err := netdev.RefreshFDB(t.bridge.Port.Index, t.bridge.VID, macs); err != nil {
+	if err := h.RefreshFDB(t.bridge.Port.Index, t.bridge.VID, macs); err != nil {
 		a.log.Warn("bridge: forwarding entries", "err", err)
 	}
 }

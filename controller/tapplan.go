@@ -28,7 +28,7 @@ func (t *tapKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, again
 	t.dropped = t.facts.TxDropped
 	rules, err := c.rules.Read()
 	if err == nil {
-		err = t.readPath(rules, uplink.Index, a.addr.VLAN)
+		err = netdev.With(func(h *netdev.Handle) error { return t.readPath(h, rules, uplink.Index, a.addr.VLAN) })
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("attach: %w", err)
@@ -65,12 +65,12 @@ func inspectTap(name string) (*netdev.TapFacts, error) {
 }
 
 // readPath finds the bridge between the uplink and the tap, nil for none, and what of the kernel's path the frames no longer take.
-func (t *tapKind) readPath(rules *netdev.Rules, uplink int, vlan uint16) error {
-	bridge, err := netdev.FindPorts(uplink, vlan, t.facts.Index)
+func (t *tapKind) readPath(h *netdev.Handle, rules *netdev.Rules, uplink int, vlan uint16) error {
+	bridge, err := h.FindPorts(uplink, vlan, t.facts.Index)
 	if err != nil && !errors.Is(err, netdev.ErrNotBridged) {
 		return err
 	}
-	bypassed, err := rules.Bypassed(uplink, t.facts.Index, bridge)
+	bypassed, err := rules.Bypassed(h, uplink, t.facts.Index, bridge)
 	if err != nil {
 		return err
 	}
@@ -80,13 +80,13 @@ func (t *tapKind) readPath(rules *netdev.Rules, uplink int, vlan uint16) error {
 
 // filtered looks again at the kernel's path, and says why it is the right one for now: rules have come that the operator has not
 // agreed to bypass. The caller holds a.mu.
-func (t *tapKind) filtered(a *attachment, look *look) (halt string) {
+func (t *tapKind) filtered(a *attachment, look *look, h *netdev.Handle) (halt string) {
 	rules, err := look.hostRules()
 	if err != nil {
 		return err.Error() // what is not known may be a filter
 	}
 	was := t.bypassed
-	if err := t.readPath(rules, a.up.facts.Index, a.addr.VLAN); err != nil {
+	if err := t.readPath(h, rules, a.up.facts.Index, a.addr.VLAN); err != nil {
 		return "what is on its path cannot be read: " + err.Error() // what is not known may be a filter
 	}
 	switch now := strings.Join(t.bypassed, "; "); {

@@ -34,15 +34,6 @@ type BridgePorts struct {
 	CallIP6Tables bool
 }
 
-// FindPorts finds the bridge between an uplink and a tap in the calling thread's namespace. See Handle.FindPorts.
-func FindPorts(uplink int, vlan uint16, tap int) (b *BridgePorts, err error) {
-	err = With(func(h *Handle) error {
-		b, err = h.FindPorts(uplink, vlan, tap)
-		return err
-	})
-	return b, err
-}
-
 // FindPorts finds the Linux bridge that the tap is a port of and the port by which the uplink's frames of a VLAN (0: the
 // untagged ones) come into it: the uplink itself, the 802.1Q device of that id on top of it, or the uplink with the tag as
 // a VLAN of the bridge. All are ifindexes. ErrNotBridged when there is none, ErrNoDevice when an interface is gone.

@@ -55,35 +55,32 @@ func callsNetfilter(name string) (on, there bool) {
 // Bypassed tells what of the kernel's path from an uplink to a VM's tap would not see the frames any more, when XDP takes
 // them at the uplink and they are sent to the tap directly: one sentence each, none when nothing would be missed. ports is
 // the bridge between the two (FindPorts), nil when there is none, which is the first thing to say then: nothing gives the
-// VM the uplink's frames but us. It looks in the network namespace of the calling thread.
+// VM the uplink's frames but us.
 //
 // What only concerns the VM's own frames (the ingress of the tap, the egress of the uplink) is not listed: those stay on the
 // kernel's path. Legacy iptables and ebtables are found by their rules; a legacy policy without a rule is not seen.
-func (r *Rules) Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
-	err = With(func(h *Handle) error {
-		w := way{h: h, rules: r, ports: ports}
-		if w.in, err = h.names(uplink); err != nil {
-			return err
+func (r *Rules) Bypassed(h *Handle, uplink, tap int, ports *BridgePorts) (out []string, err error) {
+	w := way{h: h, rules: r, ports: ports}
+	if w.in, err = h.names(uplink); err != nil {
+		return nil, err
+	}
+	if ports != nil && ports.Port.Index != uplink {
+		w.in[ports.Port.Index] = ports.Port.Name // the VLAN device
+	}
+	if w.out, err = h.names(tap); err != nil {
+		return nil, err
+	}
+	for _, look := range []func() ([]string, error){w.bridge, w.tc, w.nftables, w.legacy} {
+		more, err := look()
+		if err != nil {
+			return nil, err
 		}
-		if ports != nil && ports.Port.Index != uplink {
-			w.in[ports.Port.Index] = ports.Port.Name // the VLAN device
-		}
-		if w.out, err = h.names(tap); err != nil {
-			return err
-		}
-		for _, look := range []func() ([]string, error){w.bridge, w.tc, w.nftables, w.legacy} {
-			more, err := look()
-			if err != nil {
-				return err
-			}
-			out = append(out, more...)
-		}
-		if ports == nil {
-			out = append([]string{h.unbridged(w.in[uplink], tap, w.out[tap])}, out...)
-		}
-		return nil
-	})
-	return out, err
+		out = append(out, more...)
+	}
+	if ports == nil {
+		out = append([]string{h.unbridged(w.in[uplink], tap, w.out[tap])}, out...)
+	}
+	return out, nil
 }
 
 // unbridged says that an uplink and a tap are not in one bridge, and what the tap is in.

@@ -1,6 +1,7 @@
 package netdev
 
 import (
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,10 +46,37 @@ func NewWatcherEvery(interval time.Duration) (*Watcher, error) { return newWatch
 var BuiltInBy = builtInBy
 
 // Bypassed is RuleReader.Read and Rules.Bypassed.
-func Bypassed(uplink, tap int, ports *BridgePorts) ([]string, error) {
+func Bypassed(uplink, tap int, ports *BridgePorts) (out []string, err error) {
 	r, err := NewRuleReader().Read()
 	if err != nil {
 		return nil, err
 	}
-	return r.Bypassed(uplink, tap, ports)
+	err = With(func(h *Handle) error {
+		out, err = r.Bypassed(h, uplink, tap, ports)
+		return err
+	})
+	return out, err
+}
+
+// FindPorts finds the bridge between an uplink and a tap in the calling thread's namespace. See Handle.FindPorts.
+func FindPorts(uplink int, vlan uint16, tap int) (b *BridgePorts, err error) {
+	err = With(func(h *Handle) error {
+		b, err = h.FindPorts(uplink, vlan, tap)
+		return err
+	})
+	return b, err
+}
+
+// RefreshFDB is Handle.RefreshFDB in the calling thread's namespace.
+func RefreshFDB(port int, vid uint16, senders []net.HardwareAddr) error {
+	return With(func(h *Handle) error { return h.RefreshFDB(port, vid, senders) })
+}
+
+// ConfirmGuest is Handle.ConfirmGuest in the calling thread's namespace.
+func ConfirmGuest(g Guest, p *Proof) (again *Proof, err error) {
+	err = With(func(h *Handle) error {
+		again, err = h.ConfirmGuest(g, p)
+		return err
+	})
+	return again, err
 }

@@ -12,11 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RefreshFDB is Handle.RefreshFDB in the calling thread's namespace.
-func RefreshFDB(port int, vid uint16, senders []net.HardwareAddr) error {
-	return With(func(h *Handle) error { return h.RefreshFDB(port, vid, senders) })
-}
-
 // RefreshFDB tells a bridge that frames of these senders came in by the port (an ifindex), in a VLAN of the bridge (see
 // BridgePorts.VID; 0 without VLAN filtering). The bridge remembers or refreshes them as if it had seen the frames: the
 // entries are dynamic, age as usual, and move here from another port.

@@ -51,15 +51,6 @@ func (h *Handle) FindGuest(g Guest) (*Proof, error) {
 	return g.choose(taps)
 }
 
-// ConfirmGuest is Handle.ConfirmGuest in the calling thread's namespace.
-func ConfirmGuest(g Guest, p *Proof) (again *Proof, err error) {
-	err = With(func(h *Handle) error {
-		again, err = h.ConfirmGuest(g, p)
-		return err
-	})
-	return again, err
-}
-
 // ConfirmGuest looks at a proved tap again, by its index: a few system calls, unless the tap was closed and opened since.
 // It returns the proof as it is now, with the name that the tap has now. The error is ErrNoDevice when the tap is gone,
 // ErrUnproved when something now speaks against it, with ErrReopened when somebody else may be behind it by now; the proof
