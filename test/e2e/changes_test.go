@@ -72,6 +72,9 @@ func TestWhatFiltersAPathLaterEndsSteering(t *testing.T) {
 		{"the tap gets another VM's address", "ip link set vm0 address fe:54:00:99:99:99", "ip link set vm0 address fe:54:00:00:00:0a", []string{"fe:54:00:99:99:99"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if strings.HasPrefix(tc.on, "tc ") {
+				netnstest.Need(t, netnstest.Tool("tc"))
+			}
 			run(tc.on)
 			r.left(tc.words...)
 			run(tc.off)

@@ -59,7 +59,11 @@ func TestDoctorMendsAndTakesItBack(t *testing.T) {
 		return ""
 	}
 	before := n.A.Output(t, "ethtool", "-k", n.A.Dev)
-	if r := run(0, n.B.Dev); severity(r, "peer.tx_checksum") != doctor.Warning {
+	first := 0
+	if netnstest.Kernel(6, 8).Check() != nil { // where XDP cannot read a tag beside the frame, a sender that leaves it there is an error
+		first = 1
+	}
+	if r := run(first, n.B.Dev); severity(r, "peer.tx_checksum") != doctor.Warning || (severity(r, "peer.tx_vlan") == doctor.Error) != (first == 1) {
 		t.Errorf("%+v", r)
 	}
 	if r := run(0, n.B.Dev, "--fix"); severity(r, "peer.tx_checksum") != doctor.OK || len(r.Fixed) == 0 {
