@@ -28,7 +28,8 @@ type tapKind struct {
 	bridge   *netdev.BridgePorts // where the VM's senders have to stay known; nil without a bridge
 	bypassed []string            // rules that no longer see the frames, accepted with --bypass-filters
 	flags    uint32              // of the XDP program's port
-	seen     []uint64            // by queue: the worker's activity when its senders were asked for
+	seen     []uint64            // by queue: the worker's activity at the last look
+	errFDs   []int               // by queue: readable when the kernel has given the ring up, -1 for a packet socket
 	dropped  uint64              // the tap's own drops before we came
 }
 
@@ -74,6 +75,7 @@ func (t *tapKind) open(a *attachment) (err error) {
 	} else {
 		t.way, t.note = api.FeedPacket, err.Error()
 	}
+	t.seen, t.errFDs = nil, nil
 	cfg, flags := t.rules(a.policy)
 	for _, q := range a.up.queues {
 		g, err := t.openGuest(q)
@@ -110,6 +112,7 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 	if t.way == api.FeedVhostNet {
 		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: datapath.MaxCopy})
 		if err == nil {
+			t.errFDs = append(t.errFDs, ring.ErrFD())
 			return datapath.NewRingGuest(ring, pkt, q.sock), nil
 		}
 		if errors.Is(err, tap.ErrGone) {
@@ -117,6 +120,7 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 		}
 		t.way, t.note = api.FeedPacket, err.Error()
 	}
+	t.errFDs = append(t.errFDs, -1)
 	return datapath.NewPacketGuest(pkt, q.sock), nil
 }
 
@@ -163,9 +167,15 @@ func (t *tapKind) check(a *attachment, look *look) error {
 	if halt == "" {
 		halt = t.filtered(a, look, h)
 	}
-	mtu := facts.MTU != was.MTU
-	if err := a.up.each(func(q *queue) error { return q.CheckGuest(a.idx, mtu) }); err != nil {
-		return err
+	mtu, by := facts.MTU != was.MTU, t.stirred(a)
+	ask := by
+	if mtu {
+		ask = a.up.queues
+	}
+	for _, q := range ask {
+		if err := q.CheckGuest(a.idx, mtu); err != nil {
+			return err
+		}
 	}
 	if facts.Offloads != was.Offloads {
 		a.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN)
@@ -176,17 +186,17 @@ func (t *tapKind) check(a *attachment, look *look) error {
 			return err
 		}
 	}
-	t.refreshSenders(a, h)
+	t.refreshSenders(a, h, by)
 	return nil
 }
 
 // refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their
 // entries age, and what the VM sends to them is flooded to every port.
-func (t *tapKind) refreshSenders(a *attachment, h *netdev.Handle) {
+func (t *tapKind) refreshSenders(a *attachment, h *netdev.Handle, by []*queue) {
 	if t.bridge == nil {
 		return
 	}
-	macs := t.senders(a)
+	macs := senders(a, by)
 	if len(macs) == 0 {
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
@@ -91,18 +93,34 @@ func (t *tapKind) settle(a *attachment) error {
 	return errors.Join(err, a.up.each(drain))
 }
 
-// senders returns the source addresses of the frames that came for a VM since the last time. A worker that has moved nothing
-// since is not woken for it.
-func (t *tapKind) senders(a *attachment) (out []net.HardwareAddr) {
+// stirred returns the queues to ask about the VM: those whose worker has moved something since the last time, and those whose ring
+// the kernel has given up. A worker that sleeps is not woken each second for every VM.
+func (t *tapKind) stirred(a *attachment) (out []*queue) {
 	if t.seen == nil {
 		t.seen = make([]uint64, len(a.up.queues))
 	}
 	for i, q := range a.up.queues {
 		now := q.Activity()
-		if now == t.seen[i] {
-			continue
+		if now != t.seen[i] || readable(t.errFDs[i]) {
+			out = append(out, q)
 		}
 		t.seen[i] = now
+	}
+	return out
+}
+
+// readable polls a descriptor, false for -1. One whose ring has been closed meanwhile may be somebody else's by now: then we ask in vain.
+func readable(fd int) bool {
+	if fd < 0 {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
+}
+
+// senders returns the source addresses of the frames that came for a VM by these queues since the last time.
+func senders(a *attachment, by []*queue) (out []net.HardwareAddr) {
+	for _, q := range by {
 		macs, _ := q.Senders(a.idx) // a worker that is gone has no senders
 		for _, m := range macs {
 			out = append(out, m[:])

@@ -94,7 +94,8 @@ func (w *Worker) flushPort(p *port) {
 			w.dropFront(p, flowtable.ReasonPortDown)
 		default: // the guest is finished, and the control side learns why
 			p.err = why
-			w.cfg.Trouble() // XDP still sends the VM's frames here
+			w.activity.Add(1) // who looks at what has moved looks here
+			w.cfg.Trouble()   // XDP still sends the VM's frames here
 		}
 	}
 	if p.guest != nil {
