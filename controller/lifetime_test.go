@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
@@ -30,7 +32,7 @@ func TestAttachAndDetachLeaveNothingBehind(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		var first, last [3]int
+		var first, last use
 		for i := range 8 {
 			for vm := range 3 {
 				name := fmt.Sprintf("vm%d", vm)
@@ -46,9 +48,9 @@ func TestAttachAndDetachLeaveNothingBehind(t *testing.T) {
 			}
 		}
 		// The runtime's own threads and the kernel's deferred work end a moment later.
-		for end := time.Now().Add(10 * time.Second); last[0] > first[0] || last[1] > first[1] || last[2] > first[2]+4; last = inUse(t) {
+		for end := time.Now().Add(10 * time.Second); last.moreThan(first); last = inUse(t) {
 			if time.Now().After(end) {
-				t.Errorf("goroutines, descriptors, mappings: %v after the first round, %v after the last", first, last)
+				t.Errorf("%+v after the first round, %+v after the last", first, last)
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -57,23 +59,42 @@ func TestAttachAndDetachLeaveNothingBehind(t *testing.T) {
 	})
 }
 
-// inUse counts goroutines, open descriptors, and mappings that are larger than a thread's stack guard.
-func inUse(t *testing.T) (n [3]int) {
+// use is what a process has.
+type use struct {
+	goroutines, descriptors int
+	shared                  int // mappings: rings, tables of the kernel, guest memory
+	private                 int // bytes that can be written, the runtime's heap among them
+}
+
+// moreThan: the heap may have grown, by less than the packet buffers of one queue.
+func (u use) moreThan(w use) bool {
+	return u.goroutines > w.goroutines || u.descriptors > w.descriptors || u.shared > w.shared || u.private >= w.private+xsk.QueueChunks*2048
+}
+
+func inUse(t *testing.T) (u use) {
 	t.Helper()
-	n[0] = runtime.NumGoroutine()
+	u.goroutines = runtime.NumGoroutine()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n[1] = len(fds)
+	u.descriptors = len(fds)
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range maps {
-		if b == '\n' {
-			n[2]++
+	for line := range strings.Lines(string(maps)) {
+		var from, to int
+		var mode string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil && !strings.Contains(line, "[vsyscall]") {
+			t.Fatalf("%q: %v", line, err)
+		}
+		switch {
+		case strings.HasSuffix(mode, "s"):
+			u.shared++
+		case strings.HasPrefix(mode, "rw"):
+			u.private += to - from
 		}
 	}
-	return n
+	return u
 }
