@@ -32,6 +32,9 @@ func TestOutputOfEveryVerbIsStable(t *testing.T) {
 		{"policy.json.golden", []string{"policy", "set", "web", "--coalesce=off", "-o=json"}},
 		{"stats.golden", []string{"stats"}},
 		{"stats.json.golden", []string{"stats", "-o", "json"}},
+		{"why.golden", []string{"why", "web"}},
+		{"why.json.golden", []string{"why", "web", "-o", "json"}},
+		{"why-waiting.golden", []string{"why", "git"}},
 		{"status.json.golden", []string{"status", "-o", "json"}},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {

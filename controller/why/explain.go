@@ -1,0 +1,263 @@
+package why
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// What is worth a sentence.
+const (
+	enough   = 22   // segments a frame from which on more bring next to nothing: 91 % of the gain
+	fair     = 10   // that bring 85 % of it
+	leastPct = 5.0  // a reason of less says nothing of how things are
+	most     = 3    // reasons a topic
+	few      = 1000 // packets below which shares say little
+)
+
+// Explain says what there is to say of a VM, the most important of each topic first.
+func Explain(vm VM) Answer {
+	x := explainer{vm: vm, out: Answer{Schema: api.Schema, Sentences: []Sentence{}}}
+	if w := vm.Waiting; w != nil {
+		x.out.VM, x.out.Iface = w.VM, w.Iface
+		x.say(State, "", "The VM is not served: it waits for what it needs, and comes back by itself: %s.", w.Cause)
+		return x.out
+	}
+	x.out.VM, x.out.Iface = vm.Stats.VM, vm.Stats.Iface
+	x.state()
+	if vm.Stats.RxPackets == 0 {
+		x.silent()
+	} else {
+		x.merged()
+		x.ends()
+		x.alone()
+		x.held()
+	}
+	x.lost()
+	return x.out
+}
+
+type explainer struct {
+	vm  VM
+	out Answer
+}
+
+func (x *explainer) say(t Topic, do, format string, args ...any) *Sentence {
+	if strings.Contains(do, "%s") {
+		do = fmt.Sprintf(do, x.out.VM)
+	}
+	x.out.Sentences = append(x.out.Sentences, Sentence{Topic: t, Text: fmt.Sprintf(format, args...), Do: do})
+	return &x.out.Sentences[len(x.out.Sentences)-1]
+}
+
+// state says what keeps the VM from being served, or from being served as was asked for.
+func (x *explainer) state() {
+	p := x.vm.Port
+	if p == nil {
+		return
+	}
+	switch {
+	case p.State == api.PortRunning:
+	case p.StopReason != "":
+		x.say(State, "", "The VM is not served: its port is %s: %s.", p.State, p.StopReason)
+	case p.Socket != "":
+		x.say(State, "start the VM with its vhost-user socket at "+p.Socket, "The VM is not served: its port is %s, no front-end is connected.", p.State)
+	default:
+		x.say(State, "start the VM", "The VM is not served: its port is %s, nobody has tap %s open.", p.State, p.Tap)
+	}
+	if p.State == api.PortRunning && p.StopReason != "" {
+		x.say(State, "", "The kernel's path brings the VM its frames, not rscctl: %s.", p.StopReason)
+	}
+	if p.PolicyNote != "" {
+		x.say(State, "", "The rules in force are %s: %s.", p.Effective, p.PolicyNote)
+	}
+	for _, w := range p.Warnings {
+		x.say(State, "", "%s.", strings.TrimSuffix(w, "."))
+	}
+}
+
+func (x *explainer) silent() {
+	do := "see what comes in at all: 'rscctl stats' shows the interface's outcomes; the VM's MAC and VLAN are those of attach"
+	if p := x.vm.Port; p != nil && p.Mode == api.ModeKernel {
+		do = "rscctl policy set %s --coalesce on"
+	}
+	x.say(Merged, do, "No packet has come to rscctl for this VM.")
+}
+
+// merged says what share is merged, and what that is worth.
+func (x *explainer) merged() {
+	s := x.vm.Stats
+	mean := 0.0
+	if s.Superframes > 0 {
+		mean = float64(s.MergedPackets) / float64(s.Superframes)
+	}
+	out := x.say(Merged, "", "%d of %d packets are merged (%s)", s.MergedPackets, s.RxPackets, percent(s.MergedPackets, s.RxPackets))
+	switch {
+	case s.Superframes == 0:
+		out.Text += ": nothing is gained so far."
+	case mean >= enough:
+		out.Text += fmt.Sprintf(", %.1f segments a superframe: longer ones would bring the guest next to nothing.", mean)
+	case mean >= fair:
+		out.Text += fmt.Sprintf(", %.1f segments a superframe: the guest has most of the gain that there is.", mean)
+	default:
+		out.Text += fmt.Sprintf(", %.1f segments a superframe: longer ones would bring more.", mean)
+	}
+	if s.RxPackets < few {
+		out.Text += " That is few packets: the shares say little yet."
+	}
+	out.Packets = s.MergedPackets
+	if s.Recut > 0 {
+		x.say(Merged, "let the guest post larger or more buffers: mrg_rxbuf, a longer ring", "%d superframes were cut again because the guest's buffers did not hold them.", s.Recut).Packets = s.Recut
+	}
+}
+
+// ends says why superframes are not longer. Those that are long enough need no reason.
+func (x *explainer) ends() {
+	s := x.vm.Stats
+	if s.Superframes == 0 || float64(s.MergedPackets) >= enough*float64(s.Superframes) {
+		return
+	}
+	for _, r := range top(s.Sealed, s.Superframes) {
+		w := words[r.name]
+		o := x.say(Ends, w.do, "%s of the superframes ended because %s.", percent(r.n, s.Superframes), meaning(r.name))
+		o.Reason, o.Packets = r.name, r.n
+	}
+}
+
+func (x *explainer) alone() {
+	s := x.vm.Stats
+	for _, r := range top(s.Passed, s.RxPackets) {
+		o := x.say(Alone, words[r.name].do, "%s of the packets passed alone because %s.", percent(r.n, s.RxPackets), meaning(r.name))
+		o.Reason, o.Packets = r.name, r.n
+	}
+}
+
+// held says how long the first segments waited, from the histogram: so it says "at most".
+func (x *explainer) held() {
+	half, ok := quantile(x.vm.Stats.HoldNS, 50)
+	if !ok {
+		return
+	}
+	last, _ := quantile(x.vm.Stats.HoldNS, 99)
+	x.say(Held, "", "Half of the frames that waited for their next segment waited %s, 99 %% of them %s.", half, last)
+}
+
+// lost says what was dropped, and by whom.
+func (x *explainer) lost() {
+	s := x.vm.Stats
+	for _, d := range []struct {
+		by   map[string]uint64
+		what string
+	}{{s.Dropped, "packets for the VM"}, {s.TxDropped, "frames of the VM"}} {
+		for _, r := range sorted(d.by) {
+			o := x.say(Lost, words[r.name].do, "%d %s were dropped because %s.", r.n, d.what, meaning(r.name))
+			o.Reason, o.Packets = r.name, r.n
+		}
+	}
+	for _, l := range []struct {
+		n    uint64
+		text string
+		do   string
+	}{
+		{s.TapDropped, "%d frames found the tap's queue full: the VM does not keep up.", "more vCPU or queues for the VM, or a longer txqueuelen of the tap"},
+		{s.FeedUnsent, "%d frames were posted to vhost-net and not sent when the feed was closed.", ""},
+		{s.Vhost["calls_lost"], "%d interrupts could not be given to the guest.", ""},
+		{s.Vhost["spared"], "%d times an interrupt or a kick of the VM took too much CPU time and went a slower way: its front-end is slow or watches them many times.", ""},
+		{uint64(max(s.Unexplained, 0)), "%d packets came in and are nowhere.", ours},
+		{uint64(max(-s.Unexplained, 0)), "%d packets are counted that never came in.", ours},
+	} {
+		if l.n > 0 {
+			x.say(Lost, l.do, l.text, l.n).Packets = l.n
+		}
+	}
+	x.queues()
+}
+
+// queues says what the VM's interface lost before it was anybody's.
+func (x *explainer) queues() {
+	var full, empty, long uint64
+	for _, q := range x.vm.Queues {
+		full, empty, long = full+q.RxRingFull, empty+q.RxFillEmpty, long+q.RxTooLong
+	}
+	if n := full + empty; n > 0 {
+		x.say(Lost, "give the interface more queues ('ethtool -L') or the host a faster core", "%d frames of the interface, of whatever VM, came faster than its workers took them.", n).Packets = n
+	}
+	if long > 0 {
+		x.say(Lost, "switch off what merges before us: 'ethtool -K IFACE lro off', a veth peer's TSO; 'rscctl doctor IFACE' names it", "%d frames of the interface were longer than a packet buffer.", long).Packets = long
+	}
+}
+
+// counted is a reason and how often it was counted.
+type counted struct {
+	name string
+	n    uint64
+}
+
+func sorted(by map[string]uint64) (out []counted) {
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		if by[name] > 0 {
+			out = append(out, counted{name, by[name]})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b counted) int { return cmp.Compare(b.n, a.n) })
+	return out
+}
+
+// top are the reasons worth a sentence.
+func top(by map[string]uint64, of uint64) (out []counted) {
+	for _, r := range sorted(by) {
+		if len(out) < most && 100*float64(r.n) >= leastPct*float64(of) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// meaning of a reason; one that a newer controller counts is named.
+func meaning(name string) string {
+	if w, ok := words[name]; ok {
+		return w.means
+	}
+	return "of " + name
+}
+
+// quantile tells the bound below which pct of a histogram's values are.
+func quantile(h []api.Bucket, pct uint64) (text string, ok bool) {
+	total := uint64(0)
+	for _, b := range h {
+		total += b.Count
+	}
+	if total == 0 {
+		return "", false
+	}
+	sum := uint64(0)
+	for i, b := range h {
+		if sum += b.Count; sum*100 < pct*total {
+			continue
+		}
+		if b.Le == 0 && i > 0 {
+			return "longer than " + time.Duration(h[i-1].Le).String(), true
+		}
+		return "at most " + time.Duration(b.Le).String(), true
+	}
+	return "", false
+}
+
+func percent(n, of uint64) string {
+	if of == 0 {
+		return "-"
+	}
+	p := 100 * float64(n) / float64(of)
+	switch {
+	case p > 0 && p < 1:
+		return "under 1 %"
+	case p < 100 && p > 99:
+		return "over 99 %"
+	}
+	return fmt.Sprintf("%.0f %%", p)
+}
