@@ -335,7 +335,7 @@ func (r *runner) count(port uint32) {
 	if n := got.Unexplained(); n != 0 {
 		r.tb.Errorf("port %d: %d packets are unexplained: %+v", port, n, got)
 	}
-	want.HoldHist = got.HoldHist
+	want.HoldHist, want.HoldSum = got.HoldHist, got.HoldSum
 	if got != want {
 		r.tb.Errorf("port %d: account\n got %+v\nwant %+v", port, got, want)
 	}

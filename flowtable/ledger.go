@@ -5,7 +5,7 @@ package flowtable
 //
 //	In + Refused = Held + Queued + Merged + sum(Passed) + sum(Dropped)
 //
-// The table writes In, InBytes, Held, HoldHist and Decided. The Output writes all else, through the methods: it books every
+// The table writes In, InBytes, Held, HoldHist, HoldSum and Decided. The Output writes all else, through the methods: it books every
 // Entry that the table delivers exactly once, by Deliver or by Drop, when the frame has reached its fate and not before. An
 // Output with a queue says by Enqueue and Dequeue what waits there.
 //
@@ -27,6 +27,7 @@ type Ledger struct {
 	Dropped     [NumReasons]uint64 // packets given up, by reason: those of frames, and Refused
 
 	HoldHist [len(HoldBounds) + 1]uint64 // ns that the first packet of a frame waited, of frames that were held
+	HoldSum  uint64                      // of those ns
 
 	Decided Decided
 }
@@ -118,6 +119,7 @@ func (l *Ledger) Add(o *Ledger) {
 	for i, n := range o.HoldHist {
 		l.HoldHist[i] += n
 	}
+	l.HoldSum += o.HoldSum
 	l.Decided.Superframes += o.Decided.Superframes
 	l.Decided.Packets += o.Decided.Packets
 	l.Decided.Bytes += o.Decided.Bytes
@@ -146,4 +148,5 @@ func (l *Ledger) waited(ns int64) {
 		i++
 	}
 	l.HoldHist[i]++
+	l.HoldSum += uint64(ns)
 }

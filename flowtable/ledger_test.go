@@ -279,7 +279,7 @@ func TestDecidedCountsWhatLeftTheTable(t *testing.T) {
 			at = i
 		}
 	}
-	if hist := l.HoldHist; hist[at] != 1 || at == 0 { // a bound belongs to its bucket
-		t.Errorf("waited: %v", hist)
+	if hist := l.HoldHist; hist[at] != 1 || at == 0 || l.HoldSum != uint64(c.Hold.Nanoseconds()) { // a bound belongs to its bucket
+		t.Errorf("waited: %v, in all %d ns", hist, l.HoldSum)
 	}
 }

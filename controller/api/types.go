@@ -255,7 +255,9 @@ type VMStats struct {
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered
+	FrameBytesSum uint64            `json:"frame_bytes_sum"`        // of those frames
 	HoldNS        []Bucket          `json:"hold_ns"`                // first segment's wait
+	HoldNSSum     uint64            `json:"hold_ns_sum"`            // of those waits
 	QEMU          map[string]uint64 `json:"qemu"`                   // the same under the names of QEMU's VirtioNetRscStat
 	Virtio        map[string]uint64 `json:"virtio"`                 // and of virtio's receive GSO statistics
 	Vhost         map[string]uint64 `json:"vhost,omitempty"`        // what its virtqueues counted, of a vhost-user VM

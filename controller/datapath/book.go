@@ -13,6 +13,7 @@ type PortCounters struct {
 	TxWire     uint64 // packets that became of them
 	TxDropped  [flowtable.NumReasons]uint64
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
+	SizeSum    uint64                      // their bytes
 }
 
 // Add adds another worker's counts of the same VM.
@@ -30,6 +31,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	for i, n := range o.FrameSizes {
 		c.FrameSizes[i] += n
 	}
+	c.SizeSum += o.SizeSum
 }
 
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.
@@ -44,6 +46,7 @@ func (p *port) delivered(f *outFrame) {
 	p.ledger.Deliver(&f.entry)
 	if f.entry.TCP {
 		p.cnt.FrameSizes[sizeBucket(f.entry.Len)]++
+		p.cnt.SizeSum += uint64(f.entry.Len)
 	}
 }
 
@@ -69,6 +72,7 @@ func (p *port) deliveredPieces(f *outFrame, packets int) {
 	p.ledger.Frames += uint64(f.done)
 	p.ledger.FrameBytes += uint64(bytes)
 	p.cnt.FrameSizes[sizeBucket(bytes/f.done)] += uint64(f.done)
+	p.cnt.SizeSum += uint64(bytes)
 }
 
 func sizeBucket(n int) int {

@@ -297,11 +297,18 @@ func TestFrameSizesAreThoseDelivered(t *testing.T) {
 	if got := sizes(); len(got) != 3 || got[0] != 1 || got[1] != 1 || got[4] != 1 {
 		t.Errorf("sizes %v: want one of up to 128, one above, one of 14,546", got)
 	}
+	whole := r.w.ports[1].cnt.SizeSum
+	if whole <= 10*1448 || whole != r.ledger(1).FrameBytes-1042 { // the datagram
+		t.Errorf("sizes sum up to %d of %d bytes", whole, r.ledger(1).FrameBytes)
+	}
 	g.longest = 1514
 	r.inject(train(to(1, 1448), 10)...)
 	r.step()
 	if got := sizes(); got[1] != 11 {
 		t.Errorf("sizes %v: ten pieces are ten frames", got)
+	}
+	if n := r.w.ports[1].cnt.SizeSum - whole; n != 10*1514 {
+		t.Errorf("ten pieces sum up to %d bytes", n)
 	}
 	for _, c := range []struct{ n, bucket int }{{0, 0}, {128, 0}, {129, 1}, {1514, 1}, {1515, 2}, {65549, 7}, {65550, 8}} {
 		if got := sizeBucket(c.n); got != c.bucket {

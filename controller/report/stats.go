@@ -41,7 +41,8 @@ func (u *Uplink) stats(v *VM) api.VMStats {
 		TxFrames: t.TxFrames, TxBytes: t.TxBytes, TxWireFrames: t.TxWire,
 		LocalFrames: t.Local, LatePackets: t.Late, FeedUnsent: t.Unsent, TapDropped: v.TapDropped, Interrupts: v.Interrupts,
 		Passed: byReason(&t.Passed), Sealed: byReason(&t.Sealed), Dropped: byReason(&t.Dropped), TxDropped: byReason(&t.TxDropped),
-		FrameBytes: buckets(datapath.SizeBounds[:], t.FrameSizes[:]), HoldNS: buckets(flowtable.HoldBounds[:], t.HoldHist[:]),
+		FrameBytes: buckets(datapath.SizeBounds[:], t.FrameSizes[:]), FrameBytesSum: t.SizeSum,
+		HoldNS: buckets(flowtable.HoldBounds[:], t.HoldHist[:]), HoldNSSum: t.HoldSum,
 		QEMU: map[string]uint64{}, Virtio: map[string]uint64{}, Vhost: v.Vhost, TapOutcomes: v.TapOutcomes,
 	}
 	for name, n := range v.TxDropped {
