@@ -20,12 +20,12 @@ demo: build
 # Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
 # this kernel and, in a throw-away VM, on a second one.
 test: build
-	bash test/vm/setup.sh net race vm
+	bash test/vm/setup.sh net race prom vm
 	test/run.sh unit race vm hostvm
 
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
-	bash test/vm/setup.sh net race vm dpdk
+	bash test/vm/setup.sh net race prom vm dpdk
 	test/run.sh unit race vm hostvm fuzz long nested
 
 # Every fuzz target for a few seconds.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/hostchange"
+	"github.com/rscctl/rscctl/controller/metrics"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/vhost/guestmem"
@@ -24,6 +26,7 @@ type Options struct {
 	BPFFS   string       // directory of the pinned flow maps
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
+	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
 }
 
 const (
@@ -38,6 +41,7 @@ type Controller struct {
 	log      *slog.Logger
 	state    *state.Dir
 	listener *unixsock.Listener
+	scrapes  net.Listener // nil without Options.Metrics
 	watcher  *netdev.Watcher
 	rules    *netdev.RuleReader
 	kinds    []kindOf
@@ -70,7 +74,13 @@ func New(opt Options) (*Controller, error) {
 		_ = c.state.Close()
 		return nil, err
 	}
-	if c.watcher, err = netdev.NewWatcher(); err == nil {
+	if opt.Metrics != "" {
+		c.scrapes, err = metrics.Listen(opt.Metrics)
+	}
+	if err == nil {
+		c.watcher, err = netdev.NewWatcher()
+	}
+	if err == nil {
 		err = c.openFlows()
 	}
 	if err != nil {
@@ -84,6 +94,9 @@ func New(opt Options) (*Controller, error) {
 func (c *Controller) closePlaces() {
 	if c.watcher != nil {
 		c.watcher.Close()
+	}
+	if c.scrapes != nil {
+		_ = c.scrapes.Close()
 	}
 	c.listener.Close() // removes the socket file as well
 	_ = c.state.Close()
@@ -118,6 +131,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() { c.watch(watching) })
+		if c.scrapes != nil {
+			c.log.Info("metrics", "address", c.scrapes.Addr().String())
+			wg.Go(func() { c.serveMetrics(watching) })
+		}
 		err = c.serve(ctx, c.listener)
 		stop()
 		wg.Wait()

@@ -80,11 +80,19 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, allowed func
 			return context.WithValue(ctx, credKey{}, ok && allowed(uc))
 		},
 	}
+	if err := serveUntil(ctx, srv, l); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+// serveUntil serves until ctx ends, and then gives requests under way a moment.
+func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
 	case err := <-done:
-		return fmt.Errorf("control socket: %w", err)
+		return err
 	case <-ctx.Done():
 	}
 	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)

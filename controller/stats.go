@@ -1,12 +1,14 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/hostchange"
+	"github.com/rscctl/rscctl/controller/metrics"
 	"github.com/rscctl/rscctl/controller/report"
 )
 
@@ -21,6 +23,24 @@ func (c *Controller) Stats(vm string) (api.Stats, error) {
 	}
 	s, err := c.snapshot("")
 	return report.Stats(s, vm), err
+}
+
+// serveMetrics answers scrapes until ctx ends. Their end is no reason to end the VMs.
+func (c *Controller) serveMetrics(ctx context.Context) {
+	srv := metrics.Server(metrics.Handler(c.opt.Version, c.lookForMetrics))
+	if err := serveUntil(ctx, srv, c.scrapes); err != nil {
+		c.log.Error("metrics: no longer served", "err", err)
+	}
+}
+
+// lookForMetrics is one look for a scrape: one message to each worker.
+func (c *Controller) lookForMetrics() (metrics.Look, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.snapshot("")
+	l := metrics.Look{Status: c.statusHead(""), Stats: report.Stats(s, "")}
+	l.Status.Interfaces = report.Interfaces(s)
+	return l, err
 }
 
 // snapshot takes the state of all interfaces, or of one: one message to each worker, for all its VMs. A worker that does not

@@ -13,6 +13,17 @@ import (
 func (c *Controller) Status(iface string) (api.Status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	st := c.statusHead(iface)
+	if iface != "" && c.uplinks[iface] == nil && c.waiting[iface] == nil {
+		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
+	}
+	snap, err := c.snapshot(iface)
+	st.Interfaces = report.Interfaces(snap)
+	return st, err
+}
+
+// statusHead is what status says beside the interfaces. The caller holds mu.
+func (c *Controller) statusHead(iface string) api.Status {
 	st := api.Status{
 		Schema: api.Schema, PID: os.Getpid(), Version: c.opt.Version, StartedAt: c.started, State: c.opt.State,
 		FlowsPin: c.flowsPin, Warnings: slices.Clone(c.warnings), Interfaces: []api.Interface{}, Waiting: c.waitingList(iface),
@@ -21,10 +32,5 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 	if st.Warnings == nil {
 		st.Warnings = []string{}
 	}
-	if iface != "" && c.uplinks[iface] == nil && c.waiting[iface] == nil {
-		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
-	}
-	snap, err := c.snapshot(iface)
-	st.Interfaces = report.Interfaces(snap)
-	return st, err
+	return st
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/metrics"
 )
 
 func runCommand(s streams) *cli.Command {
@@ -17,6 +18,7 @@ programs, links and sockets away and keeps the state. Several controllers run si
 differ. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
 		Flags: []cli.Flag{
 			stateFlag(), socketFlag(), bpffsFlag(),
+			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		},
 		Action: func(c *cli.Context) error { return runController(c, s) },
 	}
@@ -25,6 +27,13 @@ differ. Needs root; what else is missing is said at once, and by 'rscctl doctor'
 func runController(c *cli.Context, s streams) error {
 	if _, err := positionals(c, 0, 0, ""); err != nil {
 		return err
+	}
+	if at := c.String("metrics"); at != "" {
+		if _, err := metrics.Address(at); err != nil {
+			return usagef("run: %v", err)
+		}
+	} else if c.IsSet("metrics") {
+		return usagef("run: metrics: %v", metrics.ErrAddress)
 	}
 	if err := canRun(c); err != nil {
 		return on("run", err)
@@ -35,6 +44,7 @@ func runController(c *cli.Context, s streams) error {
 		BPFFS:   c.String("bpffs"),
 		Logger:  slog.New(slog.NewTextHandler(s.err, nil)),
 		Version: version(),
+		Metrics: c.String("metrics"),
 	})
 	if err != nil {
 		return on("run", err)

@@ -48,12 +48,13 @@ func TestMain(m *testing.M) {
 
 // rig is one host (side B of the pair, whose interface is the uplink) with a controller, and a wire with a sender (side A).
 type rig struct {
-	t    *testing.T
-	net  *netnstest.Network
-	dir  string
-	run  *exec.Cmd
-	log  *syncBuffer
-	done chan error
+	flags []string // of run, beside its places
+	t     *testing.T
+	net   *netnstest.Network
+	dir   string
+	run   *exec.Cmd
+	log   *syncBuffer
+	done  chan error
 }
 
 // newRig makes the namespaces and starts the controller.
@@ -91,7 +92,7 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.log, r.done = &syncBuffer{}, make(chan error, 1)
-	r.run = exec.Command(product, append([]string{"run"}, r.places()...)...)
+	r.run = exec.Command(product, append(append([]string{"run"}, r.places()...), r.flags...)...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
 	if err := r.net.B.NS.Start(r.run); err != nil {
 		r.t.Fatal(err)

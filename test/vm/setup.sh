@@ -1,10 +1,11 @@
 #!/bin/sh
 # Gets what the tests need and this machine lacks. Quick when everything is there; needs root only when it is not.
 #
-#   test/vm/setup.sh [vm] [net] [race] [generate] [dpdk]      (no argument: vm)
+#   test/vm/setup.sh [vm] [net] [race] [prom] [generate] [dpdk]      (no argument: vm)
 #
 #   vm        QEMU, and a guest kernel with its modules, unpacked into test/vm/.cache and not installed
 #   net       ethtool and iproute2 (ip, bridge), with which the privileged tests look at what was done from outside
+#   prom      Prometheus and promtool, unpacked into test/vm/.cache and not installed: a package would start a service
 #   race      a C compiler for `go test -race`
 #   generate  clang and llvm-strip of the version `make generate` names
 #   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
@@ -141,6 +142,28 @@ need_net() {
 	[ -z "$missing" ] || install_packages "ethtool and iproute2" "$missing"
 }
 
+# need_prom leaves .cache/prometheus/prometheus and promtool, or finds both in PATH.
+need_prom() {
+	{ have prometheus && have promtool; } && return 0
+	[ -x "$cache/prometheus/prometheus" ] && [ -x "$cache/prometheus/promtool" ] && return 0
+	is_debian || die "cannot unpack here (no apt); please install: prometheus and promtool"
+	known prometheus || update
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/unpack.XXXXXX")
+	trap 'rm -rf "$work"' EXIT INT TERM
+	chmod 755 "$work"
+	say "downloading prometheus"
+	(cd "$work" && apt -o APT::Sandbox::User=root download prometheus) >&2 || {
+		update
+		(cd "$work" && apt -o APT::Sandbox::User=root download prometheus) >&2
+	}
+	dpkg-deb -x "$work"/prometheus_*.deb "$work/root"
+	rm -rf "$cache/prometheus"
+	mv "$work/root/usr/bin" "$cache/prometheus"
+	rm -rf "$work"
+	trap - EXIT INT TERM
+}
+
 need_race() { have gcc || have cc || install_packages "a C compiler (gcc) and the C library's headers" "gcc libc6-dev"; }
 
 need_generate() {
@@ -172,8 +195,9 @@ for what in "$@"; do
 		;;
 	net) need_net ;;
 	race) need_race ;;
+	prom) need_prom ;;
 	generate) need_generate ;;
 	dpdk) need_dpdk ;;
-	*) die "what is \"$what\"? vm, net, race, generate or dpdk" ;;
+	*) die "what is \"$what\"? vm, net, race, prom, generate or dpdk" ;;
 	esac
 done
