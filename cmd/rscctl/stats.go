@@ -100,6 +100,9 @@ func printVM(p *printer, v *api.VMStats) {
 			p.row(e.what, grouped(e.n), e.why)
 		}
 	}
+	if v.StalledNS > 0 {
+		p.row("  stalled", duration(time.Duration(v.StalledNS)), "that workers slept because of the VM's memory: it rests in proportion")
+	}
 	printReasons(p, "SUPERFRAMES LEFT BECAUSE OF", "FRAMES", v.Sealed)
 	printReasons(p, "PACKETS PASSED ALONE BECAUSE OF", "PACKETS", v.Passed)
 	printReasons(p, "PACKETS DROPPED BECAUSE OF", "PACKETS", v.Dropped)

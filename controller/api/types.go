@@ -253,6 +253,7 @@ type VMStats struct {
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
 	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
+	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
 	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered
 	FrameBytesSum uint64            `json:"frame_bytes_sum"`        // of those frames

@@ -14,6 +14,7 @@ type PortCounters struct {
 	TxDropped  [flowtable.NumReasons]uint64
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 	SizeSum    uint64                      // their bytes
+	StalledNS  uint64                      // that the worker slept because of the VM's memory
 }
 
 // Add adds another worker's counts of the same VM.
@@ -32,6 +33,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 		c.FrameSizes[i] += n
 	}
 	c.SizeSum += o.SizeSum
+	c.StalledNS += o.StalledNS
 }
 
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.

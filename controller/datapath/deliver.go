@@ -64,19 +64,20 @@ func (w *Worker) reap() {
 // flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
 // guest has no room.
 func (w *Worker) flushPort(p *port) {
-	if p.paused || (p.hungry && p.asked == w.turn) {
+	if p.paused || w.resting(p) || (p.hungry && p.asked == w.turn) {
 		w.bound(p, p.hungry)
 		return
 	}
 	p.asked = w.turn
 	w.fill(p)
+	from := w.touching()
 	full, over := false, false
 	for p.out.n > 0 && !full && !over {
 		if p.guest == nil || p.err != nil || !p.guest.Begin(w.ringRoom(p)) {
 			w.dropQueued(p, flowtable.ReasonPortDown)
 			break
 		}
-		why := w.putBurst(p)
+		why := w.putBurst(p, from)
 		n, err := p.guest.Commit()
 		w.settleBurst(p, n)
 		if why == nil || err != nil { // what ended the burst came first
@@ -102,13 +103,14 @@ func (w *Worker) flushPort(p *port) {
 		w.keeps(p, p.guest.Reap())
 		w.table.LimitFrame(p.Index, p.guest.MaxFrame())
 	}
+	w.touched(p, from)
 	w.bound(p, full)
 }
 
-// putBurst hands frames to the guest until it refuses one, and returns why it did.
-func (w *Worker) putBurst(p *port) error {
+// putBurst hands frames to the guest until it refuses one, and returns why it did. from is what touching returned.
+func (w *Worker) putBurst(p *port, from int64) error {
 	for i := range p.out.n {
-		if p.credit.walk <= 0 {
+		if p.credit.walk <= 0 || i > 0 && w.long(from) {
 			return errTurn
 		}
 		err := w.put(p, p.out.at(i))

@@ -40,11 +40,12 @@ type port struct {
 	hungry  bool   // the guest has no room
 	waiting bool   // frames wait for the next burst or longer: what waits in out is bounded
 	asked   uint64 // the turn in which the hungry guest was tried last
-	paused  bool   // the guest is away for a moment: what comes for it waits
-	late    bool   // steering is off: what still comes was on its way when it was switched
-	dirty   bool   // in Worker.dirty
-	held    int    // chunks that the guest has not given back
-	pollAt  int    // place of the guest's descriptor in the poll set
+	stall   stall
+	paused  bool // the guest is away for a moment: what comes for it waits
+	late    bool // steering is off: what still comes was on its way when it was switched
+	dirty   bool // in Worker.dirty
+	held    int  // chunks that the guest has not given back
+	pollAt  int  // place of the guest's descriptor in the poll set
 	senders *senderSet
 	sources []*egress // of Worker.egress, the VM's
 	source  int       // the one that is polled next

@@ -45,6 +45,11 @@ func (w *Worker) transmit() (total int) {
 // visit lets one VM send for its part of the round, from each of its sources in turn.
 func (w *Worker) visit(p *port) (total int) {
 	w.round.enter(p)
+	if w.resting(p) {
+		return 0
+	}
+	from := w.touching()
+	defer w.touched(p, from)
 	for range p.sources {
 		if p.credit.tx <= 0 || w.round.left <= 0 {
 			break

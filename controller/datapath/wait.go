@@ -21,9 +21,14 @@ func (w *Worker) wait() {
 	ready := w.arm()
 	timeout := w.timeout()
 	for _, e := range w.egress {
+		if w.resting(e.port) {
+			continue
+		}
+		from := w.touching()
 		if !w.txStalled && !e.short && e.src.ArmKick() {
 			timeout = 0
 		}
+		w.touched(e.port, from)
 	}
 	if ready {
 		timeout = 0
@@ -43,7 +48,9 @@ func (w *Worker) wait() {
 	}
 	n, err := unix.Ppoll(w.fds, ts, nil)
 	for _, e := range w.egress {
-		e.src.DisarmKick()
+		if !w.resting(e.port) {
+			e.src.DisarmKick()
+		}
 	}
 	w.txStalled = false
 	if err != nil || n == 0 {
@@ -76,6 +83,9 @@ func (w *Worker) timeout() time.Duration {
 	if w.signless {
 		atMost(hungryRetry)
 	}
+	if d := w.restLeft(); d >= 0 {
+		atMost(d)
+	}
 	switch {
 	case w.nicBroken: // whatever is pending will not go before the link is up
 		atMost(errorBackoff)
@@ -95,7 +105,7 @@ func (w *Worker) arm() (ready bool) {
 	w.signless = false
 	for _, p := range w.list {
 		fd, moved := -1, false
-		if p.guest != nil && (p.hungry || p.held > 0) {
+		if p.guest != nil && (p.hungry || p.held > 0) && !w.resting(p) {
 			fd, moved = p.guest.Arm(p.hungry)
 			w.signless = w.signless || p.hungry && fd < 0
 		}

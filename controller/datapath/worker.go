@@ -68,6 +68,11 @@ type Worker struct {
 	txNeed int  // TX slots that the frame wants which found too few
 	owed   bool // somebody could go on, and has used up its part of this turn
 
+	wary   bool  // somebody has made the worker wait: see stall
+	stepAt int64 // when the step began
+	slept  int64 // by sleeps, when it was last asked
+	sleeps func() int64
+
 	clock   func() int64
 	now     int64 // by clock, read once per burst
 	descs   [BurstFrames]xsk.Desc
@@ -118,7 +123,7 @@ func New(cfg Config) (*Worker, error) {
 		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
-		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true,
+		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, sleeps: threadSleeps,
 	}
 	if w.clock == nil {
 		start := time.Now()
@@ -195,6 +200,7 @@ func (w *Worker) step() bool {
 		c.fn()
 		close(c.done)
 	}
+	w.stepBegins()
 	w.turn++
 	w.owed = false
 	w.reap()
@@ -209,6 +215,7 @@ func (w *Worker) step() bool {
 	if n > 0 {
 		w.activity.Store(w.activity.Load() + 1) // one writer
 	}
+	w.stepEnds()
 	return n > 0 || w.owed
 }
 

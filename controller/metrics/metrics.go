@@ -51,7 +51,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range queueCounters {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{buildInfo, heldPackets, unexplained, frameBytes, holdSeconds, vmRunning, vmWaiting, queueChunks, queueHeld, queueSlots, queueUp, outcomes} {
+	for _, d := range []*prometheus.Desc{buildInfo, stalled, heldPackets, unexplained, frameBytes, holdSeconds, vmRunning, vmWaiting, queueChunks, queueHeld, queueSlots, queueUp, outcomes} {
 		ch <- d
 	}
 }
@@ -94,6 +94,7 @@ func collectVM(ch chan<- prometheus.Metric, v *api.VMStats) {
 			counter(ch, m.desc, n, v.Iface, v.VM, reason)
 		}
 	}
+	ch <- prometheus.MustNewConstMetric(stalled, prometheus.CounterValue, float64(v.StalledNS)/1e9, v.Iface, v.VM)
 	gauge(ch, heldPackets, float64(v.Held), v.Iface, v.VM)
 	gauge(ch, unexplained, float64(v.Unexplained), v.Iface, v.VM)
 	histogram(ch, frameBytes, v.FrameBytes, 1, v.FrameBytesSum, v.Iface, v.VM)

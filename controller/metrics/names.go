@@ -21,6 +21,7 @@ var (
 	buildInfo   = desc("build_info", "1, labelled with the controller's version.", []string{"version"})
 	vmRunning   = desc("vm_running", "1 while rscctl serves the VM, 0 while its port waits, has failed, or is left to the kernel's path.", ofVM)
 	vmWaiting   = desc("vm_waiting", "1 for a VM that is not attached now and comes back by itself.", ofVM)
+	stalled     = desc("vm_stalled_seconds_total", "That workers slept because of the VM's memory.", ofVM)
 	heldPackets = desc("vm_held_packets", "Packets in open slots and in the queue in front of the guest.", ofVM)
 	unexplained = desc("vm_unexplained_packets", "Packets received less those of every fate: other than 0 is a fault of rscctl.", ofVM)
 	frameBytes  = desc("vm_frame_bytes", "Sizes of delivered TCP frames, Ethernet first.", ofVM)
