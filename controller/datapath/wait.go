@@ -47,10 +47,16 @@ func (w *Worker) wait() {
 		ts = &t
 	}
 	n, err := unix.Ppoll(w.fds, ts, nil)
+	if w.wary { // this sleep was nobody's fault
+		w.slept = w.sleeps()
+	}
 	for _, e := range w.egress {
-		if !w.resting(e.port) {
-			e.src.DisarmKick()
+		if w.resting(e.port) {
+			continue
 		}
+		from := w.touching()
+		e.src.DisarmKick()
+		w.touched(e.port, from)
 	}
 	w.txStalled = false
 	if err != nil || n == 0 {
