@@ -175,11 +175,12 @@ func (e *EventFD) Signal() error {
 // Close closes the descriptor. A Drain of a closed counter finds nothing.
 func (e *EventFD) Close() error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+	was := e.closed
+	e.closed = true
+	e.mu.Unlock() // to take the watch off may wait for the peer, and a Drain must not wait for that
+	if was {
 		return nil
 	}
-	e.closed = true
 	if e.watched {
 		_ = unix.Close(e.watch)
 	}
