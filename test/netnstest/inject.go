@@ -1,8 +1,10 @@
 package netnstest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,9 +29,15 @@ func (s *Side) Injector(t testing.TB) *Injector {
 	return in
 }
 
-// Send sends one frame, Ethernet first. At most MTU+14 bytes, 4 more with an 802.1Q tag.
+// Send sends one frame, Ethernet first. At most MTU+14 bytes, 4 more with an 802.1Q tag. While a device has no room, as on a slow
+// machine that takes a flood, it tries again for a while.
 func (in *Injector) Send(frame []byte) error {
-	if err := unix.Sendto(in.fd, frame, 0, &in.addr); err != nil {
+	err := unix.Sendto(in.fd, frame, 0, &in.addr)
+	for end := time.Now().Add(time.Second); errors.Is(err, unix.ENOBUFS) && time.Now().Before(end); {
+		time.Sleep(20 * time.Microsecond)
+		err = unix.Sendto(in.fd, frame, 0, &in.addr)
+	}
+	if err != nil {
 		return fmt.Errorf("inject %d bytes: %w", len(frame), err)
 	}
 	return nil
