@@ -69,6 +69,7 @@ func (k *userKind) open(a *attachment) error {
 		Stopped:     func(_ *vhost.Port, reason error) { k.stopped(a, reason) },
 	}
 	k.cfg.Logf = func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) }
+	k.cfg.Notef = func(format string, args ...any) { a.log.Info(fmt.Sprintf(format, args...)) }
 	port, err := vhost.NewPort(k.cfg)
 	if err != nil {
 		return err
@@ -164,10 +165,10 @@ func (k *userKind) stopWorkers(a *attachment, what string, stop func(*queue, uin
 func (k *userKind) stopped(a *attachment, reason error) {
 	if left, ok := k.limit.Allow("stopped"); !ok {
 		return
-	} else if reason != nil {
+	} else if reason != nil && !errors.Is(reason, vhost.ErrDisconnected) {
 		a.log.Warn("port stopped", "reason", reason, "lines_left_out", left)
 	} else {
-		a.log.Info("port stopped")
+		a.log.Info("port stopped", "lines_left_out", left)
 	}
 }
 

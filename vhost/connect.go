@@ -112,7 +112,7 @@ func (p *Port) runSession(c *net.UnixConn) {
 	if closing { // Close came before it could see the session
 		s.Interrupt()
 	} else {
-		p.logf("front-end connected (process %d)", s.Info().PeerPID)
+		p.notef("front-end connected (process %d)", s.Info().PeerPID)
 	}
 
 	err := s.Run()
@@ -134,7 +134,7 @@ func (p *Port) runSession(c *net.UnixConn) {
 	case errors.Is(err, ErrInternal):
 		p.logf("front-end given up: %v", err)
 	case errors.Is(err, user.ErrDisconnected):
-		p.logf("front-end disconnected")
+		p.notef("front-end disconnected")
 	default:
 		p.logf("front-end thrown out: %v", err)
 	}

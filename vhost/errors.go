@@ -18,6 +18,9 @@ var (
 	ErrFolder      = unixsock.ErrFolder // others could take the socket's place
 )
 
+// ErrDisconnected is a reason of Hooks.Stopped: the front-end has closed its connection, as one that ends does.
+var ErrDisconnected = user.ErrDisconnected
+
 // Of RxQueue.Put. They are returned as they are, so comparing suffices.
 var (
 	// ErrNoBuffers: the guest has not posted enough; nothing was delivered.

@@ -65,7 +65,10 @@ type Config struct {
 	Memory *guestmem.Budget
 	// Logf gets one line per call, and at most ten a minute of each kind, however
 	// the front-end behaves; nil discards.
-	Logf  func(format string, args ...any)
+	Logf func(format string, args ...any)
+	// Notef is Logf for what is no trouble: a front-end that comes and goes. nil:
+	// Logf gets those lines too.
+	Notef func(format string, args ...any)
 	Hooks Hooks
 
 	touching func() // guestmem.Options.Touching, in tests
@@ -135,6 +138,9 @@ func NewPort(cfg Config) (*Port, error) {
 	}
 	if cfg.Logf == nil {
 		cfg.Logf = func(string, ...any) {}
+	}
+	if cfg.Notef == nil {
+		cfg.Notef = cfg.Logf
 	}
 	if cfg.MaxBuffers < 0 {
 		return nil, fmt.Errorf("port %s: %d buffers: %w", cfg.Name, cfg.MaxBuffers, ErrConfig)
@@ -260,7 +266,12 @@ func (p *Port) TX(i int) *TxQueue { return p.tx[i] }
 
 // logf writes a line, unless ten with that format were written this minute: the
 // front-end can provoke each of them.
-func (p *Port) logf(format string, args ...any) {
+func (p *Port) logf(format string, args ...any) { p.write(p.cfg.Logf, format, args) }
+
+// notef is logf for what is no trouble.
+func (p *Port) notef(format string, args ...any) { p.write(p.cfg.Notef, format, args) }
+
+func (p *Port) write(to func(string, ...any), format string, args []any) {
 	left, ok := p.limit.Allow(format)
 	if !ok {
 		return
@@ -268,5 +279,5 @@ func (p *Port) logf(format string, args ...any) {
 	if left > 0 {
 		format, args = format+" (%d lines like this were left out)", append(args, left)
 	}
-	p.cfg.Logf("port %s: "+format, append([]any{p.cfg.Name}, args...)...)
+	to("port %s: "+format, append([]any{p.cfg.Name}, args...)...)
 }

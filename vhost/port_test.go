@@ -350,3 +350,26 @@ func TestADataPathThatHangsDoesNotHangTheFrontEnd(t *testing.T) {
 	g = newGuest(t, socket, nil).start()
 	exchange(t, p, g, 0)
 }
+
+// A front-end that comes and goes is no trouble, and not logged as one; one that is thrown out is.
+func TestComingAndGoingIsNoTrouble(t *testing.T) {
+	var notes portLog
+	p, socket, log := newPort(t, func(c *vhost.Config) { c.Notef = notes.logf })
+	g := newGuest(t, socket, nil).start()
+	exchange(t, p, g, 0)
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-log.stopped
+	if !notes.has("front-end connected") || !notes.has("front-end disconnected") || log.has("front-end") {
+		t.Errorf("notes %q, trouble %q", notes.all(), log.all())
+	}
+	c := raw(t, socket)
+	if _, err := c.Write(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	<-log.stopped
+	if !log.has("thrown out") || notes.has("thrown out") {
+		t.Errorf("notes %q, trouble %q", notes.all(), log.all())
+	}
+}
