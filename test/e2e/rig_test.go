@@ -217,7 +217,7 @@ func (r *rig) boot(cfg stackguest.Config, addrs ...string) *guest {
 func (r *rig) eventually(what string, check func() error) {
 	r.t.Helper()
 	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(netnstest.Patience(10 * time.Second)); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}

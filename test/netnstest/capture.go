@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -111,10 +112,19 @@ func (c *Capture) Next(timeout time.Duration) Frame {
 	return f
 }
 
+// Patience is how long to wait for what takes at most d here: longer in an emulated machine, whose other processors may be at work
+// for somebody else. What waits so asks whether something happens, never how fast.
+func Patience(d time.Duration) time.Duration {
+	if os.Getenv("RSCCTL_INSIDE") != "" {
+		return 6 * d
+	}
+	return d
+}
+
 // Until returns the first frame that satisfies match, passing over others, and fails the test when none comes in time.
 func (c *Capture) Until(timeout time.Duration, match func(f Frame) bool) Frame {
 	c.t.Helper()
-	deadline := time.Now().Add(timeout)
+	deadline := time.Now().Add(Patience(timeout))
 	for seen := 0; ; seen++ {
 		f, ok := c.Poll(time.Until(deadline))
 		if !ok {
