@@ -51,6 +51,7 @@ func (c *Controller) routes() http.Handler {
 	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }))
 	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) { return c.GetPolicy(r.FormValue("vm")) }))
 	mux.HandleFunc("GET /v1/stats", query(func(r *http.Request) (any, error) { return c.Stats(r.FormValue("vm")) }))
+	mux.HandleFunc("GET /v1/config", query(func(*http.Request) (any, error) { return c.Config(), nil }))
 	mux.HandleFunc("GET /v1/flows", query(func(r *http.Request) (any, error) {
 		limit := 0
 		if s := r.FormValue("limit"); s != "" {

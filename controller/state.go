@@ -58,6 +58,19 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 	return req
 }
 
+// Config is what the controller was told of every VM, attached or waiting.
+func (c *Controller) Config() api.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := api.Config{Schema: api.Schema, VMs: []api.AttachRequest{}, DefaultPolicy: defaultPolicy()}
+	for _, i := range c.snapshotState().Interfaces {
+		for _, vm := range i.VMs {
+			out.VMs = append(out.VMs, attachAgain(i.Name, vm))
+		}
+	}
+	return out
+}
+
 // snapshotState is what the state file should hold now: the attached VMs, and those that wait or are still to be restored. A
 // VM that is in both lists is being attached at this moment. The caller holds mu.
 func (c *Controller) snapshotState() state.State {

@@ -89,6 +89,8 @@ func answer(r *http.Request, body []byte) any {
 		return sampleFlows()
 	case "/v1/policy":
 		return samplePolicy()
+	case "/v1/config":
+		return sampleConfig()
 	case "/v1/stats":
 		return sampleStats()
 	}
@@ -99,6 +101,17 @@ func samplePolicy() api.PolicyResponse {
 	return api.PolicyResponse{
 		Schema: api.Schema, VM: "web", Effective: "gro", Note: "the guest did not negotiate RSC_EXT",
 		Policy: api.Policy{Coalesce: true, IPv4: true, Profile: "rsc", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{22, 53}},
+	}
+}
+
+func sampleConfig() api.Config {
+	off, hold, ports := false, int64(20000), []uint16{22, 53}
+	return api.Config{
+		Schema: api.Schema, DefaultPolicy: api.Policy{Coalesce: true, IPv4: true, IPv6: true, Profile: "gro", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{}},
+		VMs: []api.AttachRequest{
+			{VM: "web", Iface: "eth0", MAC: "52:54:00:12:34:56", VhostUser: "/run/rscctl/web.sock", SocketOwner: "libvirt-qemu:kvm", Policy: api.PolicyPatch{HoldNS: &hold, ExcludePorts: &ports}},
+			{VM: "db", Iface: "eth0", MAC: "52:54:00:12:34:57", VLAN: 100, Domain: "db", Tap: "vnet3", Policy: api.PolicyPatch{Coalesce: &off}},
+		},
 	}
 }
 

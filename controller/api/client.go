@@ -117,6 +117,11 @@ func (c *Client) Stats(ctx context.Context, vm string) (*Stats, error) {
 	return get[Stats](ctx, c, "/v1/stats", query{"vm": vm})
 }
 
+// Config returns what the controller was told of every VM.
+func (c *Client) Config(ctx context.Context) (*Config, error) {
+	return get[Config](ctx, c, "/v1/config", nil)
+}
+
 type query map[string]string
 
 func (q query) encode() string {

@@ -10,6 +10,7 @@
 //	GET  /v1/policy?vm=V                -            PolicyResponse
 //	POST /v1/policy                     PolicyRequest   PolicyResponse
 //	GET  /v1/stats?vm=V                 -            Stats
+//	GET  /v1/config                     -            Config
 //
 // An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
 package api
@@ -80,6 +81,13 @@ type AttachRequest struct {
 	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
 	SocketOwner string      `json:"socket_owner,omitempty"` // "user:group", names or numbers
 	DryRun      bool        `json:"dry_run,omitempty"`
+}
+
+// Config is what the controller was told: a request for each VM, attached or waiting, that attaches it again, with its policy in full.
+type Config struct {
+	Schema        int             `json:"schema"`
+	VMs           []AttachRequest `json:"vms"`
+	DefaultPolicy Policy          `json:"default_policy"`
 }
 
 // AttachResponse says what was, or with DryRun would be, changed on the host, in order, and what the operator should know.

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/apply"
+)
+
+func applyCommand(s streams) *cli.Command {
+	return &cli.Command{
+		Name:      "apply",
+		Usage:     "bring interfaces, VMs and policies to what a file describes",
+		UsageText: "rscctl apply -f FILE [--dry-run] [--prune] [-o table|json]",
+		Description: `FILE is YAML or JSON, - for standard input; 'rscctl export' writes one. What it does not say of a VM is the default. Prints what
+differs, and does it: a policy is changed while the VM runs, everything else by detaching and attaching, which takes the VM's link
+down for a moment. A VM that cannot be attached as described is attached as it was. Done twice, the second time finds nothing to do.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the description, `FILE` or -"},
+			boolFlag("dry-run", "only print what differs, and what the controller would refuse"),
+			boolFlag("prune", "detach the VMs that FILE does not name"),
+			outputFlag(), socketFlag(),
+		},
+		Action: func(c *cli.Context) error { return on("apply", runApply(c, s)) },
+	}
+}
+
+func exportCommand(s streams) *cli.Command {
+	return &cli.Command{
+		Name:        "export",
+		Usage:       "write what the controller has, as a file for apply",
+		Description: "Writes YAML to standard output: every VM, attached or waiting, with what of it is not the default.",
+		Flags:       []cli.Flag{socketFlag()},
+		Action: func(c *cli.Context) error {
+			if _, err := positionals(c, 0, 0, ""); err != nil {
+				return err
+			}
+			config, err := client(c).Config(c.Context)
+			if err != nil {
+				return on("export", err)
+			}
+			return on("export", apply.Export(config).Write(s.out))
+		},
+	}
+}
+
+// applied is what apply prints of a step, in JSON.
+type applied struct {
+	apply.Step
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+}
+
+func runApply(c *cli.Context, s streams) error {
+	if _, err := positionals(c, 0, 0, ""); err != nil {
+		return err
+	}
+	asJSON, err := format(c)
+	if err != nil {
+		return err
+	}
+	f, err := readDescription(c.String("file"), s.in)
+	if err != nil {
+		return err
+	}
+	cl := client(c)
+	config, err := cl.Config(c.Context)
+	if err != nil {
+		return err
+	}
+	p, done, failed := newPrinter(s.out), []applied{}, 0
+	for _, step := range apply.Plan(f, config, c.Bool("prune")) {
+		a := applied{Step: step}
+		if a.Warnings, err = carryOut(c.Context, cl, &step, c.Bool("dry-run")); err != nil {
+			a.Error, failed = oneLine(err.Error()), failed+1
+		}
+		if done = append(done, a); !asJSON {
+			printApplied(p, &a)
+		}
+	}
+	if asJSON {
+		err = printJSON(s.out, struct {
+			Schema int       `json:"schema"`
+			DryRun bool      `json:"dry_run"`
+			Steps  []applied `json:"steps"`
+		}{api.Schema, c.Bool("dry-run"), done})
+	} else {
+		if len(done) == 0 {
+			p.line("nothing to do")
+		}
+		err = p.flush()
+	}
+	if failed > 0 {
+		return errors.Join(fmt.Errorf("%s", plural(failed, "step failed", "steps failed")), err)
+	}
+	return err
+}
+
+func carryOut(ctx context.Context, cl *api.Client, step *apply.Step, dry bool) ([]string, error) {
+	if dry {
+		return step.Try(ctx, cl)
+	}
+	return step.Do(ctx, cl)
+}
+
+func printApplied(p *printer, a *applied) {
+	p.line("%s", oneLine(a.String()))
+	for _, w := range a.Warnings {
+		p.line("  warning: %s", oneLine(w))
+	}
+	if a.Error != "" {
+		p.line("  failed: %s", a.Error)
+	}
+}
+
+// readDescription reads a file, or with - standard input.
+func readDescription(name string, stdin io.Reader) (*apply.File, error) {
+	switch name {
+	case "":
+		return nil, usagef("apply: which description? give -f FILE, or -f - for standard input")
+	case "-":
+		f, err := apply.Read(stdin)
+		if err != nil {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+		return f, nil
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	f, err := apply.Read(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, nil
+}

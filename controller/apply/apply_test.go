@@ -1,0 +1,248 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+var defaults = api.Policy{Coalesce: true, IPv4: true, IPv6: true, Profile: api.ProfileGRO, HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{}}
+
+// host is a controller that keeps what it is told, and refuses VMs on interfaces that it does not have.
+type host struct {
+	vms    []api.AttachRequest
+	log    []string
+	refuse map[string]bool // by interface
+}
+
+var errRefused = errors.New("refused")
+
+func (h *host) config() *api.Config {
+	return &api.Config{VMs: slices.Clone(h.vms), DefaultPolicy: defaults}
+}
+
+func (h *host) Attach(_ context.Context, r api.AttachRequest) (*api.AttachResponse, error) {
+	if h.refuse[r.Iface] {
+		return nil, errRefused
+	}
+	if r.DryRun {
+		return &api.AttachResponse{Warnings: []string{"dry"}}, nil
+	}
+	h.log = append(h.log, "attach "+r.VM)
+	h.vms = append(h.vms, r)
+	return &api.AttachResponse{}, nil
+}
+
+func (h *host) Detach(_ context.Context, r api.DetachRequest) (*api.DetachResponse, error) {
+	n := len(h.vms)
+	if h.vms = slices.DeleteFunc(h.vms, func(v api.AttachRequest) bool { return v.VM == r.VM && v.Iface == r.Iface }); len(h.vms) == n {
+		return nil, api.ErrUnknownVM
+	}
+	h.log = append(h.log, "detach "+r.VM)
+	return &api.DetachResponse{}, nil
+}
+
+func (h *host) SetPolicy(_ context.Context, r api.PolicyRequest) (*api.PolicyResponse, error) {
+	h.log = append(h.log, "policy "+r.VM)
+	for i := range h.vms {
+		if h.vms[i].VM == r.VM {
+			h.vms[i].Policy = r.Patch
+		}
+	}
+	return &api.PolicyResponse{}, nil
+}
+
+func read(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := Read(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// run carries a file out, and returns what was done.
+func (h *host) run(t *testing.T, f *File, prune bool) (done []string, failed error) {
+	t.Helper()
+	h.log = nil
+	for _, s := range Plan(f, h.config(), prune) {
+		if _, err := s.Do(t.Context(), h); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", s.VM, err))
+		}
+	}
+	return h.log, failed
+}
+
+const described = `
+version: 1
+vms:
+- {name: web, iface: eth0, mac: "52:54:00:12:34:56", vhost-user: /run/web.sock, policy: {hold: 20us}}
+- {name: db, iface: eth0, mac: "52-54-00-12-34-57", vlan: 100, tap: vnet3}
+`
+
+// A file is carried out once; the second time there is nothing to do. Policies change in place, all else by attaching again; what
+// the file does not name is left alone unless it is pruned, and goes first, because it may have what another one needs.
+func TestAFileIsCarriedOutAndThenThereIsNothingToDo(t *testing.T) {
+	h := &host{vms: []api.AttachRequest{{VM: "old", Iface: "eth0", MAC: "52:54:00:12:34:57", VLAN: 100, Tap: "vnet3"}}}
+	for _, step := range []struct {
+		text  string
+		prune bool
+		want  string
+	}{
+		{described, true, "[detach old attach web attach db]"},
+		{described, true, "[]"},
+		{strings.Replace(described, "hold: 20us", "hold: 0s, exclude-ports: [53, 22, 22]", 1), false, "[policy web]"},
+		{strings.Replace(described, "hold: 20us", "hold: 0s, exclude-ports: [22, 53]", 1), false, "[]"},
+		{strings.Replace(described, ", policy: {hold: 20us}", "", 1), false, "[policy web]"}, // what is not said is the default
+		{strings.Replace(described, "/run/web.sock", "/run/other.sock, isolate: true", 1), false, "[detach web attach web]"},
+		{strings.Replace(described, "tap: vnet3", "tap: vnet9, trust-tap: true", 1), false, "[detach web attach web]"}, // vnet9 is where the VM may be found: no change
+		{"version: 1\nvms: []", false, "[]"},
+		{"version: 1\nvms: []", true, "[detach db detach web]"},
+	} {
+		done, err := h.run(t, read(t, step.text), step.prune)
+		if err != nil || fmt.Sprint(done) != step.want {
+			t.Errorf("%s: did %v, want %s: %v", step.text, done, step.want, err)
+		}
+	}
+}
+
+// What a change says is what changes; a VM that cannot be as described is as it was, and the others are done all the same.
+func TestAVMThatCannotBeAsDescribedIsAsItWas(t *testing.T) {
+	h := &host{refuse: map[string]bool{"nosuch0": true}}
+	if _, err := h.run(t, read(t, described), false); err != nil {
+		t.Fatal(err)
+	}
+	before := h.vms[0]
+	f := read(t, strings.Replace(described, "{name: web, iface: eth0", "{name: web, iface: nosuch0", 1)+"- {name: new, iface: nosuch0, mac: \"52:54:00:12:34:58\", tap: t}\n- {name: good, iface: eth1, mac: \"52:54:00:12:34:58\", tap: u}\n")
+	plan := Plan(f, h.config(), false)
+	if len(plan) != 3 || plan[0].String() != "change web, whose link goes down for a moment: iface: eth0 -> nosuch0" || plan[1].String() != "attach new to nosuch0" {
+		t.Fatalf("%v", plan)
+	}
+	if _, err := plan[1].Try(t.Context(), h); !errors.Is(err, errRefused) {
+		t.Errorf("tried: %v", err)
+	}
+	if w, err := plan[2].Try(t.Context(), h); err != nil || len(w) != 1 || len(h.vms) != 2 {
+		t.Errorf("tried: %v %v, %d VMs", w, err, len(h.vms))
+	}
+	done, err := h.run(t, f, false)
+	if fmt.Sprint(done) != "[detach web attach web attach good]" || !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "it is attached as it was") {
+		t.Errorf("did %v: %v", done, err)
+	}
+	if i := slices.IndexFunc(h.vms, func(v api.AttachRequest) bool { return v.VM == "web" }); i < 0 || h.vms[i].Iface != before.Iface || *h.vms[i].Policy.HoldNS != *before.Policy.HoldNS {
+		t.Errorf("%+v", h.vms)
+	}
+	h.refuse["eth0"] = true
+	if _, err = h.run(t, f, false); !strings.Contains(err.Error(), "not attached as it was") {
+		t.Errorf("lost without a word: %v", err)
+	}
+}
+
+// What is exported describes what there is: read again, there is nothing to do. Defaults are not in it.
+func TestWhatIsExportedIsWhatThereIs(t *testing.T) {
+	h := &host{}
+	all := `
+version: 1
+vms:
+- name: a
+  iface: eth1
+  mac: 52:54:00:00:00:01
+  vlan: 7
+  vhost-user: /run/a.sock
+  connect: true
+  allow-spoof: true
+  isolate: true
+  any-memory: true
+  fix-offloads: true
+  socket-mode: "0600"
+  socket-owner: q:kvm
+  policy: {coalesce: false, ipv4: false, ipv6: false, profile: rsc, hold: 1ms, max-bytes: 9000, max-segments: 7, exclude-ports: [1, 2]}
+- {name: b, iface: eth0, mac: "52:54:00:00:00:02", tap: vnet1, trust-tap: true, bypass-filters: true}
+- {name: c, iface: eth0, mac: "52:54:00:00:00:03", domain: c}
+`
+	if _, err := h.run(t, read(t, all), false); err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := Export(h.config()).Write(&text); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Read(&text)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &text)
+	}
+	if done, err := h.run(t, f, true); err != nil || len(done) > 0 {
+		t.Errorf("did %v: %v", done, err)
+	}
+	want := read(t, all).VMs
+	for i, v := range f.VMs { // by interface and name
+		other := want[[]int{1, 2, 0}[i]]
+		if a, b := fmt.Sprintf("%+v", v.request(defaults)), fmt.Sprintf("%+v", other.request(defaults)); v.Name != other.Name || len(a) != len(b) {
+			t.Errorf("%s\n%s", a, b)
+		}
+	}
+	if f.VMs[0].Policy != (Policy{}) {
+		t.Errorf("defaults are written: %+v", f.VMs[0].Policy)
+	}
+}
+
+// Files that are cut, say something twice, or contradict themselves are refused by one line that names the place.
+func TestWrongFilesAreRefused(t *testing.T) {
+	const vm = `{name: a, iface: e, mac: "52:54:00:00:00:01", tap: t`
+	for text, word := range map[string]string{
+		"":                               "empty",
+		"version: 2\nvms: []":            "version 2",
+		"vms: []":                        "version 0",
+		"version: 1\nvms: [":             "line",
+		"version: 1\nbogus: 1":           "bogus",
+		"version: 1\nvms: []\n---\na: 1": "follows",
+		"version: 1\nvms: [{iface: e}]":  "place 1",
+		"version: 1\nvms: [" + vm + "}, " + vm + "}]":                                           "both have name a",
+		"version: 1\nvms: [" + vm + "}, " + strings.Replace(vm, "name: a", "name: b", 1) + "}]": "VMs a and b: both have",
+		"version: 1\nvms: [" + vm + ", vhost-user: /s}]":                                        "one of them",
+		"version: 1\nvms: [" + strings.Replace(vm, ", tap: t", "", 1) + "}]":                    "one of vhost-user",
+		"version: 1\nvms: [" + strings.Replace(vm, "52:54:00:00:00:01", "52:54", 1) + "}]":      "six bytes",
+		"version: 1\nvms: [" + vm + ", vlan: 4095}]":                                            "1 to 4094",
+		"version: 1\nvms: [" + vm + ", vlan: many}]":                                            "many",
+		"version: 1\nvms: [" + vm + ", policy: {hold: soon}}]":                                  "soon",
+		"version: 1\nvms: [" + vm + ", policy: {hold: -1us}}]":                                  "negative",
+		"version: 1\nvms: [" + vm + ", policy: {profile: tso}}]":                                "gro or rsc",
+		"version: 1\nvms: [" + vm + ", policy: {exclude-ports: [70000]}}]":                      "70000",
+		"version: 1\nvms: [" + strings.Replace(vm, "iface: e, ", "", 1) + "}]":                  "interface",
+		"version: 1\nvms: &x [*x]":                                                              "",
+		"\x00\x01":                                                                              "",
+	} {
+		f, err := Read(strings.NewReader(text))
+		if !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), word) {
+			t.Errorf("%q: %v, %+v", text, err, f)
+		}
+	}
+	if _, err := Read(strings.NewReader(`{"version": 1, "vms": [` + `{"name": "a", "iface": "e", "mac": "52:54:00:00:00:01", "tap": "t", "policy": {"hold": "5us"}}]}`)); err != nil {
+		t.Errorf("JSON: %v", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(described))
+	f.Add([]byte(`{"version": 1, "vms": []}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := Read(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		h := &host{}
+		for _, s := range Plan(file, h.config(), true) {
+			if _, err := s.Do(t.Context(), h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left := Plan(file, h.config(), true); len(left) > 0 {
+			t.Fatalf("done, and still to do: %v", left)
+		}
+	})
+}

@@ -1,0 +1,222 @@
+// Package apply brings a controller's VMs to what a file says, and writes such a file. It talks to the controller as any client
+// does, and finds out what is to be done before it does anything.
+package apply
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// ErrFile is returned for a file that cannot be right, whatever the host looks like.
+var ErrFile = errors.New("wrong description")
+
+// Version is that of the file's form.
+const Version = 1
+
+// File is the described state: YAML, or JSON, which is YAML too.
+type File struct {
+	Version int  `yaml:"version"`
+	VMs     []VM `yaml:"vms"`
+}
+
+// VM is one VM. The names are those of attach's flags.
+type VM struct {
+	Name          string `yaml:"name"`
+	Iface         string `yaml:"iface"`
+	MAC           string `yaml:"mac"`
+	VLAN          int    `yaml:"vlan,omitempty"`
+	VhostUser     string `yaml:"vhost-user,omitempty"`
+	Connect       bool   `yaml:"connect,omitempty"`
+	Tap           string `yaml:"tap,omitempty"`
+	Domain        string `yaml:"domain,omitempty"`
+	TrustTap      bool   `yaml:"trust-tap,omitempty"`
+	BypassFilters bool   `yaml:"bypass-filters,omitempty"`
+	AllowSpoof    bool   `yaml:"allow-spoof,omitempty"`
+	Isolate       bool   `yaml:"isolate,omitempty"`
+	AnyMemory     bool   `yaml:"any-memory,omitempty"`
+	FixOffloads   bool   `yaml:"fix-offloads,omitempty"`
+	SocketMode    string `yaml:"socket-mode,omitempty"`
+	SocketOwner   string `yaml:"socket-owner,omitempty"`
+	Policy        Policy `yaml:"policy,omitempty"`
+}
+
+// Policy has the names of the policy flags. What is nil is the controller's default.
+type Policy struct {
+	Coalesce     *bool          `yaml:"coalesce,omitempty"`
+	IPv4         *bool          `yaml:"ipv4,omitempty"`
+	IPv6         *bool          `yaml:"ipv6,omitempty"`
+	Profile      *api.Profile   `yaml:"profile,omitempty"`
+	Hold         *time.Duration `yaml:"hold,omitempty"`
+	MaxBytes     *int           `yaml:"max-bytes,omitempty"`
+	MaxSegments  *int           `yaml:"max-segments,omitempty"`
+	ExcludePorts *[]uint16      `yaml:"exclude-ports,omitempty,flow"`
+}
+
+// Read reads and checks a file. The error is ErrFile, or the reader's.
+func Read(r io.Reader) (*File, error) {
+	d := yaml.NewDecoder(r)
+	d.KnownFields(true)
+	var f File
+	if err := d.Decode(&f); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it is empty", ErrFile)
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFile, err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: something follows the first document", ErrFile)
+	}
+	if err := f.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFile, err)
+	}
+	return &f, nil
+}
+
+// Write writes a file that Read takes.
+func (f *File) Write(w io.Writer) error {
+	e := yaml.NewEncoder(w)
+	e.SetIndent(2)
+	return errors.Join(e.Encode(f), e.Close())
+}
+
+// check finds what contradicts itself. What contradicts the host, the controller says.
+func (f *File) check() error {
+	if f.Version != Version {
+		return fmt.Errorf("version %d: this rscctl reads version %d", f.Version, Version)
+	}
+	taken := map[string]string{} // what no two VMs may have, and who has it
+	for i := range f.VMs {
+		v := &f.VMs[i]
+		if v.Name == "" {
+			return fmt.Errorf("the VM at place %d has no name", i+1)
+		}
+		if err := v.check(); err != nil {
+			return fmt.Errorf("VM %s: %w", v.Name, err)
+		}
+		claims := []string{"name " + v.Name, fmt.Sprintf("address %s in VLAN %d of %s", v.MAC, v.VLAN, v.Iface)}
+		for what, which := range map[string]string{"socket": v.VhostUser, "tap": v.Tap, "domain": v.Domain} {
+			if which != "" && (what != "domain" || v.Tap == "") { // a domain may have several taps
+				claims = append(claims, what+" "+which)
+			}
+		}
+		for _, c := range claims {
+			if other, ok := taken[c]; ok && !strings.HasPrefix(c, "domain ") {
+				return fmt.Errorf("VMs %s and %s: both have %s", other, v.Name, c)
+			}
+			taken[c] = v.Name
+		}
+	}
+	return nil
+}
+
+func (v *VM) check() error {
+	mac, err := net.ParseMAC(v.MAC)
+	if err != nil || len(mac) != 6 {
+		return fmt.Errorf("mac %q: use six bytes like 52:54:00:12:34:56", v.MAC)
+	}
+	v.MAC = mac.String()
+	switch {
+	case v.Iface == "":
+		return errors.New("iface: name the interface")
+	case v.VLAN < 0 || v.VLAN > 4094:
+		return fmt.Errorf("vlan %d: use 1 to 4094", v.VLAN)
+	case v.VhostUser == "" && v.Tap == "" && v.Domain == "":
+		return errors.New("give one of vhost-user, tap and domain")
+	case v.VhostUser != "" && (v.Tap != "" || v.Domain != ""):
+		return errors.New("vhost-user and a tap: give one of them")
+	case v.Policy.Hold != nil && *v.Policy.Hold < 0:
+		return fmt.Errorf("hold %v: it cannot be negative", *v.Policy.Hold)
+	case v.Policy.Profile != nil && !slices.Contains(api.Profiles, *v.Policy.Profile):
+		return fmt.Errorf("profile %q: use gro or rsc", *v.Policy.Profile)
+	}
+	return nil
+}
+
+// request attaches the VM with the policy that it has, the defaults filled in.
+func (v *VM) request(defaults api.Policy) api.AttachRequest {
+	p := v.Policy.over(defaults)
+	return api.AttachRequest{
+		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
+		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, Isolate: v.Isolate, AnyMemory: v.AnyMemory,
+		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: full(p),
+	}
+}
+
+// over fills the policy up with base.
+func (p *Policy) over(base api.Policy) api.Policy {
+	set(&base.Coalesce, p.Coalesce)
+	set(&base.IPv4, p.IPv4)
+	set(&base.IPv6, p.IPv6)
+	set(&base.Profile, p.Profile)
+	set(&base.MaxBytes, p.MaxBytes)
+	set(&base.MaxSegments, p.MaxSegments)
+	if p.Hold != nil {
+		base.HoldNS = p.Hold.Nanoseconds()
+	}
+	if p.ExcludePorts != nil {
+		base.ExcludePorts = slices.Clone(*p.ExcludePorts)
+		slices.Sort(base.ExcludePorts)
+		base.ExcludePorts = slices.Compact(base.ExcludePorts)
+	}
+	return base
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// full is a patch of all fields.
+func full(p api.Policy) api.PolicyPatch {
+	return api.PolicyPatch{
+		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS, MaxBytes: &p.MaxBytes,
+		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
+	}
+}
+
+// Export is the file that describes what a controller has, without what is the default.
+func Export(c *api.Config) *File {
+	f := &File{Version: Version, VMs: []VM{}}
+	for i := range c.VMs {
+		r := &c.VMs[i]
+		f.VMs = append(f.VMs, VM{
+			Name: r.VM, Iface: r.Iface, MAC: r.MAC, VLAN: r.VLAN, VhostUser: r.VhostUser, Connect: r.Connect, Tap: r.Tap, Domain: r.Domain,
+			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, Isolate: r.Isolate, AnyMemory: r.AnyMemory,
+			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, Policy: beside(policyOf(r, c.DefaultPolicy), c.DefaultPolicy),
+		})
+	}
+	slices.SortFunc(f.VMs, func(a, b VM) int { return cmp.Or(cmp.Compare(a.Iface, b.Iface), cmp.Compare(a.Name, b.Name)) })
+	return f
+}
+
+// beside is what p has beside the defaults.
+func beside(p, defaults api.Policy) (out Policy) {
+	hold := time.Duration(p.HoldNS)
+	differs(&out.Coalesce, &p.Coalesce, defaults.Coalesce)
+	differs(&out.IPv4, &p.IPv4, defaults.IPv4)
+	differs(&out.IPv6, &p.IPv6, defaults.IPv6)
+	differs(&out.Profile, &p.Profile, defaults.Profile)
+	differs(&out.Hold, &hold, time.Duration(defaults.HoldNS))
+	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)
+	differs(&out.MaxSegments, &p.MaxSegments, defaults.MaxSegments)
+	if !slices.Equal(p.ExcludePorts, defaults.ExcludePorts) {
+		out.ExcludePorts = &p.ExcludePorts
+	}
+	return out
+}
+
+func differs[T comparable](to **T, v *T, from T) {
+	if *v != from {
+		*to = v
+	}
+}

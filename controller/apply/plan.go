@@ -1,0 +1,186 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// Controller is what a plan needs of one. api.Client is one.
+type Controller interface {
+	Attach(context.Context, api.AttachRequest) (*api.AttachResponse, error)
+	Detach(context.Context, api.DetachRequest) (*api.DetachResponse, error)
+	SetPolicy(context.Context, api.PolicyRequest) (*api.PolicyResponse, error)
+}
+
+// Deed is what a step does.
+type Deed string
+
+// Deeds, in the order in which a plan has them: what is given up makes room for what comes.
+const (
+	Detach    Deed = "detach"
+	Change    Deed = "change" // detach and attach: the VM's link goes down for a moment
+	SetPolicy Deed = "policy"
+	Attach    Deed = "attach"
+)
+
+// Step is one thing to do.
+type Step struct {
+	Deed  Deed     `json:"deed"`
+	VM    string   `json:"vm"`
+	Iface string   `json:"iface"`
+	What  []string `json:"what,omitempty"` // the differences, each "name: was -> will be"
+
+	was, want api.AttachRequest
+}
+
+// Plan finds out what has to be done for a controller to have what a file says: nothing, when it has. VMs that the file does not
+// name are left alone, or with prune detached.
+func Plan(f *File, c *api.Config, prune bool) []Step {
+	have := map[string]api.AttachRequest{}
+	for _, r := range c.VMs {
+		have[r.VM] = r
+	}
+	steps := map[Deed][]Step{}
+	for i := range f.VMs {
+		want := f.VMs[i].request(c.DefaultPolicy)
+		was, there := have[want.VM]
+		delete(have, want.VM)
+		s := Step{VM: want.VM, Iface: want.Iface, was: was, want: want}
+		if !there {
+			s.Deed = Attach
+		} else if s.What = differences(&was, &want); len(s.What) > 0 {
+			s.Deed = Change
+		} else if s.What = policyDifferences(policyOf(&was, c.DefaultPolicy), policyOf(&want, c.DefaultPolicy)); len(s.What) > 0 {
+			s.Deed = SetPolicy
+		} else {
+			continue
+		}
+		steps[s.Deed] = append(steps[s.Deed], s)
+	}
+	if prune {
+		for _, r := range c.VMs {
+			if _, left := have[r.VM]; left {
+				steps[Detach] = append(steps[Detach], Step{Deed: Detach, VM: r.VM, Iface: r.Iface, was: r})
+			}
+		}
+	}
+	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach])
+}
+
+// policyOf is the policy that a request attaches with.
+func policyOf(r *api.AttachRequest, defaults api.Policy) api.Policy {
+	p, n := r.Policy, Policy{}
+	n.Coalesce, n.IPv4, n.IPv6, n.Profile, n.MaxBytes, n.MaxSegments, n.ExcludePorts = p.Coalesce, p.IPv4, p.IPv6, p.Profile, p.MaxBytes, p.MaxSegments, p.ExcludePorts
+	if p.HoldNS != nil {
+		hold := time.Duration(*p.HoldNS)
+		n.Hold = &hold
+	}
+	return n.over(defaults)
+}
+
+// differences are those that only attaching again mends. A tap's name is none: a VM is found behind another one by its address,
+// and was then no longer taken on the operator's word.
+func differences(was, want *api.AttachRequest) []string {
+	return changes([]change{
+		{"iface", was.Iface, want.Iface}, {"mac", strings.ToLower(was.MAC), want.MAC}, {"vlan", was.VLAN, want.VLAN},
+		{"vhost-user", was.VhostUser, want.VhostUser}, {"connect", was.Connect, want.Connect}, {"domain", was.Domain, want.Domain},
+		{"bypass-filters", was.Bypass, want.Bypass}, {"allow-spoof", was.AllowSpoof, want.AllowSpoof}, {"isolate", was.Isolate, want.Isolate},
+		{"any-memory", was.AnyMemory, want.AnyMemory}, {"fix-offloads", was.FixOffloads, want.FixOffloads},
+		{"socket-mode", was.SocketMode, want.SocketMode}, {"socket-owner", was.SocketOwner, want.SocketOwner},
+	})
+}
+
+func policyDifferences(was, want api.Policy) []string {
+	return changes([]change{
+		{"coalesce", was.Coalesce, want.Coalesce}, {"ipv4", was.IPv4, want.IPv4}, {"ipv6", was.IPv6, want.IPv6}, {"profile", was.Profile, want.Profile},
+		{"hold", time.Duration(was.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", was.MaxBytes, want.MaxBytes},
+		{"max-segments", was.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(was.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
+	})
+}
+
+// change is a field as it is and as it is to be.
+type change struct {
+	name      string
+	was, want any
+}
+
+// changes are those of the fields that differ, in words.
+func changes(fields []change) (out []string) {
+	text := func(v any) string {
+		if v == "" {
+			return "none"
+		}
+		return fmt.Sprint(v)
+	}
+	for _, f := range fields {
+		if f.was != f.want {
+			out = append(out, fmt.Sprintf("%s: %s -> %s", f.name, text(f.was), text(f.want)))
+		}
+	}
+	return out
+}
+
+// String says what the step does.
+func (s *Step) String() string {
+	switch s.Deed {
+	case Detach:
+		return fmt.Sprintf("detach %s from %s", s.VM, s.Iface)
+	case Attach:
+		return fmt.Sprintf("attach %s to %s", s.VM, s.Iface)
+	case Change:
+		return fmt.Sprintf("change %s, whose link goes down for a moment: %s", s.VM, strings.Join(s.What, ", "))
+	}
+	return fmt.Sprintf("policy of %s: %s", s.VM, strings.Join(s.What, ", "))
+}
+
+// Do carries the step out and returns the controller's warnings. A VM that cannot be attached as it should be is attached as it was.
+func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err error) {
+	switch s.Deed {
+	case Detach:
+		r, err := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
+		if err != nil {
+			return nil, err
+		}
+		return r.Warnings, nil
+	case SetPolicy:
+		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Patch: s.want.Policy})
+		return nil, err
+	case Change:
+		r, err := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
+		if err != nil {
+			return nil, err
+		}
+		warnings = r.Warnings
+	}
+	r, err := c.Attach(ctx, s.want)
+	if err == nil {
+		return append(warnings, r.Warnings...), nil
+	}
+	if s.Deed == Change {
+		if _, again := c.Attach(ctx, s.was); again != nil {
+			return warnings, errors.Join(err, fmt.Errorf("and not attached as it was: %w", again))
+		}
+		err = fmt.Errorf("%w; it is attached as it was", err)
+	}
+	return warnings, err
+}
+
+// Try asks the controller whether it would attach the VM of an Attach step. Of the other steps nothing can be asked beforehand.
+func (s *Step) Try(ctx context.Context, c Controller) (warnings []string, err error) {
+	if s.Deed != Attach {
+		return nil, nil
+	}
+	dry := s.want
+	dry.DryRun = true
+	r, err := c.Attach(ctx, dry)
+	if err != nil {
+		return nil, err
+	}
+	return r.Warnings, nil
+}
