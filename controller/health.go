@@ -168,6 +168,14 @@ func (u *uplink) checkPartial() {
 	}
 }
 
+// LookAgain makes the controller look at everything at once, and try the VMs that wait.
+func (c *Controller) LookAgain() {
+	c.mu.Lock()
+	c.retries.again(time.Now())
+	c.mu.Unlock()
+	c.lookSoon()
+}
+
 // lookSoon is called by a worker that has trouble. It never waits.
 func (c *Controller) lookSoon() {
 	select {

@@ -82,6 +82,13 @@ func (r retries) next(vm string, now time.Time) (at time.Time) {
 	return at
 }
 
+// again makes all be tried at once: an operator says that it is worth it.
+func (r retries) again(now time.Time) {
+	for _, e := range r {
+		e.due = now
+	}
+}
+
 // news makes those be tried that only looked: an interface has changed.
 func (r retries) news(now time.Time) {
 	for _, e := range r {

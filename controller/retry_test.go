@@ -85,4 +85,7 @@ func TestAVMThatIsTakenOffAgainAndAgainIsTriedLessOften(t *testing.T) {
 	if at := r.next("db2", later); at.Sub(later) != 2*firstPause {
 		t.Errorf("the next try is in %v", at.Sub(later))
 	}
+	if r.again(later); !r.ready("db2", later) {
+		t.Error("an operator asked for a try, and it is not made")
+	}
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
-	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,11 +17,11 @@ func runCommand(s streams) *cli.Command {
 		Usage: "run the controller in the foreground",
 		Description: `Attaches what the state directory remembers, then serves the control socket until interrupted. A clean stop takes
 programs, links and sockets away and keeps the state. Several controllers run side by side when state, socket and bpffs
-differ. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
-		Flags: []cli.Flag{
+differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
+		Flags: append(logFlags(),
 			stateFlag(), socketFlag(), bpffsFlag(),
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
-		},
+		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
 	}
 }
@@ -35,6 +37,10 @@ func runController(c *cli.Context, s streams) error {
 	} else if c.IsSet("metrics") {
 		return usagef("run: metrics: %v", metrics.ErrAddress)
 	}
+	log, err := newLogger(c, s.err)
+	if err != nil {
+		return err
+	}
 	if err := canRun(c); err != nil {
 		return on("run", err)
 	}
@@ -42,12 +48,25 @@ func runController(c *cli.Context, s streams) error {
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
 		BPFFS:   c.String("bpffs"),
-		Logger:  slog.New(slog.NewTextHandler(s.err, nil)),
+		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
 	})
 	if err != nil {
 		return on("run", err)
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	go func() {
+		for {
+			select {
+			case <-hangups:
+				ctl.LookAgain()
+			case <-c.Context.Done():
+				return
+			}
+		}
+	}()
 	return on("run", ctl.Run(c.Context))
 }

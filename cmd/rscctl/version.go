@@ -1,6 +1,25 @@
 package main
 
-import "runtime/debug"
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+)
+
+func versionCommand(s streams) *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "print the version",
+		Action: func(c *cli.Context) error {
+			if _, err := positionals(c, 0, 0, ""); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(s.out, "rscctl", version())
+			return err
+		},
+	}
+}
 
 // version is the module's version, or for a build from a checkout "devel" and its commit.
 func version() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -226,9 +227,8 @@ func TestATapGuestMaySwitchItsOffloads(t *testing.T) {
 		netnstest.Bulk(t, r.net.A, vm.Guest, 4<<20, false, time.Minute)
 		netnstest.Bulk(t, r.net.A, vm.Guest, 4<<20, true, time.Minute)
 	}
-	var p api.PolicyResponse
-	r.eventually("merged for again", func() error {
-		if r.json(&p, "policy", "get", "vm0"); p.Effective != "gro" {
+	r.eventually("merged for again, in both families", func() error {
+		if p := r.firstPort(); p.Effective != api.ProfileGRO || !slices.Contains(p.Features, "GUEST_TSO4") {
 			return errNotYet
 		}
 		return nil
