@@ -13,8 +13,11 @@ import (
 //
 // Over time a VM may cost a stallShare-th of the worker's, and stallCredit beyond that at once.
 const (
-	stallTurn   = 5 * time.Millisecond // a step that takes longer makes the worker wary: from then on it looks who it was
-	stallLeast  = time.Millisecond     // what is shorter is not looked at
+	stallTurn   = time.Millisecond       // a step that takes longer makes the worker wary: from then on it looks who it was
+	stallSteps  = 1024                   // after so many it counts its sleeps: many short ones make it wary too
+	stallSlack  = 64                     // sleeps in those that nobody is asked about: locks, the runtime
+	stallLeast  = 100 * time.Microsecond // what is shorter is not looked at
+	stallLong   = time.Millisecond       // a burst that has taken so long ends, and is booked
 	stallCredit = 100 * time.Millisecond
 	stallShare  = 20
 	restMost    = time.Minute
@@ -39,8 +42,14 @@ func (w *Worker) stepBegins() {
 }
 
 func (w *Worker) stepEnds() {
-	if !w.wary && w.clock()-w.stepAt > stallTurn.Nanoseconds() {
-		w.wary = true
+	if w.wary {
+		return
+	}
+	w.wary = w.clock()-w.stepAt > stallTurn.Nanoseconds()
+	if w.turn%stallSteps == 0 {
+		n := w.sleeps()
+		w.wary = w.wary || w.slept != 0 && n-w.slept > w.polls+stallSlack
+		w.slept, w.polls = n, 0
 	}
 }
 
@@ -54,7 +63,7 @@ func (w *Worker) touching() (from int64) {
 
 // long says that it has taken long already: then let the others have their turn, and book it.
 func (w *Worker) long(from int64) bool {
-	return from >= 0 && w.clock()-from >= stallLeast.Nanoseconds()
+	return from >= 0 && w.clock()-from >= stallLong.Nanoseconds()
 }
 
 func (w *Worker) touched(p *port, from int64) {

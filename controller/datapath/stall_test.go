@@ -31,35 +31,61 @@ func (r *rig) sleeper(g *fakeGuest, took time.Duration, asleep bool) (touches *i
 // A VM whose memory makes the worker sleep gets its share of the worker's time and no more. The VMs beside it lose nothing, what
 // waits for it waits within its bounds, each packet is explained, and when its memory is quick again it is served again.
 func TestAVMWhoseMemoryMakesTheWorkerSleepRests(t *testing.T) {
-	const took, pause, run = 20 * time.Millisecond, time.Millisecond, time.Minute
-	r := newRig(t)
-	bad, good := r.vm(1), r.vm(2)
-	r.sleeper(bad, took, true)
-	other := to(2, 500)
-	other.SrcPort = 7
-	sent := 0
-	for r.now.Load() < run.Nanoseconds() {
-		r.inject(to(1, 500).Frame(), other.Frame())
-		sent++
+	for _, took := range []time.Duration{20 * time.Millisecond, 300 * time.Microsecond} { // the short ones are many, and are found out by that
+		const pause, run = time.Millisecond, time.Minute
+		r := newRig(t)
+		bad, good := r.vm(1), r.vm(2)
+		r.sleeper(bad, took, true)
+		other := to(2, 500)
+		other.SrcPort = 7
+		sent := 0
+		for r.now.Load() < run.Nanoseconds() {
+			r.inject(to(1, 500).Frame(), other.Frame())
+			sent++
+			r.step()
+			r.advance(pause)
+		}
+		stalled := time.Duration(r.w.ports[1].cnt.StalledNS)
+		if most := stallCredit + run/stallShare + 2*took; stalled > most || stalled < most/2 {
+			t.Errorf("the worker slept %v in %v, its share is %v", stalled, run, most)
+		}
+		if len(good.got) != sent || r.w.ports[2].stall.until != 0 {
+			t.Errorf("the VM beside it got %d of %d frames, and rests until %d", len(good.got), sent, r.w.ports[2].stall.until)
+		}
+		if l := r.ledger(1); l.Dropped[flowtable.ReasonGuestNoBuffers] == 0 {
+			t.Error("nothing was dropped for a VM that rests most of the time")
+		}
+		bad.refuse = nil
+		r.advance(restMost)
+		before := len(bad.got)
 		r.step()
-		r.advance(pause)
+		if r.w.ports[1].out.n > 0 || len(bad.got) == before {
+			t.Errorf("after its rest it got %d frames, %d wait", len(bad.got)-before, r.w.ports[1].out.n)
+		}
 	}
-	stalled := time.Duration(r.w.ports[1].cnt.StalledNS)
-	if most := stallCredit + run/stallShare + 2*took; stalled > most || stalled < most/2 {
-		t.Errorf("the worker slept %v in %v, its share is %v", stalled, run, most)
+}
+
+// A worker that sleeps for itself, however often, is not wary for that.
+func TestAWorkersOwnSleepMakesNobodySuspect(t *testing.T) {
+	r := newRig(t)
+	r.vm(1)
+	n := int64(1)
+	r.w.sleeps = func() int64 { return n }
+	for range 5 * stallSteps {
+		n++
+		r.w.polls++
+		r.step()
 	}
-	if len(good.got) != sent || r.w.ports[2].stall.until != 0 {
-		t.Errorf("the VM beside it got %d of %d frames, and rests until %d", len(good.got), sent, r.w.ports[2].stall.until)
+	if r.w.wary {
+		t.Error("wary")
 	}
-	if l := r.ledger(1); l.Dropped[flowtable.ReasonGuestNoBuffers] == 0 {
-		t.Error("nothing was dropped for a VM that rests most of the time")
+	for range 2 * stallSteps {
+		n += 2
+		r.w.polls++
+		r.step()
 	}
-	bad.refuse = nil
-	r.advance(restMost)
-	before := len(bad.got)
-	r.step()
-	if r.w.ports[1].out.n > 0 || len(bad.got) == before {
-		t.Errorf("after its rest it got %d frames, %d wait", len(bad.got)-before, r.w.ports[1].out.n)
+	if !r.w.wary {
+		t.Error("half of the sleeps are not its own, and it is not wary")
 	}
 }
 

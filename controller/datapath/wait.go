@@ -46,6 +46,7 @@ func (w *Worker) wait() {
 		t := unix.NsecToTimespec(timeout.Nanoseconds())
 		ts = &t
 	}
+	w.polls++
 	n, err := unix.Ppoll(w.fds, ts, nil)
 	if w.wary { // this sleep was nobody's fault
 		w.slept = w.sleeps()

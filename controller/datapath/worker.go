@@ -71,6 +71,7 @@ type Worker struct {
 	wary   bool  // somebody has made the worker wait: see stall
 	stepAt int64 // when the step began
 	slept  int64 // by sleeps, when it was last asked
+	polls  int64 // times that the worker itself went to sleep, since then
 	sleeps func() int64
 
 	clock   func() int64
