@@ -421,3 +421,29 @@ func TestAFrontEndThatIsDearToCallIsServedAtItsOwnPace(t *testing.T) {
 	}
 	check()
 }
+
+// A front-end that gives its ring a new eventfd for each call, each as dear as the last, has one credit and no more; and the call
+// that was on its way to the old one reaches the new one.
+func TestANewEventFDIsNoNewCredit(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize, c.Features = 256, without(all, virtio.FEventIdx) }).start()
+	exchange(t, p, g, 0)
+	usertest.Watch(t, g.RX(0).CallFD(), 40000)
+	for range 250 {
+		g.post(g.RX(0), true, 100)
+	}
+	g.kick(g.RX(0))
+	for i := range 250 {
+		if err := put(t, p.RX(0), plain(makeFrame(60, 1))); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 2 { // before the fourth, which would be measured
+			if err := g.SetCall(g.RX(0), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if c := p.Counters(); c.Spared < 50 {
+		t.Errorf("%d of 250 calls were spared: each new eventfd had a credit of its own", c.Spared)
+	}
+}

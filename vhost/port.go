@@ -157,9 +157,11 @@ func NewPort(cfg Config) (*Port, error) {
 	}
 	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{})}
 	p.mtu.Store(int64(cfg.MTU))
+	meters := user.NewMeters(4 * cfg.MaxPairs)
 	for i := range cfg.MaxPairs {
-		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i)}})
-		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i)}})
+		rx, tx := meters[4*i:], meters[4*i+2:]
+		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i), callCost: rx[0], kickCost: rx[1]}})
+		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i), callCost: tx[0], kickCost: tx[1]}})
 	}
 	if !caller.Asynchronous() {
 		p.logf("no asynchronous I/O to be had (fs.aio-nr, fs.aio-max-nr): calls to the guest go through a thread of their own")

@@ -29,7 +29,8 @@ type queue struct {
 	call     *user.EventFD
 	owesCall bool // a call was due and could not be made
 	cnt      counts
-	spared   atomic.Uint64 // see Counters.Spared
+	callCost *user.Meter // of whatever eventfd the front-end gives the ring
+	kickCost *user.Meter
 
 	bursts  atomic.Uint64                // begun and ended: odd while one is under way
 	sighted sighting                     // by State, under the port's lock
@@ -53,8 +54,8 @@ func (q *queue) start(r user.RingSetup) {
 	q.dev, q.size, q.features, q.hdrLen = r.Dev, r.Size, r.Features, r.Features.HdrLen()
 	q.enabled, q.failed, q.owesCall = r.Enabled, false, false
 	q.call = r.Call
-	r.Call.CountSpared(&q.spared)
-	r.Kick.CountSpared(&q.spared)
+	r.Call.ChargeTo(q.callCost)
+	r.Kick.ChargeTo(q.kickCost)
 	q.kick.Store(r.Kick)
 	q.running.Store(true)
 	q.active.Store(q.enabled)
@@ -81,8 +82,9 @@ func (q *queue) stop() (base vring.Position, err error) {
 // The caller holds mu.
 func (q *queue) setCall(call *user.EventFD) {
 	q.call = call
-	call.CountSpared(&q.spared)
-	if q.owesCall && call != nil {
+	call.ChargeTo(q.callCost)
+	byHand := !q.port.caller.Asynchronous() || q.callCost.Over() // then the last call may still be on its way to the old one
+	if call != nil && (q.owesCall || byHand) {
 		q.signal()
 	}
 }
@@ -145,5 +147,5 @@ func (q *queue) Counters() Counters {
 // addTo adds the counters to sum. It waits for nobody; each counter is exact, as of the last burst.
 func (q *queue) addTo(sum *[numCounters]uint64) {
 	q.cnt.addTo(sum)
-	sum[cSpared] += q.spared.Load()
+	sum[cSpared] += q.callCost.Spared() + q.kickCost.Spared()
 }

@@ -21,7 +21,7 @@ type EventFD struct {
 	watched bool
 	watch   int         // where watched, an epoll instance of ours with fd in it: see AdoptKick
 	waits   atomic.Bool // a ringer has a call to make
-	cost    meter
+	cost    *Meter
 
 	mu     sync.RWMutex // Drain against Close: a number is closed under no reader
 	closed bool
@@ -52,9 +52,7 @@ func AdoptEventFD(fd int) (*EventFD, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("eventfd: %w", ErrBadFD), err, unix.Close(fd))
 	}
-	e := &EventFD{fd: fd}
-	e.cost.calibrate()
-	return e, nil
+	return &EventFD{fd: fd}, nil
 }
 
 // AdoptKick is AdoptEventFD for a counter that we are to read. One that was made
@@ -149,12 +147,11 @@ func (e *EventFD) FD() int {
 	return e.fd
 }
 
-// CountSpared has n count from now on how often a Call or a Drain went the cheap
-// way, because the direct one takes so much CPU time (see meter). Call it before
-// the counter is shared.
-func (e *EventFD) CountSpared(n *atomic.Uint64) {
+// ChargeTo has m measure from now on what a Call or a Drain costs, and send it the
+// cheap way when it is too much. Call it before the counter is shared.
+func (e *EventFD) ChargeTo(m *Meter) {
 	if e != nil {
-		e.cost.spared = n
+		e.cost = m
 	}
 }
 

@@ -35,24 +35,36 @@ const (
 	meterMaxFactor = 128
 )
 
-// meter adds up what operations on one eventfd cost. Reading the CPU clock takes a
-// system call, so it is read only while there is a suspicion; the first slow
-// operation counts by the wall clock, with the threads that ran in between. Safe
-// for concurrent use but for its first fields.
-type meter struct {
+// Meter adds up what operations on a ring's eventfds cost: calls with one, kicks
+// with another. It belongs to the ring, not to the eventfd or the connection,
+// which a peer replaces as often as it likes. Reading the CPU clock takes a system
+// call, so it is read only while there is a suspicion; the first slow operation
+// counts by the wall clock, with the threads that ran in between. Make it with
+// NewMeters; a nil one measures nothing. Safe for concurrent use.
+type Meter struct {
 	factor int64 // how much slower than meant this machine is; 0 is 1
 	uses   atomic.Uint32
 	look   atomic.Int32
-	debt   atomic.Int64   // ns
-	spared *atomic.Uint64 // counts with spare, nil: nobody asks
+	debt   atomic.Int64 // ns
+	spared atomic.Uint64
+}
+
+// NewMeters makes n meters, for this machine.
+func NewMeters(n int) []*Meter {
+	factor := calibrate()
+	out := make([]*Meter, n)
+	for i := range out {
+		out[i] = &Meter{factor: factor}
+	}
+	return out
 }
 
 // calibrate measures this machine on an eventfd of our own, in CPU time of this thread: no peer can make it slower or faster. It takes
-// a few dozen system calls. Call it before the meter is shared. Without a descriptor to spare, the machine counts as one of today.
-func (m *meter) calibrate() {
+// a few dozen system calls. Without a descriptor to spare, the machine counts as one of today.
+func calibrate() int64 {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return
+		return 1
 	}
 	defer unix.Close(fd)
 	runtime.LockOSThread()
@@ -67,9 +79,10 @@ func (m *meter) calibrate() {
 			fastest = min(fastest, took)
 		}
 	}
-	if fastest < math.MaxInt64 {
-		m.factor = factorOf(fastest)
+	if fastest == math.MaxInt64 {
+		return 1
 	}
+	return factorOf(fastest)
 }
 
 // factorOf tells from the CPU time in ns of one operation how much slower than meant a machine is.
@@ -78,7 +91,10 @@ func factorOf(fastest int64) int64 {
 }
 
 // scaled is a time of the constants above, on this machine.
-func (m *meter) scaled(d time.Duration) time.Duration {
+func (m *Meter) scaled(d time.Duration) time.Duration {
+	if m == nil {
+		return d
+	}
 	return d * time.Duration(max(m.factor, 1))
 }
 
@@ -90,7 +106,10 @@ type reading struct {
 	tid  int
 }
 
-func (m *meter) begin() (r reading) {
+func (m *Meter) begin() (r reading) {
+	if m == nil {
+		return r
+	}
 	suspect := m.look.Load() > 0
 	if r.on = suspect || m.uses.Add(1)%meterSample == 0; !r.on {
 		return r
@@ -102,7 +121,7 @@ func (m *meter) begin() (r reading) {
 	return r
 }
 
-func (m *meter) end(r reading) {
+func (m *Meter) end(r reading) {
 	if !r.on {
 		return
 	}
@@ -124,27 +143,31 @@ func (m *meter) end(r reading) {
 	m.add(took - allowance)
 }
 
-func (m *meter) add(d time.Duration) {
+func (m *Meter) add(d time.Duration) {
 	now := m.debt.Add(int64(d))
 	if kept := min(max(now, 0), int64(m.scaled(meterMost))); kept != now {
 		m.debt.Store(kept) // somebody else's payment in between may be lost
 	}
 }
 
+// Spared is how often a Call or a Drain went the cheap way.
+func (m *Meter) Spared() uint64 { return m.spared.Load() }
+
+// Over says that the credit is used up.
+func (m *Meter) Over() bool { return m != nil && m.debt.Load() > int64(m.scaled(meterCredit)) }
+
 // spare says that the credit is used up: do the cheap thing, which pays back an allowance.
-func (m *meter) spare() bool {
-	if m.debt.Load() <= int64(m.scaled(meterCredit)) {
+func (m *Meter) spare() bool {
+	if !m.Over() {
 		return false
 	}
-	if m.spared != nil {
-		m.spared.Add(1)
-	}
+	m.spared.Add(1)
 	m.add(-m.scaled(meterAllowance))
 	return true
 }
 
 // ofCall runs call and tells how much CPU time over the allowance it took of this thread.
-func (m *meter) ofCall(call func()) time.Duration {
+func (m *Meter) ofCall(call func()) time.Duration {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before := threadCPU()

@@ -4,8 +4,6 @@ import (
 	"os"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A slow machine is not the peer's fault: what an operation may cost grows with what it costs there anyway.
@@ -25,7 +23,7 @@ func TestASlowMachineIsNotBlamedOnThePeer(t *testing.T) {
 		}
 	}
 	for _, factor := range []int64{0, 1, 12} {
-		m := meter{factor: factor}
+		m := Meter{factor: factor}
 		scale := time.Duration(max(factor, 1))
 		for range 100000 {
 			m.add(scale*15*time.Microsecond - m.scaled(meterAllowance))
@@ -45,7 +43,7 @@ func TestASlowMachineIsNotBlamedOnThePeer(t *testing.T) {
 
 // A machine that slept for an hour in the middle of a call does not make its peer costly for ever.
 func TestADebtIsPaidBack(t *testing.T) {
-	var m meter
+	var m Meter
 	m.add(time.Hour)
 	n := 0
 	for n < 100000 && m.spare() {
@@ -56,20 +54,13 @@ func TestADebtIsPaidBack(t *testing.T) {
 	}
 }
 
-// What is compared with is measured where the peer's counter is adopted, and leaves no descriptor behind.
-func TestTheMachineIsMeasuredWhenACounterIsAdopted(t *testing.T) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+// What is compared with is measured once for all, and leaves no descriptor behind.
+func TestTheMachineIsMeasuredForTheMeters(t *testing.T) {
 	before := descriptors(t)
-	e, err := AdoptEventFD(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	if e.cost.factor < 1 || e.cost.factor > meterMaxFactor {
-		t.Errorf("factor %d", e.cost.factor)
+	for _, m := range NewMeters(3) {
+		if m.factor < 1 || m.factor > meterMaxFactor {
+			t.Errorf("factor %d", m.factor)
+		}
 	}
 	if n := descriptors(t); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)

@@ -72,23 +72,24 @@ func TestAWorkerIsSparedAnEventFDThatIsDearToUse(t *testing.T) {
 			return time.Duration(threadCPU() - before)
 		}},
 	} {
-		var spared atomic.Uint64
+		meters := NewMeters(2)
 		plain, theirs := peerEventFD(t, way.adopt)
-		plain.CountSpared(&spared)
+		plain.ChargeTo(meters[0])
 		for range 20000 {
 			way.use(plain, theirs)
 		}
-		if n := spared.Load(); n > 0 {
+		if n := meters[0].Spared(); n > 0 {
 			t.Errorf("%s: an ordinary one counts as costly %d times", way.name, n)
 		}
+		spared := meters[1].Spared
 		dear, theirs := peerEventFD(t, way.adopt)
-		dear.CountSpared(&spared)
+		dear.ChargeTo(meters[1])
 		usertest.Watch(t, dear.fd, 40000)
 		var direct, cheap []time.Duration
 		for n := 0; n < 10000 && len(cheap) < uses; n++ {
-			already := spared.Load()
+			already := spared()
 			took := way.use(dear, theirs)
-			if spared.Load() == already {
+			if spared() == already {
 				direct = append(direct, took)
 			} else {
 				cheap = append(cheap, took)
@@ -110,11 +111,11 @@ func TestAWorkerIsSparedAnEventFDThatIsDearToUse(t *testing.T) {
 // A kick that is not read is a kick all the same: each wakes once, none is lost, whatever the counter holds.
 func TestASparedKickIsTakenOffAndComesAgain(t *testing.T) {
 	e, theirs := peerEventFD(t, AdoptKick)
-	var spared atomic.Uint64
-	e.CountSpared(&spared)
+	m := NewMeters(1)[0]
+	e.ChargeTo(m)
 	for _, costly := range []bool{false, true, true, false, true, false} {
-		if e.cost.debt.Store(0); costly {
-			e.cost.add(time.Hour)
+		if m.debt.Store(0); costly {
+			m.add(time.Hour)
 		}
 		for range 3 {
 			if readable(t, e.FD(), 0) {
@@ -127,8 +128,8 @@ func TestASparedKickIsTakenOffAndComesAgain(t *testing.T) {
 			}
 		}
 	}
-	if spared.Load() != 9 {
-		t.Errorf("spared %d times", spared.Load())
+	if m.Spared() != 9 {
+		t.Errorf("spared %d times", m.Spared())
 	}
 }
 
@@ -155,6 +156,9 @@ func TestASleepOnAKickTakesNoLockOfThePeers(t *testing.T) {
 		return took[len(took)*9/10]
 	}
 	ours, raw := slowTenth(e.FD()), slowTenth(theirs)
+	for tries := 0; raw < 100*time.Microsecond && tries < 20; tries++ { // on a busy machine the peer may not have been at it
+		ours, raw = slowTenth(e.FD()), slowTenth(theirs)
+	}
 	stop.Store(true)
 	peer.Wait()
 	t.Logf("%v, on the counter itself %v", ours, raw)
@@ -166,6 +170,7 @@ func TestASleepOnAKickTakesNoLockOfThePeers(t *testing.T) {
 // A peer whose calls are dear gets a small part of a core, not one for itself.
 func TestTheRingerRestsAfterADearCall(t *testing.T) {
 	e, theirs := peerEventFD(t, AdoptEventFD)
+	e.ChargeTo(NewMeters(1)[0])
 	usertest.Watch(t, theirs, 40000)
 	cost := time.Duration(1<<63 - 1)
 	for range 5 {
