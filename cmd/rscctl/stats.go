@@ -101,7 +101,7 @@ func printVM(p *printer, v *api.VMStats) {
 		}
 	}
 	if v.StalledNS > 0 {
-		p.row("  stalled", duration(time.Duration(v.StalledNS)), "that workers slept because of the VM's memory: it rests in proportion")
+		p.row("  stalled", duration(time.Duration(v.StalledNS)), fmt.Sprintf("that workers slept because of the VM's memory; it rested %s", plural(int(v.Rests), "time", "times")))
 	}
 	printReasons(p, "SUPERFRAMES LEFT BECAUSE OF", "FRAMES", v.Sealed)
 	printReasons(p, "PACKETS PASSED ALONE BECAUSE OF", "PACKETS", v.Passed)

@@ -87,6 +87,7 @@ type AttachRequest struct {
 type Config struct {
 	Schema        int             `json:"schema"`
 	VMs           []AttachRequest `json:"vms"`
+	Waiting       []string        `json:"waiting"` // names of those that are not attached now
 	DefaultPolicy Policy          `json:"default_policy"`
 }
 
@@ -262,6 +263,7 @@ type VMStats struct {
 	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
+	Rests         uint64            `json:"rests"`                  // times that the VM had to rest for that
 	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered
 	FrameBytesSum uint64            `json:"frame_bytes_sum"`        // of those frames

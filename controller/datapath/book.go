@@ -15,6 +15,7 @@ type PortCounters struct {
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 	SizeSum    uint64                      // their bytes
 	StalledNS  uint64                      // that the worker slept because of the VM's memory
+	Rests      uint64                      // times that the VM had to rest for it
 }
 
 // Add adds another worker's counts of the same VM.
@@ -34,6 +35,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	}
 	c.SizeSum += o.SizeSum
 	c.StalledNS += o.StalledNS
+	c.Rests += o.Rests
 }
 
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.

@@ -108,7 +108,7 @@ func (w *Worker) flushPort(p *port) {
 }
 
 // putBurst hands frames to the guest until it refuses one, and returns why it did. from is what touching returned.
-func (w *Worker) putBurst(p *port, from int64) error {
+func (w *Worker) putBurst(p *port, from touch) error {
 	for i := range p.out.n {
 		if p.credit.walk <= 0 || i > 0 && w.long(from) {
 			return errTurn

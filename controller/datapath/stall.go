@@ -13,11 +13,11 @@ import (
 //
 // Over time a VM may cost a stallShare-th of the worker's, and stallCredit beyond that at once.
 const (
-	stallTurn   = time.Millisecond       // a step that takes longer makes the worker wary: from then on it looks who it was
-	stallSteps  = 1024                   // after so many it counts its sleeps: many short ones make it wary too
-	stallSlack  = 64                     // sleeps in those that nobody is asked about: locks, the runtime
-	stallLeast  = 100 * time.Microsecond // what is shorter is not looked at
-	stallLong   = time.Millisecond       // a burst that has taken so long ends, and is booked
+	stallTurn   = time.Millisecond     // a step that takes longer makes the worker wary: from then on it looks who it was
+	stallSteps  = 1024                 // after so many it counts its waits: many short ones make it wary too
+	stallSlack  = 64                   // waits in those that nobody is asked about
+	stallLook   = 5 * time.Microsecond // what is shorter has not slept
+	stallLong   = time.Millisecond     // a burst that has taken so long ends, and is booked
 	stallCredit = 100 * time.Millisecond
 	stallShare  = 20
 	restMost    = time.Minute
@@ -30,6 +30,18 @@ type stall struct {
 	until int64 // the VM rests until then
 }
 
+// waits is what the kernel has counted of the worker's thread.
+type waits struct {
+	sleeps int64 // times that it gave up its processor to wait for something: in a page fault, in ppoll, parked by the Go runtime
+	faults int64 // page faults
+}
+
+// touch is the beginning of an access to a VM's memory.
+type touch struct {
+	at     int64 // by the worker's clock; negative: nobody looks
+	booked int64 // Worker.booked then: an access may have another VM's within
+}
+
 // resting says that a VM's memory is not to be touched now.
 func (w *Worker) resting(p *port) bool { return p.stall.until > w.now }
 
@@ -37,7 +49,7 @@ func (w *Worker) resting(p *port) bool { return p.stall.until > w.now }
 func (w *Worker) stepBegins() {
 	w.stepAt = w.clock()
 	if w.wary {
-		w.slept = w.sleeps()
+		w.known = w.waits()
 	}
 }
 
@@ -47,49 +59,52 @@ func (w *Worker) stepEnds() {
 	}
 	w.wary = w.clock()-w.stepAt > stallTurn.Nanoseconds()
 	if w.turn%stallSteps == 0 {
-		n := w.sleeps()
-		w.wary = w.wary || w.slept != 0 && n-w.slept > w.polls+stallSlack
-		w.slept, w.polls = n, 0
+		n := w.waits()
+		w.wary = w.wary || w.known.sleeps != 0 && n.sleeps-w.known.sleeps > w.polls+stallSlack
+		w.known, w.polls = n, 0
 	}
 }
 
 // touching is called before a VM's memory is touched, and touched behind it, with what touching returned.
-func (w *Worker) touching() (from int64) {
+func (w *Worker) touching() touch {
 	if !w.wary {
-		return -1
+		return touch{at: -1}
 	}
-	return w.clock()
+	return touch{w.clock(), w.booked}
 }
 
 // long says that it has taken long already: then let the others have their turn, and book it.
-func (w *Worker) long(from int64) bool {
-	return from >= 0 && w.clock()-from >= stallLong.Nanoseconds()
+func (w *Worker) long(t touch) bool {
+	return t.at >= 0 && w.clock()-t.at >= stallLong.Nanoseconds()
 }
 
-func (w *Worker) touched(p *port, from int64) {
-	if from < 0 {
+func (w *Worker) touched(p *port, t touch) {
+	if t.at < 0 {
 		return
 	}
 	now := w.clock()
-	if took := now - from; took >= stallLeast.Nanoseconds() {
-		w.tookLong(p, now, took)
+	if took := now - t.at; took >= stallLook.Nanoseconds() {
+		w.mayHaveSlept(p, now, took-(w.booked-t.booked))
 	}
 }
 
-// tookLong books a touch that took long, if the worker slept in it. It may have been preempted too, which is nobody's fault: the
-// kernel counts the one as a voluntary switch and the other not.
-func (w *Worker) tookLong(p *port, now, took int64) {
-	n := w.sleeps()
-	slept := n != w.slept
-	if w.slept = n; !slept {
+// mayHaveSlept books an access in which the worker slept and had a page fault. Without a fault it was not the memory: a thread that is
+// preempted does not count as asleep, but one that the Go runtime parks does.
+func (w *Worker) mayHaveSlept(p *port, now, took int64) {
+	n := w.waits()
+	slept := n.sleeps != w.known.sleeps && n.faults != w.known.faults
+	if w.known = n; !slept {
 		return
 	}
+	took = max(took, 0)
+	w.booked += took
 	p.cnt.StalledNS += uint64(took)
 	s := &p.stall
 	s.debt = max(0, s.debt-(now-s.paid)/stallShare) + took
 	s.paid = now
 	if over := s.debt - stallCredit.Nanoseconds(); over > 0 {
 		s.until = now + min(over*stallShare, restMost.Nanoseconds())
+		p.cnt.Rests++
 	}
 }
 
@@ -108,11 +123,11 @@ func (w *Worker) restLeft() time.Duration {
 	return left
 }
 
-// threadSleeps counts how often the calling thread has given up its processor to wait for something.
-func threadSleeps() int64 {
+// threadWaits asks the kernel about the calling thread (getrusage(2), RUSAGE_THREAD). A fault that waited counts as a major one.
+func threadWaits() waits {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
-		return 0
+		return waits{}
 	}
-	return u.Nvcsw
+	return waits{u.Nvcsw, u.Minflt + u.Majflt}
 }

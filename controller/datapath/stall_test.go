@@ -12,16 +12,17 @@ import (
 	"github.com/rscctl/rscctl/vhost/vring"
 )
 
-// sleeper makes the worker of a rig take so long in each Put of a guest, asleep or preempted, and counts how often it did.
+// sleeper makes the worker of a rig take so long in each Put of a guest, asleep in a fault or parked by the runtime, and counts how
+// often it did.
 func (r *rig) sleeper(g *fakeGuest, took time.Duration, asleep bool) (touches *int) {
 	touches = new(int)
-	n := int64(0)
-	r.w.sleeps = func() int64 { return n }
+	n := waits{sleeps: 1}
+	r.w.waits = func() waits { return n }
 	g.refuse = func(*Frame) bool {
 		*touches++
 		r.advance(took)
-		if asleep {
-			n++
+		if n.sleeps++; asleep { // and without a fault: it was parked, for whatever reason
+			n.faults++
 		}
 		return false
 	}
@@ -49,6 +50,9 @@ func TestAVMWhoseMemoryMakesTheWorkerSleepRests(t *testing.T) {
 		if most := stallCredit + run/stallShare + 2*took; stalled > most || stalled < most/2 {
 			t.Errorf("the worker slept %v in %v, its share is %v", stalled, run, most)
 		}
+		if r.w.ports[1].cnt.Rests == 0 {
+			t.Error("its rests are not counted")
+		}
 		if len(good.got) != sent || r.w.ports[2].stall.until != 0 {
 			t.Errorf("the VM beside it got %d of %d frames, and rests until %d", len(good.got), sent, r.w.ports[2].stall.until)
 		}
@@ -65,14 +69,45 @@ func TestAVMWhoseMemoryMakesTheWorkerSleepRests(t *testing.T) {
 	}
 }
 
+// Sleeps are the VM's in whose memory they were, however short: not those of the VM that is next, nor of the one that sends to it.
+func TestSleepsAreBookedWhereTheyWere(t *testing.T) {
+	r := newRig(t)
+	bad, good := r.vm(1), r.vm(2)
+	r.w.wary = true
+	r.sleeper(bad, 20*time.Microsecond, true)
+	good.refuse = func(*Frame) bool { r.advance(500 * time.Microsecond); return false } // it works, and does not sleep
+	other := to(2, 500)
+	other.SrcPort = 7
+	for range 1000 {
+		r.inject(to(1, 500).Frame(), other.Frame())
+		r.step()
+	}
+	if a, b := r.w.ports[1].cnt.StalledNS, r.w.ports[2].cnt.StalledNS; a < 15e6 || a > 25e6 || b != 0 {
+		t.Errorf("booked %d ns, and %d on the VM beside it", a, b)
+	}
+	src := &fakeSource{fd: -1}
+	r.addPort(PortConfig{Index: 3, Addr: Addr{MAC: macOf(3)}})
+	r.start(3, rules(), src)
+	frame := to(1, 500)
+	frame.SrcMAC = macOf(3)
+	before := r.w.ports[1].cnt.StalledNS
+	for range 100 {
+		src.send(virtio.NetHdr{}, frame.Frame())
+		r.step()
+	}
+	if r.w.ports[3].cnt.StalledNS != 0 || r.w.ports[1].cnt.StalledNS == before {
+		t.Errorf("the sender is booked %d ns, the receiver %d", r.w.ports[3].cnt.StalledNS, r.w.ports[1].cnt.StalledNS-before)
+	}
+}
+
 // A worker that sleeps for itself, however often, is not wary for that.
 func TestAWorkersOwnSleepMakesNobodySuspect(t *testing.T) {
 	r := newRig(t)
 	r.vm(1)
-	n := int64(1)
-	r.w.sleeps = func() int64 { return n }
+	n := waits{sleeps: 1}
+	r.w.waits = func() waits { return n }
 	for range 5 * stallSteps {
-		n++
+		n.sleeps++
 		r.w.polls++
 		r.step()
 	}
@@ -80,7 +115,7 @@ func TestAWorkersOwnSleepMakesNobodySuspect(t *testing.T) {
 		t.Error("wary")
 	}
 	for range 2 * stallSteps {
-		n += 2
+		n.sleeps += 2
 		r.w.polls++
 		r.step()
 	}
@@ -89,7 +124,7 @@ func TestAWorkersOwnSleepMakesNobodySuspect(t *testing.T) {
 	}
 }
 
-// A worker that was preempted, for as long and as often as may be, blames nobody.
+// A worker that was preempted or parked, for as long and as often as may be, blames nobody.
 func TestAPreemptedWorkerBlamesNobody(t *testing.T) {
 	r := newRig(t)
 	g := r.vm(1)

@@ -20,6 +20,7 @@ const (
 func (w *Worker) wait() {
 	ready := w.arm()
 	timeout := w.timeout()
+	began := w.clock()
 	for _, e := range w.egress {
 		if w.resting(e.port) {
 			continue
@@ -46,10 +47,12 @@ func (w *Worker) wait() {
 		t := unix.NsecToTimespec(timeout.Nanoseconds())
 		ts = &t
 	}
+	w.wary = w.wary || w.clock()-began > stallTurn.Nanoseconds()
 	w.polls++
 	n, err := unix.Ppoll(w.fds, ts, nil)
+	began = w.clock()
 	if w.wary { // this sleep was nobody's fault
-		w.slept = w.sleeps()
+		w.known = w.waits()
 	}
 	for _, e := range w.egress {
 		if w.resting(e.port) {
@@ -59,6 +62,7 @@ func (w *Worker) wait() {
 		e.src.DisarmKick()
 		w.touched(e.port, from)
 	}
+	w.wary = w.wary || w.clock()-began > stallTurn.Nanoseconds()
 	w.txStalled = false
 	if err != nil || n == 0 {
 		return // EINTR or a deadline: the next step looks at everything

@@ -70,9 +70,10 @@ type Worker struct {
 
 	wary   bool  // somebody has made the worker wait: see stall
 	stepAt int64 // when the step began
-	slept  int64 // by sleeps, when it was last asked
+	known  waits // when waits was last asked
 	polls  int64 // times that the worker itself went to sleep, since then
-	sleeps func() int64
+	booked int64 // ns of sleep that are some VM's
+	waits  func() waits
 
 	clock   func() int64
 	now     int64 // by clock, read once per burst
@@ -124,7 +125,7 @@ func New(cfg Config) (*Worker, error) {
 		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
-		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, sleeps: threadSleeps,
+		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	if w.clock == nil {
 		start := time.Now()

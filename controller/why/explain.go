@@ -159,9 +159,9 @@ func (x *explainer) lost() {
 			o.Reason, o.Packets = r.name, r.n
 		}
 	}
-	if s.StalledNS > 0 {
-		x.say(Lost, "look for what frees the VM's memory under it (a balloon, swap on the host); a VM that rests gets and sends nothing meanwhile",
-			"The VM's memory made workers sleep for %v in all, and the VM rests in proportion.", time.Duration(s.StalledNS).Round(time.Millisecond))
+	if s.Rests > 0 {
+		x.say(Lost, "look for what frees the VM's memory under it: a balloon, swap on the host",
+			"The VM rested %d times, and got and sent nothing meanwhile, because its memory made workers sleep for %v in all.", s.Rests, time.Duration(s.StalledNS).Round(time.Millisecond))
 	}
 	for _, l := range []struct {
 		n    uint64

@@ -76,7 +76,7 @@ var words = map[string]word{
 	"policy_off":            {"the policy has coalescing off", "rscctl policy set %s --coalesce on"},
 	"not_negotiated":        {"the guest's driver did not negotiate checksum and TSO for what it receives", "give the NIC guest_csum, guest_tso4, guest_tso6 and mrg_rxbuf (QEMU's default), and a driver in the guest that takes them: 'rscctl status' lists what was negotiated"},
 
-	"guest_no_buffers": {"the guest gave no buffers: it does not keep up", "more vCPU or queue pairs for the VM, a longer ring ('ethtool -G' in the guest, rx_queue_size in QEMU)"},
+	"guest_no_buffers": {"the guest gave no buffers, or rested: it does not keep up", "more vCPU or queue pairs for the VM, a longer ring ('ethtool -G' in the guest, rx_queue_size in QEMU)"},
 	"port_down":        {"the VM's port was not running: it boots, reboots, or is disconnected", ""},
 	"source_mac":       {"the VM sent from an address that is not its own", "if that is meant (VRRP, macvlan in the guest), attach with --allow-spoof"},
 	"vlan_foreign":     {"they carry a VLAN tag that is not the VM's", "the tags are the host's to set: take them off in the guest, or attach with the right --vlan"},
