@@ -62,10 +62,13 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 func (c *Controller) Config() api.Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := api.Config{Schema: api.Schema, VMs: []api.AttachRequest{}, DefaultPolicy: defaultPolicy()}
+	out := api.Config{Schema: api.Schema, VMs: []api.AttachRequest{}, Waiting: []string{}, DefaultPolicy: defaultPolicy()}
 	for _, i := range c.snapshotState().Interfaces {
 		for _, vm := range i.VMs {
 			out.VMs = append(out.VMs, attachAgain(i.Name, vm))
+			if _, err := c.findVM(vm.Name); err != nil {
+				out.Waiting = append(out.Waiting, vm.Name)
+			}
 		}
 	}
 	return out

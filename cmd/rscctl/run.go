@@ -44,6 +44,9 @@ func runController(c *cli.Context, s streams) error {
 	if err := canRun(c); err != nil {
 		return on("run", err)
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
+	defer signal.Stop(hangups)
 	ctl, err := controller.New(controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
@@ -55,9 +58,6 @@ func runController(c *cli.Context, s streams) error {
 	if err != nil {
 		return on("run", err)
 	}
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
 	go func() {
 		for {
 			select {

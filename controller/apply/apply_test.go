@@ -16,19 +16,27 @@ var defaults = api.Policy{Coalesce: true, IPv4: true, IPv6: true, Profile: api.P
 
 // host is a controller that keeps what it is told, and refuses VMs on interfaces that it does not have.
 type host struct {
-	vms    []api.AttachRequest
-	log    []string
-	refuse map[string]bool // by interface
+	vms     []api.AttachRequest
+	log     []string
+	refuse  map[string]bool // by interface
+	waiting []string
+	halfway error // what Detach says after it has taken the VM off
+	stuck   error // what it says when it has not
 }
 
 var errRefused = errors.New("refused")
 
 func (h *host) config() *api.Config {
-	return &api.Config{VMs: slices.Clone(h.vms), DefaultPolicy: defaults}
+	return &api.Config{VMs: slices.Clone(h.vms), Waiting: h.waiting, DefaultPolicy: defaults}
 }
 
-func (h *host) Attach(_ context.Context, r api.AttachRequest) (*api.AttachResponse, error) {
-	if h.refuse[r.Iface] {
+func (h *host) Attach(ctx context.Context, r api.AttachRequest) (*api.AttachResponse, error) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case slices.ContainsFunc(h.vms, func(v api.AttachRequest) bool { return v.VM == r.VM }):
+		return nil, api.ErrTaken
+	case h.refuse[r.Iface]:
 		return nil, errRefused
 	}
 	if r.DryRun {
@@ -40,11 +48,17 @@ func (h *host) Attach(_ context.Context, r api.AttachRequest) (*api.AttachRespon
 }
 
 func (h *host) Detach(_ context.Context, r api.DetachRequest) (*api.DetachResponse, error) {
+	if h.stuck != nil {
+		return nil, h.stuck
+	}
 	n := len(h.vms)
 	if h.vms = slices.DeleteFunc(h.vms, func(v api.AttachRequest) bool { return v.VM == r.VM && v.Iface == r.Iface }); len(h.vms) == n {
 		return nil, api.ErrUnknownVM
 	}
 	h.log = append(h.log, "detach "+r.VM)
+	if h.halfway != nil {
+		return nil, h.halfway
+	}
 	return &api.DetachResponse{}, nil
 }
 
@@ -140,6 +154,50 @@ func TestAVMThatCannotBeAsDescribedIsAsItWas(t *testing.T) {
 	h.refuse["eth0"] = true
 	if _, err = h.run(t, f, false); !strings.Contains(err.Error(), "not attached as it was") {
 		t.Errorf("lost without a word: %v", err)
+	}
+}
+
+// A VM is never lost by a change: not when the operator gives up in the middle, not when the detach fails half-way, not when it waits
+// and could not be attached in either form.
+func TestNoVMIsLostByAChange(t *testing.T) {
+	other := read(t, strings.Replace(described, "/run/web.sock", "/run/other.sock", 1))
+	has := func(h *host, socket string) bool {
+		return slices.ContainsFunc(h.vms, func(v api.AttachRequest) bool { return v.VM == "web" && v.VhostUser == socket })
+	}
+	failure := errors.New("offloads: not put back")
+	for name, c := range map[string]struct {
+		edit   func(h *host)
+		cancel bool
+		socket string
+		err    error
+	}{
+		"given up":         {func(*host) {}, true, "/run/other.sock", nil},
+		"detached halfway": {func(h *host) { h.halfway = failure }, false, "/run/other.sock", nil},
+		"not detached":     {func(h *host) { h.stuck = failure }, false, "/run/web.sock", failure},
+		"halfway, refused": {func(h *host) { h.halfway, h.refuse = failure, map[string]bool{"eth0": true} }, false, "", errRefused},
+		"waits":            {func(h *host) { h.waiting = []string{"web"} }, false, "/run/web.sock", ErrWaits},
+	} {
+		h := &host{}
+		if _, err := h.run(t, read(t, described), false); err != nil {
+			t.Fatal(err)
+		}
+		c.edit(h)
+		ctx, cancel := context.WithCancel(t.Context())
+		if c.cancel {
+			cancel()
+		}
+		plan := Plan(other, h.config(), false)
+		if len(plan) != 1 {
+			t.Fatalf("%s: %v", name, plan)
+		}
+		_, err := plan[0].Do(ctx, h)
+		cancel()
+		if !errors.Is(err, c.err) || c.socket != "" && !has(h, c.socket) {
+			t.Errorf("%s: %v, %+v", name, err, h.vms)
+		}
+		if _, err := plan[0].Try(t.Context(), h); (err != nil) != (c.err == ErrWaits) {
+			t.Errorf("%s: tried: %v", name, err)
+		}
 	}
 }
 

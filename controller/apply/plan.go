@@ -27,6 +27,7 @@ const (
 	Change    Deed = "change" // detach and attach: the VM's link goes down for a moment
 	SetPolicy Deed = "policy"
 	Attach    Deed = "attach"
+	Wait      Deed = "wait" // it differs, and cannot be changed while it waits for what it needs
 )
 
 // Step is one thing to do.
@@ -61,6 +62,9 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		} else {
 			continue
 		}
+		if there && slices.Contains(c.Waiting, want.VM) { // it could be attached neither as described nor as it was
+			s.Deed = Wait
+		}
 		steps[s.Deed] = append(steps[s.Deed], s)
 	}
 	if prune {
@@ -70,7 +74,7 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 			}
 		}
 	}
-	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach])
+	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach], steps[Wait])
 }
 
 // policyOf is the policy that a request attaches with.
@@ -133,13 +137,19 @@ func (s *Step) String() string {
 		return fmt.Sprintf("detach %s from %s", s.VM, s.Iface)
 	case Attach:
 		return fmt.Sprintf("attach %s to %s", s.VM, s.Iface)
+	case Wait:
+		return fmt.Sprintf("%s differs, and waits: %s", s.VM, strings.Join(s.What, ", "))
 	case Change:
 		return fmt.Sprintf("change %s, whose link goes down for a moment: %s", s.VM, strings.Join(s.What, ", "))
 	}
 	return fmt.Sprintf("policy of %s: %s", s.VM, strings.Join(s.What, ", "))
 }
 
+// ErrWaits is returned for a VM that differs and waits.
+var ErrWaits = errors.New("it waits for what it needs ('rscctl status' says for what): apply again when it is back, or detach it first")
+
 // Do carries the step out and returns the controller's warnings. A VM that cannot be attached as it should be is attached as it was.
+// What is half done is done to its end, whatever becomes of ctx.
 func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err error) {
 	switch s.Deed {
 	case Detach:
@@ -152,28 +162,45 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Patch: s.want.Policy})
 		return nil, err
 	case Change:
-		r, err := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
-		if err != nil {
-			return nil, err
-		}
-		warnings = r.Warnings
+		return s.change(context.WithoutCancel(ctx), c)
+	case Wait:
+		return nil, ErrWaits
 	}
 	r, err := c.Attach(ctx, s.want)
-	if err == nil {
-		return append(warnings, r.Warnings...), nil
+	if err != nil {
+		return nil, err
 	}
-	if s.Deed == Change {
-		if _, again := c.Attach(ctx, s.was); again != nil {
-			return warnings, errors.Join(err, fmt.Errorf("and not attached as it was: %w", again))
-		}
-		err = fmt.Errorf("%w; it is attached as it was", err)
-	}
-	return warnings, err
+	return r.Warnings, nil
 }
 
-// Try asks the controller whether it would attach the VM of an Attach step. Of the other steps nothing can be asked beforehand.
+// change takes a VM off and attaches it in its new form, or in the old one. A detach that fails may have taken it off all the same.
+func (s *Step) change(ctx context.Context, c Controller) (warnings []string, err error) {
+	off, failed := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
+	if failed == nil {
+		warnings = off.Warnings
+	}
+	r, err := c.Attach(ctx, s.want)
+	switch {
+	case err == nil && failed != nil:
+		return append(r.Warnings, failed.Error()), nil
+	case err == nil:
+		return append(warnings, r.Warnings...), nil
+	case failed != nil && errors.Is(err, api.ErrTaken): // by itself
+		return nil, failed
+	}
+	if _, again := c.Attach(ctx, s.was); again != nil {
+		return warnings, errors.Join(err, fmt.Errorf("and not attached as it was: %w", again))
+	}
+	return warnings, fmt.Errorf("%w; it is attached as it was", err)
+}
+
+// Try asks the controller whether it would attach the VM of an Attach step. Of detaching and changing nothing can be asked beforehand.
 func (s *Step) Try(ctx context.Context, c Controller) (warnings []string, err error) {
-	if s.Deed != Attach {
+	switch s.Deed {
+	case Attach:
+	case Wait:
+		return nil, ErrWaits
+	default:
 		return nil, nil
 	}
 	dry := s.want

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,9 +31,32 @@ const (
 
 // Handler answers scrapes with what look sees. version is that of the binary. It is safe for concurrent use if look is.
 func Handler(version string, look func() (Look, error)) http.Handler {
+	look = seldom(look)
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{version: version, look: look})
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeWithin})
+}
+
+// lookEvery is how old a look may be: whoever reaches the address may ask as often as he likes, and the workers are asked no more.
+const lookEvery = time.Second
+
+// seldom makes one look serve all who ask within lookEvery. One that fails serves nobody else.
+func seldom(look func() (Look, error)) func() (Look, error) {
+	var mu sync.Mutex
+	var last Look
+	var at time.Time
+	return func() (Look, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !at.IsZero() && time.Since(at) < lookEvery {
+			return last, nil
+		}
+		l, err := look()
+		if err == nil {
+			last, at = l, time.Now()
+		}
+		return l, err
+	}
 }
 
 type collector struct {

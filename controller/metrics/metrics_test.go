@@ -119,6 +119,34 @@ func TestALookThatFailsIsAScrapeThatFails(t *testing.T) {
 	}
 }
 
+// A hundred scrapes in a moment are one look at the workers.
+func TestManyScrapesAreOneLook(t *testing.T) {
+	looks, fail := 0, true
+	h := Handler("v1", func() (Look, error) {
+		if looks++; fail {
+			return Look{}, errors.New("stuck")
+		}
+		return sample(), nil
+	})
+	ask := func() int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return w.Code
+	}
+	if ask() != http.StatusInternalServerError || ask() != http.StatusInternalServerError || looks != 2 {
+		t.Errorf("%d looks: a failure is kept", looks)
+	}
+	fail = false
+	for range 100 {
+		if code := ask(); code != http.StatusOK {
+			t.Fatal(code)
+		}
+	}
+	if looks > 10 { // a slow machine may take seconds
+		t.Errorf("%d looks", looks)
+	}
+}
+
 // Without a host only this machine can scrape; what is no address is refused by one line that says what is.
 func TestAnAddressWithoutAHostIsThisMachines(t *testing.T) {
 	for _, address := range []string{"0", ":0", "127.0.0.1:0"} {
