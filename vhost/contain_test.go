@@ -48,12 +48,11 @@ func TestAPanicEndsOnlyItsOwnConnection(t *testing.T) {
 			if name != "stopped" && (!errors.Is(reason, vhost.ErrInternal) || !strings.Contains(reason.Error(), "contain_test.go:")) {
 				t.Errorf("reason %v", reason)
 			}
-			if !log.has("contain_test.go:") {
-				t.Error("no log line")
-			}
-			if s := p.State(); s.Name != vhost.StateFailed || !errors.Is(s.Err, vhost.ErrInternal) {
-				t.Errorf("state %+v", s)
-			}
+			waitFor(t, "a log line", func() bool { return log.has("contain_test.go:") }) // each is a moment after the other
+			waitFor(t, "a state that says it", func() bool {
+				s := p.State()
+				return s.Name == vhost.StateFailed && errors.Is(s.Err, vhost.ErrInternal)
+			})
 			if err := nothingRuns(p); err != nil {
 				t.Error(err)
 			}
