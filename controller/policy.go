@@ -29,19 +29,7 @@ func defaultPolicy() api.Policy {
 
 // applyPatch returns base with the patch's fields, or an ErrUsage that names the field and its bounds.
 func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
-	out := base
-	set(&out.Coalesce, p.Coalesce)
-	set(&out.IPv4, p.IPv4)
-	set(&out.IPv6, p.IPv6)
-	set(&out.Profile, p.Profile)
-	set(&out.HoldNS, p.HoldNS)
-	set(&out.MaxBytes, p.MaxBytes)
-	set(&out.MaxSegments, p.MaxSegments)
-	if p.ExcludePorts != nil {
-		out.ExcludePorts = slices.Clone(*p.ExcludePorts)
-		slices.Sort(out.ExcludePorts)
-		out.ExcludePorts = slices.Compact(out.ExcludePorts)
-	}
+	out := p.Over(base)
 	switch {
 	case !slices.Contains(api.Profiles, out.Profile):
 		return base, fmt.Errorf("policy: profile %q: %w: use gro or rsc", out.Profile, ErrUsage)
@@ -55,12 +43,6 @@ func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
 		return base, fmt.Errorf("policy: exclude-port: %d ports: %w: at most %d", len(out.ExcludePorts), ErrUsage, maxExcludePorts)
 	}
 	return out, nil
-}
-
-func set[T any](dst *T, src *T) {
-	if src != nil {
-		*dst = *src
-	}
 }
 
 // effective tells which profile a policy has in force for the features a guest negotiated, and why when it is not the one asked.

@@ -40,15 +40,11 @@ func savedPolicy(p api.Policy) state.Policy {
 
 // attachAgain is the request that attaches a VM of the state file. Its policy is given in full: defaults may have changed since.
 func attachAgain(iface string, vm state.VM) api.AttachRequest {
-	p := vm.Policy
-	profile := api.Profile(p.Profile)
-	req := api.AttachRequest{
-		Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads,
-		Policy: api.PolicyPatch{
-			Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &profile, HoldNS: &p.HoldNS,
-			MaxBytes: &p.MaxBytes, MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
-		},
+	p := api.Policy{
+		Coalesce: vm.Policy.Coalesce, IPv4: vm.Policy.IPv4, IPv6: vm.Policy.IPv6, Profile: api.Profile(vm.Policy.Profile), HoldNS: vm.Policy.HoldNS,
+		MaxBytes: vm.Policy.MaxBytes, MaxSegments: vm.Policy.MaxSegments, ExcludePorts: vm.Policy.ExcludePorts,
 	}
+	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch()}
 	if t := vm.Tap; t != nil {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}

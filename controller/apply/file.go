@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -103,13 +102,13 @@ func (f *File) check() error {
 			return fmt.Errorf("VM %s: %w", v.Name, err)
 		}
 		claims := []string{"name " + v.Name, fmt.Sprintf("address %s in VLAN %d of %s", v.MAC, v.VLAN, v.Iface)}
-		for what, which := range map[string]string{"socket": v.VhostUser, "tap": v.Tap, "domain": v.Domain} {
-			if which != "" && (what != "domain" || v.Tap == "") { // a domain may have several taps
+		for what, which := range map[string]string{"socket": v.VhostUser, "tap": v.Tap} { // a domain may have several taps
+			if which != "" {
 				claims = append(claims, what+" "+which)
 			}
 		}
 		for _, c := range claims {
-			if other, ok := taken[c]; ok && !strings.HasPrefix(c, "domain ") {
+			if other, ok := taken[c]; ok {
 				return fmt.Errorf("VMs %s and %s: both have %s", other, v.Name, c)
 			}
 			taken[c] = v.Name
@@ -143,45 +142,23 @@ func (v *VM) check() error {
 
 // request attaches the VM with the policy that it has, the defaults filled in.
 func (v *VM) request(defaults api.Policy) api.AttachRequest {
-	p := v.Policy.over(defaults)
 	return api.AttachRequest{
 		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
 		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, Isolate: v.Isolate, AnyMemory: v.AnyMemory,
-		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: full(p),
+		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: v.Policy.patch().Over(defaults).Patch(),
 	}
 }
 
-// over fills the policy up with base.
-func (p *Policy) over(base api.Policy) api.Policy {
-	set(&base.Coalesce, p.Coalesce)
-	set(&base.IPv4, p.IPv4)
-	set(&base.IPv6, p.IPv6)
-	set(&base.Profile, p.Profile)
-	set(&base.MaxBytes, p.MaxBytes)
-	set(&base.MaxSegments, p.MaxSegments)
+// patch is the policy as the controller takes it.
+func (p *Policy) patch() api.PolicyPatch {
+	out := api.PolicyPatch{
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+	}
 	if p.Hold != nil {
-		base.HoldNS = p.Hold.Nanoseconds()
+		ns := p.Hold.Nanoseconds()
+		out.HoldNS = &ns
 	}
-	if p.ExcludePorts != nil {
-		base.ExcludePorts = slices.Clone(*p.ExcludePorts)
-		slices.Sort(base.ExcludePorts)
-		base.ExcludePorts = slices.Compact(base.ExcludePorts)
-	}
-	return base
-}
-
-func set[T any](to *T, from *T) {
-	if from != nil {
-		*to = *from
-	}
-}
-
-// full is a patch of all fields.
-func full(p api.Policy) api.PolicyPatch {
-	return api.PolicyPatch{
-		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS, MaxBytes: &p.MaxBytes,
-		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
-	}
+	return out
 }
 
 // Export is the file that describes what a controller has, without what is the default.
@@ -192,7 +169,7 @@ func Export(c *api.Config) *File {
 		f.VMs = append(f.VMs, VM{
 			Name: r.VM, Iface: r.Iface, MAC: r.MAC, VLAN: r.VLAN, VhostUser: r.VhostUser, Connect: r.Connect, Tap: r.Tap, Domain: r.Domain,
 			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, Isolate: r.Isolate, AnyMemory: r.AnyMemory,
-			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, Policy: beside(policyOf(r, c.DefaultPolicy), c.DefaultPolicy),
+			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
 		})
 	}
 	slices.SortFunc(f.VMs, func(a, b VM) int { return cmp.Or(cmp.Compare(a.Iface, b.Iface), cmp.Compare(a.Name, b.Name)) })

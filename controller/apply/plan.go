@@ -57,7 +57,7 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 			s.Deed = Attach
 		} else if s.What = differences(&was, &want); len(s.What) > 0 {
 			s.Deed = Change
-		} else if s.What = policyDifferences(policyOf(&was, c.DefaultPolicy), policyOf(&want, c.DefaultPolicy)); len(s.What) > 0 {
+		} else if s.What = policyDifferences(was.Policy.Over(c.DefaultPolicy), want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
 			s.Deed = SetPolicy
 		} else {
 			continue
@@ -75,17 +75,6 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		}
 	}
 	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach], steps[Wait])
-}
-
-// policyOf is the policy that a request attaches with.
-func policyOf(r *api.AttachRequest, defaults api.Policy) api.Policy {
-	p, n := r.Policy, Policy{}
-	n.Coalesce, n.IPv4, n.IPv6, n.Profile, n.MaxBytes, n.MaxSegments, n.ExcludePorts = p.Coalesce, p.IPv4, p.IPv6, p.Profile, p.MaxBytes, p.MaxSegments, p.ExcludePorts
-	if p.HoldNS != nil {
-		hold := time.Duration(*p.HoldNS)
-		n.Hold = &hold
-	}
-	return n.over(defaults)
 }
 
 // differences are those that only attaching again mends. A tap's name is none: a VM is found behind another one by its address,
@@ -153,11 +142,7 @@ var ErrWaits = errors.New("it waits for what it needs ('rscctl status' says for 
 func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err error) {
 	switch s.Deed {
 	case Detach:
-		r, err := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
-		if err != nil {
-			return nil, err
-		}
-		return r.Warnings, nil
+		return s.detach(ctx, c)
 	case SetPolicy:
 		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Patch: s.want.Policy})
 		return nil, err
@@ -166,7 +151,19 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 	case Wait:
 		return nil, ErrWaits
 	}
-	r, err := c.Attach(ctx, s.want)
+	return attach(ctx, c, s.want)
+}
+
+func (s *Step) detach(ctx context.Context, c Controller) (warnings []string, err error) {
+	r, err := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
+	if err != nil {
+		return nil, err
+	}
+	return r.Warnings, nil
+}
+
+func attach(ctx context.Context, c Controller, req api.AttachRequest) (warnings []string, err error) {
+	r, err := c.Attach(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -175,16 +172,13 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 
 // change takes a VM off and attaches it in its new form, or in the old one. A detach that fails may have taken it off all the same.
 func (s *Step) change(ctx context.Context, c Controller) (warnings []string, err error) {
-	off, failed := c.Detach(ctx, api.DetachRequest{Iface: s.was.Iface, VM: s.VM})
-	if failed == nil {
-		warnings = off.Warnings
-	}
-	r, err := c.Attach(ctx, s.want)
+	warnings, failed := s.detach(ctx, c)
+	more, err := attach(ctx, c, s.want)
 	switch {
 	case err == nil && failed != nil:
-		return append(r.Warnings, failed.Error()), nil
+		return append(more, failed.Error()), nil
 	case err == nil:
-		return append(warnings, r.Warnings...), nil
+		return append(warnings, more...), nil
 	case failed != nil && errors.Is(err, api.ErrTaken): // by itself
 		return nil, failed
 	}
@@ -198,16 +192,11 @@ func (s *Step) change(ctx context.Context, c Controller) (warnings []string, err
 func (s *Step) Try(ctx context.Context, c Controller) (warnings []string, err error) {
 	switch s.Deed {
 	case Attach:
+		dry := s.want
+		dry.DryRun = true
+		return attach(ctx, c, dry)
 	case Wait:
 		return nil, ErrWaits
-	default:
-		return nil, nil
 	}
-	dry := s.want
-	dry.DryRun = true
-	r, err := c.Attach(ctx, dry)
-	if err != nil {
-		return nil, err
-	}
-	return r.Warnings, nil
+	return nil, nil
 }
