@@ -90,13 +90,13 @@ func endpoint(addr string, port uint16) string {
 
 // verdictText writes "ok" alone when nothing else was found, otherwise every verdict with its count.
 func verdictText(v map[string]uint64) string {
-	list := byCount(v)
+	list := api.ByCount(v)
 	if len(list) == 1 {
-		return list[0].name
+		return list[0].Name
 	}
 	words := make([]string, len(list))
 	for i, e := range list {
-		words[i] = e.name + "=" + grouped(e.count)
+		words[i] = e.Name + "=" + grouped(e.N)
 	}
 	return orDash(strings.Join(words, " "))
 }

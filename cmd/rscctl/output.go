@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"sort"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -122,28 +121,6 @@ func duration(d time.Duration) string {
 		}
 	}
 	return ""
-}
-
-type counted struct {
-	name  string
-	count uint64
-}
-
-// byCount sorts counters by count, largest first, then by name; zeros are left out.
-func byCount(m map[string]uint64) []counted {
-	var list []counted
-	for name, n := range m {
-		if n > 0 {
-			list = append(list, counted{name, n})
-		}
-	}
-	sort.Slice(list, func(i, j int) bool {
-		if list[i].count != list[j].count {
-			return list[i].count > list[j].count
-		}
-		return list[i].name < list[j].name
-	})
-	return list
 }
 
 func total(m map[string]uint64) (sum uint64) {

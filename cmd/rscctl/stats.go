@@ -121,7 +121,7 @@ func ratio(a, b uint64) string {
 
 // printReasons lists counters, largest first; nothing counted prints nothing.
 func printReasons(p *printer, title, unit string, m map[string]uint64) {
-	list := byCount(m)
+	list := api.ByCount(m)
 	if len(list) == 0 {
 		return
 	}
@@ -129,7 +129,7 @@ func printReasons(p *printer, title, unit string, m map[string]uint64) {
 	p.line("")
 	p.row("  "+title, unit, "SHARE")
 	for _, e := range list {
-		p.row("  "+e.name, grouped(e.count), percent(e.count, all))
+		p.row("  "+e.Name, grouped(e.N), percent(e.N, all))
 	}
 }
 

@@ -1,10 +1,7 @@
 package why
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +52,12 @@ func (x *explainer) say(t Topic, do, format string, args ...any) *Sentence {
 	return &x.out.Sentences[len(x.out.Sentences)-1]
 }
 
+// because says something that was counted for a reason, and the reason.
+func (x *explainer) because(t Topic, r api.Count, format string, args ...any) {
+	s := x.say(t, words[r.Name].do, format+" because %s.", append(args, meaning(r.Name))...)
+	s.Reason, s.Packets = r.Name, r.N
+}
+
 // state says what keeps the VM from being served, or from being served as was asked for.
 func (x *explainer) state() {
 	p := x.vm.Port
@@ -92,20 +95,12 @@ func (x *explainer) silent() {
 // merged says what share is merged, and what that is worth.
 func (x *explainer) merged() {
 	s := x.vm.Stats
-	mean := 0.0
-	if s.Superframes > 0 {
-		mean = float64(s.MergedPackets) / float64(s.Superframes)
-	}
 	out := x.say(Merged, "", "%d of %d packets are merged (%s)", s.MergedPackets, s.RxPackets, percent(s.MergedPackets, s.RxPackets))
-	switch {
-	case s.Superframes == 0:
+	if s.Superframes == 0 {
 		out.Text += ": nothing is gained so far."
-	case mean >= enough:
-		out.Text += fmt.Sprintf(", %.1f segments a superframe: longer ones would bring the guest next to nothing.", mean)
-	case mean >= fair:
-		out.Text += fmt.Sprintf(", %.1f segments a superframe: the guest has most of the gain that there is.", mean)
-	default:
-		out.Text += fmt.Sprintf(", %.1f segments a superframe: longer ones would bring more.", mean)
+	} else {
+		mean := float64(s.MergedPackets) / float64(s.Superframes)
+		out.Text += fmt.Sprintf(", %.1f segments a superframe: %s.", mean, worth(mean))
 	}
 	if s.RxPackets < few {
 		out.Text += " That is few packets: the shares say little yet."
@@ -116,6 +111,17 @@ func (x *explainer) merged() {
 	}
 }
 
+// worth of so many segments a superframe.
+func worth(mean float64) string {
+	switch {
+	case mean >= enough:
+		return "longer ones would bring the guest next to nothing"
+	case mean >= fair:
+		return "the guest has most of the gain that there is"
+	}
+	return "longer ones would bring more"
+}
+
 // ends says why superframes are not longer. Those that are long enough need no reason.
 func (x *explainer) ends() {
 	s := x.vm.Stats
@@ -123,17 +129,14 @@ func (x *explainer) ends() {
 		return
 	}
 	for _, r := range top(s.Sealed, s.Superframes) {
-		w := words[r.name]
-		o := x.say(Ends, w.do, "%s of the superframes ended because %s.", percent(r.n, s.Superframes), meaning(r.name))
-		o.Reason, o.Packets = r.name, r.n
+		x.because(Ends, r, "%s of the superframes ended", percent(r.N, s.Superframes))
 	}
 }
 
 func (x *explainer) alone() {
 	s := x.vm.Stats
 	for _, r := range top(s.Passed, s.RxPackets) {
-		o := x.say(Alone, words[r.name].do, "%s of the packets passed alone because %s.", percent(r.n, s.RxPackets), meaning(r.name))
-		o.Reason, o.Packets = r.name, r.n
+		x.because(Alone, r, "%s of the packets passed alone", percent(r.N, s.RxPackets))
 	}
 }
 
@@ -154,9 +157,8 @@ func (x *explainer) lost() {
 		by   map[string]uint64
 		what string
 	}{{s.Dropped, "packets for the VM"}, {s.TxDropped, "frames of the VM"}} {
-		for _, r := range sorted(d.by) {
-			o := x.say(Lost, words[r.name].do, "%d %s were dropped because %s.", r.n, d.what, meaning(r.name))
-			o.Reason, o.Packets = r.name, r.n
+		for _, r := range api.ByCount(d.by) {
+			x.because(Lost, r, "%d %s were dropped", r.N, d.what)
 		}
 	}
 	if s.Rests > 0 {
@@ -196,26 +198,10 @@ func (x *explainer) queues() {
 	}
 }
 
-// counted is a reason and how often it was counted.
-type counted struct {
-	name string
-	n    uint64
-}
-
-func sorted(by map[string]uint64) (out []counted) {
-	for _, name := range slices.Sorted(maps.Keys(by)) {
-		if by[name] > 0 {
-			out = append(out, counted{name, by[name]})
-		}
-	}
-	slices.SortStableFunc(out, func(a, b counted) int { return cmp.Compare(b.n, a.n) })
-	return out
-}
-
 // top are the reasons worth a sentence.
-func top(by map[string]uint64, of uint64) (out []counted) {
-	for _, r := range sorted(by) {
-		if len(out) < most && 100*float64(r.n) >= leastPct*float64(of) {
+func top(by map[string]uint64, of uint64) (out []api.Count) {
+	for _, r := range api.ByCount(by) {
+		if len(out) < most && 100*float64(r.N) >= leastPct*float64(of) {
 			out = append(out, r)
 		}
 	}
