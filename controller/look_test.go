@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"os"
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -11,13 +10,7 @@ import (
 // VMs do not open a hundred a second.
 func TestALookHasOneSetOfSocketsForAllVMs(t *testing.T) {
 	c := &Controller{rules: netdev.NewRuleReader()}
-	open := func() int {
-		list, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(list)
-	}
+	open := func() int { return inUse(t).descriptors }
 	before := open()
 	c.lookAt(func(l *look) {
 		if n := open(); n != before {

@@ -385,11 +385,9 @@ func TestAFrontEndThatFailsAgainAndAgainIsToldOfTenTimesAMinute(t *testing.T) {
 	}
 }
 
-// A front-end whose call takes milliseconds of whoever makes it, because it is watched many thousand times, is served on: its
-// calls cost the worker a credit, and later come from the port's own goroutine.
-func TestAFrontEndThatIsDearToCallIsServedAtItsOwnPace(t *testing.T) {
-	check := bystander(t)
-	p, socket, log := newPort(t, nil)
+// dearGuest is a guest that runs, whose call is watched many thousand times, and that has posted 250 buffers.
+func dearGuest(t *testing.T, p *vhost.Port, socket string) *guest {
+	t.Helper()
 	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize, c.Features = 256, without(all, virtio.FEventIdx) }).start()
 	exchange(t, p, g, 0)
 	usertest.Watch(t, g.RX(0).CallFD(), 40000)
@@ -397,6 +395,15 @@ func TestAFrontEndThatIsDearToCallIsServedAtItsOwnPace(t *testing.T) {
 		g.post(g.RX(0), true, 100)
 	}
 	g.kick(g.RX(0))
+	return g
+}
+
+// A front-end whose call takes milliseconds of whoever makes it, because it is watched many thousand times, is served on: its
+// calls cost the worker a credit, and later come from the port's own goroutine.
+func TestAFrontEndThatIsDearToCallIsServedAtItsOwnPace(t *testing.T) {
+	check := bystander(t)
+	p, socket, log := newPort(t, nil)
+	g := dearGuest(t, p, socket)
 	for range 250 {
 		if err := put(t, p.RX(0), plain(makeFrame(60, 1))); err != nil {
 			t.Fatal(err)
@@ -426,13 +433,7 @@ func TestAFrontEndThatIsDearToCallIsServedAtItsOwnPace(t *testing.T) {
 // that was on its way to the old one reaches the new one.
 func TestANewEventFDIsNoNewCredit(t *testing.T) {
 	p, socket, _ := newPort(t, nil)
-	g := newGuest(t, socket, func(c *user.FrontendConfig) { c.RingSize, c.Features = 256, without(all, virtio.FEventIdx) }).start()
-	exchange(t, p, g, 0)
-	usertest.Watch(t, g.RX(0).CallFD(), 40000)
-	for range 250 {
-		g.post(g.RX(0), true, 100)
-	}
-	g.kick(g.RX(0))
+	g := dearGuest(t, p, socket)
 	for i := range 250 {
 		if err := put(t, p.RX(0), plain(makeFrame(60, 1))); err != nil {
 			t.Fatal(err)

@@ -29,17 +29,12 @@ func journal(w io.Writer) bool {
 
 // newLogger makes the logger that the flags ask for. Under journald, which notes the time of each line itself, it leaves the time out.
 func newLogger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
-	o := &slog.HandlerOptions{}
-	switch level := c.String("log-level"); level {
-	case "debug", "info", "warn", "error":
-		var l slog.Level
-		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return nil, usagef("run: log-level: %v", err)
-		}
-		o.Level = l
-	default:
-		return nil, usagef("run: log-level %q: use debug, info, warn or error", level)
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := levels[c.String("log-level")]
+	if !ok {
+		return nil, usagef("run: log-level %q: use debug, info, warn or error", c.String("log-level"))
 	}
+	o := &slog.HandlerOptions{Level: level}
 	if journal(w) {
 		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {

@@ -30,12 +30,10 @@ func runController(c *cli.Context, s streams) error {
 	if _, err := positionals(c, 0, 0, ""); err != nil {
 		return err
 	}
-	if at := c.String("metrics"); at != "" {
-		if _, err := metrics.Address(at); err != nil {
+	if c.IsSet("metrics") {
+		if _, err := metrics.Address(c.String("metrics")); err != nil {
 			return usagef("run: %v", err)
 		}
-	} else if c.IsSet("metrics") {
-		return usagef("run: metrics: %v", metrics.ErrAddress)
 	}
 	log, err := newLogger(c, s.err)
 	if err != nil {

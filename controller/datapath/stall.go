@@ -57,12 +57,29 @@ func (w *Worker) stepEnds() {
 	if w.wary {
 		return
 	}
-	w.wary = w.clock()-w.stepAt > stallTurn.Nanoseconds()
+	w.wary = w.slow(w.stepAt)
 	if w.turn%stallSteps == 0 {
 		n := w.waits()
 		w.wary = w.wary || w.known.sleeps != 0 && n.sleeps-w.known.sleeps > w.polls+stallSlack
 		w.known, w.polls = n, 0
 	}
+}
+
+// slow says that what began then has taken so long that somebody may have made the worker wait.
+func (w *Worker) slow(began int64) bool { return w.clock()-began > stallTurn.Nanoseconds() }
+
+// eachSource runs fn, which touches a ring, on every source of the VMs that do not rest. It is for what is no step.
+func (w *Worker) eachSource(fn func(e *egress)) {
+	began := w.clock()
+	for _, e := range w.egress {
+		if w.resting(e.port) {
+			continue
+		}
+		from := w.touching()
+		fn(e)
+		w.touched(e.port, from)
+	}
+	w.wary = w.wary || w.slow(began)
 }
 
 // touching is called before a VM's memory is touched, and touched behind it, with what touching returned.

@@ -20,17 +20,11 @@ const (
 func (w *Worker) wait() {
 	ready := w.arm()
 	timeout := w.timeout()
-	began := w.clock()
-	for _, e := range w.egress {
-		if w.resting(e.port) {
-			continue
-		}
-		from := w.touching()
+	w.eachSource(func(e *egress) {
 		if !w.txStalled && !e.short && e.src.ArmKick() {
 			timeout = 0
 		}
-		w.touched(e.port, from)
-	}
+	})
 	if ready {
 		timeout = 0
 	}
@@ -47,22 +41,12 @@ func (w *Worker) wait() {
 		t := unix.NsecToTimespec(timeout.Nanoseconds())
 		ts = &t
 	}
-	w.wary = w.wary || w.clock()-began > stallTurn.Nanoseconds()
 	w.polls++
 	n, err := unix.Ppoll(w.fds, ts, nil)
-	began = w.clock()
 	if w.wary { // this sleep was nobody's fault
 		w.known = w.waits()
 	}
-	for _, e := range w.egress {
-		if w.resting(e.port) {
-			continue
-		}
-		from := w.touching()
-		e.src.DisarmKick()
-		w.touched(e.port, from)
-	}
-	w.wary = w.wary || w.clock()-began > stallTurn.Nanoseconds()
+	w.eachSource(func(e *egress) { e.src.DisarmKick() })
 	w.txStalled = false
 	if err != nil || n == 0 {
 		return // EINTR or a deadline: the next step looks at everything

@@ -3,7 +3,6 @@
 package metrics
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -48,7 +47,7 @@ func seldom(look func() (Look, error)) func() (Look, error) {
 	return func() (Look, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if !at.IsZero() && time.Since(at) < lookEvery {
+		if time.Since(at) < lookEvery {
 			return last, nil
 		}
 		l, err := look()
@@ -133,7 +132,7 @@ func collectQueue(ch chan<- prometheus.Metric, iface string, q *api.Queue) {
 	gauge(ch, queueChunks, float64(q.Chunks), iface, id)
 	gauge(ch, queueHeld, float64(q.Held), iface, id)
 	gauge(ch, queueSlots, float64(q.OpenSlots), iface, id)
-	gauge(ch, queueUp, truth(cmp.Or(q.Worker, api.WorkerRunning) == api.WorkerRunning), iface, id)
+	gauge(ch, queueUp, truth(q.Worker == api.WorkerRunning), iface, id)
 }
 
 func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, n uint64, labels ...string) {

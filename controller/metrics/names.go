@@ -33,12 +33,13 @@ var (
 	outcomes    = desc("xdp_frames_total", "Frames of all interfaces by what the XDP program did with them.", []string{"outcome"})
 )
 
-type vmCounter struct {
+// series is a metric and where its values stand.
+type series[From, Values any] struct {
 	desc *prometheus.Desc
-	of   func(*api.VMStats) uint64
+	of   func(*From) Values
 }
 
-var vmCounters = []vmCounter{
+var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_received_packets_total", "Packets that came for the VM.", ofVM), func(v *api.VMStats) uint64 { return v.RxPackets }},
 	{desc("vm_received_bytes_total", "Bytes of these packets, Ethernet first.", ofVM), func(v *api.VMStats) uint64 { return v.RxBytes }},
 	{desc("vm_merged_packets_total", "Packets that reached the guest inside superframes.", ofVM), func(v *api.VMStats) uint64 { return v.MergedPackets }},
@@ -58,20 +59,14 @@ var vmCounters = []vmCounter{
 }
 
 // vmReasons have a series for each reason that has occurred. docs/counters.md explains the reasons.
-var vmReasons = []struct {
-	desc *prometheus.Desc
-	of   func(*api.VMStats) map[string]uint64
-}{
+var vmReasons = []series[api.VMStats, map[string]uint64]{
 	{desc("vm_sealed_superframes_total", "Superframes by why they left the flow table.", ofVMReason), func(v *api.VMStats) map[string]uint64 { return v.Sealed }},
 	{desc("vm_passed_packets_total", "Packets that reached the guest alone, by why.", ofVMReason), func(v *api.VMStats) map[string]uint64 { return v.Passed }},
 	{desc("vm_dropped_packets_total", "Packets for the VM that were dropped, by why.", ofVMReason), func(v *api.VMStats) map[string]uint64 { return v.Dropped }},
 	{desc("vm_sent_dropped_frames_total", "Frames of the VM that were refused, by why.", ofVMReason), func(v *api.VMStats) map[string]uint64 { return v.TxDropped }},
 }
 
-var queueCounters = []struct {
-	desc *prometheus.Desc
-	of   func(*api.Queue) uint64
-}{
+var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_received_frames_total", "Frames taken from AF_XDP.", ofQueue), func(q *api.Queue) uint64 { return q.RxFrames }},
 	{desc("queue_sent_frames_total", "Frames queued for the wire.", ofQueue), func(q *api.Queue) uint64 { return q.TxFrames }},
 	{desc("queue_fill_empty_total", "Frames that AF_XDP dropped: no chunk was free.", ofQueue), func(q *api.Queue) uint64 { return q.RxFillEmpty }},

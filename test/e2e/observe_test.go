@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -162,7 +161,7 @@ func (r *rig) clean(when string, devs ...string) {
 // nothing.
 func TestObserveTellsWhetherTheKernelMerges(t *testing.T) {
 	r, vm := observed(t)
-	up, emulated := r.net.B.Dev, os.Getenv("RSCCTL_INSIDE") != ""
+	up, emulated := r.net.B.Dev, netnstest.Emulated()
 	for _, v6 := range []bool{false, true} {
 		for _, gro := range []bool{true, false} {
 			r.net.B.SetOffload(t, "rx-gro", gro)

@@ -26,7 +26,7 @@ const (
 
 // longRun is how many bytes keep a transfer going through a restart of the controller.
 func longRun() int64 {
-	if os.Getenv("RSCCTL_INSIDE") != "" {
+	if netnstest.Emulated() {
 		return 64 << 20
 	}
 	return 512 << 20

@@ -168,14 +168,19 @@ func (e *events) close() {
 // switched on from the start. The hook is switched by writing into running code, and an emulated processor at times runs the old
 // code for ever: a test that attached a TC filter beside traffic stopped the VM ("soft lockup" in asm_exc_int3).
 func steady(ctx context.Context, v *vm.VM) error {
-	r, err := v.Exec(ctx, control.Exec{Args: []string{"/bin/tc", "qdisc", "add", "dev", "lo", "clsact"}}, os.Stderr)
-	if err == nil && r.Exit != 0 {
-		err = errors.New(r.How)
-	}
-	if err != nil {
+	if err := finish(ctx, v, "/bin/tc", "qdisc", "add", "dev", "lo", "clsact"); err != nil {
 		return fmt.Errorf("tc in the VM: %w (install iproute2: test/vm/setup.sh net)", err)
 	}
 	return nil
+}
+
+// finish runs a program in the VM to its end. One that fails is an error.
+func finish(ctx context.Context, v *vm.VM, args ...string) error {
+	r, err := v.Exec(ctx, control.Exec{Args: args}, os.Stderr)
+	if err == nil && r.Exit != 0 {
+		err = errors.New(r.How)
+	}
+	return err
 }
 
 // vhostNet lets /dev/vhost-net be there or not.
@@ -185,11 +190,10 @@ func vhostNet(ctx context.Context, v *vm.VM, there bool) error {
 	if there {
 		from, to = to, from
 	}
-	r, err := v.Exec(ctx, control.Exec{Args: []string{"/bin/sh", "-c", script, from, to}}, os.Stderr)
-	if err == nil && r.Exit != 0 {
-		err = fmt.Errorf("/dev/vhost-net: %s", r.How)
+	if err := finish(ctx, v, "/bin/sh", "-c", script, from, to); err != nil {
+		return fmt.Errorf("/dev/vhost-net: %w", err)
 	}
-	return err
+	return nil
 }
 
 // testFiles compiles the product and the tests, and finds the packages' data files.

@@ -115,11 +115,14 @@ func (c *Capture) Next(timeout time.Duration) Frame {
 // Patience is how long to wait for what takes at most d here: longer in an emulated machine, whose other processors may be at work
 // for somebody else. What waits so asks whether something happens, never how fast.
 func Patience(d time.Duration) time.Duration {
-	if os.Getenv("RSCCTL_INSIDE") != "" {
+	if Emulated() {
 		return 6 * d
 	}
 	return d
 }
+
+// Emulated says that this machine is an emulated one, as test/hostvm sets it.
+func Emulated() bool { return os.Getenv("RSCCTL_INSIDE") != "" }
 
 // Until returns the first frame that satisfies match, passing over others, and fails the test when none comes in time.
 func (c *Capture) Until(timeout time.Duration, match func(f Frame) bool) Frame {
