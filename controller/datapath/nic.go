@@ -25,9 +25,11 @@ type NIC interface {
 	AllocTx() (buf []byte, d xsk.Desc, ok bool)
 	// Send queues the first n bytes of d for the wire; false, and the chunk stays the worker's, when there is no room.
 	Send(d xsk.Desc, n int) bool
+	// Publish shows the kernel what Send queued, without waking it: what was published goes out also when this process dies.
+	Publish()
 	// TxPending is how many frames were sent and are not completed.
 	TxPending() int
-	// Flush shows the kernel what Send queued and takes completed chunks back. An error means that the link is down.
+	// Flush publishes, wakes the kernel where it wants that, and takes completed chunks back. An error means that the link is down.
 	Flush() error
 
 	// FD is readable when frames wait, and writable when there is room to send.

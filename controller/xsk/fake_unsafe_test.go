@@ -27,7 +27,10 @@ func ringMemory(entries, entrySize int) ([]byte, unix.XDPRingOffset) {
 }
 
 func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
-	s := &Socket{fd: -1, umem: newUmem(make([]byte, chunks*chunkSize), chunkSize), reserve: reserve, txBudget: maxTxBudget}
+	s := &Socket{
+		parts: Parts{-1, -1, -1}, umem: newUmem(make([]byte, chunks*chunkSize), chunkSize, make(owners, chunks)),
+		reserve: reserve, txBudget: maxTxBudget,
+	}
 	k := &fakeKernel{s: s}
 	m, off := ringMemory(ring, addrSize)
 	s.fill, k.fill = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
@@ -45,7 +48,7 @@ func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
 func (k *fakeKernel) receive(n, length int) int {
 	done := 0
 	var one [1]uint64
-	for done < n && k.rx.room(1) > 0 && k.fill.consume(one[:]) == 1 {
+	for done < n && k.rx.room(1) > 0 && consume(&k.fill, one[:]) == 1 {
 		d := Desc{Addr: one[0] + Headroom, Len: uint32(length)}
 		k.sequence++
 		for i := range k.s.umem.frame(d) {
@@ -58,10 +61,22 @@ func (k *fakeKernel) receive(n, length int) int {
 	return done
 }
 
+// consume reads entries and gives them back at once, as the kernel does.
+func consume[E any](r interface {
+	read([]E) int
+	release()
+}, to []E) int {
+	n := r.read(to)
+	if n > 0 {
+		r.release()
+	}
+	return n
+}
+
 // send takes up to n frames off the TX ring and completes them.
 func (k *fakeKernel) send(n int) []Desc {
 	out := make([]Desc, n)
-	out = out[:k.tx.consume(out)]
+	out = out[:consume(&k.tx, out)]
 	for _, d := range out {
 		k.comp.entries[k.comp.cachedP&k.comp.mask] = d.Addr
 		k.comp.cachedP++

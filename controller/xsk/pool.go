@@ -1,6 +1,9 @@
 package xsk
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // umem is the shared memory, its chunks, and the pool of those that are on this side and unused.
 type umem struct {
@@ -8,10 +11,11 @@ type umem struct {
 	shift uint     // chunk size as a power of two
 	free  []uint64 // addresses of chunk starts, a stack; never grows beyond its capacity
 	out   []bool   // by chunk: in the caller's hands or the kernel's
+	owner owners   // by chunk: who has it, for who comes after a crash
 }
 
-func newUmem(mem []byte, chunkSize int) *umem {
-	u := &umem{mem: mem}
+func newUmem(mem []byte, chunkSize int, o owners) *umem {
+	u := &umem{mem: mem, owner: o}
 	for 1<<u.shift < chunkSize {
 		u.shift++
 	}
@@ -22,6 +26,12 @@ func newUmem(mem []byte, chunkSize int) *umem {
 		u.free = append(u.free, uint64(i)<<u.shift)
 	}
 	return u
+}
+
+// keep leaves in the pool what is not the kernel's.
+func (u *umem) keep(kernels []bool) {
+	u.out = kernels
+	u.free = slices.DeleteFunc(u.free, func(addr uint64) bool { return kernels[addr>>u.shift] })
 }
 
 func (u *umem) chunkSize() int { return 1 << u.shift }
@@ -46,6 +56,18 @@ func (u *umem) give(addr uint64) {
 	}
 	u.out[i] = false
 	u.free = append(u.free, i<<u.shift)
+}
+
+// lend notes that the chunk that addr lies in goes to the kernel with the entry at index of a ring. It comes before the entry.
+func (u *umem) lend(addr uint64, ring uint64, index uint32) {
+	u.owner[addr>>u.shift] = ring | uint64(index)
+}
+
+// back notes that the chunk that addr lies in came from the kernel. It comes before the entry that brought it is released.
+func (u *umem) back(addr uint64) {
+	if i := addr >> u.shift; i < uint64(len(u.owner)) {
+		u.owner[i] = 0
+	}
 }
 
 // frame returns the n bytes at addr, nil when they do not lie in one chunk.

@@ -71,29 +71,23 @@ type ringDesc struct {
 	options uint32
 }
 
-// consume takes up to len(to) addresses and gives their entries back at once.
-func (r *addrRing) consume(to []uint64) int {
+// read takes up to len(to) addresses. Their entries are the kernel's again with release.
+func (r *addrRing) read(to []uint64) int {
 	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
 	for i := range n {
 		to[i] = r.entries[r.cachedC&r.mask]
 		r.cachedC++
 	}
-	if n > 0 {
-		r.release()
-	}
 	return n
 }
 
-// consume takes up to len(to) descriptors and gives their entries back at once.
-func (r *descRing) consume(to []Desc) int {
+// read takes up to len(to) descriptors. Their entries are the kernel's again with release.
+func (r *descRing) read(to []Desc) int {
 	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
 	for i := range n {
 		e := &r.entries[r.cachedC&r.mask]
 		to[i] = Desc{Addr: e.addr, Len: e.length}
 		r.cachedC++
-	}
-	if n > 0 {
-		r.release()
 	}
 	return n
 }

@@ -181,7 +181,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 	var one [1]uint64
 	n := testing.AllocsPerRun(200, func() {
 		s.Refill()
-		for k.rx.room(1) > 0 && k.fill.consume(one[:]) == 1 {
+		for k.rx.room(1) > 0 && consume(&k.fill, one[:]) == 1 {
 			k.rx.put(Desc{Addr: one[0] + Headroom, Len: 1500})
 		}
 		k.rx.publish()
@@ -193,7 +193,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 			s.Send(d, 60)
 		}
 		_ = s.Flush()
-		m := k.tx.consume(d[:])
+		m := consume(&k.tx, d[:])
 		for _, d := range d[:m] {
 			k.comp.entries[k.comp.cachedP&k.comp.mask] = d.Addr
 			k.comp.cachedP++
