@@ -95,8 +95,8 @@ func (k *fakeKernel) wantWakeup(x *index, on bool) {
 func mustConserve(t *testing.T, s *Socket, chunks int) {
 	t.Helper()
 	out := 0
-	for _, o := range s.umem.out {
-		if o {
+	for _, word := range s.umem.owner {
+		if word != inPool {
 			out++
 		}
 	}

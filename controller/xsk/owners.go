@@ -2,10 +2,10 @@ package xsk
 
 import "fmt"
 
-// owners says of each chunk who has it, in memory that survives the process: 0 for us (pool, caller), else the ring by which
-// the kernel got it and the index of its entry there. With the rings' own indices a process that comes after a crash knows
-// from it which chunks are its own; what the kernel does with a chunk meanwhile (driver, RX ring, completion ring) changes
-// nothing here.
+// owners says of each chunk who has it, in memory that survives the process: the pool, the caller, or the kernel, and then by
+// which ring it got the chunk and the index of the entry there. With the rings' own indices a process that comes after a crash
+// knows from it which chunks are its own. What the kernel does with a chunk meanwhile (driver, RX ring, completion ring)
+// changes nothing here.
 //
 // Only the owner's thread writes the words, and only the next owner reads them, after this one is gone. So plain stores do:
 // a process is killed between two instructions, and all stores before them are seen. What counts is their order:
@@ -16,69 +16,64 @@ import "fmt"
 // A chunk is put again only after the entry that brought it was released, so no entry ever names a chunk that was put since.
 type owners []uint64
 
-// The rings by which a chunk goes to the kernel, above the 32 bits of the index.
+// The words. Those of the kernel's chunks have the index in their low half.
 const (
-	inFill uint64 = 1 << 32
-	inTX   uint64 = 2 << 32
+	inPool uint64 = 0
+	inFill uint64 = 1 << 32 // the kernel has it to receive into
+	inTX   uint64 = 2 << 32 // the kernel has it to send
+	inHand uint64 = 3 << 32 // received, completed or allocated, and not given back
 )
 
-// settle says which chunks are the kernel's and how many of those were sent, after the last owner of the memory has gone. It
-// clears the words of entries that were never published. The kernel may be at work meanwhile. Error: ErrParts.
-func (s *Socket) settle() (kernels []bool, sent int, err error) {
+const indexBits = 1<<32 - 1
+
+// settle makes the account after the last owner of the memory has gone: what it had in hand is in the pool, and every chunk
+// that is the kernel's says so. It returns how many of those were sent. The kernel may be at work meanwhile, and a crash in
+// settle is as good as one before. Nothing is written when it fails. Error: ErrParts.
+func (o owners) settle(shift uint, rx, tx *descRing, fill, comp *addrRing) (sent int, err error) {
 	for _, r := range []struct {
 		name string
 		x    *index
-	}{{"RX", &s.rx.index}, {"TX", &s.tx.index}, {"fill", &s.fill.index}, {"completion", &s.comp.index}} {
+	}{{"RX", &rx.index}, {"TX", &tx.index}, {"fill", &fill.index}, {"completion", &comp.index}} {
 		if n := r.x.cachedP - r.x.cachedC; n > r.x.size {
-			return nil, 0, fmt.Errorf("%s ring of %d entries: %d are in it: %w", r.name, r.x.size, n, ErrParts)
+			return 0, fmt.Errorf("%s ring of %d entries: %d are in it: %w", r.name, r.x.size, n, ErrParts)
 		}
 	}
-	u := s.umem
-	kernels = make([]bool, len(u.owner))
-	for i, word := range u.owner {
-		ring := &s.fill.index
-		switch word &^ 0xffffffff {
-		case inFill:
-		case inTX:
-			ring = &s.tx.index
-		default:
-			if word != 0 {
-				return nil, 0, fmt.Errorf("chunk %d: owner %#x: %w", i, word, ErrParts)
-			}
-			continue
+	now := make(owners, len(o))
+	for i, word := range o {
+		switch ring := word &^ indexBits; {
+		case word == inPool, ring == inHand:
+		case ring == inFill && fill.published(uint32(word)), ring == inTX && tx.published(uint32(word)):
+			now[i] = word
+		case ring != inFill && ring != inTX:
+			return 0, fmt.Errorf("chunk %d: owner %#x: %w", i, word, ErrParts)
 		}
-		// At most a ring of entries can be ahead of the producer index; a chunk that the kernel keeps while nearly 2^32 others
-		// pass by there is not.
-		if ahead := uint32(word) - ring.cachedP; ahead < ring.size {
-			continue
+	}
+	// Entries that wait for us are the kernel's still, and their words may say that we have them.
+	waits := func(what string, addr, ring uint64, last uint32) error {
+		i := addr >> shift
+		if i >= uint64(len(o)) || o[i]&^indexBits != ring && o[i] != inHand {
+			return fmt.Errorf("%s ring: chunk %d is not the kernel's: %w", what, i, ErrParts)
 		}
-		kernels[i] = true
-		if ring == &s.tx.index {
+		if now[i] == inPool {
+			now[i] = ring | uint64(last)
+		}
+		return nil
+	}
+	for at := rx.cachedC; at != rx.cachedP; at++ {
+		if err := waits("RX", rx.entries[at&rx.mask].addr, inFill, fill.cachedP-1); err != nil {
+			return 0, err
+		}
+	}
+	for at := comp.cachedC; at != comp.cachedP; at++ {
+		if err := waits("completion", comp.entries[at&comp.mask], inTX, tx.cachedP-1); err != nil {
+			return 0, err
+		}
+	}
+	for i, word := range now {
+		o[i] = word // of an entry that was not published too: its index is another's soon
+		if word&^indexBits == inTX {
 			sent++
 		}
 	}
-	// Entries that wait for us: their words may be cleared already.
-	for at := s.rx.cachedC; at != s.rx.cachedP; at++ {
-		i := s.rx.entries[at&s.rx.mask].addr >> u.shift
-		if i >= uint64(len(kernels)) || u.owner[i] != 0 && u.owner[i]&inFill == 0 {
-			return nil, 0, fmt.Errorf("RX ring: chunk %d was not given to receive into: %w", i, ErrParts)
-		}
-		kernels[i] = true
-	}
-	for at := s.comp.cachedC; at != s.comp.cachedP; at++ {
-		i := s.comp.entries[at&s.comp.mask] >> u.shift
-		if i >= uint64(len(kernels)) || u.owner[i] != 0 && u.owner[i]&inTX == 0 {
-			return nil, 0, fmt.Errorf("completion ring: chunk %d was not sent: %w", i, ErrParts)
-		}
-		if !kernels[i] {
-			sent++
-		}
-		kernels[i] = true
-	}
-	for i, is := range kernels {
-		if !is { // the index of an entry that was not published is another's soon
-			u.owner[i] = 0
-		}
-	}
-	return kernels, sent, nil
+	return sent, nil
 }

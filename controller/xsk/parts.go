@@ -83,12 +83,10 @@ func Adopt(c Config, p Parts) (s *Socket, err error) {
 	} else if err != nil {
 		return s, err
 	}
-	kernels, sent, err := s.settle()
-	if err != nil {
+	if s.txPending, err = s.umem.owner.settle(s.umem.shift, &s.rx, &s.tx, &s.fill, &s.comp); err != nil {
 		return s, err
 	}
-	s.umem.keep(kernels)
-	s.txPending = sent
+	s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
 	s.unwoken = true
 	s.raiseTxBudget(c)
 	return s, s.readMode()

@@ -30,6 +30,10 @@ func (x *index) room(want uint32) uint32 {
 // publish makes the entries produced up to cachedP visible.
 func (x *index) publish() { atomic.StoreUint32(x.producer, x.cachedP) } // release
 
+// published reports whether this side has published the entry that it put at i. What it has not is at most a ring's size
+// ahead; an entry put nearly 2^32 others ago would look like that, but nobody keeps one while that many pass by.
+func (x *index) published(i uint32) bool { return i-x.cachedP >= x.size }
+
 // ready returns how many entries can be consumed, at least want if that many are there.
 func (x *index) ready(want uint32) uint32 {
 	if n := x.cachedP - x.cachedC; n >= want {

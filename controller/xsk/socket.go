@@ -95,7 +95,7 @@ func (s *Socket) Refill() int {
 			break
 		}
 		for range n {
-			a, _ := s.umem.take()
+			a, _ := s.umem.top()
 			s.umem.clearMeta(Desc{Addr: a + Headroom})
 			s.umem.lend(a, inFill, s.fill.cachedP)
 			s.fill.entries[s.fill.cachedP&s.fill.mask] = a
