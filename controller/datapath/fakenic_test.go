@@ -49,8 +49,8 @@ type fakeNIC struct {
 	fill    []uint64
 	rx      []xsk.Desc
 	tx      []xsk.Desc
-	shown   int // of tx: published
 	wire    [][]byte
+	shown   int // of tx: Publish has shown them to the kernel
 	reserve int // chunks that Refill leaves
 	txSize  int
 	busy    bool // the wire completes nothing

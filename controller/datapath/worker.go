@@ -95,6 +95,8 @@ type Worker struct {
 	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 
+	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
+
 	cnt      QueueCounters
 	stopping bool
 
@@ -122,7 +124,7 @@ type QueueCounters struct {
 // New returns a worker that does nothing until Start. It opens no descriptor.
 func New(cfg Config) (*Worker, error) {
 	w := &Worker{
-		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+		cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
