@@ -32,15 +32,17 @@ type Uplink struct {
 
 // Queue is one NIC queue and its worker.
 type Queue struct {
-	ID   int
-	Seen *datapath.Snapshot // nil when the worker did not answer
-	Err  error              // why it did not
+	ID     int
+	Seen   *datapath.Snapshot // nil when the worker did not answer
+	Err    error              // why it did not
+	Before *api.Queue         // counted by a process before this one, nil: by none
 }
 
 // VM is one attached VM.
 type VM struct {
-	Index uint32   // of its port on the workers
-	Port  api.Port // what its kind of port and its policy say; warnings are added here
+	Index  uint32       // of its port on the workers
+	Port   api.Port     // what its kind of port and its policy say; warnings are added here
+	Before *api.VMStats // counted by a process before this one, nil: by none
 	// Counts that a kind of port keeps beside the workers', by name.
 	Interrupts  uint64
 	TapDropped  uint64
@@ -84,5 +86,9 @@ func (u *Uplink) totals(index uint32) (t totals) {
 // PartialChecksums counts the frames for a VM whose sender left the checksum to an offload that never ran.
 func (u *Uplink) PartialChecksums(vm *VM) uint64 {
 	t := u.totals(vm.Index)
-	return t.Passed[flowtable.ReasonPartialChecksum]
+	n := t.Passed[flowtable.ReasonPartialChecksum]
+	if vm.Before != nil {
+		n += vm.Before.Passed[flowtable.ReasonPartialChecksum.String()]
+	}
+	return n
 }

@@ -60,17 +60,27 @@ func (u *Uplink) metadata() *bool {
 	return &yes
 }
 
+// Counted is what goes on of a queue's counts when another process goes on with it.
+func (q *Queue) Counted() api.Queue {
+	u := Uplink{}
+	now, out := u.queue(q), api.Queue{}
+	out.Add(&now)
+	return out
+}
+
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
 	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState()}
+	if q.Before != nil {
+		out.Add(q.Before)
+	}
 	s := q.Seen
 	if s == nil {
 		return out
 	}
 	c, k := &s.Counters, &s.Kernel
 	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
-	out.RxFrames, out.TxFrames, out.TxRingFull = c.RxFrames, c.TxFrames, c.TxRingFull
-	out.RxUnknown, out.GroupLost, out.GroupUnusable = c.Unknown, c.GroupLost, c.GroupOdd
+	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd})
 	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
 	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
 	return out
