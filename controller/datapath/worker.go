@@ -41,6 +41,7 @@ type Config struct {
 	Slots     int       // of the flow table
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
+	Suspended bool         // it begins as Suspend leaves it
 	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
 	// It must not wait.
 	Trouble func()
@@ -95,10 +96,11 @@ type Worker struct {
 	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 
-	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
+	cnt       QueueCounters
+	suspended bool // it takes nothing from the NIC and from guests
+	stopping  bool
 
-	cnt      QueueCounters
-	stopping bool
+	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
 
 	// shared
 	cmds     chan message
@@ -126,7 +128,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
-		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
+		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	if w.clock == nil {
@@ -159,7 +161,11 @@ func (w *Worker) run() {
 	w.nic.Refill()
 	for busy := 0; !w.stopping; {
 		if !w.step() {
-			if !w.stopping { // the message that stops has taken its wake-up with it
+			switch {
+			case w.stopping: // the message that stops has taken its wake-up with it
+			case w.suspended:
+				w.rest()
+			default:
 				w.wait()
 			}
 			busy = 0
@@ -203,6 +209,9 @@ func (w *Worker) step() bool {
 		w.now = w.clock()
 		c.fn()
 		close(c.done)
+	}
+	if w.suspended {
+		return false
 	}
 	w.stepBegins()
 	w.turn++
