@@ -30,7 +30,8 @@ type attachment struct {
 	log   *slog.Logger
 	flows *ebpf.Map
 
-	partial uint64 // partial checksums seen when the last warning was logged
+	partial uint64       // partial checksums seen when the last warning was logged
+	before  *api.VMStats // counted by a process before this one; nil: by none
 
 	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
 	policy  api.Policy
@@ -91,7 +92,7 @@ func (a *attachment) effective() (p api.Policy, profile api.Profile, note string
 // describe is a VM's part of a snapshot.
 func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
-	vm := report.VM{Index: a.idx, Port: api.Port{
+	vm := report.VM{Index: a.idx, Before: a.before, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
 		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate,
 	}}

@@ -27,6 +27,7 @@ type Options struct {
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
+	Service bool         // a service manager runs it
 }
 
 const (
@@ -50,9 +51,11 @@ type Controller struct {
 	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
 	started  time.Time
 
-	trouble chan struct{} // a worker's feed has ended
+	trouble  chan struct{} // a worker's feed has ended
+	replaced chan struct{} // closed when another process has taken over: nothing here is this one's any more
 
 	mu       sync.Mutex
+	ready    map[int]*bpf.Program // by ifindex; made ready for a hand-over that is under way
 	uplinks  map[string]*uplink
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries  retries                 // when those are tried next
@@ -64,8 +67,7 @@ type Controller struct {
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{},
-		retries: retries{}, rules: netdev.NewRuleReader(), kinds: builtinKinds(), memory: guestmem.NewBudget()}
+	c := newController(opt)
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
@@ -88,6 +90,13 @@ func New(opt Options) (*Controller, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// newController is one without its places.
+func newController(opt Options) *Controller {
+	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), replaced: make(chan struct{}),
+		uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
+		kinds: builtinKinds(), memory: guestmem.NewBudget()}
 }
 
 // closePlaces frees what New took.
@@ -119,13 +128,19 @@ func (c *Controller) openFlows() error {
 	return nil
 }
 
+// ErrReplaced is how Run ends when another process has taken over: everything is that one's.
+var ErrReplaced = errors.New("replaced by another controller")
+
 // Run restores the state, serves until ctx ends and then leaves the host as it found it, keeping the state and the
-// pinned flow maps.
+// pinned flow maps. ErrReplaced: the caller has to end the process.
 func (c *Controller) Run(ctx context.Context) error {
 	for _, w := range c.warnings {
 		c.log.Warn(w)
 	}
-	err := c.restore()
+	var err error
+	if !c.restored {
+		err = c.restore()
+	}
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
 		watching, stop := context.WithCancel(ctx)
@@ -135,7 +150,14 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.log.Info("metrics", "address", c.scrapes.Addr().String())
 			wg.Go(func() { c.serveMetrics(watching) })
 		}
-		err = c.serve(ctx, c.listener)
+		served := make(chan error, 1)
+		go func() { served <- c.serve(ctx, c.listener) }()
+		select {
+		case err = <-served:
+		case <-c.replaced:
+			stop()
+			return ErrReplaced
+		}
 		stop()
 		wg.Wait()
 	}

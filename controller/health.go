@@ -157,7 +157,7 @@ func (u *uplink) checkPartial() {
 	}
 	s := report.Uplink{Name: u.name, Queues: u.look()}
 	for _, a := range u.sorted() {
-		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}}
+		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}, Before: a.before}
 		if n := s.PartialChecksums(&vm); n > 10*a.partial {
 			a.partial = n
 			if s.Remedy == "" { // it asks the other end of a veth: only for those who need it

@@ -29,7 +29,7 @@ func listenControl(path string) (*unixsock.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
 	}
-	l, err := unixsock.Listen(unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: -1, Backlog: sockBacklog})
+	l, err := unixsock.Listen(controlConfig(path))
 	switch {
 	case errors.Is(err, unixsock.ErrInUse):
 		return nil, fmt.Errorf("control %w: %w: stop it, or use another --socket", err, ErrHeld)
@@ -37,6 +37,10 @@ func listenControl(path string) (*unixsock.Listener, error) {
 		return nil, fmt.Errorf("control %w: choose another path with --socket", err)
 	}
 	return l, nil
+}
+
+func controlConfig(path string) unixsock.Config {
+	return unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: -1, Backlog: sockBacklog}
 }
 
 type credKey struct{}
@@ -66,6 +70,7 @@ func (c *Controller) routes() http.Handler {
 	mux.HandleFunc("POST /v1/attach", command(c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.Detach))
 	mux.HandleFunc("POST /v1/policy", command(c.SetPolicy))
+	mux.HandleFunc("POST /v1/replace", c.handOver)
 	return mux
 }
 

@@ -90,7 +90,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 func (u *uplink) look() []report.Queue {
 	out := make([]report.Queue, len(u.queues))
 	for i, q := range u.queues {
-		out[i].ID = q.id
+		out[i].ID, out[i].Before = q.id, q.before
 		out[i].Seen, out[i].Err = q.Snapshot()
 	}
 	return out

@@ -70,21 +70,9 @@ func sweepTap(vm *state.VM) error {
 func (t *tapKind) open(a *attachment) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := tap.Available(); err == nil {
-		t.way = api.FeedVhostNet
-	} else {
-		t.way, t.note = api.FeedPacket, err.Error()
-	}
-	t.seen, t.errFDs = nil, nil
-	cfg, flags := t.rules(a.policy)
-	for _, q := range a.up.queues {
-		g, err := t.openGuest(q)
-		if err != nil {
-			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
-		}
-		if err := q.StartPort(a.idx, g, nil, cfg); err != nil {
-			return err
-		}
+	t.chooseWay()
+	if err := t.openGuests(a); err != nil {
+		return err
 	}
 	if err := bpf.RemoveStaleTap(t.facts.Index); err != nil {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
@@ -99,7 +87,32 @@ func (t *tapKind) open(a *attachment) (err error) {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 	}
 	a.running = true
+	_, flags := t.rules(a.policy)
 	return t.steer(a, flags, a.policy.ExcludePorts)
+}
+
+// chooseWay takes the better feed that the host has.
+func (t *tapKind) chooseWay() {
+	t.way, t.note = api.FeedVhostNet, ""
+	if err := tap.Available(); err != nil {
+		t.way, t.note = api.FeedPacket, err.Error()
+	}
+}
+
+// openGuests gives every worker its way to the tap.
+func (t *tapKind) openGuests(a *attachment) error {
+	t.seen, t.errFDs = nil, nil
+	cfg, _ := t.rules(a.policy)
+	for _, q := range a.up.queues {
+		g, err := t.openGuest(q)
+		if err != nil {
+			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+		}
+		if err := q.StartPort(a.idx, g, nil, cfg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It

@@ -54,7 +54,7 @@ func newUserKind(req *api.AttachRequest) (kind, error) {
 }
 
 func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bool) (changes, warnings []string, err error) {
-	k.cfg.MTU, k.cfg.Memory = uplink.MTU, c.memory
+	k.prepare(c, uplink)
 	if err := vhost.CheckSocket(k.cfg); err != nil { // before anything of the host is touched
 		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
@@ -62,6 +62,25 @@ func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bo
 }
 
 func (k *userKind) open(a *attachment) error {
+	k.wire(a)
+	port, err := vhost.NewPort(k.cfg)
+	if err != nil {
+		return err
+	}
+	return k.steer(a, port)
+}
+
+// steer sends the VM's frames to the workers.
+func (k *userKind) steer(a *attachment, port *vhost.Port) error {
+	k.port.Store(port)
+	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
+		return err
+	}
+	return a.up.setSteering(a.idx, true)
+}
+
+// wire tells the port whom to tell of what happens to it.
+func (k *userKind) wire(a *attachment) {
 	k.cfg.Hooks = vhost.Hooks{
 		Started:     func(p *vhost.Port) { k.started(a, p) },
 		BeforePause: func(*vhost.Port) { k.stopWorkers(a, "pause", (*queue).PausePort) },
@@ -70,15 +89,6 @@ func (k *userKind) open(a *attachment) error {
 	}
 	k.cfg.Logf = func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) }
 	k.cfg.Notef = func(format string, args ...any) { a.log.Info(fmt.Sprintf(format, args...)) }
-	port, err := vhost.NewPort(k.cfg)
-	if err != nil {
-		return err
-	}
-	k.port.Store(port)
-	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
-		return err
-	}
-	return a.up.setSteering(a.idx, true)
 }
 
 func (k *userKind) close(a *attachment) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +21,7 @@ programs, links and sockets away and keeps the state. Several controllers run si
 differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
 		Flags: append(logFlags(),
 			stateFlag(), socketFlag(), bpffsFlag(),
+			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
@@ -45,13 +47,18 @@ func runController(c *cli.Context, s streams) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
 	defer signal.Stop(hangups)
-	ctl, err := controller.New(controller.Options{
+	begin := controller.New
+	if c.Bool("replace") {
+		begin = controller.Replace
+	}
+	ctl, err := begin(controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
 		BPFFS:   c.String("bpffs"),
 		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
+		Service: os.Getenv("NOTIFY_SOCKET") != "",
 	})
 	if err != nil {
 		return on("run", err)
@@ -66,5 +73,8 @@ func runController(c *cli.Context, s streams) error {
 			}
 		}
 	}()
-	return on("run", ctl.Run(c.Context))
+	if err = ctl.Run(c.Context); errors.Is(err, controller.ErrReplaced) {
+		return nil
+	}
+	return on("run", err)
 }

@@ -11,6 +11,7 @@
 //	POST /v1/policy                     PolicyRequest   PolicyResponse
 //	GET  /v1/stats?vm=V                 -            Stats
 //	GET  /v1/config                     -            Config
+//	POST /v1/replace                    ReplaceRequest  none: the connection goes on with ReplaceProtocol
 //
 // An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
 package api
@@ -114,6 +115,28 @@ type DetachResponse struct {
 	VMs      []string `json:"vms"`
 	Restored []string `json:"restored"`
 	Warnings []string `json:"warnings"` // what was carried out and could not be saved
+}
+
+// ReplaceProtocol is what the connection of a ReplaceRequest speaks after HTTP's 101 (docs/handover.md): to the one who asks a parcel
+// of what takes time to make ready, from it a ReplaceAnswer, to it the parcel with everything, and from it another ReplaceAnswer.
+const ReplaceProtocol = "rscctl-parcel"
+
+// ReplaceRequest asks the controller to hand everything over to the process that asks. Only root may. A controller passes
+// over fields that it does not know.
+type ReplaceRequest struct {
+	Version string `json:"version"`   // of the one who asks
+	Parcel  int    `json:"parcel"`    // the newest form of parcels that it reads
+	State   string `json:"state_dir"` // its places, which must be the controller's
+	BPFFS   string `json:"bpffs"`
+	Service bool   `json:"service"` // a service manager runs it
+}
+
+// ReplaceAnswer is the heir's word: it is ready, it runs, or it cannot.
+type ReplaceAnswer struct {
+	Ready   bool   `json:"ready,omitempty"`
+	Running bool   `json:"running,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Error   string `json:"error,omitempty"`
 }
 
 // Status is the state of the whole controller.
