@@ -77,6 +77,9 @@ func (p *Program) DeletePort(k PortKey) error {
 // returns nobody counts in the map before.
 func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	var err error
+	if m != nil && p.countsIn(id, m) {
+		return nil // an adopted program does
+	}
 	if m != nil {
 		err = p.flows.Put(meta.PortIndex(id), m)
 	} else if err = p.flows.Delete(meta.PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -86,6 +89,20 @@ func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 		return fmt.Errorf("xdp: flows: %w", err)
 	}
 	return nil
+}
+
+// countsIn tells whether the frames of a VM are counted in that map already.
+func (p *Program) countsIn(id uint32, m *ebpf.Map) bool {
+	var now uint32
+	if p.flows.Lookup(meta.PortIndex(id), &now) != nil {
+		return false
+	}
+	info, err := m.Info()
+	if err != nil {
+		return false
+	}
+	want, ok := info.ID()
+	return ok && uint32(want) == now
 }
 
 // SetExcluded makes tcpPorts the TCP ports, of either end, that steering leaves alone for the VMs with that

@@ -56,8 +56,8 @@ func (k *countingKind) enforce(a *attachment, p api.Policy) error {
 	k.policies++
 	return a.setRules(p)
 }
-func (k *countingKind) uplinkMTU(int)                  {}
-func (k *countingKind) check(*attachment, *look) error { k.checks++; return nil }
+func (k *countingKind) uplinkMTU(int)                      {}
+func (k *countingKind) check(*attachment, *look) error     { k.checks++; return nil }
 func (k *countingKind) prepare(*Controller, *netdev.Facts) {}
 func (k *countingKind) pack(a *attachment, _ *parcel.Parcel, _ *packedVM) error {
 	return a.up.each(func(q *queue) error { return q.StopPort(a.idx) })

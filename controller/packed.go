@@ -115,5 +115,6 @@ type packedTap struct {
 	Halt    string        `json:"halt,omitempty"`
 	Dropped uint64        `json:"dropped_before"`
 	Bypass  []string      `json:"bypassed,omitempty"`
+	Sockets []string      `json:"sockets"` // packet sockets, by queue
 	Program packedProgram `json:"program"`
 }

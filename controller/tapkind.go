@@ -30,6 +30,8 @@ type tapKind struct {
 	flags    uint32              // of the XDP program's port
 	seen     []uint64            // by queue: the worker's activity at the last look
 	errFDs   []int               // by queue: readable when the kernel has given the ring up, -1 for a packet socket
+	sockets  []int               // by queue: the packet sockets, which are the guests'
+	given    []int               // by queue: packet sockets of a process before this one, for openGuest
 	dropped  uint64              // the tap's own drops before we came
 }
 
@@ -101,7 +103,7 @@ func (t *tapKind) chooseWay() {
 
 // openGuests gives every worker its way to the tap.
 func (t *tapKind) openGuests(a *attachment) error {
-	t.seen, t.errFDs = nil, nil
+	t.seen, t.errFDs, t.sockets = nil, nil, nil
 	cfg, _ := t.rules(a.policy)
 	for _, q := range a.up.queues {
 		g, err := t.openGuest(q)
@@ -118,10 +120,11 @@ func (t *tapKind) openGuests(a *attachment) error {
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
 func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
-	pkt, err := tap.OpenPacket(t.facts.Index)
+	pkt, err := t.openPacket(q.id)
 	if err != nil {
 		return nil, err
 	}
+	t.sockets = append(t.sockets, pkt.FD())
 	if t.way == api.FeedVhostNet {
 		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: datapath.MaxCopy})
 		if err == nil {
@@ -135,6 +138,16 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 	}
 	t.errFDs = append(t.errFDs, -1)
 	return datapath.NewPacketGuest(pkt, q.sock), nil
+}
+
+// openPacket opens the packet socket of a queue, or goes on with the one that was given.
+func (t *tapKind) openPacket(queue int) (*tap.Packet, error) {
+	if queue >= len(t.given) {
+		return tap.OpenPacket(t.facts.Index)
+	}
+	fd := t.given[queue]
+	t.given[queue] = -1
+	return tap.AdoptPacket(fd, t.facts.Index)
 }
 
 // close ends steering and counting. The guests end with the workers' ports.

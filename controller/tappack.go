@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/parcel"
@@ -16,15 +18,19 @@ func (t *tapKind) prepare(*Controller, *netdev.Facts) {}
 func (t *tapKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	keep := keeper{bag: p, err: &err}
+	var sockets []string
+	for _, fd := range t.sockets { // first: they close with their guests, and the last one of a socket to close it waits for the kernel
+		sockets = append(sockets, keep.fd(a.req.VM+".packet", fd))
+	}
 	if err := a.up.each(func(q *queue) error { return q.StopPort(a.idx) }); err != nil {
 		return err
 	}
 	a.running = false
-	keep := keeper{bag: p, err: &err}
 	prog, bad := keep.program(a.req.VM+".tc", t.tc.Parts, t.tc.Outcomes)
 	vm.Tap = &packedTap{
 		Tap: t.proof.Tap, Index: t.proof.Index, Downs: t.proof.Downs, By: t.proof.By, Guest: t.guest, Halt: t.halt, Dropped: t.dropped,
-		Bypass: t.bypassed, Program: prog,
+		Bypass: t.bypassed, Sockets: sockets, Program: prog,
 	}
 	return errors.Join(err, bad, t.tc.Release())
 }
@@ -47,6 +53,11 @@ func (t *tapKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) (err err
 		parts.Close()
 		return fmt.Errorf("tap %s: %w: %w", s.Tap, errMoved, err)
 	}
+	if err := t.takeSockets(p, s.Sockets); err != nil {
+		parts.Close()
+		return err
+	}
+	defer t.closeGiven()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t.chooseWay()
@@ -61,4 +72,27 @@ func (t *tapKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) (err err
 	a.running = true
 	_, flags := t.rules(a.policy)
 	return t.steer(a, flags, a.policy.ExcludePorts)
+}
+
+// takeSockets takes the packet sockets, one for each queue.
+func (t *tapKind) takeSockets(p *parcel.Parcel, names []string) error {
+	for _, name := range names {
+		fd, err := p.Take(name, parcel.PacketSocket)
+		if err != nil {
+			t.closeGiven()
+			return err
+		}
+		t.given = append(t.given, fd)
+	}
+	return nil
+}
+
+// closeGiven closes what no guest has taken.
+func (t *tapKind) closeGiven() {
+	for _, fd := range t.given {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	t.given = nil
 }
