@@ -37,6 +37,8 @@ type packed struct {
 // would notice, the socket's file stays, and the Keeper is told nothing. Afterwards
 // the port is as one that was closed, whoever calls Close.
 //
+// It must not be called with what the hooks wait for.
+//
 // The errors: ErrBusy, after 1 s, where a message, a hook or a queue takes longer: the
 // port goes on as before. ErrClosed. And those of descriptors that cannot be
 // duplicated: then it goes on, too.
@@ -156,6 +158,12 @@ func (p *Port) packUp(s *user.Session) bool {
 		return false
 	}
 	p.mu.Unlock()
+	defer func() {
+		if r := recover(); r != nil { // a mistake of ours: the port goes on
+			p.thaw(s)
+			p.giveUpPack(k, s, user.FaultError(r))
+		}
+	}()
 	if s != nil {
 		if err := s.Freeze(); err != nil {
 			p.giveUpPack(k, s, fmt.Errorf("%w: %w", ErrBusy, err))
@@ -177,11 +185,11 @@ func (p *Port) packUp(s *user.Session) bool {
 		return false
 	}
 	p.handed, p.packing, p.session = true, nil, nil
+	k.answer <- packed{state: st, files: dups}
 	p.mu.Unlock()
 	if s != nil {
-		s.Leave()
+		p.contain("pack", s.Leave)
 	}
-	k.answer <- packed{state: st, files: dups}
 	return true
 }
 
