@@ -15,12 +15,13 @@ import (
 // Parts are what an attached program lives in, so that another process can go on with it: the program, the link, which keeps it on
 // its interface, and the maps by their names in the object.
 type Parts struct {
-	Program  int            // descriptors
-	Link     int            // -1: not attached, or by a filter
-	Maps     map[string]int //
-	Mode     string         // as Program.Mode says
-	Object   string         // tells versions of the program apart
-	ReadsTag bool           // see Program.ReadsVLANTag
+	Program  int               // descriptors
+	Link     int               // -1: not attached, or by a filter
+	Maps     map[string]int    //
+	Mode     string            // as Program.Mode says
+	IDs      map[string]uint32 // the kernel's numbers of the maps and, under "", of the program
+	Object   string            // tells versions of the program apart
+	ReadsTag bool              // see Program.ReadsVLANTag
 }
 
 // Close closes parts that nobody adopts.
@@ -54,7 +55,32 @@ func (p *Program) Parts() (Parts, error) {
 	if out.Link, err = linkFD(p.link); err != nil {
 		return Parts{}, fmt.Errorf("xdp: link: %w", err)
 	}
+	out.IDs = idsOf(p.prog, map[string]*ebpf.Map{
+		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
+	})
 	return out, nil
+}
+
+// idsOf are the kernel's numbers of a program and its maps, 0 where it does not tell.
+func idsOf(prog *ebpf.Program, maps map[string]*ebpf.Map) map[string]uint32 {
+	out := map[string]uint32{}
+	if info, err := prog.Info(); err == nil {
+		id, _ := info.ID()
+		out[""] = uint32(id)
+	}
+	for name, m := range maps {
+		out[name] = mapID(m)
+	}
+	return out
+}
+
+func mapID(m *ebpf.Map) uint32 {
+	info, err := m.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return uint32(id)
 }
 
 // Adopt goes on with a program of another process. If that one's version has another program, this version's is loaded, which takes a

@@ -79,6 +79,9 @@ func OpenFlows(pinPath string, entries int) (f *Flows, pinned bool, err error) {
 // FD is the descriptor of the map of maps, for AdoptFlows in another process. Borrowed, valid until Close.
 func (f *Flows) FD() int { return f.vms.FD() }
 
+// ID is the kernel's number of that map.
+func (f *Flows) ID() uint32 { return mapID(f.vms) }
+
 // AdoptFlows goes on with the flow maps of another process, pinned or not. The descriptor is taken over, also with an error. What an
 // older version made is left, and counting begins anew. Errors: ErrParts, and those of OpenFlows.
 func AdoptFlows(fd, entries int) (f *Flows, same bool, err error) {

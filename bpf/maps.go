@@ -97,12 +97,7 @@ func (p *Program) countsIn(id uint32, m *ebpf.Map) bool {
 	if p.flows.Lookup(meta.PortIndex(id), &now) != nil {
 		return false
 	}
-	info, err := m.Info()
-	if err != nil {
-		return false
-	}
-	want, ok := info.ID()
-	return ok && uint32(want) == now
+	return mapID(m) == now
 }
 
 // SetExcluded makes tcpPorts the TCP ports, of either end, that steering leaves alone for the VMs with that

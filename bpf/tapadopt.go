@@ -13,7 +13,8 @@ import (
 func (p *TapProgram) Parts() (Parts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := Parts{Program: p.prog.FD(), Link: -1, Mode: p.on.mode(), Object: objectOf(_RscTapBytes), Maps: map[string]int{RscTapMapOutcomes: p.outcomes.FD()}}
+	out := Parts{Program: p.prog.FD(), Link: -1, Mode: p.on.mode(), Object: objectOf(_RscTapBytes), Maps: map[string]int{RscTapMapOutcomes: p.outcomes.FD()},
+		IDs: idsOf(p.prog, map[string]*ebpf.Map{RscTapMapOutcomes: p.outcomes})}
 	if p.on != nil {
 		fd, err := linkFD(p.on.link)
 		if err != nil {

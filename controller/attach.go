@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/rscctl/rscctl/bpf"
@@ -106,6 +107,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		if u, err = openUplink(facts, chunk, c.flows, c.lookSoon, c.log); err != nil {
 			return err
 		}
+		u.tag = c.nextTag("u")
 		resp.Warnings = append(resp.Warnings, u.warnings...)
 		if err := u.checkTags(); err != nil {
 			return err
@@ -114,6 +116,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 			return err
 		}
 	}
+	a.tag = c.nextTag("v")
 	if err := u.addVM(a); err != nil {
 		return err
 	}
@@ -133,6 +136,12 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		c.log.Warn("noted twice on the undo list", "err", err)
 	}
 	return nil
+}
+
+// nextTag makes a tag that no uplink or VM has had. The caller holds mu.
+func (c *Controller) nextTag(kind string) string {
+	c.tags++
+	return kind + strconv.Itoa(c.tags)
 }
 
 // watchUplink begins to follow an interface from how it is with its program on it.

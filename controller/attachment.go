@@ -21,6 +21,7 @@ import (
 // attachment is one VM on one uplink: its address, its policy, and the kind of way that it is connected by. What the workers,
 // XDP and the flow table know of it is a port, by its index.
 type attachment struct {
+	tag   string // see survivor
 	req   api.AttachRequest
 	kind  kind
 	idx   uint32 // of its port on the workers

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/metrics"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -28,6 +29,10 @@ type Options struct {
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
 	Service bool         // a service manager runs it
+	// Store outlives this process: what a next one needs to go on after a crash is kept there. nil: a crash ends everything.
+	Store *fdstore.Store
+	// Again tells, when Run's context has ended, whether a next process will go on with what is in Store; nil: none will.
+	Again func() bool
 }
 
 const (
@@ -55,6 +60,9 @@ type Controller struct {
 	replaced chan struct{} // closed when another process has taken over: nothing here is this one's any more
 
 	mu       sync.Mutex
+	tags     int                  // given to uplinks and VMs
+	survivor *survivor            // nil without Options.Store
+	stirred  uint64               // what the workers had moved when it was last written
 	ready    map[int]*bpf.Program // by ifindex; made ready for a hand-over that is under way
 	uplinks  map[string]*uplink
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
@@ -84,6 +92,9 @@ func New(opt Options) (*Controller, error) {
 	}
 	if err == nil {
 		err = c.openFlows()
+	}
+	if err == nil {
+		err = c.survive(1)
 	}
 	if err != nil {
 		c.closePlaces()
@@ -143,6 +154,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
+		if c.opt.Store != nil {
+			if err := c.opt.Store.Ready(); err != nil {
+				c.log.Warn("service manager", "err", err)
+			}
+		}
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() { c.watch(watching) })
@@ -160,6 +176,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 		stop()
 		wg.Wait()
+		if c.opt.Again != nil && c.opt.Again() && c.leave() {
+			return ErrReplaced
+		}
 	}
 	return errors.Join(err, c.shutdown())
 }
@@ -179,6 +198,9 @@ func (c *Controller) shutdown() error {
 	}
 	if c.flows != nil {
 		errs = append(errs, c.flows.Close())
+	}
+	if c.survivor != nil {
+		errs = append(errs, c.survivor.forget())
 	}
 	c.closePlaces()
 	return errors.Join(errs...)

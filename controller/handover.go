@@ -118,7 +118,7 @@ func (c *Controller) announce(h *heir) error {
 func (c *Controller) preview(b bag) (s packed, err error) {
 	keep := keeper{bag: b, err: &err}
 	for name, u := range c.uplinks {
-		prog, bad := keep.program(name+".xdp", u.prog.Parts, u.prog.Outcomes)
+		prog, bad := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
 		err = errors.Join(err, bad)
 		s.Uplinks = append(s.Uplinks, packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.native, Program: prog})
 	}

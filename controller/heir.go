@@ -128,10 +128,30 @@ func (c *Controller) receive(conn *net.UnixConn) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.takePlaces(p, &s); err != nil {
+	return c.goOn(p, &s)
+}
+
+// goOn takes what is in a parcel. The caller holds mu.
+func (c *Controller) goOn(p *parcel.Parcel, s *packed) error {
+	if err := c.survive(s.Process + 1); err != nil {
 		return err
 	}
-	return c.unpack(p, &s)
+	if err := c.takePlaces(p, s); err != nil {
+		return err
+	}
+	same := c.survivor != nil && c.opt.Store.Path() == s.Store
+	if same { // it has all this already
+		c.survivor.inherit(s.Kept)
+	}
+	c.tags = s.Tags
+	if err := c.unpack(p, s); err != nil {
+		return err
+	}
+	c.remember()
+	if same {
+		return c.dropStrays(s.Kept)
+	}
+	return nil
 }
 
 // takePlaces goes on with the state directory, the sockets and the flow maps. The caller holds mu.

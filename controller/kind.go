@@ -29,6 +29,8 @@ type kind interface {
 	// pack ends the way for this process without anybody noticing, and puts what another one goes on with into p and vm. The
 	// workers take nothing meanwhile.
 	pack(a *attachment, p *parcel.Parcel, vm *packedVM) error
+	// keep puts into b and vm what another process goes on with should this one die: what pack would, without an end to anything.
+	keep(a *attachment, b bag, vm *packedVM) error
 	// prepare is plan without a look at what only plan may find: what a VM is that was attached already.
 	prepare(c *Controller, uplink *netdev.Facts)
 	// unpack is open for what pack has kept. errMoved: the host is why it cannot be.

@@ -51,7 +51,7 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 	}
 	for _, u := range c.uplinks {
 		for _, a := range u.sorted() {
-			vm := &packedVM{VM: a.saved(), Index: a.idx, Generation: a.gen, Partial: a.partial}
+			vm := a.packed()
 			vms[a] = vm
 			if err := a.kind.pack(a, p, vm); err != nil {
 				return nil, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
@@ -76,9 +76,17 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 	return p, nil
 }
 
-// describe is the state of a parcel. vms holds what is known already of each VM.
+// packed is what is known of a VM beside its kind and its counts.
+func (a *attachment) packed() *packedVM {
+	return &packedVM{Tag: a.tag, VM: a.saved(), Index: a.idx, Generation: a.gen, Partial: a.partial}
+}
+
+// describe is the state of a parcel. vms holds what is known already of each VM. Counts of a worker that does not answer are left out.
 func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, err error) {
-	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started}
+	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags}
+	if c.survivor != nil {
+		s.Process, s.Store, s.Kept = c.survivor.process, c.opt.Store.Path(), c.keptNames()
+	}
 	keep := keeper{bag: b, err: &err}
 	s.Lock = keep.fd("lock", c.state.LockFD())
 	s.Control = packedListener{FD: keep.conn("control", c.listener), ID: c.listener.ID()}
@@ -86,7 +94,7 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 		s.Metrics, s.Scrapes = c.opt.Metrics, keep.conn("metrics", c.scrapes)
 	}
 	if c.flows != nil && c.flowsPin == "" {
-		s.Flows = keep.fd("flows", c.flows.FD())
+		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
 		u, bad := c.uplinks[name].describe(&keep, vms)
@@ -98,7 +106,7 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 
 func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUplink, error) {
 	s := packedUplink{
-		Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.native, Warnings: u.warnings,
+		Tag: u.tag, Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.native, Warnings: u.warnings,
 		Generations: map[int]uint32{},
 	}
 	for i, n := range u.taken {
@@ -110,19 +118,16 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 		s.Changes = append(s.Changes, ch.ID)
 	}
 	var errs []error
-	prog, err := keep.program(u.name+".xdp", u.prog.Parts, u.prog.Outcomes)
+	prog, err := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
 	s.Program, errs = prog, append(errs, err)
-	s.Multicast = keep.fd(u.name+".group", u.mcast.FD())
-	group := u.mcast.Stats()
-	s.Group = packedGroup(group)
+	s.Multicast = keep.fd(u.tag+".group", u.mcast.FD())
 	looked := u.look()
 	for i, q := range u.queues {
-		parts := q.sock.Parts()
+		parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
 		s.Queues = append(s.Queues, packedQueue{
-			Socket: keep.fd(u.name+".xsk", parts.Socket), Umem: keep.fd(u.name+".umem", parts.Umem), Owners: keep.fd(u.name+".owners", parts.Owners),
+			Socket: keep.fd(tag+".xsk", parts.Socket), Umem: keep.fd(tag+".umem", parts.Umem), Owners: keep.fd(tag+".owners", parts.Owners),
 			Counted: looked[i].Counted(),
 		})
-		errs = append(errs, looked[i].Err)
 	}
 	counted := report.Uplink{Name: u.name, Queues: looked}
 	for _, a := range u.sorted() {
@@ -200,12 +205,12 @@ func (k *keeper) program(what string, parts func() (bpf.Parts, error), outcomes 
 		return s, err
 	}
 	s.Mode, s.Object, s.ReadsTag, s.Maps = p.Mode, p.Object, p.ReadsTag, map[string]string{}
-	s.Program = k.fd(what, p.Program)
+	s.Program = k.fd(fmt.Sprintf("%s.%d", what, p.IDs[""]), p.Program)
 	if p.Link >= 0 {
 		s.Link = k.fd(what+".link", p.Link)
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Maps)) {
-		s.Maps[name] = k.fd(what+"."+name, p.Maps[name])
+		s.Maps[name] = k.fd(fmt.Sprintf("%s.%s.%d", what, name, p.IDs[name]), p.Maps[name])
 	}
 	s.Outcomes, err = outcomes()
 	return s, err

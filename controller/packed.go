@@ -24,6 +24,10 @@ type packed struct {
 	Scrapes string         `json:"metrics,omitempty"`         // descriptor of the socket that listens there
 	Flows   string         `json:"flows,omitempty"`           // descriptor of flow maps that are not pinned
 	Started time.Time      `json:"started_at"`
+	Tags    int            `json:"tags"`            // given so far
+	Process int            `json:"process"`         // counts those that went on with one another
+	Store   string         `json:"store,omitempty"` // where descriptors outlive the process, and their names there
+	Kept    []string       `json:"kept,omitempty"`
 	Uplinks []packedUplink `json:"uplinks"`
 }
 
@@ -46,6 +50,7 @@ type packedProgram struct {
 
 // packedUplink is an interface in use.
 type packedUplink struct {
+	Tag         string         `json:"tag"` // of its descriptors, as long as it is in use
 	Iface       string         `json:"iface"`
 	Index       int            `json:"ifindex"`
 	RxQueues    int            `json:"rx_queues"`
@@ -53,9 +58,8 @@ type packedUplink struct {
 	Rings       ringSizes      `json:"rings"`
 	Native      bool           `json:"native"` // XDP is the driver's
 	Program     packedProgram  `json:"program"`
-	Queues      []packedQueue  `json:"queues"`    // by id
-	Multicast   string         `json:"multicast"` // descriptor
-	Group       packedGroup    `json:"group"`
+	Queues      []packedQueue  `json:"queues"`      // by id
+	Multicast   string         `json:"multicast"`   // descriptor
 	Generations map[int]uint32 `json:"generations"` // how many VMs have had an index
 	Changes     []uint64       `json:"changes"`     // what was changed on the host, by its ids in the undo list
 	Warnings    []string       `json:"warnings,omitempty"`
@@ -71,15 +75,6 @@ type ringSizes struct {
 	Completion int `json:"completion"`
 }
 
-// packedGroup is what the multicast socket has counted.
-type packedGroup struct {
-	Frames      uint64 `json:"frames"`
-	Dropped     uint64 `json:"dropped"`
-	Oversize    uint64 `json:"oversize"`
-	ForeignTag  uint64 `json:"foreign_tag"`
-	BadChecksum uint64 `json:"bad_checksum"`
-}
-
 // packedQueue is one NIC queue: its AF_XDP socket.
 type packedQueue struct {
 	Socket  string    `json:"socket"` // descriptors
@@ -90,6 +85,7 @@ type packedQueue struct {
 
 // packedVM is one VM. Exactly one of User and Tap is set.
 type packedVM struct {
+	Tag        string      `json:"tag"` // of its descriptors, as long as it is attached
 	VM         state.VM    `json:"vm"`
 	Index      uint32      `json:"index"`
 	Generation uint32      `json:"generation"`
@@ -99,10 +95,11 @@ type packedVM struct {
 	Tap        *packedTap  `json:"tap,omitempty"`
 }
 
-// packedUser is a vhost-user port: its own state, and its descriptors by the names that the state gives them.
+// packedUser is a vhost-user port: its own state, and its descriptors by the names that the state gives them. Both are empty in what is
+// kept for a crash, where the port keeps them by itself.
 type packedUser struct {
-	Port  json.RawMessage   `json:"port"`
-	Files map[string]string `json:"files"`
+	Port  json.RawMessage   `json:"port,omitempty"`
+	Files map[string]string `json:"files,omitempty"`
 }
 
 // packedTap is a VM on its own tap, as it was proved.

@@ -18,21 +18,36 @@ func (t *tapKind) prepare(*Controller, *netdev.Facts) {}
 func (t *tapKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	keep := keeper{bag: p, err: &err}
-	var sockets []string
-	for _, fd := range t.sockets { // first: they close with their guests, and the last one of a socket to close it waits for the kernel
-		sockets = append(sockets, keep.fd(a.req.VM+".packet", fd))
+	if err := t.describeTo(a, p, vm); err != nil { // first: who closes a socket that nobody else has waits for the kernel
+		return err
 	}
 	if err := a.up.each(func(q *queue) error { return q.StopPort(a.idx) }); err != nil {
 		return err
 	}
 	a.running = false
-	prog, bad := keep.program(a.req.VM+".tc", t.tc.Parts, t.tc.Outcomes)
+	return t.tc.Release()
+}
+
+// keep describes the VM for the process after a crash of this one.
+func (t *tapKind) keep(a *attachment, b bag, vm *packedVM) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return t.describeTo(a, b, vm)
+}
+
+// describeTo describes the VM. The caller holds a.mu.
+func (t *tapKind) describeTo(a *attachment, b bag, vm *packedVM) (err error) {
+	keep := keeper{bag: b, err: &err}
 	vm.Tap = &packedTap{
 		Tap: t.proof.Tap, Index: t.proof.Index, Downs: t.proof.Downs, By: t.proof.By, Guest: t.guest, Halt: t.halt, Dropped: t.dropped,
-		Bypass: t.bypassed, Sockets: sockets, Program: prog,
+		Bypass: t.bypassed,
 	}
-	return errors.Join(err, bad, t.tc.Release())
+	for i, fd := range t.sockets {
+		vm.Tap.Sockets = append(vm.Tap.Sockets, keep.fd(fmt.Sprintf("%s.packet%d", a.tag, i), fd))
+	}
+	prog, bad := keep.program(a.tag+".tc", t.tc.Parts, t.tc.Outcomes)
+	vm.Tap.Program = prog
+	return errors.Join(err, bad)
 }
 
 // unpack opens new ways to the tap, which must be the one that was proved, and steers to them what the policy steers.

@@ -69,7 +69,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 	if err != nil {
 		return nil, err
 	}
-	u = &uplink{name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
+	u = &uplink{tag: s.Tag, name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
 		steering: map[uint32]bool{}, native: s.Native, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
 	defer func() {
 		if err != nil {
@@ -90,7 +90,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 	if err != nil {
 		return u, err
 	}
-	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index, netdev.McastStats(s.Group)); err != nil {
+	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index); err != nil {
 		return u, err
 	}
 	for id := range s.Queues {
@@ -176,7 +176,7 @@ func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
 	if vm.Index >= maxPorts || u.byIdx[vm.Index] != nil {
 		return fmt.Errorf("port %d: %w", vm.Index, parcel.ErrDamaged)
 	}
-	a.idx, a.gen, a.up, a.log = vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM)
+	a.tag, a.idx, a.gen, a.up, a.log = vm.Tag, vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM)
 	a.before, a.partial = &vm.Counted, vm.Partial
 	err = u.each(func(q *queue) error { return q.Add(a.portConfig()) })
 	if err == nil {

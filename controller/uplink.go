@@ -35,6 +35,7 @@ func ourRings() ringSizes {
 
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
 type uplink struct {
+	tag      string // see survivor
 	name     string
 	facts    *netdev.Facts
 	chunk    int

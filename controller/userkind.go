@@ -27,7 +27,8 @@ type userKind struct {
 	cfg   vhost.Config
 	port  atomic.Pointer[vhost.Port] // nil until the first of open and started
 	limit vhost.LogLimit
-	told  string // the last warning that was logged
+	told  string    // the last warning that was logged
+	keeps *survivor // nil: nothing outlives this process
 }
 
 func wantsUser(req *api.AttachRequest) bool { return req.VhostUser != "" }
@@ -62,7 +63,9 @@ func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bo
 }
 
 func (k *userKind) open(a *attachment) error {
-	k.wire(a)
+	if err := k.wire(a); err != nil {
+		return err
+	}
 	port, err := vhost.NewPort(k.cfg)
 	if err != nil {
 		return err
@@ -80,7 +83,12 @@ func (k *userKind) steer(a *attachment, port *vhost.Port) error {
 }
 
 // wire tells the port whom to tell of what happens to it.
-func (k *userKind) wire(a *attachment) {
+func (k *userKind) wire(a *attachment) (err error) {
+	if k.keeps != nil {
+		if k.cfg.Keep, err = k.keeps.port(a.tag); err != nil {
+			return err
+		}
+	}
 	k.cfg.Hooks = vhost.Hooks{
 		Started:     func(p *vhost.Port) { k.started(a, p) },
 		BeforePause: func(*vhost.Port) { k.stopWorkers(a, "pause", (*queue).PausePort) },
@@ -89,6 +97,7 @@ func (k *userKind) wire(a *attachment) {
 	}
 	k.cfg.Logf = func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) }
 	k.cfg.Notef = func(format string, args ...any) { a.log.Info(fmt.Sprintf(format, args...)) }
+	return nil
 }
 
 func (k *userKind) close(a *attachment) error {

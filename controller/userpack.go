@@ -13,7 +13,7 @@ import (
 )
 
 func (k *userKind) prepare(c *Controller, uplink *netdev.Facts) {
-	k.cfg.MTU, k.cfg.Memory = uplink.MTU, c.memory
+	k.cfg.MTU, k.cfg.Memory, k.keeps = uplink.MTU, c.memory, c.survivor
 }
 
 // pack stops the port between two messages of its front-end, which goes on waiting for the next answer, and between two bursts of
@@ -25,7 +25,7 @@ func (k *userKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	}
 	u := &packedUser{Files: map[string]string{}}
 	for _, f := range files {
-		name, kerr := p.Keep(a.req.VM+"."+f.Name, f.FD)
+		name, kerr := p.Keep(a.tag+"."+f.Name, f.FD)
 		u.Files[f.Name] = name
 		err = errors.Join(err, kerr, unix.Close(f.FD))
 	}
@@ -34,29 +34,54 @@ func (k *userKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	return errors.Join(err, merr)
 }
 
+// keep: the port keeps what is its own by itself, as its front-end speaks.
+func (k *userKind) keep(_ *attachment, _ bag, vm *packedVM) error {
+	vm.User = &packedUser{}
+	return nil
+}
+
 func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	if vm.User == nil {
 		return fmt.Errorf("vhost-user port: %w", parcel.ErrMissing)
 	}
-	state, err := vhost.ReadPortState(vm.User.Port)
-	if err != nil {
-		return err
-	}
-	var files []vhost.NamedFile
-	for name, file := range vm.User.Files {
-		fd, err := p.TakeAny(file)
-		if err != nil {
-			for _, f := range files {
-				err = errors.Join(err, unix.Close(f.FD))
-			}
-			return err
-		}
+	body, byName, err := vm.User.take(p, vm.Tag)
+	files := make([]vhost.NamedFile, 0, len(byName))
+	for name, fd := range byName {
 		files = append(files, vhost.NamedFile{Name: name, FD: fd})
 	}
-	k.wire(a)
+	var state vhost.PortState
+	if err == nil {
+		state, err = vhost.ReadPortState(body)
+	}
+	if err == nil {
+		err = k.wire(a)
+	}
+	if err != nil {
+		for _, f := range files {
+			err = errors.Join(err, unix.Close(f.FD))
+		}
+		return err
+	}
 	port, err := vhost.Unpack(k.cfg, state, files)
 	if err != nil {
 		return err
 	}
 	return k.steer(a, port)
+}
+
+// take takes the port's state and files: those that pack put in, or those that the port kept. What is in files is the caller's, also
+// with an error.
+func (u *packedUser) take(p *parcel.Parcel, tag string) (state []byte, files map[string]int, err error) {
+	if len(u.Port) == 0 {
+		return takePort(p, tag)
+	}
+	files = map[string]int{}
+	for name, file := range u.Files {
+		fd, err := p.TakeAny(file)
+		if err != nil {
+			return nil, files, err
+		}
+		files[name] = fd
+	}
+	return u.Port, files, nil
 }

@@ -47,6 +47,9 @@ func execute(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		return exitDone
 	}
+	if child := (*exitError)(nil); errors.As(err, &child) {
+		return child.code // it has said why
+	}
 	fmt.Fprintf(s.err, "rscctl: %s\n", oneLine(err.Error()))
 	return exitCode(err)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/metrics"
 )
 
@@ -44,21 +45,26 @@ func runController(c *cli.Context, s streams) error {
 	if err := canRun(c); err != nil {
 		return on("run", err)
 	}
+	if under, code, err := keepAlive(c, log); under {
+		return exitWith(code, on("run", err))
+	}
+	store, err := fdstore.Open()
+	if err != nil {
+		return on("run", err)
+	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
 	defer signal.Stop(hangups)
-	begin := controller.New
-	if c.Bool("replace") {
-		begin = controller.Replace
-	}
-	ctl, err := begin(controller.Options{
+	ctl, err := begin(c, log, controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
 		BPFFS:   c.String("bpffs"),
 		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
-		Service: os.Getenv("NOTIFY_SOCKET") != "",
+		Service: store != nil && !fdstore.InKeeper(),
+		Store:   store,
+		Again:   func() bool { return store != nil && !fdstore.InKeeper() && restarting() },
 	})
 	if err != nil {
 		return on("run", err)

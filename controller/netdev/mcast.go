@@ -59,10 +59,10 @@ func OpenMulticast(ifindex int) (*McastSocket, error) {
 	return m, nil
 }
 
-// AdoptMulticast goes on with the socket of another process, its filter entries and its counters included. The descriptor is taken
-// over, also with an error.
-func AdoptMulticast(fd, ifindex int, counted McastStats) (*McastSocket, error) {
-	m := &McastSocket{fd: fd, ifindex: ifindex, stats: counted}
+// AdoptMulticast goes on with the socket of another process, its filter entries included. The counters begin anew. The descriptor is
+// taken over, also with an error.
+func AdoptMulticast(fd, ifindex int) (*McastSocket, error) {
+	m := &McastSocket{fd: fd, ifindex: ifindex}
 	sa, err := unix.Getsockname(fd)
 	ll, ok := sa.(*unix.SockaddrLinklayer)
 	switch {
