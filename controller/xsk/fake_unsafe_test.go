@@ -17,30 +17,47 @@ type fakeKernel struct {
 	sequence byte
 }
 
-// ringMemory lays a ring out as the kernel does: the indices on lines of their own, then the entries. It comes from a slice
-// of words, so that it is aligned.
-func ringMemory(entries, entrySize int) ([]byte, unix.XDPRingOffset) {
-	const desc = 192
-	words := make([]uint64, (desc+entries*entrySize)/8)
-	mem := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
-	return mem, unix.XDPRingOffset{Producer: 0, Consumer: 64, Flags: 128, Desc: desc}
+// fakeOffsets lay a ring out as the kernel does: the indices on lines of their own, then the entries.
+var fakeOffsets = unix.XDPRingOffset{Producer: 0, Consumer: 64, Flags: 128, Desc: 192}
+
+// fakeMemory is what a socket, its owner before, and the kernel share.
+type fakeMemory struct {
+	umem               []byte
+	owner              owners
+	fill, comp, rx, tx []byte
+}
+
+// heap makes memory for rings of that many entries. It comes from slices of words, so that it is aligned.
+func heap(chunks, chunkSize, ring int) fakeMemory {
+	entries := func(size int) []byte {
+		words := make([]uint64, (int(fakeOffsets.Desc)+ring*size)/8)
+		return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
+	}
+	return fakeMemory{make([]byte, chunks*chunkSize), make(owners, chunks), entries(addrSize), entries(addrSize), entries(descSize), entries(descSize)}
 }
 
 func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
-	s := &Socket{
-		parts: Parts{-1, -1, -1}, umem: newUmem(make([]byte, chunks*chunkSize), chunkSize, make(owners, chunks)),
-		reserve: reserve, txBudget: maxTxBudget,
+	m := heap(chunks, chunkSize, ring)
+	s := m.socket(ring, reserve)
+	return s, m.kernel(s)
+}
+
+// socket is over m, at the positions that are in it.
+func (m fakeMemory) socket(ring, reserve int) *Socket {
+	return &Socket{
+		parts: Parts{-1, -1, -1}, umem: newUmem(m.umem, len(m.umem)/len(m.owner), m.owner), reserve: reserve, txBudget: maxTxBudget,
+		fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
+		rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
 	}
-	k := &fakeKernel{s: s}
-	m, off := ringMemory(ring, addrSize)
-	s.fill, k.fill = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
-	m, off = ringMemory(ring, addrSize)
-	s.comp, k.comp = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
-	m, off = ringMemory(ring, descSize)
-	s.rx, k.rx = newDescRing(m, off, ring), newDescRing(m, off, ring)
-	m, off = ringMemory(ring, descSize)
-	s.tx, k.tx = newDescRing(m, off, ring), newDescRing(m, off, ring)
-	return s, k
+}
+
+// kernel is the other side of s.
+func (m fakeMemory) kernel(s *Socket) *fakeKernel {
+	ring := int(s.fill.size)
+	return &fakeKernel{
+		s: s, fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
+		rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
+	}
 }
 
 // receive does what the kernel does with up to n frames of length bytes: a chunk from the fill ring, the frame behind the

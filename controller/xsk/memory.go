@@ -71,7 +71,8 @@ const (
 	noteChunks
 	noteRxTx
 	noteFillComp
-	noteWords = 8 // the last is free
+	noteWakeup
+	noteWords
 )
 
 // magic ends with the number of the layout: of the note, the words, and what the words say.
@@ -79,7 +80,7 @@ const magic = 0x7273_6378_736b_0001 // "rscxsk", 1
 
 var noteWhat = [noteWords]string{
 	"layout of the owners", "socket", "UMEM", "interface or queue", "number or size of chunks", "size of the RX or TX ring",
-	"size of the fill or completion ring", "word",
+	"size of the fill or completion ring", "way of waking the kernel",
 }
 
 // noteOf is the note for a configuration and descriptors.
@@ -96,6 +97,9 @@ func noteOf(c Config, p Parts) (n [noteWords]uint64, err error) {
 	n[noteMagic], n[noteSocket], n[noteUmem] = magic, cookie, st.Ino
 	n[noteQueue], n[noteChunks] = pair(c.Ifindex, c.Queue), pair(c.Chunks, c.ChunkSize)
 	n[noteRxTx], n[noteFillComp] = pair(c.RxSize, c.TxSize), pair(c.FillSize, c.CompSize)
+	if c.NeedWakeup {
+		n[noteWakeup] = 1
+	}
 	return n, nil
 }
 
