@@ -240,8 +240,8 @@ func dupConn(c *net.UnixConn) (fd int, err error) {
 // dials.
 //
 // cfg is as for NewPort; its socket must be the state's, and it must offer what was
-// negotiated. Files that the state does not name are closed; the Keeper is told to drop
-// them. The errors are ErrConfig, ErrNewer, ErrParcel (what of the state or of which file
+// negotiated. Files that the state does not name are closed, and the Keeper is told to drop
+// them: a crash leaves such. A connection among them is ended. The errors are ErrConfig, ErrNewer, ErrParcel (what of the state or of which file
 // is wrong: missing, twice, of another kind), and those of the system.
 func Unpack(cfg Config, st PortState, files []NamedFile) (*Port, error) {
 	set, err := user.NewFiles(files)
@@ -263,6 +263,7 @@ func Unpack(cfg Config, st PortState, files []NamedFile) (*Port, error) {
 		}
 		return nil, p.abandon(fmt.Errorf("unpack: %w", err))
 	}
+	set.HangUpRest()
 	if p.journal != nil {
 		p.journal.adopt(files)
 	}

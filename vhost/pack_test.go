@@ -543,7 +543,10 @@ func TestAFrontEndThatTalksAllTheWhileSeesNoHandOver(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("the front-end: %v", err)
 	}
-	if err := g.Start(); err != nil { // perhaps again, which changes nothing
+	if _, err := g.Stop(); err != nil { // whether they run or not
+		t.Error(err)
+	}
+	if err := g.Start(); err != nil {
 		t.Error(err)
 	}
 	g.moves(1000)

@@ -93,14 +93,14 @@ func (s *Files) Borrow(name string) (int, error) {
 	return fd, nil
 }
 
-// Unused are the names that nobody has asked for.
-func (s *Files) Unused() (names []string) {
-	for name := range s.fds {
-		if !s.taken[name] {
-			names = append(names, name)
+// HangUpRest ends the connections among what nobody has asked for: their peers see
+// it even where somebody has duplicates.
+func (s *Files) HangUpRest() {
+	for name, fd := range s.fds {
+		if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && listening == 0 && !s.taken[name] {
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 		}
 	}
-	return names
 }
 
 // Close closes what was not taken.
