@@ -123,11 +123,12 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	s.Multicast = keep.fd(u.tag+".group", u.mcast.FD())
 	looked := u.look()
 	for i, q := range u.queues {
-		parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
-		s.Queues = append(s.Queues, packedQueue{
-			Socket: keep.fd(tag+".xsk", parts.Socket), Umem: keep.fd(tag+".umem", parts.Umem), Owners: keep.fd(tag+".owners", parts.Owners),
-			Counted: looked[i].Counted(),
-		})
+		one := packedQueue{Counted: looked[i].Counted()}
+		if q.adoptable {
+			parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
+			one.Socket, one.Umem, one.Owners = keep.fd(tag+".xsk", parts.Socket), keep.fd(tag+".umem", parts.Umem), keep.fd(tag+".owners", parts.Owners)
+		}
+		s.Queues = append(s.Queues, one)
 	}
 	counted := report.Uplink{Name: u.name, Queues: looked}
 	for _, a := range u.sorted() {

@@ -77,9 +77,9 @@ type ringSizes struct {
 
 // packedQueue is one NIC queue: its AF_XDP socket.
 type packedQueue struct {
-	Socket  string    `json:"socket"` // descriptors
-	Umem    string    `json:"umem"`
-	Owners  string    `json:"owners"`
+	Socket  string    `json:"socket,omitempty"` // descriptors; "" where the kernel does not let another process have them
+	Umem    string    `json:"umem,omitempty"`
+	Owners  string    `json:"owners,omitempty"`
 	Counted api.Queue `json:"counted"`
 }
 

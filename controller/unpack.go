@@ -139,12 +139,16 @@ func stillThere(s *packedUplink) (*netdev.Facts, error) {
 	return f, nil
 }
 
+// unpackQueue goes on with a queue's socket, or opens one where the kernel does not let that be: what waited in the other one is lost.
 func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, trouble func()) error {
-	parts, err := takeQueue(p, s)
-	if err != nil {
-		return err
+	var sock *xsk.Socket
+	var parts xsk.Parts
+	var err error
+	if s.Socket == "" {
+		sock, err = xsk.Open(u.queueConfig(id))
+	} else if parts, err = takeQueue(p, s); err == nil {
+		sock, err = xsk.Adopt(u.queueConfig(id), parts)
 	}
-	sock, err := xsk.Adopt(u.queueConfig(id), parts)
 	if err != nil {
 		return err
 	}

@@ -57,12 +57,13 @@ type uplink struct {
 // queue is one NIC queue: its socket, and the worker that serves it.
 type queue struct {
 	*datapath.Worker
-	id     int
-	sock   *xsk.Socket
-	shares *bpf.Shares // of the socket's RX ring
-	wakeFD int
-	seen   uint64     // the worker's activity at the last look
-	before *api.Queue // counted by a process before this one; nil: by none
+	id        int
+	sock      *xsk.Socket
+	adoptable bool        // another process may go on with sock
+	shares    *bpf.Shares // of the socket's RX ring
+	wakeFD    int
+	seen      uint64     // the worker's activity at the last look
+	before    *api.Queue // counted by a process before this one; nil: by none
 }
 
 // close ends the worker and then closes what it was given. What a worker that does not stop still uses stays open, and mapped.
@@ -158,7 +159,7 @@ func (u *uplink) queueConfig(id int) xsk.Config {
 // startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
 // this one has counted; then the worker takes nothing until Resume.
 func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, trouble func()) (err error) {
-	q := &queue{id: id, sock: s, wakeFD: -1, before: before}
+	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before}
 	u.queues = append(u.queues, q)
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("worker %d: eventfd: %w", id, err)

@@ -3,6 +3,7 @@ package xsk
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,16 @@ type Parts struct {
 
 // Parts returns the socket's descriptors, valid until Close.
 func (s *Socket) Parts() Parts { return s.parts }
+
+// Adoptable reports whether the kernel lets another process have the socket: it maps the rings of one that is bound (Linux 6.4).
+func (s *Socket) Adoptable() bool {
+	m, err := unix.Mmap(s.parts.Socket, unix.XDP_PGOFF_RX_RING, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return false
+	}
+	_ = unix.Munmap(m)
+	return true
+}
 
 // each lists the descriptors that are there, each number once.
 func (p Parts) each() (fds []int) {
