@@ -95,4 +95,5 @@ func (q *Queue) Add(o *Queue) {
 	q.RxUnknown += o.RxUnknown
 	q.GroupLost += o.GroupLost
 	q.GroupUnusable += o.GroupUnusable
+	q.CPUNS += o.CPUNS
 }

@@ -195,6 +195,7 @@ type Queue struct {
 	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
 	Chunks        int         `json:"chunks"`
 	ChunkSize     int         `json:"chunk_size"`
+	CPUNS         uint64      `json:"cpu_ns"` // processor time that the worker's thread has had
 	Held          int         `json:"held_chunks"`
 	OpenSlots     int         `json:"open_slots"`
 }

@@ -30,6 +30,7 @@ var (
 	queueChunks = desc("queue_chunks", "UMEM chunks of the NIC queue.", ofQueue)
 	queueHeld   = desc("queue_held_chunks", "UMEM chunks that the flow table holds.", ofQueue)
 	queueSlots  = desc("queue_open_slots", "Superframes under construction.", ofQueue)
+	queueCPU    = desc("queue_worker_cpu_seconds_total", "Processor time of the worker of the NIC queue.", ofQueue)
 	outcomes    = desc("xdp_frames_total", "Frames of all interfaces by what the XDP program did with them.", []string{"outcome"})
 )
 

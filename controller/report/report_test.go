@@ -16,7 +16,7 @@ import (
 func twoQueues() *Snapshot {
 	queue := func(id int, n uint64) Queue {
 		s := &datapath.Snapshot{
-			ID: id, Chunks: 8192, HeldSlots: 3, HeldRefs: 40, Counters: datapath.QueueCounters{RxFrames: 100 * n, WithMeta: 100 * n, Unknown: n},
+			ID: id, Chunks: 8192, HeldSlots: 3, HeldRefs: 40, CPU: 7 * int64(n), Counters: datapath.QueueCounters{RxFrames: 100 * n, WithMeta: 100 * n, Unknown: n},
 			Kernel: xsk.Stats{RxDropped: n, RxInvalid: 2 * n, TxInvalid: 3 * n, RxRingFull: 4 * n, FillEmpty: 5 * n},
 			Ports:  []datapath.PortSnapshot{{Index: 1, Running: true}, {Index: 2}},
 		}
@@ -60,7 +60,7 @@ func TestAVMsCountersAreSummedOverTheQueues(t *testing.T) {
 		t.Errorf("outcomes %v", st.Outcomes)
 	}
 	q := st.Queues["eth1/1"]
-	if q.RxFrames != 200 || q.RxUnknown != 2 || q.RxTooLong != 2 || q.RxInvalid != 4 || q.TxInvalid != 6 || q.RxRingFull != 8 || q.RxFillEmpty != 10 || q.Held != 40 || q.OpenSlots != 3 {
+	if q.RxFrames != 200 || q.RxUnknown != 2 || q.RxTooLong != 2 || q.RxInvalid != 4 || q.TxInvalid != 6 || q.RxRingFull != 8 || q.RxFillEmpty != 10 || q.Held != 40 || q.CPUNS != 14 || q.OpenSlots != 3 {
 		t.Errorf("queue %+v", q)
 	}
 }
