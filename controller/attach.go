@@ -216,10 +216,10 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	}
 	var errs []error
 	if u != nil {
-		for name, a := range u.vms {
-			if req.VM == "" || req.VM == name {
+		for _, a := range u.sorted() {
+			if req.VM == "" || req.VM == a.req.VM {
 				found = true
-				resp.VMs = append(resp.VMs, name)
+				resp.VMs = append(resp.VMs, a.req.VM)
 				resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", a.req.MAC, u.name))
 				errs = append(errs, c.dropVM(a))
 			}

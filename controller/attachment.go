@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -31,8 +32,10 @@ type attachment struct {
 	log   *slog.Logger
 	flows *ebpf.Map
 
-	partial uint64       // partial checksums seen when the last warning was logged
-	before  *api.VMStats // counted by a process before this one; nil: by none
+	partial     uint64       // partial checksums seen when the last warning was logged
+	partialSeen uint64       // and at the last look
+	partialAt   time.Time    // when there were more than before
+	before      *api.VMStats // counted by a process before this one; nil: by none
 
 	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
 	policy  api.Policy

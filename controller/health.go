@@ -134,6 +134,7 @@ func (c *Controller) checkAll() {
 				c.checkVM(a, l)
 			}
 			u.checkPartial()
+			u.checkSenders()
 		}
 	})
 }
@@ -159,6 +160,7 @@ func (u *uplink) checkPartial() {
 	s := report.Uplink{Name: u.name, Queues: u.look()}
 	for _, a := range u.sorted() {
 		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}, Before: a.before}
+		a.partialPast(&s, &vm)
 		if n := s.PartialChecksums(&vm); n > 10*a.partial {
 			a.partial = n
 			if s.Remedy == "" { // it asks the other end of a veth: only for those who need it

@@ -13,6 +13,7 @@ import (
 	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
 )
 
 // errMoved means that a VM of a parcel cannot be served now for a reason that is the host's, not the parcel's: it waits.
@@ -181,7 +182,7 @@ func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
 		return fmt.Errorf("port %d: %w", vm.Index, parcel.ErrDamaged)
 	}
 	a.tag, a.idx, a.gen, a.up, a.log = vm.Tag, vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM)
-	a.before, a.partial = &vm.Counted, vm.Partial
+	a.before, a.partial, a.partialSeen = &vm.Counted, vm.Partial, vm.Counted.Passed[flowtable.ReasonPartialChecksum.String()]
 	err = u.each(func(q *queue) error { return q.Add(a.portConfig()) })
 	if err == nil {
 		err = u.countFlows(a)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"github.com/cilium/ebpf"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,9 @@ type uplink struct {
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
+
+	senders     string    // what is wrong with the frames to come, "" for nothing
+	sendersSeen time.Time // when that was looked at
 }
 
 // queue is one NIC queue: its socket, and the worker that serves it.

@@ -147,6 +147,7 @@ type Status struct {
 	StartedAt  time.Time   `json:"started_at"`
 	State      string      `json:"state_dir"`
 	FlowsPin   string      `json:"flows_pin,omitempty"` // "" when the map is not pinned
+	Health     Health      `json:"health"`              // of all of it
 	Warnings   []string    `json:"warnings"`
 	Interfaces []Interface `json:"interfaces"`
 	Waiting    []Waiting   `json:"waiting"`
@@ -165,23 +166,26 @@ type Waiting struct {
 
 // Interface is one uplink.
 type Interface struct {
-	Name     string   `json:"name"`
-	Index    int      `json:"ifindex"`
-	MTU      int      `json:"mtu"`
-	Driver   string   `json:"driver"`
-	XDPMode  XDPMode  `json:"xdp_mode"`
-	XSKMode  XSKMode  `json:"xsk_mode"`
-	Metadata *bool    `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
-	Queues   []Queue  `json:"queues"`
-	Ports    []Port   `json:"ports"`
-	Changes  []string `json:"changes"`
-	Warnings []string `json:"warnings"`
+	Name     string    `json:"name"`
+	Index    int       `json:"ifindex"`
+	MTU      int       `json:"mtu"`
+	Driver   string    `json:"driver"`
+	Link     LinkState `json:"link"`
+	XDPMode  XDPMode   `json:"xdp_mode"`
+	XSKMode  XSKMode   `json:"xsk_mode"`
+	Metadata *bool     `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
+	Health   Health    `json:"health"`   // its own, whatever its queues and VMs are like
+	Queues   []Queue   `json:"queues"`
+	Ports    []Port    `json:"ports"`
+	Changes  []string  `json:"changes"`
+	Warnings []string  `json:"warnings"`
 }
 
 // Queue is one NIC RX queue and its worker.
 type Queue struct {
 	ID            int         `json:"id"`
 	Worker        WorkerState `json:"worker"`
+	Health        Health      `json:"health"`
 	RxFrames      uint64      `json:"rx_frames"`
 	TxFrames      uint64      `json:"tx_frames"`
 	RxFillEmpty   uint64      `json:"rx_fill_empty"`  // frames AF_XDP dropped: fill ring empty
@@ -223,6 +227,7 @@ type Port struct {
 	PolicyNote  string    `json:"policy_note,omitempty"`
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
+	Health      Health    `json:"health"`
 	Warnings    []string  `json:"warnings"`
 }
 

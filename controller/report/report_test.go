@@ -30,7 +30,7 @@ func twoQueues() *Snapshot {
 		return Queue{ID: id, Seen: s}
 	}
 	return &Snapshot{Uplinks: []Uplink{{
-		Name: "eth1", Index: 7, MTU: 1500, XDPMode: api.XDPNative, ChunkSize: 2048, Outcomes: map[string]uint64{"redirect": 300},
+		Name: "eth1", Index: 7, MTU: 1500, Up: true, Carrier: true, XDPMode: api.XDPNative, ChunkSize: 2048, Outcomes: map[string]uint64{"redirect": 300},
 		Remedy: "run 'ethtool -K eth1 tx off'", Queues: []Queue{queue(0, 1), queue(1, 2)},
 		VMs: []VM{{Index: 1, Port: api.Port{VM: "web"}, Interrupts: 9, TxDropped: map[string]uint64{"too_short": 1, "too_long": 0}}, {Index: 2, Port: api.Port{VM: "db"}}},
 	}}}

@@ -19,6 +19,8 @@ type Uplink struct {
 	Index     int
 	MTU       int // bytes behind the Ethernet header
 	Driver    string
+	Up        bool // switched on
+	Carrier   bool // somebody is at the other end
 	XDPMode   api.XDPMode
 	ZeroCopy  bool
 	ChunkSize int               // bytes of a UMEM chunk
@@ -49,6 +51,7 @@ type VM struct {
 	TxDropped   map[string]uint64
 	Vhost       map[string]uint64 // of its virtqueues
 	TapOutcomes map[string]uint64 // of the TC program on its tap
+	PartialPast bool              // no frame with a partial checksum has come of late
 }
 
 // workerState says in the API's words how a worker is.

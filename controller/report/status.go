@@ -18,17 +18,18 @@ func Interfaces(s *Snapshot) []api.Interface {
 
 func (u *Uplink) status() api.Interface {
 	i := api.Interface{
-		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
+		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, Link: u.link(), XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
 		Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
 	if u.ZeroCopy {
 		i.XSKMode = api.XSKZeroCopy
 	}
+	i.Health = u.health(i.Warnings)
 	for n := range u.Queues {
 		q := &u.Queues[n]
 		if q.Err != nil {
-			i.Warnings = append(i.Warnings, fmt.Sprintf("queue %d of %s: %v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", q.ID, u.Name, q.Err, u.Name))
+			i.Warnings = append(i.Warnings, u.workerTrouble(q))
 		}
 		i.Queues = append(i.Queues, u.queue(q))
 	}
@@ -36,9 +37,14 @@ func (u *Uplink) status() api.Interface {
 		vm := &u.VMs[n]
 		p := vm.Port
 		p.Warnings = orEmpty(slices.Clone(p.Warnings))
-		if n := u.PartialChecksums(vm); n > 0 {
+		if n := u.PartialChecksums(vm); n > 0 && !vm.PartialPast {
 			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
 		}
+		own := u.ownHealth(vm, &p)
+		if why := u.linkTrouble(); why != "" {
+			own.degraded(why)
+		}
+		p.Health = own.Health
 		i.Ports = append(i.Ports, p)
 	}
 	return i
@@ -70,7 +76,7 @@ func (q *Queue) Counted() api.Queue {
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState()}
+	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q)}
 	if q.Before != nil {
 		out.Add(q.Before)
 	}
