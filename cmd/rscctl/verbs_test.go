@@ -97,7 +97,7 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 	fake := newFake(t)
 	for _, line := range []string{
-		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o json", "top", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o json", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
 		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
@@ -223,7 +223,7 @@ func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
 	if code != exitDone || errs != "" {
 		t.Fatalf("exit %d, %q", code, errs)
 	}
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "observe", "replay", "demo"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "top", "observe", "replay", "demo"} {
 		if !strings.Contains(out, "\n   "+verb+" ") {
 			t.Errorf("%s is missing:\n%s", verb, out)
 		}
@@ -246,7 +246,12 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"RSCCTL_SOCKET", "RSCCTL_STATE", "RSCCTL_BPFFS"} {
 		os.Unsetenv(name)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtOne {
+		bin, _ := binary()
+		os.RemoveAll(filepath.Dir(bin))
+	}
+	os.Exit(code)
 }
 
 func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
@@ -282,7 +287,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 // A flag's help names its value as the text does, in capitals, and the text goes on behind it where the sentence needs it.
 func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
 	flag := regexp.MustCompile(`(?m)^   --[a-z-]+(?: ([^-\s]\S*))?(?:, -\w \S+| \[ --.* \])?  +(.*)$`)
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "observe"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "top", "observe"} {
 		_, out, _ := rscctl(t, append(strings.Fields(verb), "--help")...)
 		lines := flag.FindAllStringSubmatch(out, -1)
 		if len(lines) < 2 {

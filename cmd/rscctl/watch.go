@@ -22,9 +22,9 @@ func watch(c *cli.Context, s streams, show func(io.Writer) error) error {
 		}
 		return show(s.out)
 	}
-	interval := c.Duration("interval")
-	if interval < 10*time.Millisecond {
-		return usagef("%s: --interval %v: too short: say 10ms and above", c.Command.Name, interval)
+	interval, err := watchInterval(c)
+	if err != nil {
+		return err
 	}
 	repaint := isTerminal(s.out)
 	tick := time.NewTicker(interval)
@@ -50,6 +50,15 @@ func watch(c *cli.Context, s streams, show func(io.Writer) error) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// watchInterval is the time between two looks.
+func watchInterval(c *cli.Context) (time.Duration, error) {
+	interval := c.Duration("interval")
+	if interval < 10*time.Millisecond {
+		return 0, usagef("%s: --interval %v: too short: say 10ms and above", c.Command.Name, interval)
+	}
+	return interval, nil
 }
 
 // isTerminal tells whether somebody looks at what is written to w.
