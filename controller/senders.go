@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	sendersEvery = 10 * time.Second // a look at a veth's peer goes through the host's named namespaces
-	partialFor   = time.Minute      // so long after the last frame with a partial checksum its sender is taken for mended
+	sendersEvery = 5 * time.Second // a look at a veth's peer goes through the host's named namespaces
+	partialFor   = time.Minute     // so long after the last frame with a partial checksum its sender is taken for mended
 )
 
 // peerWarning says that what the other end of a veth sends will be dropped by the guests, "" when it will not or cannot be changed.
