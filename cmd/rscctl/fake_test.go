@@ -136,7 +136,7 @@ func sampleStatus() api.Status {
 			Health: api.Health{State: api.HealthDegraded, Reasons: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"}},
 			Queues: []api.Queue{
 				{ID: 0, Worker: api.WorkerRunning, Health: well, CPUNS: 12.5e9, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
-				{ID: 1, Worker: api.WorkerStuck, Health: api.Health{State: api.HealthDown, Reasons: []string{"queue 1 of eth0: worker 1: the worker does not answer"}}, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
+				{ID: 1, Worker: api.WorkerStuck, Health: api.Health{State: api.HealthDown, Reasons: []string{"worker 1: the worker does not answer"}}, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
 			},
 			Ports: []api.Port{
 				{VM: "web", MAC: "52:54:00:12:34:56", Feed: "vhost-user", Socket: "/run/rscctl/web.sock", Mode: "listen",

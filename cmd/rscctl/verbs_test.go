@@ -110,7 +110,7 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"attach eth0 eth1 --vm a --mac 52:54:00:12:34:56 --vhost-user /s", "attach eth0 --vm a --vm b", "attach eth0 --vm",
 		"attach eth0 --tap tap0", "attach eth0 --vm=", "detach", "detach eth0 --vm=", "detach a b", "status a b", "status --bogus",
 		"status -o yaml", "flows x", "flows --sort colour", "flows --limit 0", "flows --limit many", "flows --interval 1s",
-		"flows --watch --interval 0s", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
+		"flows --watch --interval 0s", "status --interval 1s", "status --watch --interval 1ms", "status --watch x y", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
 		"policy get", "policy get web --hold 1us", "policy set web --coalesce yes", "policy set web --profile tso",
 		"policy set web --hold=-1us", "policy set web --max-bytes -1", "policy set web --exclude-port 65536",
 		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --log-level loud", "run --log-level=", "run --log-format xml", "version x", "version -o json", "run --metrics here", "run --metrics 1.2.3.4", "run --metrics", "run x", "replay",
@@ -271,7 +271,7 @@ func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
 }
 
 func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
-	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no, frames are parsed twice": known(false)} {
+	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no": known(false)} {
 		st := api.Status{Interfaces: []api.Interface{{Name: "eth0", Metadata: known, Queues: make([]api.Queue, 7)}}}
 		var out bytes.Buffer
 		if err := printStatus(&out, &st, time.Now()); err != nil {
@@ -279,7 +279,10 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 		}
 		row := regexp.MustCompile(`(?m)^eth0  .*  ` + want + `\s+7 `)
 		if !row.MatchString(out.String()) {
-			t.Errorf("METADATA is not %q in\n%s", want, out.String())
+			t.Errorf("META is not %q in\n%s", want, out.String())
+		}
+		if strings.Contains(out.String(), "frames of eth0 are parsed twice") != (want == "no") {
+			t.Errorf("META is %q and that is not explained in\n%s", want, out.String())
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (u *Uplink) health(warnings []string) api.Health {
 func (u *Uplink) queueHealth(q *Queue) api.Health {
 	v := newVerdict()
 	if q.Err != nil {
-		v.down(u.workerTrouble(q))
+		v.down(u.workerTrouble(q.Err))
 	}
 	if s := q.Seen; s != nil {
 		if n := s.Kernel.RxInvalid + s.Kernel.TxInvalid; n > 0 {
@@ -81,8 +81,8 @@ func (u *Uplink) queueHealth(q *Queue) api.Health {
 }
 
 // workerTrouble says what is wrong with a worker that did not answer, and what to do.
-func (u *Uplink) workerTrouble(q *Queue) string {
-	return fmt.Sprintf("queue %d of %s: %v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", q.ID, u.Name, q.Err, u.Name)
+func (u *Uplink) workerTrouble(err error) string {
+	return fmt.Sprintf("%v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", err, u.Name)
 }
 
 // ownHealth is what is wrong with a VM, whatever its interface is like. p has its warnings.

@@ -61,7 +61,7 @@ func TestWhatIsWrongIsSaidWhereItIs(t *testing.T) {
 		"link down":     {func(u *Uplink) { u.Up = false }, down, degraded, degraded, degraded, down, "eth1: eth1 is switched off: 'ip link set dev eth1 up'"},
 		"no carrier":    {func(u *Uplink) { u.Carrier = false }, down, degraded, degraded, degraded, down, "eth1: eth1 has no carrier: look at"},
 		"a warning":     {func(u *Uplink) { u.Warnings = []string{"eth9 sends partial checksums"} }, degraded, good, good, good, degraded, "eth1: eth9 sends partial checksums"},
-		"stuck worker":  {func(u *Uplink) { u.Queues[0] = Queue{Err: fmt.Errorf("worker 0: %w", datapath.ErrStuck)} }, good, down, good, good, degraded, "eth1/0: queue 0 of eth1: worker 0: the worker does not answer"},
+		"stuck worker":  {func(u *Uplink) { u.Queues[0] = Queue{Err: fmt.Errorf("worker 0: %w", datapath.ErrStuck)} }, good, down, good, good, degraded, "eth1/0: worker 0: the worker does not answer: its frames wait"},
 		"bad rings":     {func(u *Uplink) { u.Queues[0].Seen.Kernel.TxInvalid = 3 }, good, degraded, good, good, degraded, "eth1/0: 3 bad descriptors"},
 		"no front-end":  {func(u *Uplink) { u.VMs[0].Port.State, u.VMs[0].Port.Socket = api.PortWaiting, "/s" }, good, good, down, good, degraded, "eth1/web: no front-end is connected to /s: start the VM"},
 		"nobody serves": {func(u *Uplink) { u.VMs[0].Port.State, u.VMs[0].Port.Mode = api.PortWaiting, api.ModeConnect }, good, good, down, good, degraded, "eth1/web: nobody serves"},

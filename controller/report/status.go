@@ -29,7 +29,7 @@ func (u *Uplink) status() api.Interface {
 	for n := range u.Queues {
 		q := &u.Queues[n]
 		if q.Err != nil {
-			i.Warnings = append(i.Warnings, u.workerTrouble(q))
+			i.Warnings = append(i.Warnings, fmt.Sprintf("queue %d of %s: %s", q.ID, u.Name, u.workerTrouble(q.Err)))
 		}
 		i.Queues = append(i.Queues, u.queue(q))
 	}

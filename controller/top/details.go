@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/charmbracelet/x/ansi"
 )
 
 // underCursor is the VM that the cursor is on, nil when no VM is shown.
@@ -20,7 +18,7 @@ func (m *Model) underCursor() *VM {
 // details says all that is known of a VM.
 func (m *Model) details(v *VM, width, room int) (out []Line) {
 	say := func(style Style, text string) {
-		for _, l := range folded(text, "", width) {
+		for _, l := range Fold(text, "", width) {
 			out = append(out, Line{{l, style}})
 		}
 	}
@@ -60,36 +58,4 @@ func (m *Model) reasons(title string, rates []Rate, style Style, width int) []Li
 		rows = append(rows, []cell{{text: r.Name}, {text: short(r.PerSec), style: style}, {text: percent(share)}, bar})
 	}
 	return draw(columns, rows, width)
-}
-
-// folded breaks a text into lines of so many cells, at blanks where there are some, with a margin in front of each.
-func folded(text, margin string, cells int) (out []string) {
-	room := max(1, cells-len(margin))
-	line := ""
-	for _, word := range strings.Fields(clean(text)) {
-		for width(word) > room { // longer than a line: it is cut into pieces
-			head := ansi.Truncate(word, room, "")
-			if head == "" { // one letter wider than the room
-				break
-			}
-			if line != "" {
-				out, line = append(out, margin+line), ""
-			}
-			out = append(out, margin+head)
-			word = word[len(head):]
-		}
-		switch {
-		case word == "":
-		case line == "":
-			line = word
-		case width(line)+1+width(word) <= room:
-			line += " " + word
-		default:
-			out, line = append(out, margin+line), word
-		}
-	}
-	if line != "" {
-		out = append(out, margin+line)
-	}
-	return out
 }

@@ -71,6 +71,38 @@ func (l Line) fit(cells int) Line {
 	return out
 }
 
+// Fold breaks a text into lines of so many cells, at blanks where there are some, with a margin in front of each.
+func Fold(text, margin string, cells int) (out []string) {
+	room := max(1, cells-len(margin))
+	line := ""
+	for _, word := range strings.Fields(clean(text)) {
+		for width(word) > room { // longer than a line: it is cut into pieces
+			head := ansi.Truncate(word, room, "")
+			if head == "" { // one letter wider than the room
+				break
+			}
+			if line != "" {
+				out, line = append(out, margin+line), ""
+			}
+			out = append(out, margin+head)
+			word = word[len(head):]
+		}
+		switch {
+		case word == "":
+		case line == "":
+			line = word
+		case width(line)+1+width(word) <= room:
+			line += " " + word
+		default:
+			out, line = append(out, margin+line), word
+		}
+	}
+	if line != "" {
+		out = append(out, margin+line)
+	}
+	return out
+}
+
 // pad fills a text up with blanks, in front of it with right.
 func pad(s string, cells int, right bool) string {
 	s = cut(s, cells)
