@@ -38,6 +38,8 @@ func (r *rig) healthy(when string, want api.HealthState, reasons ...string) {
 // either end, that a VM waits, and that a sender's checksums will be dropped before any of them is.
 func TestHealthSaysWhatIsSo(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
+	r.healthy("where pins cannot be", api.HealthDegraded, "not on a bpf filesystem")
+	r.pinned()
 	r.healthy("without VMs", api.HealthGood)
 	if out := r.must("status"); strings.Contains(out, "not pinned") {
 		t.Errorf("without VMs there is no flow map:\n%s", out)
