@@ -11,7 +11,7 @@ import (
 )
 
 // Names of what becomes of a frame, in the order of enum outcome in abi.h. Every frame counts under exactly one of the
-// names up to "redirect"; the others count events beside that.
+// names up to "drop_hang"; the others count events beside that.
 var outcomeNames = [...]string{
 	"pass_host",             // for nobody of ours
 	"pass_multicast",        // multicast or broadcast destination
@@ -21,6 +21,8 @@ var outcomeNames = [...]string{
 	"pass_vlan_foreign",     // a service tag, or a tag inside an accelerated or priority tag
 	"redirect",              // sent to the socket
 	"rx_share",              // dropped: its VM has its share of the RX ring
+	"pass_hang",             // for a VM with FlagFailOpen, and the worker hangs
+	"drop_hang",             // dropped: for another VM, and a worker that hangs has left no more of the fill ring
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
 	"vlan_unreadable",       // it could not be read whether a tag was taken out

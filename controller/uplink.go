@@ -168,7 +168,7 @@ func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, trouble fu
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("worker %d: eventfd: %w", id, err)
 	}
-	if q.shares, err = u.prog.Shares(id, u.rings.Rx); err != nil {
+	if q.shares, err = u.prog.Shares(id, u.rings.Rx, u.rings.Fill); err != nil {
 		return err
 	}
 	cfg := datapath.Config{

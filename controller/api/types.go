@@ -289,7 +289,7 @@ type VMStats struct {
 	TxWireFrames  uint64            `json:"tx_wire_frames"`         // after segmentation
 	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
-	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
+	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off or after a hang, so the kernel path may have overtaken them
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
 	Rests         uint64            `json:"rests"`                  // times that the VM had to rest for that

@@ -43,8 +43,11 @@ type NIC interface {
 type Shares interface {
 	// Took notes a frame that has left the ring: the id that XDP knows its VM by, and the tickets in its metadata.
 	Took(port uint32, vm, queue uint16)
-	// Publish shows XDP what Took has noted.
+	// Publish shows XDP what Took has noted, and that the worker does not hang. It comes behind every burst, also an empty one.
 	Publish()
+	// Overtaken returns how many of the frames that are taken next have waited while XDP left later ones of the VMs behind a bridge to
+	// the kernel, because the worker hung: not 0 once after that.
+	Overtaken() int
 }
 
 // Multicast is where the group frames come from that XDP leaves to the host. Only the worker's goroutine calls it.

@@ -95,6 +95,7 @@ type Worker struct {
 	waiting   int  // ports for which frames wait: the guest has no room, or is in debt, or is paused
 	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
+	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
 	suspended bool // it takes nothing from the NIC and from guests

@@ -50,7 +50,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_guest_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.GuestBytes }},
 	{desc("vm_interrupts_total", "Calls to the guest.", ofVM), func(v *api.VMStats) uint64 { return v.Interrupts }},
 	{desc("vm_local_frames_total", "Frames from another VM of the same interface.", ofVM), func(v *api.VMStats) uint64 { return v.LocalFrames }},
-	{desc("vm_late_packets_total", "Packets taken while steering was off, which the kernel's path may have overtaken.", ofVM), func(v *api.VMStats) uint64 { return v.LatePackets }},
+	{desc("vm_late_packets_total", "Packets taken while steering was off, or after a worker hung, which the kernel's path may have overtaken.", ofVM), func(v *api.VMStats) uint64 { return v.LatePackets }},
 	{desc("vm_unsent_frames_total", "Frames posted to vhost-net and not sent when the feed was closed.", ofVM), func(v *api.VMStats) uint64 { return v.FeedUnsent }},
 	{desc("vm_tap_dropped_frames_total", "Frames of either path that the VM's tap had no room for.", ofVM), func(v *api.VMStats) uint64 { return v.TapDropped }},
 	{desc("vm_rests_total", "Times that the VM had to rest because its memory made workers sleep.", ofVM), func(v *api.VMStats) uint64 { return v.Rests }},
