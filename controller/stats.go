@@ -96,6 +96,8 @@ func (u *uplink) look() []report.Queue {
 	for i, q := range u.queues {
 		out[i].ID, out[i].Before = q.id, q.before
 		out[i].Seen, out[i].Err = q.Snapshot()
+		h := q.shares.Hangs()
+		out[i].Hangs, out[i].HangPassed = h.Times, h.Passed
 	}
 	return out
 }
