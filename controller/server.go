@@ -67,6 +67,8 @@ func (c *Controller) routes() http.Handler {
 		}
 		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), api.FlowSort(r.FormValue("sort")), limit)
 	}))
+	mux.HandleFunc("GET /v1/trace", c.serveTrace)
+	mux.HandleFunc("GET /v1/capture", c.serveCapture)
 	mux.HandleFunc("POST /v1/attach", command(c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.Detach))
 	mux.HandleFunc("POST /v1/policy", command(c.SetPolicy))
@@ -81,6 +83,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, allowed func
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		ErrorLog:          nil,
+		BaseContext:       func(net.Listener) context.Context { return ctx }, // streams end with it
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			uc, ok := conn.(*net.UnixConn)
 			return context.WithValue(ctx, credKey{}, ok && allowed(uc))

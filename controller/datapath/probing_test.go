@@ -99,7 +99,7 @@ func TestProbesTellWhatHappenedAndWhy(t *testing.T) {
 // What is given up is told with its reason and its flow, wherever that is.
 func TestProbesTellOfEveryLoss(t *testing.T) {
 	r := newRig(t)
-	g, s := r.sender(1)
+	g, _ := r.sender(1)
 	fates, guest := r.probe(1, ProbeConfig{}), r.probe(1, ProbeConfig{Kind: ProbeGuest})
 	g.linkDown = true
 	r.inject(train(to(1, 1000), 3)...)
@@ -114,7 +114,7 @@ func TestProbesTellOfEveryLoss(t *testing.T) {
 	wantDeeds(t, fates, "seal burst_end iii", "drop port_down iii", "seal burst_end iii", "drop port_down", "drop port_down")
 	wantDeeds(t, guest, "deliver max_bytes", "deliver max_bytes")
 
-	s = &fakeSource{fd: -1}
+	s := &fakeSource{fd: -1}
 	r.start(1, rules(), s)
 	spoofed := from(2, wire, 100).Frame()
 	s.send(noHdr, spoofed, from(1, wire, 100).Frame(), from(1, macOf(1), 60).Frame())
