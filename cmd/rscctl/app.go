@@ -96,7 +96,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), topCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {
