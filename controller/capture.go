@@ -24,7 +24,7 @@ func (c *Controller) serveCapture(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.unlisten("capture", l)
-	head.VM, head.Iface = l.a.req.VM, l.a.up.name
+	head.VM, head.Iface = l.vm, l.iface
 	if l.a.kind.bridged() && head.Side == api.SideWire {
 		head.Note = fmt.Sprintf("VM %s is on its own tap: only the TCP frames that are steered to it come by here; 'tcpdump -i %s' sees the rest, and what it sends", head.VM, l.a.place())
 	}

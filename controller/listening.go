@@ -26,6 +26,8 @@ const (
 // goroutine, an HTTP handler's, reads. Nothing of the workers waits for it.
 type listening struct {
 	a      *attachment
+	vm     string
+	iface  string            // its name when this began: an interface can be renamed
 	probes []*datapath.Probe // by queue
 	lost   uint64            // told so far
 	have   []bool            // by queue: next is unread
@@ -60,7 +62,7 @@ func (c *Controller) listen(what, vm string, cfg datapath.ProbeConfig) (*listeni
 		return nil, fmt.Errorf("%s: VM %s: %w: %d traces and captures are under way: end one of them", what, vm, api.ErrBusy, len(c.heard))
 	}
 	n := len(a.up.queues)
-	l := &listening{a: a, have: make([]bool, n), next: make([]datapath.ProbeRecord, n)}
+	l := &listening{a: a, vm: vm, iface: a.up.name, have: make([]bool, n), next: make([]datapath.ProbeRecord, n)}
 	cfg.Memory = max(listenMemory/n, listenLeast)
 	for _, q := range a.up.queues {
 		p := datapath.NewProbe(cfg)
@@ -81,19 +83,19 @@ func (c *Controller) unlisten(what string, l *listening) {
 	defer c.mu.Unlock()
 	delete(c.heard, l)
 	c.takeOff(l)
-	c.log.Info(what+" ends", "vm", l.a.req.VM)
+	c.log.Info(what+" ends", "vm", l.vm)
 }
 
 // takeOff removes the probes of a VM that is attached still: those of another have gone with it, and its workers may be gone. The
 // caller holds mu.
 func (c *Controller) takeOff(l *listening) {
 	up := l.a.up
-	if c.uplinks[up.name] != up || up.vms[l.a.req.VM] != l.a {
+	if c.uplinks[up.name] != up || up.vms[l.vm] != l.a {
 		return
 	}
 	for i, p := range l.probes {
 		if err := up.queues[i].RemoveProbe(l.a.idx, p); err != nil && !errors.Is(err, datapath.ErrFault) {
-			c.log.Warn("listener: taken off", "vm", l.a.req.VM, "err", err)
+			c.log.Warn("listener: taken off", "vm", l.vm, "err", err)
 		}
 	}
 }
@@ -139,9 +141,9 @@ func (l *listening) ended() string {
 	for i, p := range l.probes {
 		switch p.Ended() {
 		case datapath.ProbePortGone:
-			return fmt.Sprintf("VM %s was taken off %s: 'rscctl status' says whether it waits", l.a.req.VM, l.a.up.name)
+			return fmt.Sprintf("VM %s was taken off %s: 'rscctl status' says whether it waits", l.vm, l.iface)
 		case datapath.ProbeWorkerGone:
-			return fmt.Sprintf("the worker of queue %d of %s has ended: 'rscctl status' shows it, the log says why", i, l.a.up.name)
+			return fmt.Sprintf("the worker of queue %d of %s has ended: 'rscctl status' shows it, the log says why", i, l.iface)
 		}
 	}
 	return ""
@@ -171,9 +173,6 @@ func (c *Controller) stream(w http.ResponseWriter, r *http.Request, l *listening
 	defer look.Stop()
 	for {
 		why := l.ended() // first: what was heard before is read below
-		if r.Context().Err() != nil {
-			why = "the controller stops" // or the client has gone, and does not hear it
-		}
 		n, err := l.take(func(queue int, rec *datapath.ProbeRecord) (err error) {
 			if b = enc.record(b, queue, rec); len(b) >= listenChunk {
 				_, err = w.Write(b)
@@ -181,6 +180,12 @@ func (c *Controller) stream(w http.ResponseWriter, r *http.Request, l *listening
 			}
 			return err
 		})
+		if n == listenMost { // there is more
+			why = ""
+		}
+		if r.Context().Err() != nil {
+			why = "the controller stops" // or the client has gone, and does not hear it
+		}
 		if lost := l.newlyLost(); lost > 0 {
 			b = enc.lost(b, lost)
 		}

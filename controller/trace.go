@@ -31,7 +31,7 @@ func (c *Controller) serveTrace(w http.ResponseWriter, r *http.Request) {
 	}
 	defer c.unlisten("trace", l)
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	c.stream(w, r, l, traceLines{}, traceLine(nil, &api.TraceEvent{Event: api.TraceBegin, Schema: api.Schema, VM: l.a.req.VM, Iface: l.a.up.name}))
+	c.stream(w, r, l, traceLines{}, traceLine(nil, &api.TraceEvent{Event: api.TraceBegin, Schema: api.Schema, VM: l.vm, Iface: l.iface}))
 }
 
 // traceDeeds are what the fates are on the data path.

@@ -19,7 +19,8 @@ import (
 
 const (
 	maxCaptureSeconds = 24 * 3600
-	flushEvery        = 256 // frames, when more and more come
+	flushEvery        = 256   // frames, when more and more come
+	captureMode       = 0o600 // of a new file: it has a VM's data in it
 )
 
 func captureCommand(s streams) *cli.Command {
@@ -32,7 +33,7 @@ func captureCommand(s streams) *cli.Command {
 with their virtio header. What rscctl knows of a frame is in its comment ('frame.comment' in Wireshark). - as FILE is standard output:
    rscctl capture web1 -w - | wireshark -k -i -
 Ends when interrupted, by --limit, or by --seconds. Frames that come faster than they are written are lost
-and counted, and never slow the VM down. A superframe's TCP checksum is partial, as its virtio header says: leave Wireshark's validation of it off.`,
+and counted: the VM does not wait for them. A superframe's TCP checksum is partial, as its virtio header says: leave Wireshark's validation of it off.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "write to `FILE`, in pcapng; - is standard output"},
 			&cli.StringFlag{Name: "side", Usage: "`SIDE` wire or guest", Value: string(api.Sides[0])},
@@ -132,7 +133,7 @@ func createCapture(s streams, path string, head *api.CaptureHead) (*captureFile,
 		f.name = "standard output"
 	} else {
 		var err error
-		if f.file, err = os.Create(path); err != nil {
+		if f.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, captureMode); err != nil {
 			return nil, fmt.Errorf("%w: name a file this user may write", err)
 		}
 		f.out = f.file

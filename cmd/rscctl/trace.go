@@ -26,8 +26,8 @@ func traceCommand(s streams) *cli.Command {
 		Usage:     "show what is done with a VM's frames as it happens, with the flow and the reason",
 		ArgsUsage: "VM",
 		Description: `An event a line, until interrupted: seal, a superframe left the flow table; pass, a packet left it alone; drop, a frame was given
-up. docs/counters.md explains the reasons. Events that come faster than they are read are lost and counted, and never slow the VM
-down. -o json prints an object a line.`,
+up. docs/counters.md explains the reasons. Events that come faster than they are read are lost and counted: the VM
+does not wait for them. -o json prints an object a line.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "limit", Usage: "end after `N` events", DefaultText: "none"},
 			flowFlag(),

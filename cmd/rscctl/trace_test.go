@@ -169,6 +169,9 @@ func TestACaptureIsAWholeFileHoweverItEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%v: a VM's data can be read by others, or %v", info.Mode(), err)
+			}
 			comments := inCapture(t, file)
 			if len(comments) != c.frames {
 				t.Errorf("%d packets in the file", len(comments))
