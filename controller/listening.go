@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -12,14 +13,15 @@ import (
 
 // Bounds of what listens to VMs. A listener costs its own memory, and a copy in the worker for each frame.
 const (
-	maxListening   = 16                    // in all
-	maxListeningVM = 4                     // to one VM
-	listenMemory   = 16 << 20              // bytes of frames that one keeps for its reader, on all queues of an uplink together
-	listenLeast    = 1 << 20               // on each
-	listenIdle     = 10 * time.Millisecond // between two looks at the probes, in which there was nothing
-	listenBusy     = time.Millisecond      // and in which there was something
-	listenMost     = 4096                  // records that are read between two looks at anything else
-	listenChunk    = 64 << 10              // bytes that are written at once
+	maxListening   = 16                     // in all
+	maxListeningVM = 4                      // to one VM
+	listenMemory   = 16 << 20               // bytes of frames that one keeps for its reader, on all queues of an uplink together
+	listenLeast    = 1 << 20                // on each
+	listenIdle     = 10 * time.Millisecond  // between two looks at the probes, in which there was nothing
+	listenBusy     = time.Millisecond       // and in which there was something
+	hushWithin     = 200 * time.Millisecond // for listeners to hear that a hand-over ends them
+	listenMost     = 4096                   // records that are read between two looks at anything else
+	listenChunk    = 64 << 10               // bytes that are written at once
 )
 
 // listening is one trace or capture under way: a probe on every worker of a VM's uplink, which the workers write and one
@@ -27,10 +29,11 @@ const (
 type listening struct {
 	a      *attachment
 	vm     string
-	iface  string            // its name when this began: an interface can be renamed
-	probes []*datapath.Probe // by queue
-	lost   uint64            // told so far
-	have   []bool            // by queue: next is unread
+	iface  string                 // its name when this began: an interface can be renamed
+	probes []*datapath.Probe      // by queue
+	told   atomic.Pointer[string] // why it is to end, nil while it may go on
+	lost   uint64                 // told so far
+	have   []bool                 // by queue: next is unread
 	next   []datapath.ProbeRecord
 }
 
@@ -84,6 +87,21 @@ func (c *Controller) unlisten(what string, l *listening) {
 	delete(c.heard, l)
 	c.takeOff(l)
 	c.log.Info(what+" ends", "vm", l.vm)
+}
+
+// hush ends all traces and captures, and waits a moment for the words to be said.
+func (c *Controller) hush(why string) {
+	for end := time.Now().Add(hushWithin); ; time.Sleep(listenBusy) {
+		c.mu.Lock()
+		for l := range c.heard {
+			l.told.Store(&why)
+		}
+		left := len(c.heard)
+		c.mu.Unlock()
+		if left == 0 || time.Now().After(end) {
+			return
+		}
+	}
 }
 
 // takeOff removes the probes of a VM that is attached still: those of another have gone with it, and its workers may be gone. The
@@ -173,6 +191,9 @@ func (c *Controller) stream(w http.ResponseWriter, r *http.Request, l *listening
 	defer look.Stop()
 	for {
 		why := l.ended() // first: what was heard before is read below
+		if s := l.told.Load(); s != nil {
+			why = *s
+		}
 		n, err := l.take(func(queue int, rec *datapath.ProbeRecord) (err error) {
 			if b = enc.record(b, queue, rec); len(b) >= listenChunk {
 				_, err = w.Write(b)

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -74,10 +72,8 @@ func runCapture(c *cli.Context, s streams) error {
 	if q.SnapLen, err = within(c, "snaplen", api.MinSnapLen, api.MaxSnapLen); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
+	ctx, stop := listenContext(c.Context)
 	defer stop()
-	ctx, enough := context.WithCancel(ctx)
-	defer enough()
 	stream, err := client(c).Capture(ctx, q)
 	if err != nil {
 		return ended(err)
@@ -96,7 +92,7 @@ func runCapture(c *cli.Context, s streams) error {
 		fmt.Fprintf(say, "note: %s\n", stream.Head.Note)
 	}
 	if seconds > 0 {
-		defer time.AfterFunc(time.Duration(seconds)*time.Second, enough).Stop()
+		defer time.AfterFunc(time.Duration(seconds)*time.Second, stop).Stop()
 	}
 	err = out.copy(stream, limit)
 	fmt.Fprintf(say, "%s frames captured%s\n", grouped(out.w.Frames()), lostFrames(out.w.Lost()))

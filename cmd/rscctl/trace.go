@@ -38,6 +38,17 @@ does not wait for them. -o json prints an object a line.`,
 	}
 }
 
+// linger is how long a stream is still read when it is to end: what happened until then is on its way.
+const linger = 50 * time.Millisecond
+
+// listenContext ends a moment after ctx, or after the terminal has gone, or a moment after stop.
+func listenContext(ctx context.Context) (listening context.Context, stop func()) {
+	asked, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+	listening, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(asked, func() { time.AfterFunc(linger, end) })
+	return listening, stop
+}
+
 // errEnough ends a stream that has brought what was asked for.
 var errEnough = errors.New("enough")
 
@@ -63,7 +74,7 @@ func trace(c *cli.Context, s streams) error {
 			return err
 		}
 	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
+	ctx, stop := listenContext(c.Context)
 	defer stop()
 	n := 0
 	err = client(c).Trace(ctx, q, func(e *api.TraceEvent) error {

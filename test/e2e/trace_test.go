@@ -188,6 +188,17 @@ func TestACaptureHasBothSides(t *testing.T) {
 	timed := r.listen("capture", "vm0", "-w", file("timed"), "--seconds", "1")
 	const bytes = 2 << 20
 	netnstest.Bulk(t, r.net.A, g.side, bytes, false, time.Minute)
+	sizes := func() (all int64) {
+		for _, name := range []string{"wire", "guest"} {
+			if info, err := os.Stat(file(name)); err == nil {
+				all += info.Size()
+			}
+		}
+		return all
+	}
+	for was := int64(-1); was != sizes(); time.Sleep(500 * time.Millisecond) { // nothing is still on its way
+		was = sizes()
+	}
 	for name, l := range map[string]*listener{"wire": wire, "guest": guest, "short": short, "timed": timed} {
 		sig := syscall.SIGINT
 		if name == "short" || name == "timed" {
@@ -247,9 +258,10 @@ func TestListenersHearOfTheEnd(t *testing.T) {
 		end  func()
 		want string
 	}{
-		"detach": {func() { r.must("detach", r.net.B.Dev) }, "VM vm0 was taken off " + r.net.B.Dev},
-		"stop":   {r.stop, "the controller stops"},
-		"kill":   {r.kill, "is gone"},
+		"replace": {r.replace, "another controller takes over"},
+		"detach":  {func() { r.must("detach", r.net.B.Dev) }, "VM vm0 was taken off " + r.net.B.Dev},
+		"stop":    {r.stop, "the controller stops"},
+		"kill":    {r.kill, "is gone"},
 	} {
 		if r.run == nil {
 			r.start()
