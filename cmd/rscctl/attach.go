@@ -15,7 +15,7 @@ func attachCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, any text of your own (required)"},
 		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
-		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this or --tap)"},
+		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this, or --tap or --domain)"},
 		&cli.StringFlag{Name: "tap", Usage: "the tap `DEV` that the VM has already; its netdev stays as it is"},
 		&cli.StringFlag{Name: "domain", Usage: "the VM's libvirt domain `NAME`: virsh is asked for the tap that has the MAC (with --tap, or alone)"},
 		boolFlag("trust-tap", "with --tap: your word that DEV is the VM's, where nothing on the host shows it"),
@@ -108,8 +108,11 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
 		}
 	}
-	if (req.VhostUser == "") == (req.Tap == "" && req.Domain == "") {
-		return req, usagef("attach: one of --vhost-user and --tap (or --domain) is needed: usage: %s", c.Command.UsageText)
+	switch tap := req.Tap != "" || req.Domain != ""; {
+	case req.VhostUser == "" && !tap:
+		return req, usagef("attach: no way to the VM: give --vhost-user, --tap or --domain: usage: %s", c.Command.UsageText)
+	case req.VhostUser != "" && tap:
+		return req, usagef("attach: --vhost-user and --tap (or --domain) are two ways to the VM: give one of them")
 	}
 	if req.TrustTap && req.Tap == "" {
 		return req, usagef("attach: --trust-tap: it is your word for the tap that --tap names: name it")

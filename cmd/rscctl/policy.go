@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/near"
 )
 
 func policyCommand(s streams) *cli.Command {
@@ -17,8 +18,8 @@ func policyCommand(s streams) *cli.Command {
 		Usage:     "show or change what coalescing does for a VM, while it runs",
 		UsageText: "rscctl policy get VM\nrscctl policy set VM [flags]\nrscctl policy reset VM",
 		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usagef("policy: %s: no such sub-verb: say get, set or reset", c.Args().First())
+			if w := c.Args().First(); w != "" {
+				return usagef("policy: %s: no such sub-verb: %ssay get, set or reset", w, near.Hint(w, names(c.Command.Subcommands)))
 			}
 			return usagef("policy: sub-verb missing: say get, set or reset")
 		},

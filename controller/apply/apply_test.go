@@ -3,8 +3,10 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -234,6 +236,13 @@ vms:
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &text)
 	}
+	var asJSON bytes.Buffer
+	if err := Export(h.config()).WriteJSON(&asJSON); err != nil || !json.Valid(asJSON.Bytes()) {
+		t.Fatalf("%v\n%s", err, &asJSON)
+	}
+	if g, err := Read(&asJSON); err != nil || !reflect.DeepEqual(f, g) {
+		t.Fatalf("JSON differs: %v\n%+v\n%+v", err, f, g)
+	}
 	if done, err := h.run(t, f, true); err != nil || len(done) > 0 {
 		t.Errorf("did %v: %v", done, err)
 	}
@@ -260,7 +269,7 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		"version: 1\nbogus: 1":           "bogus",
 		"version: 1\nvms: []\n---\na: 1": "follows",
 		"version: 1\nvms: [{iface: e}]":  "place 1",
-		"version: 1\nvms: [" + vm + "}, " + vm + "}]":                                           "both have name a",
+		"version: 1\nvms: [" + vm + "}, " + vm + "}]":                                           "VM a is described twice",
 		"version: 1\nvms: [" + vm + "}, " + strings.Replace(vm, "name: a", "name: b", 1) + "}]": "VMs a and b: both have",
 		"version: 1\nvms: [" + vm + ", vhost-user: /s}]":                                        "one of them",
 		"version: 1\nvms: [" + strings.Replace(vm, ", tap: t", "", 1) + "}]":                    "one of vhost-user",

@@ -4,6 +4,7 @@ package apply
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -87,6 +88,21 @@ func (f *File) Write(w io.Writer) error {
 	return errors.Join(e.Encode(f), e.Close())
 }
 
+// WriteJSON writes the same as JSON, under the same names.
+func (f *File) WriteJSON(w io.Writer) error {
+	var doc any
+	text, err := yaml.Marshal(f)
+	if err == nil {
+		err = yaml.Unmarshal(text, &doc)
+	}
+	if err != nil {
+		return err
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(doc)
+}
+
 // check finds what contradicts itself. What contradicts the host, the controller says.
 func (f *File) check() error {
 	if f.Version != Version {
@@ -108,7 +124,9 @@ func (f *File) check() error {
 			}
 		}
 		for _, c := range claims {
-			if other, ok := taken[c]; ok {
+			if other, ok := taken[c]; ok && other == v.Name {
+				return fmt.Errorf("VM %s is described twice: describe it once", v.Name)
+			} else if ok {
 				return fmt.Errorf("VMs %s and %s: both have %s", other, v.Name, c)
 			}
 			taken[c] = v.Name
