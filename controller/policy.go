@@ -18,8 +18,8 @@ const (
 	maxExcludePorts = 64
 )
 
-// defaultPolicy is what a VM gets when attach says nothing: lossless merging, held for at most 50 us.
-func defaultPolicy() api.Policy {
+// builtinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
+func builtinPolicy() api.Policy {
 	return api.Policy{
 		Coalesce: true, IPv4: true, IPv6: true, Profile: api.ProfileGRO,
 		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: maxMaxBytes, MaxSegments: 0,

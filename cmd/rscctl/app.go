@@ -75,8 +75,8 @@ func newApp(s streams) *cli.App {
 		UsageText: `rscctl VERB [flags]   (flags may stand anywhere; 'rscctl help VERB' lists them)`,
 		Version:   version(),
 		Description: `The controller ('rscctl run') merges consecutive TCP segments of a flow into one large frame and puts it into
-a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, replay and
-demo need no controller. 'rscctl observe' tells whether this host needs it at all.
+a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, purge,
+replay and demo need no controller. 'rscctl observe' tells whether this host needs it at all.
 
 A first session, as root:
    rscctl run &
@@ -95,7 +95,7 @@ Lists take -o json, or --json. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -50,13 +50,13 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ipv6", Category: "policy:", Usage: "merge IPv6: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules of `PROFILE` gro (lossless) or rsc (Windows' rules, needs " +
 			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
-		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors; 0: " +
+		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors, at most 10ms; 0: " +
 			"only segments received together merge", DefaultText: "50us"},
-		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`",
+		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`, 1500 to 65535",
 			DefaultText: "65535"},
 		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "merge at most `N` segments into one frame; 0: no limit but --max-bytes",
 			DefaultText: "0"},
-		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated; " +
+		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated for up to 64; " +
 			"none: no port is excluded", DefaultText: "none"},
 	}
 }

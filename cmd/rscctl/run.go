@@ -20,6 +20,8 @@ programs, links and sockets away and keeps the state. Several controllers run si
 differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
 		Flags: append(logFlags(),
 			stateFlag(), socketFlag(), bpffsFlag(),
+			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
+			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
@@ -52,6 +54,8 @@ func runController(c *cli.Context, s streams) error {
 		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
+
+		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
 	})
 	if err != nil {
 		return on("run", err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 )
@@ -55,9 +54,9 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		s := Step{VM: want.VM, Iface: want.Iface, was: was, want: want}
 		if !there {
 			s.Deed = Attach
-		} else if s.What = differences(&was, &want); len(s.What) > 0 {
+		} else if s.What = was.Differences(&want); len(s.What) > 0 {
 			s.Deed = Change
-		} else if s.What = policyDifferences(was.Policy.Over(c.DefaultPolicy), want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
+		} else if s.What = was.Policy.Over(c.DefaultPolicy).Differences(want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
 			s.Deed = SetPolicy
 		} else {
 			continue
@@ -75,48 +74,6 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		}
 	}
 	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach], steps[Wait])
-}
-
-// differences are those that only attaching again mends. A tap's name is none: a VM is found behind another one by its address,
-// and was then no longer taken on the operator's word.
-func differences(was, want *api.AttachRequest) []string {
-	return changes([]change{
-		{"iface", was.Iface, want.Iface}, {"mac", strings.ToLower(was.MAC), want.MAC}, {"vlan", was.VLAN, want.VLAN},
-		{"vhost-user", was.VhostUser, want.VhostUser}, {"connect", was.Connect, want.Connect}, {"domain", was.Domain, want.Domain},
-		{"bypass-filters", was.Bypass, want.Bypass}, {"allow-spoof", was.AllowSpoof, want.AllowSpoof}, {"isolate", was.Isolate, want.Isolate},
-		{"any-memory", was.AnyMemory, want.AnyMemory}, {"fix-offloads", was.FixOffloads, want.FixOffloads},
-		{"socket-mode", was.SocketMode, want.SocketMode}, {"socket-owner", was.SocketOwner, want.SocketOwner},
-	})
-}
-
-func policyDifferences(was, want api.Policy) []string {
-	return changes([]change{
-		{"coalesce", was.Coalesce, want.Coalesce}, {"ipv4", was.IPv4, want.IPv4}, {"ipv6", was.IPv6, want.IPv6}, {"profile", was.Profile, want.Profile},
-		{"hold", time.Duration(was.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", was.MaxBytes, want.MaxBytes},
-		{"max-segments", was.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(was.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
-	})
-}
-
-// change is a field as it is and as it is to be.
-type change struct {
-	name      string
-	was, want any
-}
-
-// changes are those of the fields that differ, in words.
-func changes(fields []change) (out []string) {
-	text := func(v any) string {
-		if v == "" {
-			return "none"
-		}
-		return fmt.Sprint(v)
-	}
-	for _, f := range fields {
-		if f.was != f.want {
-			out = append(out, fmt.Sprintf("%s: %s -> %s", f.name, text(f.was), text(f.want)))
-		}
-	}
-	return out
 }
 
 // String says what the step does.
