@@ -24,10 +24,11 @@ func audit(log *slog.Logger, r *http.Request, req any, err error) {
 		if q.Reset {
 			verb = "policy reset"
 		}
-		about = append(about, "verb", verb, "vm", q.VM)
+		whose := q.VM
 		if q.Default {
-			about = append(about, "default", true)
+			whose = "--default"
 		}
+		about = append(about, "verb", verb, "vm", whose)
 	}
 	if err != nil {
 		about = append(about, "err", err)

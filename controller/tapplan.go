@@ -36,7 +36,7 @@ func (t *tapKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, again
 	switch {
 	case len(t.bypassed) == 0:
 	case !req.Bypass:
-		return nil, nil, fmt.Errorf("attach: tap %s: %w: %s: do away with that, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
+		return nil, nil, fmt.Errorf("attach: tap %s: %w: %s: mend that, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
 	default:
 		for _, s := range t.bypassed {
 			warnings = append(warnings, "bypassed: "+s)
@@ -98,7 +98,7 @@ func (t *tapKind) filtered(a *attachment, look *look, h *netdev.Handle) (halt st
 		}
 		return ""
 	default:
-		return fmt.Sprintf("%v: %s: do away with that, or attach again with --bypass-filters", ErrFiltered, now)
+		return fmt.Sprintf("%v: %s: mend that, or attach again with --bypass-filters", ErrFiltered, now)
 	}
 }
 
