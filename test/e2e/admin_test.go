@@ -63,6 +63,9 @@ func TestAttachedAgainAVMIsWhatItIsToBe(t *testing.T) {
 		return nil
 	}
 	r.eventually("the guest runs", running)
+	if n := strings.Count(r.log.String(), `msg="guest running"`); n != 1 {
+		t.Errorf("the log says %d times that the guest runs", n)
+	}
 	r.says(0, []string{"in this way already"}, attach()...)
 	r.says(0, []string{"would change", "hold: 50us -> 20us"}, attach("--hold", "20us", "--dry-run")...)
 	r.says(0, []string{"hold: 50us -> 20us"}, attach("--hold", "20us")...)

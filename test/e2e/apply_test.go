@@ -42,7 +42,7 @@ func TestWhatIsExportedIsApplied(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Replace(text, "hold: 20µs", "hold: 30us", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const said = "policy of user: hold: 20us -> 30µs"
+	const said = "policy of user: hold: 20us -> 30us"
 	apply(said, "--dry-run")
 	apply(said)
 	apply("nothing to do")

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -19,6 +21,9 @@ import (
 // operator can provoke the worker's, and for permission one has to be somebody else.
 func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
+	r.stop()
+	r.flags = []string{"--metrics", metricsAt}
+	r.start()
 	dev := r.net.B.Dev
 	c := api.NewClient(filepath.Join(r.dir, "ctl.sock"))
 	defer c.Close()
@@ -85,6 +90,7 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 					if i != 257 {
 						t.Errorf("the %dth VM: %v", i, err)
 					}
+					r.fullHouse(c)
 					return err
 				}
 			}
@@ -114,4 +120,28 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 			}
 		}
 	}
+}
+
+// fullHouse wants all that looks to answer while an interface has as many VMs as it can have, also when several ask at once.
+func (r *rig) fullHouse(c *api.Client) {
+	r.t.Helper()
+	const vms = 256
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if text, err := r.scraped(); err != nil || strings.Count(string(text), "\nrscctl_vm_running{") != vms {
+				r.t.Errorf("scraped %d VMs: %v", strings.Count(string(text), "\nrscctl_vm_running{"), err)
+			}
+			if st, err := c.Status(context.Background(), ""); err != nil || len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != vms {
+				r.t.Errorf("status: %v", err)
+			}
+			if st, err := c.Stats(context.Background(), ""); err != nil || len(st.VMs) != vms {
+				r.t.Errorf("stats: %v", err)
+			}
+			if cfg, err := c.Config(context.Background()); err != nil || len(cfg.VMs) != vms {
+				r.t.Errorf("config: %v", err)
+			}
+		})
+	}
+	wg.Wait()
 }
