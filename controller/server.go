@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -99,7 +100,7 @@ func (f *front) serve(ctx context.Context, l net.Listener) error {
 		Handler:           f,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		ErrorLog:          nil,
+		ErrorLog:          slog.NewLogLogger(f.log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			var p peer
 			if uc, ok := conn.(*net.UnixConn); ok {
@@ -132,6 +133,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	defer func() { // a fault of ours in it costs the request, and ends nothing
+		if fault := recover(); fault != nil {
+			f.log.Error("internal fault: please report it", "path", r.URL.Path, "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+			refuse(w, errors.New("control socket: internal fault: please report it with the controller's log"))
+		}
+	}()
 	f.handler.ServeHTTP(w, r)
 }
 

@@ -98,6 +98,26 @@ func TestAPeerWithoutRightsIsToldSo(t *testing.T) {
 	}
 }
 
+// A fault of ours in a request is said to who asked, and the next request is answered.
+func TestAFaultCostsOneRequest(t *testing.T) {
+	h := http.NewServeMux()
+	calls := 0
+	h.HandleFunc("GET /v1/status", query(func(*http.Request) (any, error) {
+		if calls++; calls == 1 {
+			panic("boom")
+		}
+		return api.Status{PID: 7}, nil
+	}))
+	c, _ := serveFor(t, h, mayWrite)
+	var e *api.Error
+	if _, err := c.Status(context.Background(), ""); !errors.As(err, &e) || e.Code != api.CodeFailed || !strings.Contains(err.Error(), "report it") {
+		t.Errorf("got %v", err)
+	}
+	if st, err := c.Status(context.Background(), ""); err != nil || st.PID != 7 {
+		t.Errorf("then %+v, %v", st, err)
+	}
+}
+
 func TestMalformedRequestsAreUsageErrors(t *testing.T) {
 	_, socket := serveFor(t, offHost(t, t.TempDir()).routes(), mayWrite)
 	web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {

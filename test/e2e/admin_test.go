@@ -271,10 +271,10 @@ func TestPinsHaveOneControllerAndPurgeTakesThemAway(t *testing.T) {
 	second := func() (string, int) {
 		cmd := exec.Command(product, "run", "--socket", filepath.Join(r.dir, "2.sock"), "--state", filepath.Join(r.dir, "2"), "--bpffs", pins)
 		var out []byte
-		err := r.net.B.NS.Do(func() (err error) { out, err = cmd.CombinedOutput(); return nil })
-		if err != nil {
-			t.Fatal(err)
-		}
+		r.net.B.Do(t, func() error {
+			out, _ = cmd.CombinedOutput() // its exit code tells
+			return nil
+		})
 		return string(out), cmd.ProcessState.ExitCode()
 	}
 	if out, code := second(); code != 1 || !strings.Contains(out, "held by another controller") || !strings.Contains(out, "--bpffs") {
