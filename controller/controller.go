@@ -64,7 +64,7 @@ type Controller struct {
 	retries  retries                 // when those are tried next
 	touched  bool                    // the attach in progress has begun to change the host
 	restored bool                    // the state file was read: from now on ours is the truth
-	defaults *api.Policy             // of VMs of which attach says nothing else; nil: builtinPolicy
+	defaults *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy
 	unsaved  error                   // why the state file is behind; nil when it is not
 	warnings []string
 }

@@ -22,7 +22,7 @@ func (c *Controller) newPolicy() api.Policy {
 	if c.defaults != nil {
 		return *c.defaults
 	}
-	return builtinPolicy()
+	return api.BuiltinPolicy()
 }
 
 // restoreDefaults takes the default policy over from the state file. The caller holds mu.
@@ -30,7 +30,7 @@ func (c *Controller) restoreDefaults(saved *state.Policy) {
 	if saved == nil {
 		return
 	}
-	p, err := applyPatch(builtinPolicy(), policyAgain(*saved).Patch())
+	p, err := applyPatch(api.BuiltinPolicy(), policyAgain(*saved).Patch())
 	if err != nil {
 		c.log.Warn("restore: default policy: it is the product's again", "err", err)
 		return
@@ -42,7 +42,7 @@ func (c *Controller) restoreDefaults(saved *state.Policy) {
 func (c *Controller) setDefaults(req api.PolicyRequest) (api.PolicyResponse, error) {
 	base := c.newPolicy()
 	if req.Reset {
-		base = builtinPolicy()
+		base = api.BuiltinPolicy()
 	}
 	p, err := applyPatch(base, req.Patch)
 	if err != nil {

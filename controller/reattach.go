@@ -115,7 +115,7 @@ func (c *Controller) tryNew(a *attachment, req api.AttachRequest) error {
 func (c *Controller) reattachWaiting(iface string, w *waitingVM, req api.AttachRequest) (api.AttachResponse, error) {
 	resp := newAttachResponse(&req)
 	was := attachAgain(iface, w.vm)
-	policy, err := c.checkAgain(&was, &req, was.Policy.Over(builtinPolicy()))
+	policy, err := c.checkAgain(&was, &req, was.Policy.Over(api.BuiltinPolicy()))
 	if err != nil {
 		return resp, err
 	}

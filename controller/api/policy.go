@@ -3,7 +3,16 @@ package api
 import (
 	"cmp"
 	"slices"
+	"time"
 )
+
+// BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
+func BuiltinPolicy() Policy {
+	return Policy{
+		Coalesce: true, IPv4: true, IPv6: true, Profile: ProfileGRO,
+		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
+	}
+}
 
 // Over is base with the patch's fields. The ports are in order, each once.
 func (p PolicyPatch) Over(base Policy) Policy {

@@ -32,7 +32,7 @@ const (
 // Step is one thing to do.
 type Step struct {
 	Deed  Deed     `json:"deed"`
-	VM    string   `json:"vm"`
+	VM    string   `json:"vm"` // "" of SetPolicy: the default policy
 	Iface string   `json:"iface"`
 	What  []string `json:"what,omitempty"` // the differences, each "name: was -> will be"
 
@@ -47,8 +47,15 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		have[r.VM] = r
 	}
 	steps := map[Deed][]Step{}
+	defaults := c.DefaultPolicy
+	if f.DefaultPolicy != nil {
+		defaults = f.DefaultPolicy.patch().Over(api.BuiltinPolicy())
+		if what := c.DefaultPolicy.Differences(defaults); len(what) > 0 {
+			steps[SetPolicy] = append(steps[SetPolicy], Step{Deed: SetPolicy, What: what, want: api.AttachRequest{Policy: defaults.Patch()}})
+		}
+	}
 	for i := range f.VMs {
-		want := f.VMs[i].request(c.DefaultPolicy)
+		want := f.VMs[i].request(defaults)
 		was, there := have[want.VM]
 		delete(have, want.VM)
 		s := Step{VM: want.VM, Iface: want.Iface, was: was, want: want}
@@ -88,6 +95,9 @@ func (s *Step) String() string {
 	case Change:
 		return fmt.Sprintf("change %s, whose link goes down for a moment: %s", s.VM, strings.Join(s.What, ", "))
 	}
+	if s.VM == "" {
+		return "default policy: " + strings.Join(s.What, ", ")
+	}
 	return fmt.Sprintf("policy of %s: %s", s.VM, strings.Join(s.What, ", "))
 }
 
@@ -101,7 +111,7 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 	case Detach:
 		return s.detach(ctx, c)
 	case SetPolicy:
-		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Patch: s.want.Policy})
+		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Default: s.VM == "", Patch: s.want.Policy})
 		return nil, err
 	case Change:
 		return s.change(context.WithoutCancel(ctx), c)
