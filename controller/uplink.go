@@ -105,7 +105,7 @@ func foreignXDP(f *netdev.Facts) error {
 	if name == bpf.ProgramName {
 		return fmt.Errorf("%w (XDP program %d): detach it there first", ErrHeld, f.XDP.ProgID)
 	}
-	return fmt.Errorf("%w (program %d %q): remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, f.XDP.Off(f.Name))
+	return fmt.Errorf("%w (program %d %q): once you know whose it is, remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, bpf.RemoveXDP(ebpf.ProgramID(f.XDP.ProgID), f.XDP.Off(f.Name)))
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
