@@ -22,6 +22,7 @@ const (
 	FlagNoV4     = 1 << 2 // with FlagTCPOnly: no IPv4
 	FlagNoV6     = 1 << 3 // with FlagTCPOnly: no IPv6
 	FlagExcludes = 1 << 4 // with FlagTCPOnly: not the TCP ports of SetExcluded
+	FlagFailOpen = 1 << 5 // the kernel has a way to the VM too, and gets its frames while the worker hangs
 )
 
 // excludedKey is a TCP port of either end that a VM's steering leaves alone. It mirrors struct excluded_key in abi.h.

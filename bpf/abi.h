@@ -36,6 +36,8 @@ enum outcome {
 	O_PASS_VLAN_FOREIGN,     /* service tag, or a tag hidden behind a priority tag */
 	O_REDIRECT,              /* sent to the socket */
 	O_RX_SHARE,              /* dropped: its VM has its share of the RX ring */
+	O_PASS_HANG,             /* for a VM that the kernel reaches too, and the queue's worker hangs */
+	O_DROP_HANG,             /* dropped: for another VM, and a worker that hangs has left no more of the fill ring */
 	NUM_OUTCOMES_OF_FRAMES,
 	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
 	O_FLOW_LOST,                            /* a frame that the flow map had no room for */
@@ -93,7 +95,8 @@ enum {
 	PORT_TCP_ONLY = 2, /* only unfragmented TCP with readable ports; the kernel's path keeps the rest */
 	PORT_NO_V4 = 4,    /* with PORT_TCP_ONLY: no IPv4 */
 	PORT_NO_V6 = 8,    /* with PORT_TCP_ONLY: no IPv6 */
-	PORT_EXCLUDES = 16 /* with PORT_TCP_ONLY: not what the map `excluded` names */
+	PORT_EXCLUDES = 16, /* with PORT_TCP_ONLY: not what the map `excluded` names */
+	PORT_FAIL_OPEN = 32 /* the kernel has a way to the VM too: it has the frames while the worker hangs */
 };
 
 /*

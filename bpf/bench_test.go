@@ -13,7 +13,7 @@ func BenchmarkFrame(b *testing.B) {
 		name  string
 		flags uint32
 		room  int
-	}{{"steered", FlagSteer, 0}, {"steered with shares", FlagSteer, 2048}, {"passed", 0, 0}} {
+	}{{"steered", FlagSteer, 0}, {"steered with shares", FlagSteer, 2048}, {"failing open", FlagSteer | FlagTCPOnly | FlagFailOpen, 2048}, {"passed", 0, 0}} {
 		b.Run(c.name, func(b *testing.B) {
 			p := loadForTest(b)
 			socketFor(b, p)
@@ -22,7 +22,7 @@ func BenchmarkFrame(b *testing.B) {
 			var shares *Shares
 			if c.room > 0 {
 				var err error
-				if shares, err = p.Shares(0, c.room); err != nil {
+				if shares, err = p.Shares(0, c.room, c.room); err != nil {
 					b.Fatal(err)
 				}
 				defer shares.Close()

@@ -14,6 +14,8 @@ var (
 	ErrAttached = errors.New("already attached")
 	// ErrNoDevice: the interface index names no interface of this network namespace.
 	ErrNoDevice = errors.New("no such interface")
+	// ErrParts: a descriptor handed over is not what it should be.
+	ErrParts = errors.New("not what was to be handed over")
 	// ErrNoPort: DeletePort was asked for a key that is not in the map.
 	ErrNoPort = errors.New("no such port")
 	// ErrName: a VM's name is empty, too long, or has a zero byte in it.

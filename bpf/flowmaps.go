@@ -46,12 +46,7 @@ func OpenFlows(pinPath string, entries int) (f *Flows, pinned bool, err error) {
 		return nil, false, err
 	}
 	f = &Flows{spec: rows, open: map[string]*ebpf.Map{}}
-	// The name tells the layouts apart: an older version's map is of another kind, or its rows are of another size or version.
-	outer := &ebpf.MapSpec{
-		Name: fmt.Sprintf("vms_%d_%d_%d", rows.KeySize, rows.ValueSize, flowsVersion), Type: ebpf.HashOfMaps,
-		KeySize: uint32(len(vmKey{})), ValueSize: 4, MaxEntries: maxVMs, Flags: unix.BPF_F_NO_PREALLOC,
-		InnerMap: &ebpf.MapSpec{Type: rows.Type, KeySize: rows.KeySize, ValueSize: rows.ValueSize, MaxEntries: 1},
-	}
+	outer := flowsSpec(rows)
 	if pinPath == "" || !OnBPFFS(filepath.Dir(pinPath)) {
 		f.vms, err = ebpf.NewMap(outer)
 		return f, false, flowsError(err)
@@ -79,6 +74,45 @@ func OpenFlows(pinPath string, entries int) (f *Flows, pinned bool, err error) {
 		return nil, false, flowsError(fmt.Errorf("pin %s: %w", pinPath, err))
 	}
 	return f, true, nil
+}
+
+// FD is the descriptor of the map of maps, for AdoptFlows in another process. Borrowed, valid until Close.
+func (f *Flows) FD() int { return f.vms.FD() }
+
+// ID is the kernel's number of that map.
+func (f *Flows) ID() uint32 { return mapID(f.vms) }
+
+// AdoptFlows goes on with the flow maps of another process, pinned or not. The descriptor is taken over, also with an error. What an
+// older version made is left, and counting begins anew. Errors: ErrParts, and those of OpenFlows.
+func AdoptFlows(fd, entries int) (f *Flows, same bool, err error) {
+	rows, err := flowMapSpec(entries)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, false, err
+	}
+	m, err := ebpf.NewMapFromFD(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, false, fmt.Errorf("flow maps: %w: %w", ErrParts, err)
+	}
+	outer := flowsSpec(rows)
+	f = &Flows{spec: rows, open: map[string]*ebpf.Map{}, vms: m}
+	if sameMap(m, outer) {
+		return f, true, nil
+	}
+	m.Close()
+	f.vms, err = ebpf.NewMap(outer)
+	return f, false, flowsError(err)
+}
+
+// flowsSpec is the map of maps. The name tells the layouts apart: an older version's map is of another kind, or its rows are of
+// another size or version.
+func flowsSpec(rows *ebpf.MapSpec) *ebpf.MapSpec {
+	return &ebpf.MapSpec{
+		Name: fmt.Sprintf("vms_%d_%d_%d", rows.KeySize, rows.ValueSize, flowsVersion), Type: ebpf.HashOfMaps,
+		KeySize: uint32(len(vmKey{})), ValueSize: 4, MaxEntries: maxVMs, Flags: unix.BPF_F_NO_PREALLOC,
+		InnerMap: &ebpf.MapSpec{Type: rows.Type, KeySize: rows.KeySize, ValueSize: rows.ValueSize, MaxEntries: 1},
+	}
 }
 
 // flowMapSpec is what the programs need a VM's flow map to be.

@@ -33,10 +33,9 @@ static __always_inline struct flow_stats *flow_row(void *flows, const struct flo
 	return bpf_map_lookup_elem(flows, k);
 }
 
-/* Counts packets of a flow that were parsed as one, len bytes in all. False: the map had no room. */
-static __always_inline int count_flow(void *flows, const struct flow_key *k, const struct info *i, u32 packets, u64 len)
+/* Counts packets of a flow that were parsed as one and came now, len bytes in all. False: the map had no room. */
+static __always_inline int count_flow(void *flows, const struct flow_key *k, const struct info *i, u32 packets, u64 len, u64 now)
 {
-	u64 now = bpf_ktime_get_ns();
 	struct flow_stats *row = flow_row(flows, k, now);
 	u32 v = i->verdict;
 

@@ -26,6 +26,8 @@ type LoadOptions struct {
 type Program struct {
 	ifindex  int
 	readsTag bool // relies on how veth calls it: native mode only
+	kept     bool // outcomes are a predecessor's
+	placed   bool // an adopted one is on its interface
 	prog     *ebpf.Program
 	ports    *ebpf.Map
 	outcomes *ebpf.Map
@@ -45,39 +47,41 @@ type Program struct {
 //
 // With Native on a veth of a kernel that shows how, the program reads VLAN tags beside the frame (see ReadsVLANTag) and can
 // then be attached in native mode only. Should the kernel refuse that, it is loaded without.
-func Load(o LoadOptions) (*Program, error) {
+func Load(o LoadOptions) (*Program, error) { return loadOver(o, nil) }
+
+// loadOver is Load with the maps of a program before, by name. Those that this version has otherwise are made anew.
+func loadOver(o LoadOptions, maps map[string]*ebpf.Map) (*Program, error) {
 	if o.Ifindex <= 0 || o.Queues <= 0 {
 		return nil, fmt.Errorf("xdp: load: interface index %d, %d queues: %w", o.Ifindex, o.Queues, ErrNoDevice)
 	}
 	if o.Native && isVeth(o.Ifindex) {
 		if at, ok := vethTagOffsets(); ok {
-			if p, err := load(o, at); err == nil {
+			if p, err := load(o, at, maps); err == nil {
 				return p, nil
 			}
 		}
 	}
-	return load(o, tagOffsets{})
+	return load(o, tagOffsets{}, maps)
 }
 
-func load(o LoadOptions, at tagOffsets) (*Program, error) {
+func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, error) {
 	spec, err := LoadRsc()
 	if err != nil {
 		return nil, fmt.Errorf("xdp: object: %w", err)
 	}
-	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
-	spec.Maps[RscMapShares].MaxEntries = uint32(o.Queues)
-	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, meta.MaxPorts)
+	sizeMaps(spec, o)
 	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: object: %w", err)
 		}
 	}
-	coll, err := ebpf.NewCollection(spec)
+	kept := compatible(spec, maps)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: kept})
 	if err != nil {
 		return nil, loadError("xdp", err)
 	}
 	p := &Program{
-		ifindex: o.Ifindex, readsTag: at.skb != 0,
+		ifindex: o.Ifindex, readsTag: at.skb != 0, kept: kept[RscMapOutcomes] != nil,
 		prog:     coll.DetachProgram(RscProgRscXdp),
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
@@ -85,6 +89,24 @@ func load(o LoadOptions, at tagOffsets) (*Program, error) {
 	}
 	coll.Close()
 	return p, nil
+}
+
+// sizeMaps gives the maps their sizes.
+func sizeMaps(spec *ebpf.CollectionSpec, o LoadOptions) {
+	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
+	spec.Maps[RscMapShares].MaxEntries = uint32(o.Queues)
+	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, meta.MaxPorts)
+}
+
+// compatible are the maps that a program of the specification can use.
+func compatible(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) map[string]*ebpf.Map {
+	out := map[string]*ebpf.Map{}
+	for name, m := range maps {
+		if s := spec.Maps[name]; m != nil && s != nil && s.Compatible(m) == nil {
+			out[name] = m
+		}
+	}
+	return out
 }
 
 func orDefault(n, def int) uint32 {

@@ -11,7 +11,7 @@ import (
 )
 
 // Names of what becomes of a frame, in the order of enum outcome in abi.h. Every frame counts under exactly one of the
-// names up to "redirect"; the others count events beside that.
+// names up to "drop_hang"; the others count events beside that.
 var outcomeNames = [...]string{
 	"pass_host",             // for nobody of ours
 	"pass_multicast",        // multicast or broadcast destination
@@ -21,6 +21,8 @@ var outcomeNames = [...]string{
 	"pass_vlan_foreign",     // a service tag, or a tag inside an accelerated or priority tag
 	"redirect",              // sent to the socket
 	"rx_share",              // dropped: its VM has its share of the RX ring
+	"pass_hang",             // for a VM with FlagFailOpen, and the worker hangs
+	"drop_hang",             // dropped: for another VM, and a worker that hangs has left no more of the fill ring
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
 	"vlan_unreadable",       // it could not be read whether a tag was taken out
@@ -77,6 +79,9 @@ func (p *Program) DeletePort(k PortKey) error {
 // returns nobody counts in the map before.
 func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	var err error
+	if m != nil && p.countsIn(id, m) {
+		return nil // an adopted program does
+	}
 	if m != nil {
 		err = p.flows.Put(meta.PortIndex(id), m)
 	} else if err = p.flows.Delete(meta.PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -86,6 +91,15 @@ func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 		return fmt.Errorf("xdp: flows: %w", err)
 	}
 	return nil
+}
+
+// countsIn tells whether the frames of a VM are counted in that map already.
+func (p *Program) countsIn(id uint32, m *ebpf.Map) bool {
+	var now uint32
+	if p.flows.Lookup(meta.PortIndex(id), &now) != nil {
+		return false
+	}
+	return mapID(m) == now
 }
 
 // SetExcluded makes tcpPorts the TCP ports, of either end, that steering leaves alone for the VMs with that

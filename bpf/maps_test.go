@@ -73,7 +73,7 @@ func TestVethTagIsFoundOnlyWithBothTypes(t *testing.T) {
 	}
 	if ok {
 		netnstest.Need(t, netnstest.BPF)
-		p, err := load(LoadOptions{Ifindex: 1, Queues: 1}, at)
+		p, err := load(LoadOptions{Ifindex: 1, Queues: 1}, at, nil)
 		if err != nil {
 			t.Fatalf("the kernel refuses the program that reads tags: %+v", err)
 		}

@@ -270,8 +270,18 @@ func TestEveryFrameCountsUnderOneOutcome(t *testing.T) {
 	})
 }
 
-// socketFor puts an AF_XDP socket into queue 0, not bound: BPF_PROG_TEST_RUN does not deliver.
+// socketFor puts an AF_XDP socket into queue 0.
 func socketFor(t testing.TB, p *Program) int {
+	t.Helper()
+	fd := unboundSocket(t)
+	if err := p.SetSocket(0, fd); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// unboundSocket is an AF_XDP socket that is not bound: BPF_PROG_TEST_RUN does not deliver.
+func unboundSocket(t testing.TB) int {
 	t.Helper()
 	netnstest.Need(t, netnstest.AFXDP)
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -279,9 +289,6 @@ func socketFor(t testing.TB, p *Program) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := p.SetSocket(0, fd); err != nil {
-		t.Fatal(err)
-	}
 	return fd
 }
 

@@ -3,12 +3,14 @@
 
 /*
  * The XDP program of one interface: which VM is a frame for, count its flow, describe the frame for the controller and
- * send it to the AF_XDP socket of its RX queue. What is not for a VM goes to the kernel; what is for a VM that has its share of
- * the RX ring is dropped, and nothing else.
+ * send it to the AF_XDP socket of its RX queue. What is not for a VM goes to the kernel, and so does what it can bring to a VM while
+ * the queue's worker hangs. What is for a VM that has its share of the RX ring, or finds none left by a worker that hangs, is
+ * dropped, and nothing else.
  */
 
 #include "abi.h"
 #include "flows.h"
+#include "hang.h"
 #include "maps.h"
 #include "parse.h"
 #include "shares.h"
@@ -49,22 +51,42 @@ static __always_inline struct rx_queue *queue_of(u32 id)
 	return bpf_map_lookup_elem(&shares, &id);
 }
 
-/* Ends a frame whose VM has its share of the ring. When the worker has gone, its tickets never come back: then nobody has. */
+static __always_inline int has_socket(u32 queue)
+{
+	return bpf_map_lookup_elem(&xsks, &queue) != 0;
+}
+
+/*
+ * Ends a frame whose VM has its share of the ring. When the worker has gone, neither its tickets nor its beats come back: then nobody
+ * has.
+ */
 static __always_inline int drop_share(u32 queue)
 {
-	if (!bpf_map_lookup_elem(&xsks, &queue))
+	if (!has_socket(queue))
 		return pass(O_PASS_NO_SOCKET);
 	count(O_RX_SHARE);
 	return XDP_DROP;
 }
 
-/* Counts a frame under its flow in its VM's map. */
-static __always_inline void count_for(const struct port_value *port, const struct flow_key *k, const struct info *i, u32 len)
+/* Ends a frame whose worker hangs. */
+static __always_inline int around(struct rx_queue *q, u32 queue, u32 fails_open)
+{
+	if (!has_socket(queue))
+		return pass(O_PASS_NO_SOCKET);
+	note_hang(q, fails_open);
+	if (fails_open)
+		return pass(O_PASS_HANG);
+	count(O_DROP_HANG);
+	return XDP_DROP;
+}
+
+/* Counts a frame that came now under its flow in its VM's map. */
+static __always_inline void count_for(const struct port_value *port, const struct flow_key *k, const struct info *i, u32 len, u64 now)
 {
 	u32 place = port->port & PORT_INDEX;
 	void *flows_of = bpf_map_lookup_elem(&flows, &place);
 
-	if (!flows_of || !count_flow(flows_of, k, i, 1, len))
+	if (!flows_of || !count_flow(flows_of, k, i, 1, len, now))
 		count(O_FLOW_LOST);
 }
 
@@ -131,7 +153,9 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	struct flow_key fk = {};
 	struct frame_meta m = {};
 	struct port_value *port;
+	struct rx_queue *q;
 	struct ticket t;
+	u64 now = 0; /* CLOCK_MONOTONIC; 0: not read yet */
 	int more, vlan, act, described;
 
 	f.len = (u32)(f.end - f.data);
@@ -154,13 +178,17 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (i.keyed) {
 		fk.family = i.family;
 		fk.dir = DIR_TO_GUEST;
-		count_for(port, &fk, &i, f.len);
+		now = bpf_ktime_get_ns();
+		count_for(port, &fk, &i, f.len, now);
 		m.flags = META_KEYED;
 	}
 	if (!is_wanted(port, &i, &fk))
 		return pass(O_PASS_PORT);
 
-	t = draw(queue_of(ctx->rx_queue_index), port->port & PORT_INDEX);
+	q = queue_of(ctx->rx_queue_index);
+	if (hangs(q, port->flags & PORT_FAIL_OPEN, now))
+		return around(q, ctx->rx_queue_index, port->flags & PORT_FAIL_OPEN);
+	t = draw(q, port->port & PORT_INDEX);
 	/*
 	 * Not passed to the kernel, where some of these frames have a way to their VM too: they would overtake those of their flow
 	 * that wait in the ring, and take from the host what the ring refuses.
@@ -195,6 +223,7 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		return pass(O_PASS_NO_SOCKET);
 	if (described)
 		admit(&t);
+	note_sent(q, now);
 	count(O_REDIRECT);
 	return act;
 }

@@ -33,13 +33,25 @@ type RscPortValue struct {
 }
 
 type RscRxQueue struct {
-	_        structs.HostLayout
-	Admitted uint32
-	Line     [60]uint8
-	Taken    uint32
-	Room     uint32
-	Line2    [56]uint8
-	Vms      [256]struct {
+	_          structs.HostLayout
+	Admitted   uint32
+	Seen       uint32
+	Since      uint32
+	Pad        uint32
+	SinceNs    uint64
+	Line       [40]uint8
+	Taken      uint32
+	Room       uint32
+	Beat       uint32
+	Patience   uint32
+	Line2      [48]uint8
+	Hangs      uint32
+	HangBeat   uint32
+	Behind     uint32
+	Pad2       uint32
+	HangPassed uint64
+	Line3      [40]uint8
+	Vms        [256]struct {
 		_        structs.HostLayout
 		Admitted uint32
 		Pad      uint32

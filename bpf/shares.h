@@ -37,12 +37,25 @@ struct rx_vm {
 	u8 line2[60];
 };
 
+/* The same for a queue, and what hang.h needs. The third part is written by XDP when a worker hangs, and so is cheap to read. */
 struct rx_queue {
 	u32 admitted;
-	u8 line[60];
+	u32 seen;     /* the beat that XDP saw last */
+	u32 since;    /* frames redirected since that beat */
+	u32 pad;
+	u64 since_ns; /* when the first of them came, CLOCK_MONOTONIC */
+	u8 line[40];
 	u32 taken;
-	u32 room; /* frames that the ring has room for, at most 32767; 0: no shares */
-	u8 line2[56];
+	u32 room;     /* frames that the ring has room for, at most 32767; 0: no shares */
+	u32 beat;     /* moves with every burst of the worker, also with an empty one */
+	u32 patience; /* half of the fill ring, in frames; 0: a worker is never taken for hung */
+	u8 line2[48];
+	u32 hangs;     /* how often the worker was taken for hung */
+	u32 hang_beat; /* the beat that it had then, the last time */
+	u32 behind;    /* the frames that waited for it then */
+	u32 pad2;
+	u64 hang_passed; /* frames that went by the kernel because of it, in all */
+	u8 line3[40];
 	struct rx_vm vms[MAX_PORTS];
 };
 

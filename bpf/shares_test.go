@@ -35,7 +35,7 @@ func newRing(t *testing.T, room, vms int) *ring {
 
 func (r *ring) share(t *testing.T, room int) {
 	t.Helper()
-	s, err := r.Shares(0, room)
+	s, err := r.Shares(0, room, 1<<16)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,10 +221,10 @@ func TestSharesBeginAnewWithTheNextWorker(t *testing.T) {
 
 func TestSharesRefuseWhatIsNoRing(t *testing.T) {
 	p := loadForTest(t)
-	for _, c := range []struct{ queue, room int }{{-1, 10}, {1, 10}, {0, 0}, {0, -1}, {0, 1 << 15}} {
-		if s, err := p.Shares(c.queue, c.room); err == nil {
+	for _, c := range []struct{ queue, room, fill int }{{-1, 10, 10}, {1, 10, 10}, {0, 0, 10}, {0, -1, 10}, {0, 1 << 15, 10}, {0, 10, 1}, {0, 10, -1}, {0, 10, 1<<24 + 1}} {
+		if s, err := p.Shares(c.queue, c.room, c.fill); err == nil {
 			s.Close()
-			t.Errorf("queue %d of 1, room %d: taken", c.queue, c.room)
+			t.Errorf("queue %d of 1, room %d, fill ring of %d: taken", c.queue, c.room, c.fill)
 		}
 	}
 }

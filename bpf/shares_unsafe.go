@@ -6,7 +6,7 @@ import "unsafe"
 const rxQueueSize = int(unsafe.Sizeof(rxQueue{}))
 
 // rxQueueAt returns a queue's account in the mapped map. The slice index checks that it lies in mem, which begins at a page; the
-// size is a multiple of 128, so every word is aligned.
+// size is a multiple of 64, so every word is aligned.
 func rxQueueAt(mem []byte, queue int) *rxQueue {
 	return (*rxQueue)(unsafe.Pointer(&mem[queue*rxQueueSize:][:rxQueueSize][0]))
 }

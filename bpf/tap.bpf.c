@@ -79,7 +79,7 @@ static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 		outer = TAG_LEN;
 	n = segments(skb, &i);
 	headers = n > 1 ? i.payload : 0;
-	if (!count_flow(&flows, &fk, &i, n, (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n))
+	if (!count_flow(&flows, &fk, &i, n, (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n, bpf_ktime_get_ns()))
 		return T_FLOW_LOST;
 	return T_COUNTED;
 }

@@ -28,6 +28,7 @@ type TapOptions struct {
 // goroutine.
 type TapProgram struct {
 	ifindex  int
+	kept     bool // outcomes are a predecessor's
 	prog     *ebpf.Program
 	outcomes *ebpf.Map
 	flows    *ebpf.Map // nil when shared
@@ -37,7 +38,10 @@ type TapProgram struct {
 }
 
 // LoadTap loads the program for one tap; it does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
-func LoadTap(o TapOptions) (*TapProgram, error) {
+func LoadTap(o TapOptions) (*TapProgram, error) { return loadTap(o, nil) }
+
+// loadTap is LoadTap with the map of outcomes of a program before, or nil.
+func loadTap(o TapOptions, outcomes *ebpf.Map) (*TapProgram, error) {
 	if o.Ifindex <= 0 {
 		return nil, fmt.Errorf("tc: load: interface index %d: %w", o.Ifindex, ErrNoDevice)
 	}
@@ -45,10 +49,8 @@ func LoadTap(o TapOptions) (*TapProgram, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tc: object: %w", err)
 	}
-	opts := ebpf.CollectionOptions{}
 	if o.Flows != nil {
 		spec.Maps[RscTapMapFlows].MaxEntries = o.Flows.MaxEntries()
-		opts.MapReplacements = map[string]*ebpf.Map{RscTapMapFlows: o.Flows}
 	} else {
 		spec.Maps[RscTapMapFlows].MaxEntries = DefaultFlowEntries
 	}
@@ -59,11 +61,15 @@ func LoadTap(o TapOptions) (*TapProgram, error) {
 			return nil, fmt.Errorf("tc: object: %s: %w", name, err)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	kept := compatible(spec, map[string]*ebpf.Map{RscTapMapOutcomes: outcomes})
+	if o.Flows != nil {
+		kept[RscTapMapFlows] = o.Flows // or an error
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: kept})
 	if err != nil {
 		return nil, loadError("tc", err)
 	}
-	p := &TapProgram{ifindex: o.Ifindex, prog: coll.DetachProgram(RscTapProgRscTap), outcomes: coll.DetachMap(RscTapMapOutcomes)}
+	p := &TapProgram{ifindex: o.Ifindex, kept: kept[RscTapMapOutcomes] != nil, prog: coll.DetachProgram(RscTapProgRscTap), outcomes: coll.DetachMap(RscTapMapOutcomes)}
 	if o.Flows == nil {
 		p.flows = coll.DetachMap(RscTapMapFlows)
 	}

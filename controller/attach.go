@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/rscctl/rscctl/bpf"
@@ -113,6 +114,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		if u, err = openUplink(facts, chunk, c.flows, c.lookSoon, c.log); err != nil {
 			return err
 		}
+		u.tag = c.nextTag("u")
 		resp.Warnings = append(resp.Warnings, u.warnings...)
 		if err := u.checkTags(); err != nil {
 			return err
@@ -121,6 +123,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 			return err
 		}
 	}
+	a.tag = c.nextTag("v")
 	if err := u.addVM(a); err != nil {
 		return err
 	}
@@ -140,6 +143,12 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		c.log.Warn("noted twice on the undo list", "err", err)
 	}
 	return nil
+}
+
+// nextTag makes a tag that no uplink or VM has had. The caller holds mu.
+func (c *Controller) nextTag(kind string) string {
+	c.tags++
+	return kind + strconv.Itoa(c.tags)
 }
 
 // watchUplink begins to follow an interface from how it is with its program on it.
@@ -214,10 +223,10 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	}
 	var errs []error
 	if u != nil {
-		for name, a := range u.vms {
-			if req.VM == "" || req.VM == name {
+		for _, a := range u.sorted() {
+			if req.VM == "" || req.VM == a.req.VM {
 				found = true
-				resp.VMs = append(resp.VMs, name)
+				resp.VMs = append(resp.VMs, a.req.VM)
 				resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", a.req.MAC, u.name))
 				errs = append(errs, c.dropVM(a))
 			}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -21,6 +22,7 @@ import (
 // attachment is one VM on one uplink: its address, its policy, and the kind of way that it is connected by. What the workers,
 // XDP and the flow table know of it is a port, by its index.
 type attachment struct {
+	tag   string // see survivor
 	req   api.AttachRequest
 	kind  kind
 	idx   uint32 // of its port on the workers
@@ -30,7 +32,10 @@ type attachment struct {
 	log   *slog.Logger
 	flows *ebpf.Map
 
-	partial uint64 // partial checksums seen when the last warning was logged
+	partial     uint64       // partial checksums seen when the last warning was logged
+	partialSeen uint64       // and at the last look
+	partialAt   time.Time    // when there were more than before
+	before      *api.VMStats // counted by a process before this one; nil: by none
 
 	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
 	policy  api.Policy
@@ -91,7 +96,7 @@ func (a *attachment) effective() (p api.Policy, profile api.Profile, note string
 // describe is a VM's part of a snapshot.
 func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
-	vm := report.VM{Index: a.idx, Port: api.Port{
+	vm := report.VM{Index: a.idx, Before: a.before, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
 		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate,
 	}}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/metrics"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -32,6 +33,11 @@ type Options struct {
 
 	SocketGroup   string // group of the control socket, a name or a number; "": the process'
 	GroupMayWrite bool   // members of that group may change things, not only look
+	Service       bool   // a service manager runs it
+	// Store outlives this process: what a next one needs to go on after a crash is kept there. nil: a crash ends everything.
+	Store *fdstore.Store
+	// Again tells, when Run's context has ended, whether a next process will go on with what is in Store; nil: none will.
+	Again func() bool
 }
 
 const (
@@ -56,9 +62,14 @@ type Controller struct {
 	pinsLock *os.File // while flows is pinned
 	started  time.Time
 
-	trouble chan struct{} // a worker's feed has ended
+	trouble  chan struct{} // a worker's feed has ended
+	replaced chan struct{} // closed when another process has taken over: nothing here is this one's any more
 
 	mu       sync.Mutex
+	tags     int                  // given to uplinks and VMs
+	survivor *survivor            // nil without Options.Store
+	stirred  uint64               // what the workers had moved when it was last written
+	ready    map[int]*bpf.Program // by ifindex; made ready for a hand-over that is under way
 	uplinks  map[string]*uplink
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries  retries                 // when those are tried next
@@ -71,8 +82,7 @@ type Controller struct {
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.
 func New(opt Options) (*Controller, error) {
-	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{},
-		retries: retries{}, rules: netdev.NewRuleReader(), kinds: builtinKinds(), memory: guestmem.NewBudget()}
+	c := newController(opt)
 	var err error
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
@@ -90,11 +100,21 @@ func New(opt Options) (*Controller, error) {
 	if err == nil {
 		err = c.openFlows()
 	}
+	if err == nil {
+		err = c.survive(1)
+	}
 	if err != nil {
 		c.closePlaces()
 		return nil, err
 	}
 	return c, nil
+}
+
+// newController is one without its places.
+func newController(opt Options) *Controller {
+	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), replaced: make(chan struct{}),
+		uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
+		kinds: builtinKinds(), memory: guestmem.NewBudget()}
 }
 
 // closePlaces frees what New took.
@@ -113,13 +133,21 @@ func (c *Controller) closePlaces() {
 // openFlows makes or adopts the pinned flow maps. Without a bpf filesystem it goes on unpinned and says how to have one:
 // the operator decides what is mounted.
 func (c *Controller) openFlows() (err error) {
-	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
 	if c.pinsLock, err = lockPins(c.opt.BPFFS); err != nil {
 		return err
 	}
+	if err = c.loadFlows(); err != nil {
+		unlockPins(c.pinsLock)
+		c.pinsLock = nil
+	}
+	return err
+}
+
+// loadFlows is openFlows once the pins are this controller's.
+func (c *Controller) loadFlows() error {
+	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
 	m, pinned, err := bpf.OpenFlows(pin, bpf.DefaultFlowEntries)
 	if err != nil {
-		unlockPins(c.pinsLock)
 		return err
 	}
 	c.flows = m
@@ -131,15 +159,26 @@ func (c *Controller) openFlows() (err error) {
 	return nil
 }
 
+// ErrReplaced is how Run ends when another process has taken over: everything is that one's.
+var ErrReplaced = errors.New("replaced by another controller")
+
 // Run restores the state, serves until ctx ends and then leaves the host as it found it, keeping the state and the
-// pinned flow maps.
+// pinned flow maps. ErrReplaced: the caller has to end the process.
 func (c *Controller) Run(ctx context.Context) error {
 	for _, w := range c.warnings {
 		c.log.Warn(w)
 	}
-	err := c.restore()
+	var err error
+	if !c.restored {
+		err = c.restore()
+	}
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
+		if c.opt.Store != nil {
+			if err := c.opt.Store.Ready(); err != nil {
+				c.log.Warn("service manager", "err", err)
+			}
+		}
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() { c.watch(watching) })
@@ -147,9 +186,19 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.log.Info("metrics", "address", c.scrapes.Addr().String())
 			wg.Go(func() { c.serveMetrics(watching) })
 		}
-		err = c.serve(ctx, c.listener)
+		served := make(chan error, 1)
+		go func() { served <- c.serve(ctx, c.listener) }()
+		select {
+		case err = <-served:
+		case <-c.replaced:
+			stop()
+			return ErrReplaced
+		}
 		stop()
 		wg.Wait()
+		if c.opt.Again != nil && c.opt.Again() && c.leave() {
+			return ErrReplaced
+		}
 	}
 	return errors.Join(err, c.shutdown())
 }
@@ -169,6 +218,9 @@ func (c *Controller) shutdown() error {
 	}
 	if c.flows != nil {
 		errs = append(errs, c.flows.Close())
+	}
+	if c.survivor != nil {
+		errs = append(errs, c.survivor.forget())
 	}
 	c.closePlaces()
 	return errors.Join(errs...)

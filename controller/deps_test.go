@@ -50,6 +50,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"controller/hostchange": bans("changes of the host, whoever wants them", "flowtable/packet", "vhost", "bpf", "controller/api", "controller/datapath", "cmd"),
 		"controller/apply":      bans("a client among others: it knows what crosses the control socket", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"),
 		"controller/metrics":    bans("it shows what a look saw, whoever looked, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable/packet", "vhost", "bpf", "cmd"),
+		"controller/top":        append(bans("it reads what the controller answered, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"), ban{"charm.land", "it lays out a screen and knows no terminal"}),
 		"controller/why":        bans("it reads what the controller answered, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable/packet", "vhost", "bpf", "cmd"),
 		"controller/doctor":     bans("it looks at a host, with a controller or without", "flowtable/packet", "vhost", "controller/api", "controller/datapath", "controller/report", "cmd"),
 		"controller":            bans("the command line is above it", "cmd"),

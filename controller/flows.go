@@ -22,6 +22,16 @@ var flowOrders = map[api.FlowSort]func(a, b api.Flow) int{
 	api.SortVM:      func(a, b api.Flow) int { return strings.Compare(a.VM, b.VM) },
 }
 
+func sortFlows(flows []api.Flow, order func(a, b api.Flow) int) {
+	slices.SortFunc(flows, func(a, b api.Flow) int { return cmp.Or(order(a, b), byName(a, b)) })
+}
+
+// byName orders flows that a key finds equal: no two of them are, so a list is the same each time.
+func byName(a, b api.Flow) int {
+	return cmp.Or(strings.Compare(a.VM, b.VM), strings.Compare(a.Iface, b.Iface), strings.Compare(string(a.Direction), string(b.Direction)),
+		strings.Compare(a.Src, b.Src), cmp.Compare(a.SrcPort, b.SrcPort), strings.Compare(a.Dst, b.Dst), cmp.Compare(a.DstPort, b.DstPort))
+}
+
 // tcpFlagNames name the bits of byte 13 of the TCP header, lowest first (RFC 9293, 3.1).
 var tcpFlagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
 
@@ -60,9 +70,7 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 			}
 		}
 	}
-	slices.SortStableFunc(out.Flows, func(a, b api.Flow) int {
-		return cmp.Or(order(a, b), strings.Compare(a.Src, b.Src), cmp.Compare(a.SrcPort, b.SrcPort))
-	})
+	sortFlows(out.Flows, order)
 	out.Total = len(out.Flows)
 	if limit > 0 && limit < len(out.Flows) {
 		out.Flows = out.Flows[:limit]

@@ -34,6 +34,8 @@ func (c *Controller) watch(ctx context.Context) {
 				c.checkAll()
 				c.wakeWaiting()
 				c.saveAgain()
+				c.keepPins()
+				c.rememberCounts()
 				next = c.nextLook()
 			})
 			looked = time.Now()
@@ -133,6 +135,7 @@ func (c *Controller) checkAll() {
 				c.checkVM(a, l)
 			}
 			u.checkPartial()
+			u.checkSenders()
 		}
 	})
 }
@@ -157,7 +160,8 @@ func (u *uplink) checkPartial() {
 	}
 	s := report.Uplink{Name: u.name, Queues: u.look()}
 	for _, a := range u.sorted() {
-		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}}
+		vm := report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}, Before: a.before}
+		a.partialPast(&s, &vm)
 		if n := s.PartialChecksums(&vm); n > 10*a.partial {
 			a.partial = n
 			if s.Remedy == "" { // it asks the other end of a veth: only for those who need it

@@ -6,6 +6,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/controller/report"
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -25,6 +26,15 @@ type kind interface {
 	open(a *attachment) error
 	// close takes all of that back. Held frames are delivered or counted. It is safe on what open left half done.
 	close(a *attachment) error
+	// pack ends the way for this process without anybody noticing, and puts what another one goes on with into p and vm. The
+	// workers take nothing meanwhile.
+	pack(a *attachment, p *parcel.Parcel, vm *packedVM) error
+	// keep puts into b and vm what another process goes on with should this one die: what pack would, without an end to anything.
+	keep(a *attachment, b bag, vm *packedVM) error
+	// prepare is plan without a look at what only plan may find: what a VM is that was attached already.
+	prepare(c *Controller, uplink *netdev.Facts)
+	// unpack is open for what pack has kept. errMoved: the host is why it cannot be.
+	unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error
 	// enforce puts a policy in force on every worker, and delivers what was held under the old one. a.mu is held, a.running true.
 	enforce(a *attachment, p api.Policy) error
 	// uplinkMTU says that the uplink has another MTU, in bytes behind the Ethernet header.

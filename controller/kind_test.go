@@ -15,6 +15,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/controller/report"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netnstest"
@@ -55,8 +56,14 @@ func (k *countingKind) enforce(a *attachment, p api.Policy) error {
 	k.policies++
 	return a.setRules(p)
 }
-func (k *countingKind) uplinkMTU(int)                  {}
-func (k *countingKind) check(*attachment, *look) error { k.checks++; return nil }
+func (k *countingKind) uplinkMTU(int)                      {}
+func (k *countingKind) check(*attachment, *look) error     { k.checks++; return nil }
+func (k *countingKind) prepare(*Controller, *netdev.Facts) {}
+func (k *countingKind) pack(a *attachment, _ *parcel.Parcel, _ *packedVM) error {
+	return a.up.each(func(q *queue) error { return q.StopPort(a.idx) })
+}
+func (k *countingKind) keep(*attachment, bag, *packedVM) error                    { return nil }
+func (k *countingKind) unpack(a *attachment, _ *parcel.Parcel, _ *packedVM) error { return k.open(a) }
 func (k *countingKind) features() virtio.Features {
 	return virtio.Mask(virtio.FGuestCsum) | virtio.Mask(virtio.FGuestTSO4)
 }

@@ -81,14 +81,12 @@ func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []state.Change, 
 		warnings = append(warnings, fmt.Sprintf("the other end of %s is out of reach: if frames arrive with partial checksums, run 'ethtool -K PEER tx off' in its namespace", f.Name))
 		return todo, warnings, nil
 	}
-	on, fixed, err := p.Offload(netdev.TxChecksum)
-	if err != nil || !on || fixed {
-		return todo, warnings, nil
-	}
-	if req.FixOffloads {
+	switch warning := peerWarning(p); {
+	case warning == "":
+	case req.FixOffloads:
 		todo = append(todo, hostchange.SwitchOff(p.Name, f.Name, netdev.TxChecksum, "its frames would come with partial checksums"))
-	} else {
-		warnings = append(warnings, fmt.Sprintf("%s sends partial checksums, which the guest will drop and we never merge: %s", p.Name, remedyFor(p)))
+	default:
+		warnings = append(warnings, warning)
 	}
 	return todo, warnings, nil
 }

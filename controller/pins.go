@@ -39,3 +39,13 @@ func unlockPins(f *os.File) {
 		_ = f.Close()
 	}
 }
+
+// keepPins takes the folder of the pins once the controller that was replaced has let go of it. The caller holds mu.
+func (c *Controller) keepPins() {
+	if c.flowsPin == "" || c.pinsLock != nil {
+		return
+	}
+	if f, err := lockPins(c.opt.BPFFS); err == nil {
+		c.pinsLock = f
+	}
+}

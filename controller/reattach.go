@@ -56,12 +56,12 @@ func (c *Controller) reattach(a *attachment, req api.AttachRequest) (api.AttachR
 		return resp, nil
 	}
 	req.Policy = policy.Patch()
-	return c.attachAnew(a, req, resp)
+	return c.changeTo(a, req, resp)
 }
 
-// attachAnew takes an attached VM off and attaches it in its new form, or in the old one when that fails, or has it wait when that fails
+// changeTo takes an attached VM off and attaches it in its new form, or in the old one when that fails, or has it wait when that fails
 // too. The state file names the VM all the time: a crash in between brings it back as it was. The caller holds mu.
-func (c *Controller) attachAnew(a *attachment, req api.AttachRequest, resp api.AttachResponse) (api.AttachResponse, error) {
+func (c *Controller) changeTo(a *attachment, req api.AttachRequest, resp api.AttachResponse) (api.AttachResponse, error) {
 	// What is known beforehand is said beforehand: an attempt takes the VM off.
 	err := c.saveState()
 	if err == nil {

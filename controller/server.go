@@ -30,17 +30,14 @@ const (
 // listenControl makes the control socket, of a group ("": the process'). A file left by a controller that died is replaced; a live one is
 // ErrHeld.
 func listenControl(path, group string) (*unixsock.Listener, error) {
-	gid := -1
-	if group != "" {
-		var err error
-		if gid, err = groupID(group); err != nil {
-			return nil, fmt.Errorf("control socket %s: %w: make the group ('groupadd %s'), or name another with --socket-group", path, err, group)
-		}
+	gid, err := socketGroup(path, group)
+	if err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
 	}
-	l, err := unixsock.Listen(unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: gid, Backlog: sockBacklog})
+	l, err := unixsock.Listen(controlConfig(path, gid))
 	switch {
 	case errors.Is(err, unixsock.ErrInUse):
 		return nil, fmt.Errorf("control %w: %w: stop it, or use another --socket", err, ErrHeld)
@@ -48,6 +45,22 @@ func listenControl(path, group string) (*unixsock.Listener, error) {
 		return nil, fmt.Errorf("control %w: choose another path with --socket", err)
 	}
 	return l, nil
+}
+
+// socketGroup is the number of the group that the control socket is to have, -1 for the process'.
+func socketGroup(path, group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	gid, err := groupID(group)
+	if err != nil {
+		return 0, fmt.Errorf("control socket %s: %w: make the group ('groupadd %s'), or name another with --socket-group", path, err, group)
+	}
+	return gid, nil
+}
+
+func controlConfig(path string, gid int) unixsock.Config {
+	return unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: gid, Backlog: sockBacklog}
 }
 
 // serve answers requests until ctx ends.
@@ -81,6 +94,7 @@ func (c *Controller) routes() http.Handler {
 	mux.HandleFunc("POST /v1/attach", command(c.log, c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.log, c.Detach))
 	mux.HandleFunc("POST /v1/policy", command(c.log, c.SetPolicy))
+	mux.HandleFunc("POST /v1/replace", c.handOver)
 	return mux
 }
 

@@ -107,6 +107,7 @@ func (c *Controller) snapshotState() state.State {
 // saveState writes the state file. The caller holds mu.
 func (c *Controller) saveState() error {
 	c.unsaved = notSaved(c.state.Save(c.snapshotState()))
+	c.remember()
 	return c.unsaved
 }
 

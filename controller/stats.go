@@ -40,6 +40,7 @@ func (c *Controller) lookForMetrics() (metrics.Look, error) {
 	s, err := c.snapshot("")
 	l := metrics.Look{Status: c.statusHead(""), Stats: report.Stats(s, "")}
 	l.Status.Interfaces = report.Interfaces(s)
+	l.Status.Health = report.Health(&l.Status)
 	return l, err
 }
 
@@ -62,9 +63,12 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
-		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, XDPMode: api.XDPMode(u.prog.Mode()),
+		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, Up: u.facts.Up, Carrier: u.facts.Running, XDPMode: api.XDPMode(u.prog.Mode()),
 		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings,
 		Queues: u.look(),
+	}
+	if u.senders != "" {
+		s.Warnings = append(slices.Clone(s.Warnings), u.senders)
 	}
 	for _, ch := range u.changes {
 		s.Changes = append(s.Changes, hostchange.Text(ch))
@@ -78,7 +82,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 		if err != nil {
 			return s, err
 		}
-		if s.Remedy == "" && s.PartialChecksums(&vm) > 0 {
+		if vm.PartialPast = v.partialPast(&s, &vm); s.Remedy == "" && s.PartialChecksums(&vm) > 0 && !vm.PartialPast {
 			s.Remedy = u.partialRemedy()
 		}
 		s.VMs = append(s.VMs, vm)
@@ -90,7 +94,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 func (u *uplink) look() []report.Queue {
 	out := make([]report.Queue, len(u.queues))
 	for i, q := range u.queues {
-		out[i].ID = q.id
+		out[i].ID, out[i].Before = q.id, q.before
 		out[i].Seen, out[i].Err = q.Snapshot()
 	}
 	return out

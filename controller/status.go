@@ -19,6 +19,7 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 	}
 	snap, err := c.snapshot(iface)
 	st.Interfaces = report.Interfaces(snap)
+	st.Health = report.Health(&st)
 	return st, err
 }
 

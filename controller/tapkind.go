@@ -30,6 +30,8 @@ type tapKind struct {
 	flags    uint32              // of the XDP program's port
 	seen     []uint64            // by queue: the worker's activity at the last look
 	errFDs   []int               // by queue: readable when the kernel has given the ring up, -1 for a packet socket
+	sockets  []int               // by queue: the packet sockets, which are the guests'
+	given    []int               // by queue: packet sockets of a process before this one, for openGuest
 	dropped  uint64              // the tap's own drops before we came
 }
 
@@ -70,21 +72,9 @@ func sweepTap(vm *state.VM) error {
 func (t *tapKind) open(a *attachment) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := tap.Available(); err == nil {
-		t.way = api.FeedVhostNet
-	} else {
-		t.way, t.note = api.FeedPacket, err.Error()
-	}
-	t.seen, t.errFDs = nil, nil
-	cfg, flags := t.rules(a.policy)
-	for _, q := range a.up.queues {
-		g, err := t.openGuest(q)
-		if err != nil {
-			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
-		}
-		if err := q.StartPort(a.idx, g, nil, cfg); err != nil {
-			return err
-		}
+	t.chooseWay()
+	if err := t.openGuests(a); err != nil {
+		return err
 	}
 	if err := bpf.RemoveStaleTap(t.facts.Index); err != nil {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
@@ -99,16 +89,42 @@ func (t *tapKind) open(a *attachment) (err error) {
 		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 	}
 	a.running = true
+	_, flags := t.rules(a.policy)
 	return t.steer(a, flags, a.policy.ExcludePorts)
+}
+
+// chooseWay takes the better feed that the host has.
+func (t *tapKind) chooseWay() {
+	t.way, t.note = api.FeedVhostNet, ""
+	if err := tap.Available(); err != nil {
+		t.way, t.note = api.FeedPacket, err.Error()
+	}
+}
+
+// openGuests gives every worker its way to the tap.
+func (t *tapKind) openGuests(a *attachment) error {
+	t.seen, t.errFDs, t.sockets = nil, nil, nil
+	cfg, _ := t.rules(a.policy)
+	for _, q := range a.up.queues {
+		g, err := t.openGuest(q)
+		if err != nil {
+			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+		}
+		if err := q.StartPort(a.idx, g, nil, cfg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
 func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
-	pkt, err := tap.OpenPacket(t.facts.Index)
+	pkt, err := t.openPacket(q.id)
 	if err != nil {
 		return nil, err
 	}
+	t.sockets = append(t.sockets, pkt.FD())
 	if t.way == api.FeedVhostNet {
 		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: datapath.MaxCopy})
 		if err == nil {
@@ -122,6 +138,16 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 	}
 	t.errFDs = append(t.errFDs, -1)
 	return datapath.NewPacketGuest(pkt, q.sock), nil
+}
+
+// openPacket opens the packet socket of a queue, or goes on with the one that was given.
+func (t *tapKind) openPacket(queue int) (*tap.Packet, error) {
+	if queue >= len(t.given) {
+		return tap.OpenPacket(t.facts.Index)
+	}
+	fd := t.given[queue]
+	t.given[queue] = -1
+	return tap.AdoptPacket(fd, t.facts.Index)
 }
 
 // close ends steering and counting. The guests end with the workers' ports.

@@ -30,7 +30,7 @@ func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
 	if !p.Coalesce || !cfg.GuestCsum || !(v4 || v6) {
 		return cfg, 0
 	}
-	flags := uint32(bpf.FlagSteer | bpf.FlagTCPOnly)
+	flags := uint32(bpf.FlagSteer | bpf.FlagTCPOnly | bpf.FlagFailOpen)
 	if !v4 {
 		flags |= bpf.FlagNoV4
 	}

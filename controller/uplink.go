@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"github.com/cilium/ebpf"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
@@ -27,11 +29,18 @@ const (
 	maxPorts       = datapath.MaxPorts // VMs of one interface
 )
 
+// ourRings are the sizes that this version opens a queue with. A socket that another version opened keeps its own.
+func ourRings() ringSizes {
+	return ringSizes{Chunks: xsk.QueueChunks, Rx: rxRing, Tx: txRingSize, Fill: fillRing, Completion: completionRing}
+}
+
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
 type uplink struct {
+	tag      string // see survivor
 	name     string
 	facts    *netdev.Facts
 	chunk    int
+	rings    ringSizes
 	prog     *bpf.Program
 	queues   []*queue
 	mcast    *netdev.McastSocket
@@ -44,16 +53,21 @@ type uplink struct {
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
+
+	senders     string    // what is wrong with the frames to come, "" for nothing
+	sendersSeen time.Time // when that was looked at
 }
 
 // queue is one NIC queue: its socket, and the worker that serves it.
 type queue struct {
 	*datapath.Worker
-	id     int
-	sock   *xsk.Socket
-	shares *bpf.Shares // of the socket's RX ring
-	wakeFD int
-	seen   uint64 // the worker's activity at the last look
+	id        int
+	sock      *xsk.Socket
+	adoptable bool        // another process may go on with sock
+	shares    *bpf.Shares // of the socket's RX ring
+	wakeFD    int
+	seen      uint64     // the worker's activity at the last look
+	before    *api.Queue // counted by a process before this one; nil: by none
 }
 
 // close ends the worker and then closes what it was given. What a worker that does not stop still uses stays open, and mapped.
@@ -110,7 +124,7 @@ func foreignXDP(f *netdev.Facts) error {
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
 func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), log *slog.Logger) (u *uplink, err error) {
-	u = &uplink{name: f.Name, facts: f, chunk: chunk, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
+	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: ourRings(), log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -133,24 +147,36 @@ func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), lo
 
 // openQueue opens one NIC queue and starts its worker. What it opened is in u.queues, also when it fails.
 func (u *uplink) openQueue(id int, trouble func()) error {
-	s, err := xsk.Open(xsk.Config{
-		Ifindex: u.facts.Index, Queue: id, Chunks: xsk.QueueChunks, ChunkSize: u.chunk,
-		RxSize: rxRing, TxSize: txRingSize, FillSize: fillRing, CompSize: completionRing,
-		NeedWakeup: true, Native: u.native,
-	})
+	s, err := xsk.Open(u.queueConfig(id))
 	if err != nil {
 		return err
 	}
-	q := &queue{id: id, sock: s, wakeFD: -1}
+	return u.startQueue(id, s, nil, trouble)
+}
+
+// queueConfig is what the socket of one NIC queue is opened with.
+func (u *uplink) queueConfig(id int) xsk.Config {
+	return xsk.Config{
+		Ifindex: u.facts.Index, Queue: id, Chunks: u.rings.Chunks, ChunkSize: u.chunk,
+		RxSize: u.rings.Rx, TxSize: u.rings.Tx, FillSize: u.rings.Fill, CompSize: u.rings.Completion,
+		NeedWakeup: true, Native: u.native,
+	}
+}
+
+// startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
+// this one has counted; then the worker takes nothing until Resume.
+func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, trouble func()) (err error) {
+	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before}
 	u.queues = append(u.queues, q)
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("worker %d: eventfd: %w", id, err)
 	}
-	if q.shares, err = u.prog.Shares(id, rxRing); err != nil {
+	if q.shares, err = u.prog.Shares(id, u.rings.Rx, u.rings.Fill); err != nil {
 		return err
 	}
 	cfg := datapath.Config{
-		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: xsk.QueueChunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
+		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
+		Suspended: before != nil,
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {

@@ -29,7 +29,8 @@ type userKind struct {
 	owner string                     // the socket's by default, in words; "": it was said, or ours
 	port  atomic.Pointer[vhost.Port] // nil until the first of open and started
 	limit vhost.LogLimit
-	told  string // the last warning that was logged
+	told  string    // the last warning that was logged
+	keeps *survivor // nil: nothing outlives this process
 }
 
 func wantsUser(req *api.AttachRequest) bool { return req.VhostUser != "" }
@@ -82,7 +83,7 @@ func libvirtOwner(lookup func(string) (*user.User, error), lookupGroup func(stri
 }
 
 func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bool) (changes, warnings []string, err error) {
-	k.cfg.MTU, k.cfg.Memory = uplink.MTU, c.memory
+	k.prepare(c, uplink)
 	if err := vhost.CheckSocket(k.cfg); err != nil { // before anything of the host is touched
 		return nil, nil, fmt.Errorf("attach: %w", withRemedy(err))
 	}
@@ -112,6 +113,32 @@ func withRemedy(err error) error {
 }
 
 func (k *userKind) open(a *attachment) error {
+	if err := k.wire(a); err != nil {
+		return err
+	}
+	port, err := vhost.NewPort(k.cfg)
+	if err != nil {
+		return err
+	}
+	return k.steer(a, port)
+}
+
+// steer sends the VM's frames to the workers.
+func (k *userKind) steer(a *attachment, port *vhost.Port) error {
+	k.port.Store(port)
+	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
+		return err
+	}
+	return a.up.setSteering(a.idx, true)
+}
+
+// wire tells the port whom to tell of what happens to it.
+func (k *userKind) wire(a *attachment) (err error) {
+	if k.keeps != nil {
+		if k.cfg.Keep, err = k.keeps.port(a.tag); err != nil {
+			return err
+		}
+	}
 	k.cfg.Hooks = vhost.Hooks{
 		Started:     func(p *vhost.Port) { k.started(a, p) },
 		BeforePause: func(*vhost.Port) { k.stopWorkers(a, "pause", (*queue).PausePort) },
@@ -120,15 +147,7 @@ func (k *userKind) open(a *attachment) error {
 	}
 	k.cfg.Logf = func(format string, args ...any) { a.log.Warn(fmt.Sprintf(format, args...)) }
 	k.cfg.Notef = func(format string, args ...any) { a.log.Info(fmt.Sprintf(format, args...)) }
-	port, err := vhost.NewPort(k.cfg)
-	if err != nil {
-		return err
-	}
-	k.port.Store(port)
-	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
-		return err
-	}
-	return a.up.setSteering(a.idx, true)
+	return nil
 }
 
 func (k *userKind) close(a *attachment) error {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -131,7 +132,8 @@ func (c *Controller) waitingList(only string) []api.Waiting {
 		if only != "" && only != iface {
 			continue
 		}
-		for _, w := range c.waiting[iface] {
+		list := slices.SortedFunc(slices.Values(c.waiting[iface]), func(a, b *waitingVM) int { return cmp.Compare(a.vm.Name, b.vm.Name) })
+		for _, w := range list {
 			out = append(out, api.Waiting{VM: w.vm.Name, Iface: iface, MAC: w.vm.MAC, VLAN: w.vm.VLAN, Since: w.since, Cause: w.cause, NextTry: c.retries.next(w.vm.Name, time.Now())})
 		}
 	}

@@ -152,7 +152,7 @@ func BenchmarkPoll(b *testing.B) {
 				r.Driver.Publish()
 				start := time.Now()
 				for n := 0; n < 64; {
-					k, _, err := p.TX(0).Poll(64, fn)
+					k, _, err := p.TX(0).Poll(64, fn, nil)
 					if k == 0 || err != nil {
 						b.Fatal(k, err)
 					}
@@ -208,7 +208,7 @@ func TestTheDataPathDoesNotAllocate(t *testing.T) {
 			}
 			g.TX(0).Driver.Publish()
 			p.TX(0).DisarmKick()
-			if n, _, err := p.TX(0).Poll(64, fn); n != 8 || err != nil {
+			if n, _, err := p.TX(0).Poll(64, fn, nil); n != 8 || err != nil {
 				t.Fatal(n, err)
 			}
 			p.TX(0).ArmKick()

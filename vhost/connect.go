@@ -34,88 +34,196 @@ func (p *Port) contain(what string, fn func()) (fine bool) {
 	return true
 }
 
-// acceptLoop hands connections to the control goroutine, which takes one at a
-// time. A second front-end is turned away.
-func (p *Port) acceptLoop(ctx context.Context, conns chan<- *net.UnixConn) {
-	defer close(conns)
-	for ctx.Err() == nil {
-		pause := true
-		p.contain("accept", func() { pause = p.accept(ctx, conns) })
-		if !pause {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
+// intake brings connections to the control goroutine, which takes one at a time.
+type intake struct {
+	ctx     context.Context
+	stop    context.CancelFunc
+	ended   chan struct{}
+	dialled bool
+	unused  *net.UnixConn // when it has ended: a connection that nobody has taken
 }
 
-// accept takes one connection. It says whether to pause before the next.
-func (p *Port) accept(ctx context.Context, conns chan<- *net.UnixConn) (pause bool) {
-	c, err := p.l.AcceptUnix()
-	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-			p.logf("accept: %v", err) // EMFILE and the like: they pass
-		}
-		return true
+// take starts an intake. waiting, unless nil, is its first connection.
+func (p *Port) take(waiting *net.UnixConn) *intake {
+	in := &intake{ended: make(chan struct{}), unused: waiting}
+	in.ctx, in.stop = context.WithCancel(p.ctx)
+	next := p.accept
+	if p.cfg.Connect {
+		next = p.dial
 	}
+	p.wg.Go(func() {
+		defer close(in.ended)
+		for in.ctx.Err() == nil {
+			pause := time.Second // after a panic
+			p.contain("accept", func() { pause = next(in) })
+			if pause <= 0 {
+				continue
+			}
+			select {
+			case <-in.ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+		if p.ctx.Err() != nil && in.unused != nil { // the port closes
+			_ = in.unused.Close()
+			in.unused = nil
+		}
+	})
+	return in
+}
+
+// halt ends the intake and returns the connection that nobody has taken, or nil. Those that wait to be accepted go on waiting.
+func (p *Port) halt(in *intake) (unused *net.UnixConn) {
+	in.stop()
+	if p.l != nil {
+		_ = p.l.SetDeadline(time.Unix(1, 0))
+	}
+	<-in.ended
+	if p.l != nil {
+		_ = p.l.SetDeadline(time.Time{})
+	}
+	unused, in.unused = in.unused, nil
+	return unused
+}
+
+// accept takes one connection. A second front-end is turned away. It says how long to pause before the next.
+func (p *Port) accept(in *intake) (pause time.Duration) {
+	c := in.unused
+	if c == nil {
+		var err error
+		if c, err = p.l.AcceptUnix(); err != nil {
+			if in.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				p.logf("accept: %v", err) // EMFILE and the like: they pass
+			}
+			return time.Second
+		}
+	}
+	in.unused = c
 	t := time.NewTimer(handover)
 	defer t.Stop()
 	select {
-	case conns <- c:
+	case p.conns <- c:
+		in.unused = nil
 	case <-t.C:
+		in.unused = nil
 		_ = c.Close()
 		p.logf("second front-end refused, one is connected")
-	case <-ctx.Done():
-		_ = c.Close()
+	case <-in.ctx.Done():
 	}
-	return false
+	return 0
 }
 
-func (p *Port) dialLoop(ctx context.Context) {
-	for {
-		c, err := dial(ctx, p.cfg.Socket)
-		if err != nil {
-			return
-		}
-		p.serve(c)
+// dial makes one connection, and waits until it has ended.
+func (p *Port) dial(in *intake) (pause time.Duration) {
+	if in.unused == nil {
 		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(redialPause):
+		case <-p.wanted: // until then there is nobody to dial for
+		case <-in.ctx.Done():
+			return 0
 		}
+		if in.dialled {
+			select {
+			case <-time.After(redialPause):
+			case <-in.ctx.Done():
+				return 0
+			}
+		}
+		in.dialled = true
+		c, err := dial(in.ctx, p.cfg.Socket)
+		if err != nil {
+			return 0
+		}
+		in.unused = c
 	}
+	select {
+	case p.conns <- in.unused:
+		in.unused = nil
+	case <-in.ctx.Done():
+	}
+	return 0
 }
 
-// serve runs one connection to its end.
-func (p *Port) serve(c *net.UnixConn) {
-	if p.contain("connection", func() { p.runSession(c) }) {
+// control is the control goroutine. s is a session to go on with, or nil.
+func (p *Port) control(s *user.Session) {
+	if s != nil && p.serve(func() bool { s.Resume(); return p.runSession(s) }) {
 		return
 	}
-	_ = c.Close()
+	for !p.packUp(nil) {
+		var wanted chan<- struct{} // where nobody dials, nobody is asked to
+		if p.cfg.Connect {
+			wanted = p.wanted
+		}
+		select {
+		case wanted <- struct{}{}:
+		case <-p.asked: // to pack
+		case <-p.ctx.Done():
+			return
+		case c := <-p.conns:
+			if p.serve(func() bool { return p.runSession(p.newSession(c)) }) {
+				return
+			}
+			_ = c.Close() // where a panic has left it open
+		}
+	}
+}
+
+// serve runs one connection to its end, or until the port is packed.
+func (p *Port) serve(run func() (packed bool)) (packed bool) {
+	if p.contain("connection", func() { packed = run() }) {
+		return packed
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.last = nil, ErrInternal
+	return p.handed
 }
 
-func (p *Port) runSession(c *net.UnixConn) {
-	s := user.NewSession(user.NewConn(c), user.SessionConfig{
+func (p *Port) sessionConfig(serial uint64) user.SessionConfig {
+	cfg := user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: int(p.mtu.Load()),
-		Device: &device{p: p}, Logf: p.logf, Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Budget: p.cfg.Memory, Touching: p.cfg.touching},
-	})
-	p.mu.Lock()
-	closing := p.closing
-	p.session, p.failure = s, nil
-	p.sessions++
-	p.mu.Unlock()
-	if closing { // Close came before it could see the session
-		s.Interrupt()
-	} else {
-		p.notef("front-end connected (process %d)", s.Info().PeerPID)
+		Device: &device{p: p}, Serial: serial, Logf: p.logf,
+		Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Budget: p.cfg.Memory, Touching: p.cfg.touching},
 	}
+	if p.journal != nil {
+		cfg.Journal = p.journal
+	}
+	return cfg
+}
 
+func (p *Port) newSession(c *net.UnixConn) *user.Session {
+	p.mu.Lock()
+	p.sessions++
+	serial := p.sessions
+	p.mu.Unlock()
+	s := user.NewSession(user.NewConn(c), p.sessionConfig(serial))
+	p.setSession(s)
+	p.journal.note(s)
+	p.notef("front-end connected (process %d)", s.Info().PeerPID)
+	return s
+}
+
+// setSession lets the other goroutines see a session.
+func (p *Port) setSession(s *user.Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.session, p.failure = s, nil
+	if p.closing { // Close came before it could see the session
+		s.Interrupt()
+	}
+	if p.packing != nil {
+		s.Pause()
+	}
+}
+
+// runSession runs a session that setSession has shown.
+func (p *Port) runSession(s *user.Session) (packed bool) {
 	err := s.Run()
+	for errors.Is(err, user.ErrPaused) {
+		if p.packUp(s) {
+			return true
+		}
+		err = s.Run()
+	}
 
 	p.mu.Lock()
 	if p.failure != nil {
@@ -129,6 +237,7 @@ func (p *Port) runSession(c *net.UnixConn) {
 	}
 	p.session, p.last = nil, err
 	p.mu.Unlock()
+	p.journal.note(nil)
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrInternal):
@@ -141,4 +250,5 @@ func (p *Port) runSession(c *net.UnixConn) {
 	if f := p.cfg.Hooks.Stopped; f != nil {
 		f(p, err)
 	}
+	return false
 }

@@ -29,6 +29,13 @@
 // while guest memory is touched, Close has a bound, and a port that does not get
 // on shows as stuck.
 //
+// # Hand-over
+//
+// A Port can be packed into its state and its descriptors, and unpacked in another
+// process: planned, by Pack, or after a crash, from what a Keeper was given as it
+// happened. The front-end keeps its connection and the guest its rings. It costs one
+// descriptor for each distinct region of guest memory, kept open to be mapped again.
+//
 // # Frames
 //
 // The package copies frames and checks headers against the negotiated features,

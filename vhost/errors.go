@@ -52,3 +52,15 @@ var (
 	ErrStuck  = errors.New("port is stuck")
 	ErrClosed = errors.New("port closed")
 )
+
+// Of Pack and Unpack.
+var (
+	// ErrBusy: the port could not stop between two messages in time. It goes on as before.
+	ErrBusy = errors.New("port is busy")
+	// ErrHalfDone is why a front-end has to connect again: State tells it until it has.
+	ErrHalfDone = errors.New("the front-end has to connect again")
+	// ErrParcel: a state or a file of it cannot be used.
+	ErrParcel = user.ErrParcel
+	// ErrNewer: a state of a newer version.
+	ErrNewer = errors.New("state of a newer version: go on with the binary that wrote it, or stop and start")
+)

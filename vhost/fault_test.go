@@ -282,7 +282,7 @@ func TestEveryPageMayFaultUnderTheDataPath(t *testing.T) {
 			return err
 		},
 		"poll": func(*guest) error {
-			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
+			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 			return err
 		},
 		"arm and disarm": func(*guest) error {
@@ -380,7 +380,7 @@ func nothingRuns(p *vhost.Port) error {
 			p.RX(i).Commit()
 			return fmt.Errorf("rx queue %d takes frames", i)
 		}
-		if _, _, err := p.TX(i).Poll(1, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }); !errors.Is(err, vhost.ErrNotRunning) {
+		if _, _, err := p.TX(i).Poll(1, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil); !errors.Is(err, vhost.ErrNotRunning) {
 			return fmt.Errorf("tx queue %d: %w", i, err)
 		}
 		if p.RX(i).KickFD() != -1 || p.TX(i).KickFD() != -1 {

@@ -90,7 +90,7 @@ func FuzzRings(f *testing.F) {
 				t.Errorf("a frame of the guest: %v", err)
 			}
 			return vhost.TakeOn
-		})
+		}, nil)
 		p.TX(0).ArmKick()
 		if err := g.Close(); err != nil {
 			t.Error(err)

@@ -328,7 +328,7 @@ func poll(t testing.TB, q *vhost.TxQueue, budget int) (frames [][]byte) {
 	_, _, err := q.Poll(budget, func(f *vhost.TxFrame) vhost.Next {
 		frames = append(frames, bytes.Clone(f.Data))
 		return vhost.TakeOn
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

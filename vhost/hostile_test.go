@@ -147,7 +147,7 @@ func (b *bystanding) round() error {
 		}
 		b.tx.Driver.Publish()
 		same := false
-		n, _, err := b.p.TX(0).Poll(8, func(f *vhost.TxFrame) vhost.Next { same = bytes.Equal(f.Data, want); return vhost.TakeOn })
+		n, _, err := b.p.TX(0).Poll(8, func(f *vhost.TxFrame) vhost.Next { same = bytes.Equal(f.Data, want); return vhost.TakeOn }, nil)
 		if err != nil || n != 1 || !same {
 			return fmt.Errorf("frame %d of the guest is missing or differs: %d, %w", b.frames+uint64(i), n, err)
 		}
@@ -215,7 +215,7 @@ func TestAHostileRingStopsOnlyItsOwnPort(t *testing.T) {
 			}
 			var err error
 			if tt.tx {
-				_, _, err = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { t.Error("frame out of nothing"); return vhost.TakeOn })
+				_, _, err = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { t.Error("frame out of nothing"); return vhost.TakeOn }, nil)
 			} else {
 				err = put(t, p.RX(0), plain(makeFrame(100, 1)))
 			}
@@ -306,7 +306,7 @@ func TestMemoryCutShortStopsOnlyItsOwnPort(t *testing.T) {
 	acts := map[string]func(t *testing.T, p *vhost.Port) error{
 		"put": func(t *testing.T, p *vhost.Port) error { return put(t, p.RX(0), plain(makeFrame(3000, 1))) },
 		"poll": func(t *testing.T, p *vhost.Port) error {
-			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
+			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 			return err
 		},
 		"arm": func(t *testing.T, p *vhost.Port) error {
@@ -414,7 +414,7 @@ func busyWorker(p *vhost.Port) (stop func()) {
 				arm(p.RX(0))
 				p.RX(0).Commit()
 			}
-			_, _, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
+			_, _, _ = p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 			p.TX(0).ArmKick()
 			runtime.Gosched()
 		}

@@ -63,6 +63,8 @@ type Config struct {
 	// Memory bounds what all ports that share it map together; nil is no bound.
 	// Give every port of a process the same.
 	Memory *guestmem.Budget
+	// Keep outlives this process, and gets what a successor needs: see Keeper. nil: nobody.
+	Keep Keeper
 	// Logf gets one line per call, and at most ten a minute of each kind, however
 	// the front-end behaves; nil discards.
 	Logf func(format string, args ...any)
@@ -107,10 +109,19 @@ type Port struct {
 	tx     []*TxQueue
 	caller *user.Caller
 	l      *unixsock.Listener // nil when dialling
+	ctx    context.Context    // of all that the port does
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	closed sync.Once
 	done   chan struct{} // closed by Close, once nothing of the port is left
+
+	intake  *intake // where connections come from; changed by Pack only
+	conns   chan *net.UnixConn
+	packMu  sync.Mutex          // one Pack at a time
+	wanted  chan struct{}       // received from when the control goroutine has no connection: for whoever dials
+	asked   chan struct{}       // packing was set: for the control goroutine that has no session
+	journal *journal            // nil without a Keeper
+	carried [numCounters]uint64 // of the process before
 
 	faults atomic.Uint64
 	mtu    atomic.Int64 // what Config.MTU is by now
@@ -121,12 +132,32 @@ type Port struct {
 	failure  error         // why the data path gave this session up
 	last     error         // why the last session ended
 	closing  bool
+	packing  *packing // what Pack waits for
+	handed   bool     // the port is another's
 	sessions uint64
 }
 
 // NewPort opens the socket, or prepares to dial it, and starts the control
 // goroutine. The errors are those of CheckSocket.
 func NewPort(cfg Config) (*Port, error) {
+	p, err := newPort(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Connect {
+		err = CheckSocket(cfg)
+	} else {
+		p.l, err = listen(cfg)
+	}
+	if err != nil {
+		return nil, p.abandon(err)
+	}
+	p.start(nil, nil)
+	return p, nil
+}
+
+// newPort makes a port that does nothing yet.
+func newPort(cfg Config) (*Port, error) {
 	if cfg.MaxPairs == 0 {
 		cfg.MaxPairs = defaultPairs
 	}
@@ -155,8 +186,12 @@ func NewPort(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
 	}
-	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{})}
+	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{}), conns: make(chan *net.UnixConn), wanted: make(chan struct{}), asked: make(chan struct{}, 1)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.mtu.Store(int64(cfg.MTU))
+	if cfg.Keep != nil {
+		p.journal = newJournal(p, cfg.Keep)
+	}
 	meters := user.NewMeters(4 * cfg.MaxPairs)
 	for i := range cfg.MaxPairs {
 		rx, tx := meters[4*i:], meters[4*i+2:]
@@ -166,28 +201,15 @@ func NewPort(cfg Config) (*Port, error) {
 	if !caller.Asynchronous() {
 		p.logf("no asynchronous I/O to be had (fs.aio-nr, fs.aio-max-nr): calls to the guest go through a thread of their own")
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p.cancel = cancel
-	if cfg.Connect {
-		if err := CheckSocket(cfg); err != nil {
-			return nil, p.abandon(err)
-		}
-		p.wg.Go(func() { p.dialLoop(ctx) })
-		return p, nil
-	}
-	l, err := listen(cfg)
-	if err != nil {
-		return nil, p.abandon(err)
-	}
-	p.l = l
-	conns := make(chan *net.UnixConn)
-	p.wg.Go(func() { p.acceptLoop(ctx, conns) })
-	p.wg.Go(func() {
-		for c := range conns {
-			p.serve(c)
-		}
-	})
 	return p, nil
+}
+
+// start starts the goroutines: with a connection that was accepted and not yet served, and with a session that runs already. Either
+// may be nil.
+func (p *Port) start(waiting *net.UnixConn, s *user.Session) {
+	p.journal.note(s)
+	p.intake = p.take(waiting)
+	p.wg.Go(func() { p.control(s) })
 }
 
 // SetMTU replaces Config.MTU for the front-ends that connect from now on; one that is connected keeps what it was told.
@@ -217,32 +239,10 @@ func (p *Port) fail(reason error) {
 // with ErrStuck: somebody holds a queue or a hook, or a file of the front-end's
 // does not answer. Then the port goes on stopping by itself. Until it has, the
 // guest's memory stays mapped and its descriptors stay open, because whoever
-// holds it may use them; another Close waits for it again.
+// holds it may use them; another Close waits for it again. After Pack it does
+// nothing.
 func (p *Port) Close() error {
-	var err error
-	p.closed.Do(func() {
-		p.mu.Lock()
-		p.closing = true
-		s := p.session
-		p.mu.Unlock()
-		p.cancel()
-		if p.l != nil {
-			err = p.l.Close()
-		}
-		if s != nil {
-			s.Interrupt()
-		}
-		go func() {
-			p.wg.Wait()
-			if err := p.caller.Close(); err != nil { // the rings have stopped: nobody calls
-				p.logf("%v", err)
-			}
-			if n := p.limit.Left(); n > 0 {
-				p.logf("%d log lines were left out", n)
-			}
-			close(p.done)
-		}()
-	})
+	err := p.end()
 	t := time.NewTimer(closeAfter)
 	defer t.Stop()
 	select {
@@ -255,6 +255,41 @@ func (p *Port) Close() error {
 		why = ErrStuck
 	}
 	return errors.Join(err, fmt.Errorf("port %s: %w", p.cfg.Name, why))
+}
+
+// end begins the end of the port, once. What is packed stays open for the peer.
+func (p *Port) end() (err error) {
+	p.closed.Do(func() {
+		p.mu.Lock()
+		p.closing = true
+		s, packed := p.session, p.handed
+		p.mu.Unlock()
+		p.cancel()
+		switch {
+		case p.l == nil:
+		case packed:
+			err = p.l.Leave()
+		default:
+			err = p.l.Close()
+		}
+		if s != nil {
+			s.Interrupt()
+		}
+		go func() {
+			p.wg.Wait()
+			if err := p.caller.Close(); err != nil { // the rings have stopped: nobody calls
+				p.logf("%v", err)
+			}
+			if !packed {
+				p.journal.forget()
+			}
+			if n := p.limit.Left(); n > 0 {
+				p.logf("%d log lines were left out", n)
+			}
+			close(p.done)
+		}()
+	})
+	return err
 }
 
 // MaxPairs returns how many pairs RX and TX know.

@@ -59,6 +59,18 @@ func (q *queue) start(r user.RingSetup) {
 	q.kick.Store(r.Kick)
 	q.running.Store(true)
 	q.active.Store(q.enabled)
+	if r.Rejoined {
+		q.greet()
+	}
+}
+
+// greet makes up for what a device before may have left undone: the guest looks at its ring, and so does whoever polls ours. The
+// caller holds mu.
+func (q *queue) greet() {
+	q.signal()
+	if kick := q.kick.Load(); kick != nil {
+		_ = q.port.caller.Call(kick) // the next kick of the guest's does the same
+	}
 }
 
 // stop ends the ring. Between bursts nothing is taken and not published, so the

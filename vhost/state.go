@@ -139,6 +139,9 @@ func (p *Port) Counters() Counters {
 		p.rx[i].addTo(&n)
 		p.tx[i].addTo(&n)
 	}
+	for i := range n {
+		n[i] += p.carried[i]
+	}
 	sum := named(&n)
 	sum.Faults = p.faults.Load()
 	return sum

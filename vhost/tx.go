@@ -43,13 +43,15 @@ const (
 // Poll takes up to budget frames, and no more once they are 512 KiB, from the
 // guest in order and hands each to fn;
 // all that were taken are completed at the end by one store of the used index
-// and at most one call. Unusable frames are dropped and counted, as is everything
+// and at most one call. Just before that store before is called, unless it is nil
+// or nothing was taken: what must have left this process when the guest, or a
+// successor, believes that a frame was sent. Unusable frames are dropped and counted, as is everything
 // on a queue that the guest has disabled. n counts all that were taken, walked
 // the pieces of descriptor chains that were looked at, also in vain, and what took
 // as long. The error is
-// ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn runs with
-// the queue locked: it may use other queues, not this one.
-func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err error) {
+// ErrPortFailed, or ErrNotRunning when there is nothing to poll. fn and before run
+// with the queue locked: they may use other queues, not this one.
+func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next, before func()) (n, walked int, err error) {
 	q.enter()
 	defer q.leave()
 	switch {
@@ -91,6 +93,9 @@ func (q *TxQueue) Poll(budget int, fn func(f *TxFrame) Next) (n, walked int, err
 	// Also after a broken chain: what was sent must not be sent again by a guest
 	// that reconnects and goes on at the used index.
 	if len(q.done) > 0 {
+		if before != nil {
+			before()
+		}
 		if perr := q.publish(); err == nil {
 			err = perr
 		}

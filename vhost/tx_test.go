@@ -2,6 +2,7 @@ package vhost_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -61,6 +62,37 @@ func TestSentFramesArriveWholeAndInOrder(t *testing.T) {
 	}
 }
 
+// Whoever sees a frame completed believes that it was sent: a guest, and a successor that goes on at the used index.
+func TestWhatWasTakenLeavesBeforeItIsCompleted(t *testing.T) {
+	p, socket, _ := newPort(t, nil)
+	g := newGuest(t, socket, nil).start()
+	r := g.TX(0)
+	used := func() uint16 { return binary.LittleEndian.Uint16(r.Layout().Used[2:]) }
+	calls, taken := 0, 0
+	before := func() {
+		calls++
+		if n := used(); n != 0 || taken != 2 {
+			t.Errorf("called with %d frames taken and %d completed", taken, n)
+		}
+	}
+	take := func(*vhost.TxFrame) vhost.Next { taken++; return vhost.TakeOn }
+	if n, _, err := p.TX(0).Poll(64, take, before); n != 0 || err != nil || calls != 0 {
+		t.Errorf("%d frames of an empty queue, %v, %d calls", n, err, calls)
+	}
+	g.send(r, virtio.NetHdr{}, makeFrame(60, 1))
+	g.send(r, virtio.NetHdr{}, makeFrame(61, 2))
+	g.kick(r)
+	if n, _, err := p.TX(0).Poll(64, take, before); n != 2 || err != nil || calls != 1 || used() != 2 {
+		t.Errorf("%d frames, %v, %d calls, %d completed", n, err, calls, used())
+	}
+	leave := func(*vhost.TxFrame) vhost.Next { return vhost.Leave }
+	g.send(r, virtio.NetHdr{}, makeFrame(60, 1))
+	g.kick(r)
+	if n, _, err := p.TX(0).Poll(64, leave, before); n != 0 || err != nil || calls != 1 {
+		t.Errorf("%d frames, %v, %d calls for a frame that was left", n, err, calls)
+	}
+}
+
 func TestAFrameLeftForLaterComesAgain(t *testing.T) {
 	p, socket, _ := newPort(t, nil)
 	g := newGuest(t, socket, nil).start()
@@ -75,7 +107,7 @@ func TestAFrameLeftForLaterComesAgain(t *testing.T) {
 			return vhost.Leave
 		}
 		return vhost.TakeOn
-	})
+	}, nil)
 	if n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
@@ -215,7 +247,7 @@ func TestAKickIsAskedForOnlyWhenArmed(t *testing.T) {
 
 func TestPollingAStoppedQueueSaysSo(t *testing.T) {
 	p, _, _ := newPort(t, nil)
-	if _, _, err := p.TX(0).Poll(1, nil); !errors.Is(err, vhost.ErrNotRunning) {
+	if _, _, err := p.TX(0).Poll(1, nil, nil); !errors.Is(err, vhost.ErrNotRunning) {
 		t.Error(err)
 	}
 	if p.RX(0).Begin() || p.TX(0).ArmKick() || p.RX(0).KickFD() != -1 || p.TX(3).KickFD() != -1 {
@@ -233,7 +265,7 @@ func TestFramesThatWereSentAreCompletedAlsoBeforeABrokenChain(t *testing.T) {
 	pc := g.post(r, true, 100) // writable in a transmit queue
 	_ = pc
 	g.kick(r)
-	n, _, err := p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
+	n, _, err := p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 	if n != 1 || !errors.Is(err, vhost.ErrPortFailed) {
 		t.Fatal(n, err)
 	}

@@ -26,7 +26,7 @@ func TestWhatAPollCostsIsReported(t *testing.T) {
 	poll := func() (n, walked int) {
 		t.Helper()
 		g.kick(r)
-		n, walked, err := p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn })
+		n, walked, err := p.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

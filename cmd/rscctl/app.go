@@ -48,6 +48,9 @@ func execute(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		return exitDone
 	}
+	if child := (*exitError)(nil); errors.As(err, &child) {
+		return child.code // it has said why
+	}
 	fmt.Fprintf(s.err, "rscctl: %s\n", oneLine(err.Error()))
 	return exitCode(err)
 }
@@ -95,7 +98,7 @@ Lists take -o json, or --json. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), topCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {

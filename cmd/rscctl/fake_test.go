@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/report"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -31,6 +32,13 @@ type fakeController struct {
 func newFake(t *testing.T) *fakeController {
 	t.Helper()
 	f := &fakeController{socket: filepath.Join(t.TempDir(), "s")}
+	f.serve(t)
+	return f
+}
+
+// serve listens until the test's end, or until what it returns is called.
+func (f *fakeController) serve(t *testing.T) (stop func()) {
+	t.Helper()
 	l, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +46,7 @@ func newFake(t *testing.T) *fakeController {
 	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: f}}
 	srv.Start()
 	t.Cleanup(srv.Close)
-	return f
+	return srv.Close
 }
 
 func (f *fakeController) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -119,25 +127,28 @@ func known(yes bool) *bool { return &yes }
 
 func sampleStatus() api.Status {
 	pol := samplePolicy().Policy
-	return api.Status{
+	well := api.Health{State: api.HealthGood, Reasons: []string{}}
+	st := api.Status{
 		Schema: api.Schema, PID: 4711, Version: "v1.2.3", StartedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), State: "/var/lib/rscctl",
 		FlowsPin: "/sys/fs/bpf/rscctl/flows", Warnings: []string{"the bpf filesystem is nearly full"},
 		Interfaces: []api.Interface{{
-			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: known(true),
+			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: known(true), Link: api.LinkUp,
+			Health: api.Health{State: api.HealthDegraded, Reasons: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"}},
 			Queues: []api.Queue{
-				{ID: 0, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
-				{ID: 1, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
+				{ID: 0, Worker: api.WorkerRunning, Health: well, CPUNS: 12.5e9, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
+				{ID: 1, Worker: api.WorkerStuck, Health: api.Health{State: api.HealthDown, Reasons: []string{"worker 1: the worker does not answer"}}, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
 			},
 			Ports: []api.Port{
 				{VM: "web", MAC: "52:54:00:12:34:56", Feed: "vhost-user", Socket: "/run/rscctl/web.sock", Mode: "listen",
 					State: "running", QueuePairs: 2, QueueSize: 1024, Features: []string{"GUEST_CSUM", "GUEST_TSO4", "MRG_RXBUF"},
-					FeatureBits: "0x8082", Policy: pol, Effective: "gro", PolicyNote: "the guest did not negotiate RSC_EXT"},
+					FeatureBits: "0x8082", Policy: pol, Effective: "gro", PolicyNote: "the guest did not negotiate RSC_EXT", Health: well},
 				{VM: "db", MAC: "52:54:00:12:34:57", VLAN: 100, Feed: "vhost-user", Socket: "/run/rscctl/db.sock", Mode: "connect",
 					State: "failed", StopReason: "bad descriptor index", AllowSpoof: true, Effective: "off",
+					Health:   api.Health{State: api.HealthDown, Reasons: []string{"its port is failed: bad descriptor index", "the guest asked for an absurd ring"}},
 					Warnings: []string{"the guest asked for an absurd ring"}},
 				{VM: "old", MAC: "52:54:00:12:34:58", Feed: "packet", FeedNote: "/dev/vhost-net: missing", Tap: "vnet7", Mode: "steered",
 					State: "running", QueuePairs: 1, Features: []string{"GUEST_CSUM", "GUEST_TSO4"}, FeatureBits: "0x82", Policy: pol,
-					Effective: "gro", Bypassed: []string{"table bridge filter"}},
+					Effective: "gro", Bypassed: []string{"table bridge filter"}, Health: well},
 			},
 			Changes:  []string{"XDP program in native mode"},
 			Warnings: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"},
@@ -148,6 +159,8 @@ func sampleStatus() api.Status {
 				NextTry: time.Date(2026, 1, 1, 0, 3, 20, 0, time.UTC)},
 		},
 	}
+	st.Health = report.Health(&st)
+	return st
 }
 
 func sampleFlows() api.Flows {
@@ -173,7 +186,7 @@ func sampleStats() api.Stats {
 			FrameBytes: []api.Bucket{{Le: 128, Count: 0}, {Le: 1514, Count: 1180}, {Le: 32768, Count: 200}, {Le: 0, Count: 2000}},
 			HoldNS:     []api.Bucket{{Le: 1000, Count: 3170}, {Le: 50000, Count: 210}, {Le: 0, Count: 0}},
 		}},
-		Queues:   map[string]api.Queue{"eth0/1": {ID: 1, RxFrames: 7, Chunks: 4096}, "eth0/0": {RxFrames: 100000, Chunks: 4096, Held: 8}},
+		Queues:   map[string]api.Queue{"eth0/1": {ID: 1, Worker: api.WorkerStuck, Health: api.Health{State: api.HealthDown}, RxFrames: 7, Chunks: 4096}, "eth0/0": {Worker: api.WorkerRunning, RxFrames: 100000, Chunks: 4096, Held: 8}},
 		Outcomes: map[string]uint64{"redirect": 100007, "pass_host": 55}, Unexplained: -3,
 	}
 }

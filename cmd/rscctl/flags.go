@@ -39,8 +39,12 @@ func outputFlag() cli.Flag {
 func watchFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlag("watch", "print again and again until interrupted"),
-		&cli.DurationFlag{Name: "interval", Usage: "`TIME` between two prints with --watch", Value: time.Second},
+		intervalFlag("prints with --watch"),
 	}
+}
+
+func intervalFlag(of string) cli.Flag {
+	return &cli.DurationFlag{Name: "interval", Usage: "`TIME` between two " + of, Value: time.Second}
 }
 
 func policyFlags() []cli.Flag {

@@ -13,12 +13,15 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 )
 
+// mostFlows are listed where nobody says how many.
+const mostFlows = 50
+
 func flowsCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "iface", Usage: "only flows of interface `I`"},
 		&cli.StringFlag{Name: "vm", Usage: "only flows to VM `NAME`"},
 		&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + sortKeys(), Value: string(api.FlowSorts[0])},
-		&cli.IntFlag{Name: "limit", Usage: "print at most `N` flows", DefaultText: "all"},
+		&cli.IntFlag{Name: "limit", Usage: "print at most `N` flows", DefaultText: strconv.Itoa(mostFlows) + ", in JSON all, with --watch what fits the window"},
 	}
 	return &cli.Command{
 		Name:  "flows",
@@ -46,16 +49,91 @@ func flows(c *cli.Context, s streams) error {
 		return usagef("flows: --limit %d: not a number of flows: say 1 and above", q.Limit)
 	}
 	cl := client(c)
+	limited := c.IsSet("limit") || asJSON
+	var was flowsSeen
 	return watch(c, s, func(w io.Writer) error {
+		if !limited {
+			q.Limit = fittingFlows(s.out, c.Bool("watch"))
+		}
 		list, err := cl.Flows(c.Context, q)
-		if err != nil {
+		switch {
+		case err != nil:
 			return on("flows", err)
-		}
-		if asJSON {
+		case asJSON:
 			return printJSON(w, list)
+		case !c.Bool("watch"):
+			return printFlows(w, list)
 		}
-		return printFlows(w, list)
+		now := seeFlows(list, time.Now())
+		defer func() { was = now }()
+		return printFlowChanges(w, list, was, now.at)
 	})
+}
+
+// fittingFlows is how many flows to list: with --watch as many as the window has lines for, beside the time, the head and the foot.
+func fittingFlows(out io.Writer, watched bool) int {
+	const beside = 4
+	if _, height, ok := window(out); ok && watched {
+		return max(1, height-beside)
+	}
+	return mostFlows
+}
+
+// flowKey is what makes a flow the same one.
+type flowKey struct {
+	iface, vm, src, dst string
+	direction           api.Direction
+	srcPort, dstPort    uint16
+}
+
+// flowsSeen are the flows of a look.
+type flowsSeen struct {
+	at    time.Time
+	flows map[flowKey]*api.Flow
+}
+
+func keyOf(f *api.Flow) flowKey {
+	return flowKey{f.Iface, f.VM, f.Src, f.Dst, f.Direction, f.SrcPort, f.DstPort}
+}
+
+func seeFlows(list *api.Flows, at time.Time) flowsSeen {
+	s := flowsSeen{at, map[flowKey]*api.Flow{}}
+	for i := range list.Flows {
+		s.flows[keyOf(&list.Flows[i])] = &list.Flows[i]
+	}
+	return s
+}
+
+// printFlowChanges lists flows with what became of them since the look before.
+func printFlowChanges(w io.Writer, list *api.Flows, was flowsSeen, now time.Time) error {
+	p := newPrinter(w)
+	p.row("VM", "WAY", "SRC", "DST", "RATE NOW", "CHANGE", "PACKETS", "BYTES", "AGE", "FLAGS", "VERDICTS")
+	for i := range list.Flows {
+		f := &list.Flows[i]
+		d := change[api.Flow]{was: was.flows[keyOf(f)], now: f, seconds: now.Sub(was.at).Seconds()}
+		rate := "-"
+		if n, ok := d.grown(func(f *api.Flow) uint64 { return f.Bytes }); ok {
+			rate = bits(float64(n) / d.seconds)
+		}
+		p.row(f.VM, way(f), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), rate, d.delta(func(f *api.Flow) uint64 { return f.Packets }), grouped(f.Packets), size(f.Bytes),
+			duration(time.Duration(f.AgeNS)), flagsText(f), verdictText(f.Verdicts))
+	}
+	return endFlows(p, list)
+}
+
+func way(f *api.Flow) string { return strings.ReplaceAll(string(f.Direction), "_", " ") }
+
+func flagsText(f *api.Flow) string { return orDash(strings.ToLower(strings.Join(f.TCPFlags, ","))) }
+
+// endFlows says what is not listed.
+func endFlows(p *printer, list *api.Flows) error {
+	if hidden := list.Total - len(list.Flows); hidden > 0 {
+		p.line("%s: --limit %d lists all", plural(hidden, "more flow", "more flows"), list.Total)
+	}
+	if list.Total == 0 {
+		p.line("no flows yet")
+	}
+	return p.flush()
 }
 
 func sortKeys() string {
@@ -71,17 +149,11 @@ func printFlows(w io.Writer, list *api.Flows) error {
 	p.row("VM", "WAY", "SRC", "DST", "PACKETS", "BYTES", "RATE", "AGE", "FLAGS", "VERDICTS")
 	for i := range list.Flows {
 		f := &list.Flows[i]
-		p.row(f.VM, strings.ReplaceAll(string(f.Direction), "_", " "), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
-			bitrate(f.BitsPerSec), duration(time.Duration(f.AgeNS)), orDash(strings.ToLower(strings.Join(f.TCPFlags, ","))),
+		p.row(f.VM, way(f), endpoint(f.Src, f.SrcPort), endpoint(f.Dst, f.DstPort), grouped(f.Packets), size(f.Bytes),
+			bitrate(f.BitsPerSec), duration(time.Duration(f.AgeNS)), flagsText(f),
 			verdictText(f.Verdicts))
 	}
-	if hidden := list.Total - len(list.Flows); hidden > 0 {
-		p.line("%d more flows", hidden)
-	}
-	if list.Total == 0 {
-		p.line("no flows yet")
-	}
-	return p.flush()
+	return endFlows(p, list)
 }
 
 func endpoint(addr string, port uint16) string {

@@ -2,21 +2,46 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
+// binary is built once, for the tests that run it, into a folder that TestMain removes.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "rscctl-cmd-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "rscctl")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".").CombinedOutput(); err != nil {
+		return bin, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+func built(t *testing.T) string {
+	t.Helper()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builtOne = true
+	return bin
+}
+
+// builtOne says that TestMain has something to remove.
+var builtOne bool
+
 // TestTheBinaryItself runs real processes: exit codes and signals are the process's, not a function's.
 func TestTheBinaryItself(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "rscctl")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	bin := built(t)
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, tt := range []struct {
 		args string

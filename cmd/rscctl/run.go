@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -8,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/metrics"
 )
 
@@ -22,6 +24,7 @@ differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs ro
 			stateFlag(), socketFlag(), bpffsFlag(),
 			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
 			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
+			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
@@ -44,10 +47,17 @@ func runController(c *cli.Context, s streams) error {
 	if err := canRun(c); err != nil {
 		return on("run", err)
 	}
+	if under, code, err := keepAlive(c, log); under {
+		return exitWith(code, on("run", err))
+	}
+	store, err := fdstore.Open()
+	if err != nil {
+		return on("run", err)
+	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
 	defer signal.Stop(hangups)
-	ctl, err := controller.New(controller.Options{
+	ctl, err := begin(c, log, controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
 		BPFFS:   c.String("bpffs"),
@@ -56,6 +66,9 @@ func runController(c *cli.Context, s streams) error {
 		Metrics: c.String("metrics"),
 
 		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
+		Service: store != nil && !fdstore.InKeeper(),
+		Store:   store,
+		Again:   func() bool { return store != nil && !fdstore.InKeeper() && restarting() },
 	})
 	if err != nil {
 		return on("run", err)
@@ -70,5 +83,8 @@ func runController(c *cli.Context, s streams) error {
 			}
 		}
 	}()
-	return on("run", ctl.Run(c.Context))
+	if err = ctl.Run(c.Context); errors.Is(err, controller.ErrReplaced) {
+		return nil
+	}
+	return on("run", err)
 }

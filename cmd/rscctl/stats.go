@@ -37,15 +37,23 @@ func stats(c *cli.Context, s streams) error {
 		return err
 	}
 	cl := client(c)
+	var was *api.Stats
+	var asked time.Time
 	return watch(c, s, func(w io.Writer) error {
 		st, err := cl.Stats(c.Context, c.String("vm"))
 		if err != nil {
 			return on("stats", err)
 		}
-		if asJSON {
+		switch {
+		case asJSON:
 			return printJSON(w, st)
+		case !c.Bool("watch"):
+			return printStats(w, st)
 		}
-		return printStats(w, st)
+		now := time.Now()
+		v := statsChange{change[api.Stats]{was, st, now.Sub(asked).Seconds()}}
+		was, asked = st, now
+		return v.print(w)
 	})
 }
 
@@ -62,9 +70,10 @@ func printStats(w io.Writer, st *api.Stats) error {
 	}
 	if len(st.Queues) > 0 {
 		p.line("")
-		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "LOST: FILL EMPTY", "RX FULL", "TX FULL", "CHUNKS HELD", "OPEN SLOTS")
+		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "FILL EMPTY", "RX FULL", "TX FULL", "HELD", "OPEN SLOTS")
 		for _, name := range slices.Sorted(maps.Keys(st.Queues)) {
-			p.row(queueCells(name, st.Queues[name])...)
+			q := st.Queues[name]
+			p.row(name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull), fmt.Sprintf("%d/%d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots))
 		}
 	}
 	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)
@@ -78,15 +87,19 @@ func printVM(p *printer, v *api.VMStats) {
 	p.row("  superframes", grouped(v.Superframes), fmt.Sprintf("%s packets merged, %s of all, %s a frame",
 		grouped(v.MergedPackets), percent(v.MergedPackets, v.RxPackets), ratio(v.MergedPackets, v.Superframes)))
 	p.row("  passed alone", grouped(total(v.Passed)), percent(total(v.Passed), v.RxPackets))
-	p.row("  dropped", grouped(total(v.Dropped)), percent(total(v.Dropped), v.RxPackets))
+	p.row("  dropped", p.bad(total(v.Dropped)), percent(total(v.Dropped), v.RxPackets))
 	p.row("  held now", grouped(v.Held))
 	if v.Unexplained != 0 {
-		p.row("  unexplained", strconv.FormatInt(v.Unexplained, 10), "packets: a fault of ours, please report it")
+		p.row("  unexplained", p.paint(colourBad, strconv.FormatInt(v.Unexplained, 10)), "packets: a fault of ours, please report it")
 	}
 	p.row("  interrupts", grouped(v.Interrupts), ratio(v.GuestFrames, v.Interrupts)+" frames each")
 	p.row("  from other VMs", grouped(v.LocalFrames)+" frames")
-	p.row("  from the guest", grouped(v.TxFrames)+" frames", size(v.TxBytes))
-	p.row("  to the wire", grouped(v.TxWireFrames)+" frames")
+	if v.TapOutcomes != nil { // what a VM sends through its own tap does not pass us
+		p.row("  from the guest", grouped(total(v.TapOutcomes))+" frames", "counted on its tap, the kernel brings them on")
+	} else {
+		p.row("  from the guest", grouped(v.TxFrames)+" frames", size(v.TxBytes))
+		p.row("  to the wire", grouped(v.TxWireFrames)+" frames")
+	}
 	for _, e := range []struct {
 		what string
 		n    uint64
@@ -109,6 +122,14 @@ func printVM(p *printer, v *api.VMStats) {
 	printReasons(p, "GUEST FRAMES DROPPED BECAUSE OF", "FRAMES", v.TxDropped)
 	printHistogram(p, "TCP FRAME SIZE", v.FrameBytes, func(n uint64) string { return grouped(n) + " B" })
 	printHistogram(p, "HELD FOR", v.HoldNS, func(ns uint64) string { return duration(time.Duration(ns)) })
+}
+
+// bad writes a count that should be 0.
+func (p *printer) bad(n uint64) string {
+	if n == 0 {
+		return "0"
+	}
+	return p.paint(colourBad, grouped(n))
 }
 
 // ratio writes a/b, "-" when there is no b.

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/report"
 )
 
 func statusCommand(s streams) *cli.Command {
@@ -18,8 +19,8 @@ func statusCommand(s streams) *cli.Command {
 		Name:      "status",
 		Usage:     "show interfaces, queues, modes, VMs, negotiated features and health",
 		ArgsUsage: "[IFACE]",
-		UsageText: "rscctl status [IFACE]",
-		Flags:     []cli.Flag{outputFlag(), socketFlag()},
+		UsageText: "rscctl status [IFACE] [options]",
+		Flags:     append(watchFlags(), outputFlag(), socketFlag()),
 		Action:    func(c *cli.Context) error { return status(c, s) },
 	}
 }
@@ -33,59 +34,98 @@ func status(c *cli.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	st, err := client(c).Status(c.Context, strings.Join(args, ""))
-	if err != nil {
-		return on("status", err)
-	}
-	if asJSON {
-		return printJSON(s.out, st)
-	}
-	return printStatus(s.out, st, time.Now())
+	cl := client(c)
+	var was *api.Status
+	var asked time.Time
+	return watch(c, s, func(w io.Writer) error {
+		st, err := cl.Status(c.Context, strings.Join(args, ""))
+		if err != nil {
+			return on("status", err)
+		}
+		if asJSON {
+			return printJSON(w, st)
+		}
+		v := statusView{st: st, now: time.Now(), watched: c.Bool("watch")}
+		if was != nil && was.PID == st.PID {
+			v.was, v.seconds = was, v.now.Sub(asked).Seconds()
+		}
+		was, asked = st, v.now
+		return v.print(w)
+	})
+}
+
+// statusView is a status and how it is shown: alone, or watched with what has changed since the last one.
+type statusView struct {
+	st      *api.Status
+	now     time.Time
+	watched bool
+	was     *api.Status // nil: the first
+	seconds float64     // since then
 }
 
 func printStatus(w io.Writer, st *api.Status, now time.Time) error {
-	p := newPrinter(w)
-	p.row("controller", fmt.Sprintf("%s, pid %d, up %s", st.Version, st.PID, duration(now.Sub(st.StartedAt))))
-	p.row("state", st.State)
-	pin := st.FlowsPin
-	if pin == "" {
-		pin = "not pinned: flow counters end with the controller"
+	return statusView{st: st, now: now}.print(w)
+}
+
+func (v statusView) print(w io.Writer) error {
+	p, st := newPrinter(w), v.st
+	p.fitting = true
+	h := st.Health
+	if h.State == "" { // an older controller says none
+		h = report.Health(st)
 	}
-	p.row("flow map", pin)
-	warnings := allWarnings(st)
-	p.row("health", health(len(warnings), len(st.Waiting)))
+	p.row("controller", fmt.Sprintf("%s, pid %d, up %s", st.Version, st.PID, duration(v.now.Sub(st.StartedAt))))
+	p.row("state", st.State)
+	p.row("flow map", flowMap(st))
+	p.row("health", p.paint(healthColour(h.State), string(h.State))+healthCounts(st))
+	for _, r := range h.Reasons {
+		p.text("  ", r)
+	}
 	if len(st.Interfaces) == 0 && len(st.Waiting) == 0 {
 		p.line("\nno VM is attached: see rscctl attach --help")
 	}
-	printWaiting(p, st, now)
+	printWaiting(p, st, v.now)
 	if len(st.Interfaces) > 0 {
 		printInterfaces(p, st)
-		printQueues(p, st)
+		v.printQueues(p)
 		printPorts(p, st)
-		printFeatures(p, st)
-		printChanges(p, st)
-	}
-	if len(warnings) > 0 {
-		p.line("\nwarnings:")
-		for _, w := range warnings {
-			p.line("  %s", w)
+		if !v.watched { // what does not change is not for a window
+			printDetails(p, st)
+			printChanges(p, st)
 		}
 	}
 	return p.flush()
 }
 
-func health(warnings, waiting int) string {
-	var said []string
-	if waiting > 0 {
-		said = append(said, plural(waiting, "VM waits", "VMs wait"))
+// flowMap says where the flows are counted. Between the last detach and the next attach there is no map.
+func flowMap(st *api.Status) string {
+	switch {
+	case st.FlowsPin != "":
+		return st.FlowsPin
+	case len(st.Interfaces) == 0:
+		return "none while nothing is attached"
 	}
-	if warnings > 0 {
-		said = append(said, plural(warnings, "warning", "warnings"))
+	return "not pinned: flow counters end with the controller"
+}
+
+// healthCounts says how many VMs are not served.
+func healthCounts(st *api.Status) string {
+	down, all := 0, 0
+	for i := range st.Interfaces {
+		for n := range st.Interfaces[i].Ports {
+			if all++; st.Interfaces[i].Ports[n].Health.State == api.HealthDown {
+				down++
+			}
+		}
 	}
-	if len(said) == 0 {
-		return "good"
+	said := ""
+	if n := len(st.Waiting); n > 0 {
+		said += ", " + plural(n, "VM waits", "VMs wait")
 	}
-	return strings.Join(said, ", ") + ", see below"
+	if down > 0 {
+		said += fmt.Sprintf(", %d of %s down", down, plural(all, "VM", "VMs"))
+	}
+	return said
 }
 
 func plural(n int, one, many string) string {
@@ -101,15 +141,15 @@ func printWaiting(p *printer, st *api.Status, now time.Time) {
 		return
 	}
 	p.line("")
-	p.row("WAITING VM", "INTERFACE", "MAC", "VLAN", "FOR", "NEXT TRY", "CAUSE")
+	p.row("WAITING VM", "INTERFACE", "MAC", "VLAN", "FOR", "NEXT TRY")
 	for _, w := range st.Waiting {
 		next := "within 1 s"
 		if wait := w.NextTry.Sub(now); wait > time.Second {
 			next = "in " + duration(wait.Round(time.Second))
 		}
-		p.row(w.VM, w.Iface, w.MAC, vlanText(w.VLAN), duration(now.Sub(w.Since)), next, w.Cause)
+		p.row(w.VM, w.Iface, w.MAC, vlanText(w.VLAN), duration(now.Sub(w.Since)), next)
 	}
-	p.line("A waiting VM comes back by itself once the cause is gone; 'rscctl detach INTERFACE --vm VM' gives it up.")
+	p.text("", "A waiting VM comes back by itself once the cause is gone; 'rscctl detach INTERFACE --vm VM' gives it up.")
 }
 
 func vlanText(id int) string {
@@ -119,33 +159,20 @@ func vlanText(id int) string {
 	return strconv.Itoa(id)
 }
 
-// allWarnings puts what a warning is about in front of it.
-func allWarnings(st *api.Status) []string {
-	list := append([]string(nil), st.Warnings...)
-	for i := range st.Interfaces {
-		nic := &st.Interfaces[i]
-		for _, w := range nic.Warnings {
-			list = append(list, nic.Name+": "+w)
-		}
-		for j := range nic.Ports {
-			if port := &nic.Ports[j]; port.State == api.PortFailed {
-				list = append(list, nic.Name+"/"+port.VM+": failed: "+orDash(port.StopReason))
-			}
-			for _, w := range nic.Ports[j].Warnings {
-				list = append(list, nic.Name+"/"+nic.Ports[j].VM+": "+w)
-			}
-		}
-	}
-	return list
-}
-
 func printInterfaces(p *printer, st *api.Status) {
 	p.line("")
-	p.row("INTERFACE", "DRIVER", "MTU", "XDP", "AF_XDP", "METADATA", "QUEUES", "VMS")
+	p.row("INTERFACE", "DRIVER", "MTU", "XDP", "AF_XDP", "META", "QUEUES", "VMS", "HEALTH")
+	blind := []string{}
 	for i := range st.Interfaces {
 		nic := &st.Interfaces[i]
 		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), string(nic.XDPMode), string(nic.XSKMode), metadataText(nic.Metadata),
-			strconv.Itoa(len(nic.Queues)), strconv.Itoa(len(nic.Ports)))
+			strconv.Itoa(len(nic.Queues)), strconv.Itoa(len(nic.Ports)), p.health(nic.Health))
+		if nic.Metadata != nil && !*nic.Metadata {
+			blind = append(blind, nic.Name)
+		}
+	}
+	if len(blind) > 0 {
+		p.text("", "META no: frames of "+strings.Join(blind, ", ")+" are parsed twice, the driver hands no metadata on.")
 	}
 }
 
@@ -157,64 +184,96 @@ func metadataText(yes *bool) string {
 	case *yes:
 		return "yes"
 	}
-	return "no, frames are parsed twice"
+	return "no"
 }
 
-func printQueues(p *printer, st *api.Status) {
+// health is a cell.
+func (p *printer) health(h api.Health) string {
+	if h.State == "" {
+		return "-"
+	}
+	return p.paint(healthColour(h.State), string(h.State))
+}
+
+// printQueues lists the queues: what they did so far, or while they are watched what they do a second.
+func (v statusView) printQueues(p *printer) {
 	p.line("")
-	p.row("QUEUE", "RX FRAMES", "TX FRAMES", "LOST: FILL EMPTY", "RX FULL", "TX FULL", "CHUNKS HELD", "OPEN SLOTS")
-	for i := range st.Interfaces {
-		for _, q := range st.Interfaces[i].Queues {
-			p.row(queueCells(st.Interfaces[i].Name+"/"+strconv.Itoa(q.ID), q)...)
+	if v.watched {
+		p.row("QUEUE", "RX FRAMES", "RX/S", "TX/S", "LOST/S", "HELD", "CPU", "HEALTH")
+	} else {
+		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "LOST", "HELD", "CPU TIME", "HEALTH")
+	}
+	for i := range v.st.Interfaces {
+		nic := &v.st.Interfaces[i]
+		for n := range nic.Queues {
+			q := &nic.Queues[n]
+			name, held := nic.Name+"/"+strconv.Itoa(q.ID), fmt.Sprintf("%d/%d", q.Held, q.Chunks)
+			if v.watched {
+				d := v.since(nic.Name, q)
+				p.row(name, many(q.RxFrames), d.rate(func(q *api.Queue) uint64 { return q.RxFrames }), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate(lost), held, d.cpu(), p.health(q.Health))
+			} else {
+				p.row(name, many(q.RxFrames), many(q.TxFrames), many(lost(q)), held, duration(time.Duration(q.CPUNS)), p.health(q.Health))
+			}
 		}
 	}
 }
 
-func queueCells(name string, q api.Queue) []string {
-	return []string{
-		name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull),
-		fmt.Sprintf("%d of %d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots),
-	}
-}
+// lost is what a queue lost before the worker had it, and on its way out.
+func lost(q *api.Queue) uint64 { return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.TxRingFull }
 
 func printPorts(p *printer, st *api.Status) {
 	p.line("")
-	p.row("VM", "INTERFACE", "MAC", "VLAN", "STATE", "PAIRS", "RING", "COALESCE", "PROFILE", "HOLD", "FEED", "SOCKET OR TAP")
+	p.row("VM", "INTERFACE", "STATE", "COALESCE", "HOLD", "FEED", "HEALTH")
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
-			profile := string(port.Effective)
-			if port.Effective != port.Policy.Profile && port.Policy.Coalesce {
-				profile += " (asked: " + string(port.Policy.Profile) + ")"
-			}
-			p.row(port.VM, st.Interfaces[i].Name, port.MAC, vlanText(port.VLAN), string(port.State), strconv.Itoa(port.QueuePairs),
-				strconv.Itoa(port.QueueSize), onOffText(port.Policy.Coalesce), profile,
-				duration(time.Duration(port.Policy.HoldNS)), string(port.Feed), port.Socket+port.Tap+" ("+string(port.Mode)+")")
+			p.row(port.VM, st.Interfaces[i].Name, string(port.State), string(port.Effective), duration(time.Duration(port.Policy.HoldNS)), string(port.Feed), p.health(port.Health))
 		}
 	}
 }
 
-func printFeatures(p *printer, st *api.Status) {
-	p.line("")
-	p.row("VM", "NEGOTIATED FEATURES AND NOTES")
+// printDetails says of each VM what has no room in a table.
+func printDetails(p *printer, st *api.Status) {
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
+			p.line("\n%s", port.VM)
+			address := port.MAC
+			if port.VLAN != 0 {
+				address += ", VLAN " + vlanText(port.VLAN)
+			}
+			p.text("  address   ", address)
+			p.text("  way       ", fmt.Sprintf("%s%s (%s)%s", port.Socket, port.Tap, port.Mode, ringsText(port)))
 			features := strings.Join(port.Features, " ")
 			if features == "" {
 				features = "none yet"
 			}
-			p.row(port.VM, features)
+			p.text("  features  ", features)
 			for _, note := range portNotes(port) {
-				p.row("", note)
+				p.text("  note      ", note)
 			}
 		}
 	}
+}
+
+// ringsText says how many queues a guest has, and how long, where that is known.
+func ringsText(port api.Port) string {
+	text := ""
+	if port.QueuePairs > 0 {
+		text = ", " + plural(port.QueuePairs, "queue pair", "queue pairs")
+	}
+	if port.QueueSize > 0 {
+		text += fmt.Sprintf(" of %d descriptors", port.QueueSize)
+	}
+	return text
 }
 
 func portNotes(port api.Port) []string {
 	var notes []string
 	told := func(w string) bool { return strings.Contains(w, port.StopReason) } // as a failure does
-	if port.StopReason != "" && port.State != api.PortFailed && !slices.ContainsFunc(port.Warnings, told) {
+	if port.StopReason != "" && !slices.ContainsFunc(port.Health.Reasons, told) {
 		notes = append(notes, string(port.State)+": "+port.StopReason)
+	}
+	if port.Policy.Profile != port.Effective && port.Policy.Coalesce {
+		notes = append(notes, fmt.Sprintf("profile: %s instead of %s", port.Effective, port.Policy.Profile))
 	}
 	if port.PolicyNote != "" {
 		notes = append(notes, "profile: "+port.PolicyNote)
@@ -242,7 +301,7 @@ func printChanges(p *printer, st *api.Status) {
 				p.line("\nchanged on this host, undone by detach:")
 				first = false
 			}
-			p.line("  %s: %s", st.Interfaces[i].Name, change)
+			p.text("  ", st.Interfaces[i].Name+": "+change)
 		}
 	}
 }

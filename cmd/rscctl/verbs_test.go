@@ -102,7 +102,7 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 	fake := newFake(t)
 	for _, line := range []string{
-		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o table", "top", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o table", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
 		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
@@ -115,7 +115,7 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"attach eth0 eth1 --vm a --mac 52:54:00:12:34:56 --vhost-user /s", "attach eth0 --vm a --vm b", "attach eth0 --vm",
 		"attach eth0 --tap tap0", "attach eth0 --vm=", "detach", "detach eth0 --vm=", "detach a b", "status a b", "status --bogus",
 		"status -o yaml", "flows x", "flows --sort colour", "flows --limit 0", "flows --limit many", "flows --interval 1s",
-		"flows --watch --interval 0s", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
+		"flows --watch --interval 0s", "status --interval 1s", "status --watch --interval 1ms", "status --watch x y", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
 		"policy get", "policy get web --hold 1us", "policy set web --coalesce yes", "policy set web --profile tso",
 		"policy set web --hold=-1us", "policy set web --max-bytes -1", "policy set web --exclude-port 65536",
 		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --log-level loud", "run --log-level=", "run --log-format xml", "version x", "version -o yaml", "version --json -o table", "run --metrics here", "run --metrics 1.2.3.4", "run --metrics", "run x", "replay",
@@ -228,7 +228,7 @@ func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
 	if code != exitDone || errs != "" {
 		t.Fatalf("exit %d, %q", code, errs)
 	}
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "observe", "replay", "demo"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "top", "observe", "replay", "demo"} {
 		if !strings.Contains(out, "\n   "+verb+" ") {
 			t.Errorf("%s is missing:\n%s", verb, out)
 		}
@@ -255,7 +255,12 @@ func (t tests) Run() int {
 	for _, name := range []string{"RSCCTL_SOCKET", "RSCCTL_STATE", "RSCCTL_BPFFS"} {
 		os.Unsetenv(name)
 	}
-	return t.M.Run()
+	code := t.M.Run()
+	if builtOne {
+		bin, _ := binary()
+		os.RemoveAll(filepath.Dir(bin))
+	}
+	return code
 }
 
 func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
@@ -275,7 +280,7 @@ func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
 }
 
 func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
-	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no, frames are parsed twice": known(false)} {
+	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no": known(false)} {
 		st := api.Status{Interfaces: []api.Interface{{Name: "eth0", Metadata: known, Queues: make([]api.Queue, 7)}}}
 		var out bytes.Buffer
 		if err := printStatus(&out, &st, time.Now()); err != nil {
@@ -283,7 +288,10 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 		}
 		row := regexp.MustCompile(`(?m)^eth0  .*  ` + want + `\s+7 `)
 		if !row.MatchString(out.String()) {
-			t.Errorf("METADATA is not %q in\n%s", want, out.String())
+			t.Errorf("META is not %q in\n%s", want, out.String())
+		}
+		if strings.Contains(out.String(), "frames of eth0 are parsed twice") != (want == "no") {
+			t.Errorf("META is %q and that is not explained in\n%s", want, out.String())
 		}
 	}
 }
@@ -291,7 +299,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 // A flag's help names its value as the text does, in capitals, and the text goes on behind it where the sentence needs it.
 func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
 	flag := regexp.MustCompile(`(?m)^   --[a-z-]+(?: ([^-\s]\S*))?(?:, -\w \S+| \[ --.* \])?  +(.*)$`)
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "observe"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "top", "observe"} {
 		_, out, _ := rscctl(t, append(strings.Fields(verb), "--help")...)
 		lines := flag.FindAllStringSubmatch(out, -1)
 		if len(lines) < 2 {

@@ -53,6 +53,17 @@ func NewClient(path string) *Client {
 	}
 }
 
+// Dial connects to the control socket at path, for what HTTP alone does not do. Errors: ErrNoController, ErrPermission.
+func Dial(path string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	conn, err := dialPatiently(ctx, &net.Dialer{Timeout: dialTimeout}, path)
+	if err != nil {
+		return nil, NewClient(path).explain(ctx, err)
+	}
+	return conn, nil
+}
+
 // dialPatiently tries again while the controller's queue of connections is full: a Unix socket then answers EAGAIN at once.
 func dialPatiently(ctx context.Context, d *net.Dialer, path string) (net.Conn, error) {
 	for end := time.Now().Add(d.Timeout); ; {
@@ -169,7 +180,7 @@ func roundTrip[T any](ctx context.Context, c *Client, method, path string, body 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= http.StatusBadRequest {
-		return nil, readError(resp)
+		return nil, ReadError(resp)
 	}
 	out := new(T)
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
@@ -178,7 +189,8 @@ func roundTrip[T any](ctx context.Context, c *Client, method, path string, body 
 	return out, nil
 }
 
-func readError(resp *http.Response) error {
+// ReadError reads a refusal. The body is read, not closed.
+func ReadError(resp *http.Response) error {
 	e := &Error{Status: resp.StatusCode}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil || json.Unmarshal(data, &e.ErrorBody) != nil || e.Message == "" {

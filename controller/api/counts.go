@@ -21,3 +21,79 @@ func ByCount(m map[string]uint64) (out []Count) {
 	slices.SortFunc(out, func(a, b Count) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Name, b.Name)) })
 	return out
 }
+
+// Add adds what was counted of the same VM before: by another process, or on another worker. Held is a level and no count: it stays.
+func (s *VMStats) Add(o *VMStats) {
+	for _, p := range s.counts(o) {
+		*p.to += p.n
+	}
+	s.Unexplained += o.Unexplained
+	for _, p := range s.named(o) {
+		*p.to = addNamed(*p.to, p.from)
+	}
+	s.FrameBytes, s.HoldNS = addBuckets(s.FrameBytes, o.FrameBytes), addBuckets(s.HoldNS, o.HoldNS)
+}
+
+type countPair struct {
+	to *uint64
+	n  uint64
+}
+
+func (s *VMStats) counts(o *VMStats) []countPair {
+	return []countPair{
+		{&s.RxPackets, o.RxPackets}, {&s.RxBytes, o.RxBytes}, {&s.Superframes, o.Superframes}, {&s.MergedPackets, o.MergedPackets},
+		{&s.GuestFrames, o.GuestFrames}, {&s.GuestBytes, o.GuestBytes}, {&s.Recut, o.Recut}, {&s.Interrupts, o.Interrupts},
+		{&s.TxFrames, o.TxFrames}, {&s.TxBytes, o.TxBytes}, {&s.TxWireFrames, o.TxWireFrames}, {&s.LocalFrames, o.LocalFrames},
+		{&s.LatePackets, o.LatePackets}, {&s.FeedUnsent, o.FeedUnsent}, {&s.StalledNS, o.StalledNS}, {&s.Rests, o.Rests},
+		{&s.TapDropped, o.TapDropped}, {&s.FrameBytesSum, o.FrameBytesSum}, {&s.HoldNSSum, o.HoldNSSum},
+	}
+}
+
+type namedPair struct {
+	to   *map[string]uint64
+	from map[string]uint64
+}
+
+func (s *VMStats) named(o *VMStats) []namedPair {
+	return []namedPair{
+		{&s.Passed, o.Passed}, {&s.Sealed, o.Sealed}, {&s.Dropped, o.Dropped}, {&s.TxDropped, o.TxDropped},
+		{&s.QEMU, o.QEMU}, {&s.Virtio, o.Virtio}, {&s.Vhost, o.Vhost}, {&s.TapOutcomes, o.TapOutcomes},
+	}
+}
+
+func addNamed(to, from map[string]uint64) map[string]uint64 {
+	if to == nil && len(from) > 0 {
+		to = map[string]uint64{}
+	}
+	for name, n := range from {
+		to[name] += n
+	}
+	return to
+}
+
+// addBuckets adds by bound. A version with other bounds than ours had: its counts go to the next larger bound that we have.
+func addBuckets(to, from []Bucket) []Bucket {
+	for _, b := range from {
+		if b.Count == 0 {
+			continue
+		}
+		for i := range to {
+			if to[i].Le == 0 || b.Le != 0 && b.Le <= to[i].Le {
+				to[i].Count += b.Count
+				break
+			}
+		}
+	}
+	return to
+}
+
+// Add adds what another process counted of the same queue. What the kernel counts goes on by itself, and levels stay.
+func (q *Queue) Add(o *Queue) {
+	q.RxFrames += o.RxFrames
+	q.TxFrames += o.TxFrames
+	q.TxRingFull += o.TxRingFull
+	q.RxUnknown += o.RxUnknown
+	q.GroupLost += o.GroupLost
+	q.GroupUnusable += o.GroupUnusable
+	q.CPUNS += o.CPUNS
+}

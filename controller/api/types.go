@@ -11,6 +11,7 @@
 //	POST /v1/policy                     PolicyRequest   PolicyResponse
 //	GET  /v1/stats?vm=V                 -            Stats
 //	GET  /v1/config                     -            Config
+//	POST /v1/replace                    ReplaceRequest  none: the connection goes on with ReplaceProtocol
 //
 // An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
 package api
@@ -119,6 +120,28 @@ type DetachResponse struct {
 	Warnings []string `json:"warnings"` // what was carried out and could not be saved
 }
 
+// ReplaceProtocol is what the connection of a ReplaceRequest speaks after HTTP's 101 (docs/handover.md): to the one who asks a parcel
+// of what takes time to make ready, from it a ReplaceAnswer, to it the parcel with everything, and from it another ReplaceAnswer.
+const ReplaceProtocol = "rscctl-parcel"
+
+// ReplaceRequest asks the controller to hand everything over to the process that asks. Only root may. A controller passes
+// over fields that it does not know.
+type ReplaceRequest struct {
+	Version string `json:"version"`   // of the one who asks
+	Parcel  int    `json:"parcel"`    // the newest form of parcels that it reads
+	State   string `json:"state_dir"` // its places, which must be the controller's
+	BPFFS   string `json:"bpffs"`
+	Service bool   `json:"service"` // a service manager runs it
+}
+
+// ReplaceAnswer is the heir's word: it is ready, it runs, or it cannot.
+type ReplaceAnswer struct {
+	Ready   bool   `json:"ready,omitempty"`
+	Running bool   `json:"running,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
 // Status is the state of the whole controller.
 type Status struct {
 	Schema     int         `json:"schema"`
@@ -127,6 +150,7 @@ type Status struct {
 	StartedAt  time.Time   `json:"started_at"`
 	State      string      `json:"state_dir"`
 	FlowsPin   string      `json:"flows_pin,omitempty"` // "" when the map is not pinned
+	Health     Health      `json:"health"`              // of all of it
 	Warnings   []string    `json:"warnings"`
 	Interfaces []Interface `json:"interfaces"`
 	Waiting    []Waiting   `json:"waiting"`
@@ -145,23 +169,26 @@ type Waiting struct {
 
 // Interface is one uplink.
 type Interface struct {
-	Name     string   `json:"name"`
-	Index    int      `json:"ifindex"`
-	MTU      int      `json:"mtu"`
-	Driver   string   `json:"driver"`
-	XDPMode  XDPMode  `json:"xdp_mode"`
-	XSKMode  XSKMode  `json:"xsk_mode"`
-	Metadata *bool    `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
-	Queues   []Queue  `json:"queues"`
-	Ports    []Port   `json:"ports"`
-	Changes  []string `json:"changes"`
-	Warnings []string `json:"warnings"`
+	Name     string    `json:"name"`
+	Index    int       `json:"ifindex"`
+	MTU      int       `json:"mtu"`
+	Driver   string    `json:"driver"`
+	Link     LinkState `json:"link"`
+	XDPMode  XDPMode   `json:"xdp_mode"`
+	XSKMode  XSKMode   `json:"xsk_mode"`
+	Metadata *bool     `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
+	Health   Health    `json:"health"`   // its own, whatever its queues and VMs are like
+	Queues   []Queue   `json:"queues"`
+	Ports    []Port    `json:"ports"`
+	Changes  []string  `json:"changes"`
+	Warnings []string  `json:"warnings"`
 }
 
 // Queue is one NIC RX queue and its worker.
 type Queue struct {
 	ID            int         `json:"id"`
 	Worker        WorkerState `json:"worker"`
+	Health        Health      `json:"health"`
 	RxFrames      uint64      `json:"rx_frames"`
 	TxFrames      uint64      `json:"tx_frames"`
 	RxFillEmpty   uint64      `json:"rx_fill_empty"`  // frames AF_XDP dropped: fill ring empty
@@ -175,6 +202,7 @@ type Queue struct {
 	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
 	Chunks        int         `json:"chunks"`
 	ChunkSize     int         `json:"chunk_size"`
+	CPUNS         uint64      `json:"cpu_ns"` // processor time that the worker's thread has had
 	Held          int         `json:"held_chunks"`
 	OpenSlots     int         `json:"open_slots"`
 }
@@ -202,6 +230,7 @@ type Port struct {
 	PolicyNote  string    `json:"policy_note,omitempty"`
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
+	Health      Health    `json:"health"`
 	Warnings    []string  `json:"warnings"`
 }
 
@@ -263,7 +292,7 @@ type VMStats struct {
 	TxWireFrames  uint64            `json:"tx_wire_frames"`         // after segmentation
 	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
-	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off, so the kernel path may have overtaken them
+	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off or after a hang, so the kernel path may have overtaken them
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
 	Rests         uint64            `json:"rests"`                  // times that the VM had to rest for that

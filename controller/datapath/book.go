@@ -5,7 +5,7 @@ import "github.com/rscctl/rscctl/flowtable"
 // PortCounters are one worker's counts of one VM beside its flowtable.Ledger.
 type PortCounters struct {
 	Local      uint64 // of the packets that came in: from another VM of the interface
-	Late       uint64 // of the packets that came in: while steering was off, so the kernel's path may have overtaken them
+	Late       uint64 // of the packets that came in: while steering was off, or they waited for a worker that hung, so the kernel's path may have overtaken them
 	Unsent     uint64 // of the frames delivered: taken by the guest's feed, which was closed before it sent them
 	Recut      uint64 // superframes that the guest did not take whole: they were cut again
 	TxFrames   uint64 // taken from the guest

@@ -177,6 +177,10 @@ func TestTheMethodsDoWhatTheySay(t *testing.T) {
 	if p := s.Port(1); p == nil || p.Counters.Late != 1 || p.Ledger.In != 5 || !p.Running {
 		t.Errorf("snapshot: %+v", *s)
 	}
+	waitFor(t, "the worker's processor time to grow", func() bool { // each look costs some of it
+		now, err := r.w.Snapshot()
+		return err == nil && s.CPU > 0 && now.CPU > s.CPU
+	})
 	macs, err := r.w.Senders(1)
 	if err != nil || len(macs) != 2 {
 		t.Errorf("senders %v, %v", macs, err)

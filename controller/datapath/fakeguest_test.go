@@ -234,6 +234,7 @@ type fakeSource struct {
 	fd     int
 	acks   int
 	arms   int
+	used   func() // the frames of a Poll are completed
 }
 
 func (s *fakeSource) send(h virtio.NetHdr, frames ...[]byte) {
@@ -242,7 +243,7 @@ func (s *fakeSource) send(h virtio.NetHdr, frames ...[]byte) {
 	}
 }
 
-func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error) {
+func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
 	s.budget = budget
 	for next := vhost.TakeOn; n < budget && len(s.queue) > 0 && next == vhost.TakeOn; {
 		f := vhost.TxFrame{Hdr: s.queue[0].Hdr, Data: slices.Clone(s.queue[0].Data)} // the worker may write to it
@@ -255,6 +256,12 @@ func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, wa
 		}
 		s.queue = s.queue[1:]
 		n++
+	}
+	if n > 0 {
+		before()
+		if s.used != nil {
+			s.used()
+		}
 	}
 	return n, walked, s.err
 }

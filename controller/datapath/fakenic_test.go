@@ -50,6 +50,7 @@ type fakeNIC struct {
 	rx      []xsk.Desc
 	tx      []xsk.Desc
 	wire    [][]byte
+	shown   int // of tx: Publish has shown them to the kernel
 	reserve int // chunks that Refill leaves
 	txSize  int
 	busy    bool // the wire completes nothing
@@ -235,6 +236,12 @@ func (n *fakeNIC) Send(d xsk.Desc, k int) bool {
 	return true
 }
 
+func (n *fakeNIC) Publish() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.shown = len(n.tx)
+}
+
 func (n *fakeNIC) TxPending() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -245,6 +252,7 @@ func (n *fakeNIC) Flush() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.flushes++
+	n.shown = len(n.tx)
 	if n.down {
 		return errLink
 	}
@@ -257,7 +265,7 @@ func (n *fakeNIC) Flush() error {
 		n.moves(a, inWire, inPool)
 		n.pool = append(n.pool, a)
 	}
-	n.tx = n.tx[:0]
+	n.tx, n.shown = n.tx[:0], 0
 	return nil
 }
 

@@ -66,7 +66,7 @@ type Guest interface {
 type Source interface {
 	// Poll takes up to budget frames in order and hands each to fn, which says how to go on. walked is how many pieces of
 	// descriptor chains it looked at.
-	Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error)
+	Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error)
 	// ArmKick asks for a kick, and reports whether there is something to poll already.
 	ArmKick() (more bool)
 	// DisarmKick says that no kick is needed: somebody polls.

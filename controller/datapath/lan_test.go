@@ -102,6 +102,7 @@ func (n *lanNIC) Recv(d []xsk.Desc) (k int) {
 
 func (n *lanNIC) Refill() int               { return 0 }
 func (n *lanNIC) TxRoom() int               { return min(n.room, len(n.free)) }
+func (n *lanNIC) Publish()                  {}
 func (n *lanNIC) TxPending() int            { return 0 }
 func (n *lanNIC) Flush() error              { return nil }
 func (n *lanNIC) FD() int                   { return -1 }
@@ -154,7 +155,7 @@ func (g *lanVM) MaxFrame() int        { return 0 }
 func (g *lanVM) Check(bool) error     { return nil }
 func (g *lanVM) Close() (int, error)  { return 0, nil }
 
-func (g *lanVM) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next) (n, walked int, err error) {
+func (g *lanVM) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
 	for n < budget && len(g.sends) > 0 {
 		f := vhost.TxFrame{Hdr: g.sends[0].Hdr, Data: bytes.Clone(g.sends[0].Data)} // the queue's frame is a copy, too
 		next := fn(&f)

@@ -25,9 +25,11 @@ type NIC interface {
 	AllocTx() (buf []byte, d xsk.Desc, ok bool)
 	// Send queues the first n bytes of d for the wire; false, and the chunk stays the worker's, when there is no room.
 	Send(d xsk.Desc, n int) bool
+	// Publish shows the kernel what Send queued, without waking it: what was published goes out also when this process dies.
+	Publish()
 	// TxPending is how many frames were sent and are not completed.
 	TxPending() int
-	// Flush shows the kernel what Send queued and takes completed chunks back. An error means that the link is down.
+	// Flush publishes, wakes the kernel where it wants that, and takes completed chunks back. An error means that the link is down.
 	Flush() error
 
 	// FD is readable when frames wait, and writable when there is room to send.
@@ -41,8 +43,11 @@ type NIC interface {
 type Shares interface {
 	// Took notes a frame that has left the ring: the id that XDP knows its VM by, and the tickets in its metadata.
 	Took(port uint32, vm, queue uint16)
-	// Publish shows XDP what Took has noted.
+	// Publish shows XDP what Took has noted, and that the worker does not hang. It comes behind every burst, also an empty one.
 	Publish()
+	// Overtaken returns how many of the frames that are taken next have waited while XDP left later ones of the VMs behind a bridge to
+	// the kernel, because the worker hung: not 0 once after that.
+	Overtaken() int
 }
 
 // Multicast is where the group frames come from that XDP leaves to the host. Only the worker's goroutine calls it.

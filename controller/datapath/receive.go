@@ -11,11 +11,17 @@ const ethHeader = 14
 
 // receive takes one burst from the NIC into the flow table.
 func (w *Worker) receive() int {
+	if w.cfg.Shares != nil {
+		if n := w.cfg.Shares.Overtaken(); n > 0 {
+			w.overtaken = n
+		}
+	}
 	n := w.nic.Recv(w.descs[:])
 	for i := range w.descs[:n] {
 		d := w.descs[i]
 		frame, before := w.nic.Received(d)
 		p := w.classify(frame, before)
+		w.noteOvertaken(p)
 		if p == nil { // detached between XDP's look and ours
 			w.cnt.Unknown++
 			w.nic.Free(d.Addr)
@@ -28,6 +34,18 @@ func (w *Worker) receive() int {
 	}
 	w.cnt.RxFrames += uint64(n)
 	return n
+}
+
+// noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
+// ones of its flow.
+func (w *Worker) noteOvertaken(p *port) {
+	if w.overtaken == 0 {
+		return
+	}
+	w.overtaken--
+	if p != nil && p.Bridged && !p.late {
+		p.cnt.Late++
+	}
 }
 
 // classify finds the VM a frame is for and fills w.pkt.Info: from what XDP left in front of the frame, or where there is

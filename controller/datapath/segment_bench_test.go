@@ -158,14 +158,14 @@ func (s *sender) next(p []byte) (flow int, last bool) {
 // umemNIC is a NIC that has memory, and nothing on the other side. What a segment's way calls costs what it costs with an
 // xsk.Socket: the pool is the same stack, the bounds are checked in the same way.
 type umemNIC struct {
-	mem  []byte
-	free []uint64
-	out  []bool
+	mem   []byte
+	free  []uint64
+	owner []uint64 // by chunk: 0 in the pool
 }
 
 func newUmemNIC(b testing.TB) *umemNIC {
 	b.Helper()
-	u := &umemNIC{mem: segMemory(b, -1, segChunks*segChunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS), out: make([]bool, segChunks)}
+	u := &umemNIC{mem: segMemory(b, segChunks*segChunk), owner: make([]uint64, segChunks)}
 	for i := segChunks - 1; i >= 0; i-- {
 		u.free = append(u.free, uint64(i)*segChunk)
 	}
@@ -189,10 +189,10 @@ func (u *umemNIC) meta(d xsk.Desc) []byte {
 
 func (u *umemNIC) Free(ref uint64) {
 	i := ref / segChunk
-	if i >= uint64(len(u.out)) || !u.out[i] {
+	if i >= uint64(len(u.owner)) || u.owner[i] != 1 {
 		return
 	}
-	u.out[i] = false
+	u.owner[i] = 0
 	u.free = append(u.free, i*segChunk)
 }
 
@@ -210,7 +210,7 @@ func (u *umemNIC) AllocTx() ([]byte, xsk.Desc, bool) {
 	}
 	a := u.free[len(u.free)-1]
 	u.free = u.free[:len(u.free)-1]
-	u.out[a/segChunk] = true
+	u.owner[a/segChunk] = 1
 	d := xsk.Desc{Addr: a + xsk.Headroom, Len: segChunk - xsk.Headroom}
 	return u.frame(d), d, true
 }
@@ -219,6 +219,7 @@ func (u *umemNIC) Recv([]xsk.Desc) int       { return 0 }
 func (u *umemNIC) Refill() int               { return 0 }
 func (u *umemNIC) TxRoom() int               { return 0 }
 func (u *umemNIC) Send(xsk.Desc, int) bool   { return false }
+func (u *umemNIC) Publish()                  {}
 func (u *umemNIC) TxPending() int            { return 0 }
 func (u *umemNIC) Flush() error              { return nil }
 func (u *umemNIC) FD() int                   { return -1 }
@@ -337,32 +338,34 @@ type copyFloor struct {
 	at     int
 }
 
-// newCopyFloor maps memory of the kinds that a UMEM and a guest have: anonymous, and a shared memfd.
+// newCopyFloor maps memory of the kind that a UMEM and a guest have.
 func newCopyFloor(b *testing.B, flows int) *copyFloor {
 	b.Helper()
 	f := &copyFloor{send: newSender(flows), held: make([][][]byte, flows)}
 	const chunk = segChunk
-	mem := segMemory(b, -1, segChunks*chunk, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	mem := segMemory(b, segChunks*chunk)
 	for i := segChunks - 1; i >= 0; i-- {
 		f.chunks = append(f.chunks, mem[i*chunk+xsk.Headroom:(i+1)*chunk:(i+1)*chunk])
 	}
-	fd, err := unix.MemfdCreate("floor", unix.MFD_CLOEXEC)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, segRing*segBuffer); err != nil {
-		b.Fatal(err)
-	}
-	mem = segMemory(b, fd, segRing*segBuffer, unix.MAP_SHARED)
+	mem = segMemory(b, segRing*segBuffer)
 	for i := range segRing {
 		f.bufs = append(f.bufs, mem[i*segBuffer:(i+1)*segBuffer:(i+1)*segBuffer])
 	}
 	return f
 }
 
-func segMemory(b testing.TB, fd, size, flags int) []byte {
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
+// segMemory maps a memory file of size bytes, shared, as a UMEM and a guest's memory are.
+func segMemory(b testing.TB, size int) []byte {
+	b.Helper()
+	fd, err := unix.MemfdCreate("segments", unix.MFD_CLOEXEC)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		b.Fatal(err)
+	}
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		b.Fatal(err)
 	}

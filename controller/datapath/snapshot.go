@@ -14,6 +14,7 @@ type Snapshot struct {
 	HeldSlots int       // open slots of the flow table
 	HeldRefs  int       // chunks that the table holds
 	Chunks    int       // in the UMEM
+	CPU       int64     // ns of processor time that the worker's thread has had
 	Ports     []PortSnapshot
 }
 
@@ -48,7 +49,7 @@ func (w *Worker) snapshot() *Snapshot {
 		w.cnt.GroupLost, w.cnt.GroupOdd = w.group.Dropped()
 	}
 	s := &Snapshot{
-		ID: w.cfg.ID, Counters: w.cnt, Chunks: w.cfg.Chunks, HeldSlots: w.table.Open(), HeldRefs: w.table.Held(),
+		ID: w.cfg.ID, Counters: w.cnt, Chunks: w.cfg.Chunks, HeldSlots: w.table.Open(), HeldRefs: w.table.Held(), CPU: w.waits().cpu,
 		Ports: make([]PortSnapshot, 0, len(w.list)),
 	}
 	s.Kernel, s.KernelErr = w.nic.Stats()

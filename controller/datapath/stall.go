@@ -34,6 +34,7 @@ type stall struct {
 type waits struct {
 	sleeps int64 // times that it gave up its processor to wait for something: in a page fault, in ppoll, parked by the Go runtime
 	faults int64 // page faults
+	cpu    int64 // ns of processor time, its own and the kernel's for it
 }
 
 // touch is the beginning of an access to a VM's memory.
@@ -146,5 +147,5 @@ func threadWaits() waits {
 	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
 		return waits{}
 	}
-	return waits{u.Nvcsw, u.Minflt + u.Majflt}
+	return waits{u.Nvcsw, u.Minflt + u.Majflt, u.Utime.Nano() + u.Stime.Nano()}
 }

@@ -57,7 +57,7 @@ func (w *Worker) visit(p *port) (total int) {
 		e := p.sources[p.source]
 		if e.idle != w.turn {
 			e.short = false
-			n, walked, err := e.src.Poll(txBudget, e.emit) // one that has failed says so itself; the others go on
+			n, walked, err := e.src.Poll(txBudget, e.emit, w.publishTx) // one that has failed says so itself; the others go on
 			w.charge(p, walked)
 			if total += n; w.txNeed > 0 {
 				break // it is the first when there is room

@@ -338,6 +338,28 @@ func TestAFrameWithoutRoomAfterAllIsCounted(t *testing.T) {
 	}
 }
 
+// A guest's frame is in the TX ring, where the kernel sees it whatever becomes of this process, before the guest is told that it
+// was taken.
+func TestTheKernelSeesAFrameBeforeTheGuestHasItBack(t *testing.T) {
+	r := newRig(t)
+	_, s := r.sender(1)
+	looked := 0
+	s.used = func() {
+		r.nic.mu.Lock()
+		defer r.nic.mu.Unlock()
+		if looked++; r.nic.shown != len(r.nic.tx) || len(r.nic.tx) == 0 {
+			t.Errorf("completed with %d of %d frames shown", r.nic.shown, len(r.nic.tx))
+		}
+	}
+	f := from(1, wire, 100).Frame()
+	s.send(noHdr, f, f, f)
+	r.step()
+	r.onWire(f, f, f)
+	if looked == 0 {
+		t.Error("nothing was completed")
+	}
+}
+
 // A source that has failed does not keep the others from sending.
 func TestAFailedSourceLeavesTheOthersAlone(t *testing.T) {
 	r := newRig(t)

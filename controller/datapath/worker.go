@@ -41,6 +41,7 @@ type Config struct {
 	Slots     int       // of the flow table
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
+	Suspended bool         // it begins as Suspend leaves it
 	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
 	// It must not wait.
 	Trouble func()
@@ -94,9 +95,13 @@ type Worker struct {
 	waiting   int  // ports for which frames wait: the guest has no room, or is in debt, or is paused
 	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
+	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
-	cnt      QueueCounters
-	stopping bool
+	cnt       QueueCounters
+	suspended bool // it takes nothing from the NIC and from guests
+	stopping  bool
+
+	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
 
 	// shared
 	cmds     chan message
@@ -122,9 +127,9 @@ type QueueCounters struct {
 // New returns a worker that does nothing until Start. It opens no descriptor.
 func New(cfg Config) (*Worker, error) {
 	w := &Worker{
-		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+		cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
-		turn: 1, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
+		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	if w.clock == nil {
@@ -157,7 +162,11 @@ func (w *Worker) run() {
 	w.nic.Refill()
 	for busy := 0; !w.stopping; {
 		if !w.step() {
-			if !w.stopping { // the message that stops has taken its wake-up with it
+			switch {
+			case w.stopping: // the message that stops has taken its wake-up with it
+			case w.suspended:
+				w.rest()
+			default:
 				w.wait()
 			}
 			busy = 0
@@ -201,6 +210,9 @@ func (w *Worker) step() bool {
 		w.now = w.clock()
 		c.fn()
 		close(c.done)
+	}
+	if w.suspended {
+		return false
 	}
 	w.stepBegins()
 	w.turn++

@@ -99,10 +99,21 @@ func (r *Result) text(w io.Writer) error {
 	if !r.DataMatch {
 		match = "STREAMS DIFFER"
 	}
+	if _, err := io.WriteString(w, columnsText); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s; medians of %d rounds\n",
 		r.Speedup, ratio(r.Off.CPU.Guest, r.On.CPU.Guest), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, len(r.On.AllGbps))
 	return err
 }
+
+// columnsText says what the columns compare. Who runs a guest as it comes has the one in the middle.
+const columnsText = `
+off              coalescing off, and the guest's own GRO off: its stack handles every segment
+off + guest GRO  coalescing off, and the guest's own GRO on, as guests come: the guest still takes every frame
+                 out of its queue, and then merges them for its stack, with its own processor time
+on               coalescing on, the guest's own GRO off: it gets superframes
+`
 
 // reasonText lists reasons, the most frequent first.
 func reasonText(m map[string]uint64) string {

@@ -96,7 +96,7 @@ func TestTableNamesRatioReasonsAndData(t *testing.T) {
 	if err := r.text(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"3.00 times the rate", "4.00 times less guest CPU", "size 9, psh 2", "arrived as it was sent", "native"} {
+	for _, want := range []string{"3.00 times the rate", "4.00 times less guest CPU", "size 9, psh 2", "arrived as it was sent", "native", "\noff + guest GRO  coalescing off, and the guest's own GRO on"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

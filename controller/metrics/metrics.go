@@ -74,7 +74,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range queueCounters {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{buildInfo, stalled, heldPackets, unexplained, frameBytes, holdSeconds, vmRunning, vmWaiting, queueChunks, queueHeld, queueSlots, queueUp, outcomes} {
+	for _, d := range []*prometheus.Desc{buildInfo, stalled, heldPackets, unexplained, frameBytes, holdSeconds, vmRunning, vmWaiting, queueChunks, queueHeld, queueSlots, queueUp, queueCPU, outcomes} {
 		ch <- d
 	}
 }
@@ -129,6 +129,7 @@ func collectQueue(ch chan<- prometheus.Metric, iface string, q *api.Queue) {
 	for _, m := range queueCounters {
 		counter(ch, m.desc, m.of(q), iface, id)
 	}
+	ch <- prometheus.MustNewConstMetric(queueCPU, prometheus.CounterValue, float64(q.CPUNS)/1e9, iface, id)
 	gauge(ch, queueChunks, float64(q.Chunks), iface, id)
 	gauge(ch, queueHeld, float64(q.Held), iface, id)
 	gauge(ch, queueSlots, float64(q.OpenSlots), iface, id)

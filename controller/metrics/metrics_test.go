@@ -35,6 +35,7 @@ func sample() Look {
 	number(reflect.ValueOf(&vm).Elem())
 	q := api.Queue{ID: 1, Worker: api.WorkerRunning, Chunks: 8192, Held: 31, OpenSlots: 2}
 	number(reflect.ValueOf(&q).Elem())
+	q.CPUNS = 2.5e9
 	return Look{
 		Stats: api.Stats{VMs: []api.VMStats{vm}, Outcomes: map[string]uint64{"redirect": 77}},
 		Status: api.Status{
@@ -91,6 +92,7 @@ func TestEveryCounterIsAMetric(t *testing.T) {
 		`rscctl_vm_running{iface="eth1",vm="db1"} 1`, `rscctl_vm_running{iface="eth1",vm="off"} 0`, `rscctl_vm_running{iface="eth1",vm="left"} 0`,
 		`rscctl_vm_waiting{iface="eth2",vm="web"} 1`,
 		`rscctl_queue_worker_running{iface="eth1",queue="1"} 1`, `rscctl_queue_worker_running{iface="eth1",queue="2"} 0`,
+		`rscctl_queue_worker_cpu_seconds_total{iface="eth1",queue="1"} 2.5`,
 		`rscctl_queue_chunks{iface="eth1",queue="1"} 8192`, `rscctl_queue_held_chunks{iface="eth1",queue="1"} 31`, `rscctl_queue_open_slots{iface="eth1",queue="1"} 2`,
 		`rscctl_xdp_frames_total{outcome="redirect"} 77`,
 	} {

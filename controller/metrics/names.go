@@ -30,6 +30,7 @@ var (
 	queueChunks = desc("queue_chunks", "UMEM chunks of the NIC queue.", ofQueue)
 	queueHeld   = desc("queue_held_chunks", "UMEM chunks that the flow table holds.", ofQueue)
 	queueSlots  = desc("queue_open_slots", "Superframes under construction.", ofQueue)
+	queueCPU    = desc("queue_worker_cpu_seconds_total", "Processor time of the worker of the NIC queue.", ofQueue)
 	outcomes    = desc("xdp_frames_total", "Frames of all interfaces by what the XDP program did with them.", []string{"outcome"})
 )
 
@@ -49,7 +50,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_guest_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.GuestBytes }},
 	{desc("vm_interrupts_total", "Calls to the guest.", ofVM), func(v *api.VMStats) uint64 { return v.Interrupts }},
 	{desc("vm_local_frames_total", "Frames from another VM of the same interface.", ofVM), func(v *api.VMStats) uint64 { return v.LocalFrames }},
-	{desc("vm_late_packets_total", "Packets taken while steering was off, which the kernel's path may have overtaken.", ofVM), func(v *api.VMStats) uint64 { return v.LatePackets }},
+	{desc("vm_late_packets_total", "Packets taken while steering was off, or after a worker hung, which the kernel's path may have overtaken.", ofVM), func(v *api.VMStats) uint64 { return v.LatePackets }},
 	{desc("vm_unsent_frames_total", "Frames posted to vhost-net and not sent when the feed was closed.", ofVM), func(v *api.VMStats) uint64 { return v.FeedUnsent }},
 	{desc("vm_tap_dropped_frames_total", "Frames of either path that the VM's tap had no room for.", ofVM), func(v *api.VMStats) uint64 { return v.TapDropped }},
 	{desc("vm_rests_total", "Times that the VM had to rest because its memory made workers sleep.", ofVM), func(v *api.VMStats) uint64 { return v.Rests }},

@@ -39,6 +39,11 @@ type Proof struct {
 	view  tapView
 }
 
+// Proved is a proof that another process had: it holds as long as the tap's life goes on.
+func Proved(tap string, index int, downs uint32, by string) *Proof {
+	return &Proof{Tap: tap, Index: index, Downs: downs, By: by, view: tapView{name: tap, index: index, downs: downs}}
+}
+
 // tapView is what is known of one tap, as far as it says something of a VM behind it.
 type tapView struct {
 	name      string

@@ -59,6 +59,26 @@ func OpenMulticast(ifindex int) (*McastSocket, error) {
 	return m, nil
 }
 
+// AdoptMulticast goes on with the socket of another process, its filter entries included. The counters begin anew. The descriptor is
+// taken over, also with an error.
+func AdoptMulticast(fd, ifindex int) (*McastSocket, error) {
+	m := &McastSocket{fd: fd, ifindex: ifindex}
+	sa, err := unix.Getsockname(fd)
+	ll, ok := sa.(*unix.SockaddrLinklayer)
+	switch {
+	case err != nil:
+	case !ok || ll.Ifindex != ifindex:
+		err = errors.New("it is not bound to this interface")
+	default:
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("multicast socket: interface %d: %w", ifindex, err), unix.Close(fd))
+	}
+	m.rx.init()
+	return m, nil
+}
+
 func (m *McastSocket) setup() error {
 	prog, err := bpf.Assemble(mcastFilter)
 	if err != nil {

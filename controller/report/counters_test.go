@@ -83,7 +83,7 @@ func collect(v any, names map[string]bool) {
 }
 
 // What a document says of itself and its subjects is no counter.
-var notCounters = []string{"schema", "vms", "queues", "vm", "iface", "id", "worker", "chunk_size", "le", "count"}
+var notCounters = []string{"schema", "vms", "queues", "vm", "iface", "id", "worker", "chunk_size", "le", "count", "health", "state", "reasons"}
 
 var quoted = regexp.MustCompile("`([a-z0-9_]+)`")
 

@@ -16,7 +16,7 @@ import (
 func twoQueues() *Snapshot {
 	queue := func(id int, n uint64) Queue {
 		s := &datapath.Snapshot{
-			ID: id, Chunks: 8192, HeldSlots: 3, HeldRefs: 40, Counters: datapath.QueueCounters{RxFrames: 100 * n, WithMeta: 100 * n, Unknown: n},
+			ID: id, Chunks: 8192, HeldSlots: 3, HeldRefs: 40, CPU: 7 * int64(n), Counters: datapath.QueueCounters{RxFrames: 100 * n, WithMeta: 100 * n, Unknown: n},
 			Kernel: xsk.Stats{RxDropped: n, RxInvalid: 2 * n, TxInvalid: 3 * n, RxRingFull: 4 * n, FillEmpty: 5 * n},
 			Ports:  []datapath.PortSnapshot{{Index: 1, Running: true}, {Index: 2}},
 		}
@@ -30,7 +30,7 @@ func twoQueues() *Snapshot {
 		return Queue{ID: id, Seen: s}
 	}
 	return &Snapshot{Uplinks: []Uplink{{
-		Name: "eth1", Index: 7, MTU: 1500, XDPMode: api.XDPNative, ChunkSize: 2048, Outcomes: map[string]uint64{"redirect": 300},
+		Name: "eth1", Index: 7, MTU: 1500, Up: true, Carrier: true, XDPMode: api.XDPNative, ChunkSize: 2048, Outcomes: map[string]uint64{"redirect": 300},
 		Remedy: "run 'ethtool -K eth1 tx off'", Queues: []Queue{queue(0, 1), queue(1, 2)},
 		VMs: []VM{{Index: 1, Port: api.Port{VM: "web"}, Interrupts: 9, TxDropped: map[string]uint64{"too_short": 1, "too_long": 0}}, {Index: 2, Port: api.Port{VM: "db"}}},
 	}}}
@@ -60,7 +60,7 @@ func TestAVMsCountersAreSummedOverTheQueues(t *testing.T) {
 		t.Errorf("outcomes %v", st.Outcomes)
 	}
 	q := st.Queues["eth1/1"]
-	if q.RxFrames != 200 || q.RxUnknown != 2 || q.RxTooLong != 2 || q.RxInvalid != 4 || q.TxInvalid != 6 || q.RxRingFull != 8 || q.RxFillEmpty != 10 || q.Held != 40 || q.OpenSlots != 3 {
+	if q.RxFrames != 200 || q.RxUnknown != 2 || q.RxTooLong != 2 || q.RxInvalid != 4 || q.TxInvalid != 6 || q.RxRingFull != 8 || q.RxFillEmpty != 10 || q.Held != 40 || q.CPUNS != 14 || q.OpenSlots != 3 {
 		t.Errorf("queue %+v", q)
 	}
 }

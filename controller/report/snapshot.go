@@ -19,6 +19,8 @@ type Uplink struct {
 	Index     int
 	MTU       int // bytes behind the Ethernet header
 	Driver    string
+	Up        bool // switched on
+	Carrier   bool // somebody is at the other end
 	XDPMode   api.XDPMode
 	ZeroCopy  bool
 	ChunkSize int               // bytes of a UMEM chunk
@@ -32,21 +34,24 @@ type Uplink struct {
 
 // Queue is one NIC queue and its worker.
 type Queue struct {
-	ID   int
-	Seen *datapath.Snapshot // nil when the worker did not answer
-	Err  error              // why it did not
+	ID     int
+	Seen   *datapath.Snapshot // nil when the worker did not answer
+	Err    error              // why it did not
+	Before *api.Queue         // counted by a process before this one, nil: by none
 }
 
 // VM is one attached VM.
 type VM struct {
-	Index uint32   // of its port on the workers
-	Port  api.Port // what its kind of port and its policy say; warnings are added here
+	Index  uint32       // of its port on the workers
+	Port   api.Port     // what its kind of port and its policy say; warnings are added here
+	Before *api.VMStats // counted by a process before this one, nil: by none
 	// Counts that a kind of port keeps beside the workers', by name.
 	Interrupts  uint64
 	TapDropped  uint64
 	TxDropped   map[string]uint64
 	Vhost       map[string]uint64 // of its virtqueues
 	TapOutcomes map[string]uint64 // of the TC program on its tap
+	PartialPast bool              // no frame with a partial checksum has come of late
 }
 
 // workerState says in the API's words how a worker is.
@@ -84,5 +89,9 @@ func (u *Uplink) totals(index uint32) (t totals) {
 // PartialChecksums counts the frames for a VM whose sender left the checksum to an offload that never ran.
 func (u *Uplink) PartialChecksums(vm *VM) uint64 {
 	t := u.totals(vm.Index)
-	return t.Passed[flowtable.ReasonPartialChecksum]
+	n := t.Passed[flowtable.ReasonPartialChecksum]
+	if vm.Before != nil {
+		n += vm.Before.Passed[flowtable.ReasonPartialChecksum.String()]
+	}
+	return n
 }

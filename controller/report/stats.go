@@ -30,6 +30,9 @@ func Stats(s *Snapshot, vm string) api.Stats {
 	return out
 }
 
+// Counted is what the workers have counted of a VM, here and in processes before this one.
+func (u *Uplink) Counted(v *VM) api.VMStats { return u.stats(v) }
+
 // stats sums a VM's counters over the workers.
 func (u *Uplink) stats(v *VM) api.VMStats {
 	t := u.totals(v.Index)
@@ -55,6 +58,9 @@ func (u *Uplink) stats(v *VM) api.VMStats {
 	}
 	for _, c := range t.Virtio() {
 		s.Virtio[c.Name] = c.Value
+	}
+	if v.Before != nil {
+		s.Add(v.Before)
 	}
 	return s
 }

@@ -18,17 +18,18 @@ func Interfaces(s *Snapshot) []api.Interface {
 
 func (u *Uplink) status() api.Interface {
 	i := api.Interface{
-		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
+		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, Link: u.link(), XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
 		Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
 	if u.ZeroCopy {
 		i.XSKMode = api.XSKZeroCopy
 	}
+	i.Health = u.health(i.Warnings)
 	for n := range u.Queues {
 		q := &u.Queues[n]
 		if q.Err != nil {
-			i.Warnings = append(i.Warnings, fmt.Sprintf("queue %d of %s: %v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", q.ID, u.Name, q.Err, u.Name))
+			i.Warnings = append(i.Warnings, fmt.Sprintf("queue %d of %s: %s", q.ID, u.Name, u.workerTrouble(q.Err)))
 		}
 		i.Queues = append(i.Queues, u.queue(q))
 	}
@@ -36,9 +37,14 @@ func (u *Uplink) status() api.Interface {
 		vm := &u.VMs[n]
 		p := vm.Port
 		p.Warnings = orEmpty(slices.Clone(p.Warnings))
-		if n := u.PartialChecksums(vm); n > 0 {
+		if n := u.PartialChecksums(vm); n > 0 && !vm.PartialPast {
 			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
 		}
+		own := u.ownHealth(vm, &p)
+		if why := u.linkTrouble(); why != "" {
+			own.degraded(why)
+		}
+		p.Health = own.Health
 		i.Ports = append(i.Ports, p)
 	}
 	return i
@@ -60,17 +66,27 @@ func (u *Uplink) metadata() *bool {
 	return &yes
 }
 
+// Counted is what goes on of a queue's counts when another process goes on with it.
+func (q *Queue) Counted() api.Queue {
+	u := Uplink{}
+	now, out := u.queue(q), api.Queue{}
+	out.Add(&now)
+	return out
+}
+
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState()}
+	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q)}
+	if q.Before != nil {
+		out.Add(q.Before)
+	}
 	s := q.Seen
 	if s == nil {
 		return out
 	}
 	c, k := &s.Counters, &s.Kernel
 	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
-	out.RxFrames, out.TxFrames, out.TxRingFull = c.RxFrames, c.TxFrames, c.TxRingFull
-	out.RxUnknown, out.GroupLost, out.GroupUnusable = c.Unknown, c.GroupLost, c.GroupOdd
+	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
 	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
 	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
 	return out

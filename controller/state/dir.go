@@ -40,6 +40,29 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w: %s", err, remedy)
 	}
+	return openLocked(path, lock)
+}
+
+// Adopt is Open with the lock that another process holds and hands over, by a descriptor that is taken over, also with an error. Until
+// that process has closed its own, both hold it: only one of them may write. Error: ErrLocked too when it is another directory's.
+func Adopt(path string, fd int) (*Dir, error) {
+	lock := os.NewFile(uintptr(fd), lockFile)
+	given, err := lock.Stat()
+	if err == nil {
+		var own os.FileInfo
+		if own, err = os.Stat(filepath.Join(path, lockFile)); err == nil && !os.SameFile(given, own) {
+			err = fmt.Errorf("%s: %w: the lock handed over is another directory's", path, ErrLocked)
+		}
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return openLocked(path, lock)
+}
+
+// openLocked takes the lock, which a descriptor of another process may hold as well, and reads the undo list.
+func openLocked(path string, lock *os.File) (*Dir, error) {
 	d := &Dir{path: path, lock: lock}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
@@ -54,6 +77,9 @@ func Open(path string) (*Dir, error) {
 	}
 	return d, nil
 }
+
+// LockFD is the lock's descriptor, for Adopt in another process. Borrowed, valid until Close.
+func (d *Dir) LockFD() int { return int(d.lock.Fd()) }
 
 // Close gives the lock back.
 func (d *Dir) Close() error { return d.lock.Close() }

@@ -11,7 +11,7 @@ func BenchmarkRings(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Refill()
-		n := k.fill.consume(addrs[:])
+		n := consume(&k.fill, addrs[:])
 		for _, a := range addrs[:n] {
 			k.rx.put(Desc{Addr: a + Headroom, Len: 1514})
 		}

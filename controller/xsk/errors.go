@@ -10,5 +10,6 @@ var (
 	ErrPermission  = errors.New("no permission (CAP_NET_RAW, and CAP_NET_ADMIN on older kernels)")
 	ErrNoMemory    = errors.New("no memory for the UMEM")
 	ErrNoDevice    = errors.New("no such interface or queue")
+	ErrParts       = errors.New("descriptors that do not make this queue's AF_XDP socket")
 	ErrDown        = errors.New("interface is down")
 )

@@ -17,27 +17,47 @@ type fakeKernel struct {
 	sequence byte
 }
 
-// ringMemory lays a ring out as the kernel does: the indices on lines of their own, then the entries. It comes from a slice
-// of words, so that it is aligned.
-func ringMemory(entries, entrySize int) ([]byte, unix.XDPRingOffset) {
-	const desc = 192
-	words := make([]uint64, (desc+entries*entrySize)/8)
-	mem := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
-	return mem, unix.XDPRingOffset{Producer: 0, Consumer: 64, Flags: 128, Desc: desc}
+// fakeOffsets lay a ring out as the kernel does: the indices on lines of their own, then the entries.
+var fakeOffsets = unix.XDPRingOffset{Producer: 0, Consumer: 64, Flags: 128, Desc: 192}
+
+// fakeMemory is what a socket, its owner before, and the kernel share.
+type fakeMemory struct {
+	umem               []byte
+	owner              owners
+	fill, comp, rx, tx []byte
+}
+
+// heap makes memory for rings of that many entries. It comes from slices of words, so that it is aligned.
+func heap(chunks, chunkSize, ring int) fakeMemory {
+	entries := func(size int) []byte {
+		words := make([]uint64, (int(fakeOffsets.Desc)+ring*size)/8)
+		return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
+	}
+	return fakeMemory{make([]byte, chunks*chunkSize), make(owners, chunks), entries(addrSize), entries(addrSize), entries(descSize), entries(descSize)}
 }
 
 func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
-	s := &Socket{fd: -1, umem: newUmem(make([]byte, chunks*chunkSize), chunkSize), reserve: reserve, txBudget: maxTxBudget}
-	k := &fakeKernel{s: s}
-	m, off := ringMemory(ring, addrSize)
-	s.fill, k.fill = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
-	m, off = ringMemory(ring, addrSize)
-	s.comp, k.comp = newAddrRing(m, off, ring), newAddrRing(m, off, ring)
-	m, off = ringMemory(ring, descSize)
-	s.rx, k.rx = newDescRing(m, off, ring), newDescRing(m, off, ring)
-	m, off = ringMemory(ring, descSize)
-	s.tx, k.tx = newDescRing(m, off, ring), newDescRing(m, off, ring)
-	return s, k
+	m := heap(chunks, chunkSize, ring)
+	s := m.socket(ring, reserve)
+	return s, m.kernel(s)
+}
+
+// socket is over m, at the positions that are in it.
+func (m fakeMemory) socket(ring, reserve int) *Socket {
+	return &Socket{
+		parts: Parts{-1, -1, -1}, umem: newUmem(m.umem, len(m.umem)/len(m.owner), m.owner), reserve: reserve, txBudget: maxTxBudget,
+		fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
+		rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
+	}
+}
+
+// kernel is the other side of s.
+func (m fakeMemory) kernel(s *Socket) *fakeKernel {
+	ring := int(s.fill.size)
+	return &fakeKernel{
+		s: s, fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
+		rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
+	}
 }
 
 // receive does what the kernel does with up to n frames of length bytes: a chunk from the fill ring, the frame behind the
@@ -45,7 +65,7 @@ func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
 func (k *fakeKernel) receive(n, length int) int {
 	done := 0
 	var one [1]uint64
-	for done < n && k.rx.room(1) > 0 && k.fill.consume(one[:]) == 1 {
+	for done < n && k.rx.room(1) > 0 && consume(&k.fill, one[:]) == 1 {
 		d := Desc{Addr: one[0] + Headroom, Len: uint32(length)}
 		k.sequence++
 		for i := range k.s.umem.frame(d) {
@@ -58,10 +78,22 @@ func (k *fakeKernel) receive(n, length int) int {
 	return done
 }
 
+// consume reads entries and gives them back at once, as the kernel does.
+func consume[E any](r interface {
+	read([]E) int
+	release()
+}, to []E) int {
+	n := r.read(to)
+	if n > 0 {
+		r.release()
+	}
+	return n
+}
+
 // send takes up to n frames off the TX ring and completes them.
 func (k *fakeKernel) send(n int) []Desc {
 	out := make([]Desc, n)
-	out = out[:k.tx.consume(out)]
+	out = out[:consume(&k.tx, out)]
 	for _, d := range out {
 		k.comp.entries[k.comp.cachedP&k.comp.mask] = d.Addr
 		k.comp.cachedP++
@@ -80,8 +112,8 @@ func (k *fakeKernel) wantWakeup(x *index, on bool) {
 func mustConserve(t *testing.T, s *Socket, chunks int) {
 	t.Helper()
 	out := 0
-	for _, o := range s.umem.out {
-		if o {
+	for _, word := range s.umem.owner {
+		if word != inPool {
 			out++
 		}
 	}

@@ -51,52 +51,75 @@ func Open(c Config) (s *Socket, err error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("xsk: %w", err)
 	}
-	s = &Socket{fd: -1, reserve: c.reserve(), alwaysWake: !c.NeedWakeup, txBudget: maxTxBudget}
+	s = newSocket(c, Parts{-1, -1, -1})
 	defer func() {
 		if err != nil {
 			s.Close()
 			s, err = nil, fmt.Errorf("xsk: interface %d queue %d: %w", c.Ifindex, c.Queue, err)
 		}
 	}()
-	if s.fd, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+	if s.parts.Socket, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 		return s, explain("socket", err)
 	}
 	if err := s.registerUmem(c); err != nil {
 		return s, err
 	}
+	if err := s.sizeRings(c); err != nil {
+		return s, err
+	}
 	if err := s.mapRings(c); err != nil {
 		return s, err
 	}
-	if unix.SetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, c.TxSize) == nil { // Linux 6.18
-		s.txBudget = c.TxSize
-	}
+	s.raiseTxBudget(c)
 	// The socket's own limit on memory in flight must not be the one that stops sending: the TX ring's size is the limit. Where
 	// the kernel refuses, EAGAIN slows sending down instead.
-	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.TxSize*2*c.ChunkSize)
+	_ = unix.SetsockoptInt(s.parts.Socket, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.TxSize*2*c.ChunkSize)
 	if err := s.bind(c); err != nil {
 		return s, err
 	}
-	opts, err := unix.GetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_OPTIONS)
+	return s, s.readMode()
+}
+
+// newSocket is a Socket without memory and rings.
+func newSocket(c Config, p Parts) *Socket {
+	return &Socket{parts: p, reserve: c.reserve(), alwaysWake: !c.NeedWakeup, txBudget: maxTxBudget}
+}
+
+func (s *Socket) raiseTxBudget(c Config) {
+	if unix.SetsockoptInt(s.parts.Socket, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, c.TxSize) == nil { // Linux 6.18
+		s.txBudget = c.TxSize
+	}
+}
+
+func (s *Socket) readMode() error {
+	opts, err := unix.GetsockoptInt(s.parts.Socket, unix.SOL_XDP, unix.XDP_OPTIONS)
 	if err != nil {
-		return s, explain("options", err)
+		return explain("options", err)
 	}
 	s.zeroCopy = opts&unix.XDP_OPTIONS_ZEROCOPY != 0
-	return s, nil
+	return nil
 }
 
-func (s *Socket) registerUmem(c Config) error {
-	mem, err := unix.Mmap(-1, 0, c.Chunks*c.ChunkSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err != nil {
+// registerUmem makes the shared memory and gives the chunks to the socket.
+func (s *Socket) registerUmem(c Config) (err error) {
+	if s.parts.Umem, err = newMemory(umemName, c.umemSize()); err != nil {
 		return explain("UMEM memory", err)
 	}
-	s.mapped = append(s.mapped, mem)
-	s.umem = newUmem(mem, c.ChunkSize)
-	return explain("UMEM", setUmem(s.fd, mem, c.ChunkSize))
+	if s.parts.Owners, err = newMemory(ownersName, c.ownersSize()); err != nil {
+		return explain("memory of the chunks' owners", err)
+	}
+	n, err := s.mapMemory(c)
+	if err != nil {
+		return err
+	}
+	if err := n.write(c, s.parts); err != nil {
+		return err
+	}
+	return explain("UMEM", setUmem(s.parts.Socket, s.umem.mem, c.ChunkSize))
 }
 
-// mapRings sizes the four rings and maps them.
-func (s *Socket) mapRings(c Config) error {
+// sizeRings makes the four rings in the kernel.
+func (s *Socket) sizeRings(c Config) error {
 	for _, r := range []struct {
 		what      string
 		opt, size int
@@ -104,11 +127,16 @@ func (s *Socket) mapRings(c Config) error {
 		{"RX ring", unix.XDP_RX_RING, c.RxSize}, {"TX ring", unix.XDP_TX_RING, c.TxSize},
 		{"fill ring", unix.XDP_UMEM_FILL_RING, c.FillSize}, {"completion ring", unix.XDP_UMEM_COMPLETION_RING, c.CompSize},
 	} {
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, r.opt, r.size); err != nil {
+		if err := unix.SetsockoptInt(s.parts.Socket, unix.SOL_XDP, r.opt, r.size); err != nil {
 			return explain(r.what, err)
 		}
 	}
-	off, err := mmapOffsets(s.fd)
+	return nil
+}
+
+// mapRings maps the four rings, at the positions that are in them.
+func (s *Socket) mapRings(c Config) error {
+	off, err := mmapOffsets(s.parts.Socket)
 	if err != nil {
 		return explain("ring offsets", err)
 	}
@@ -128,7 +156,7 @@ func (s *Socket) mapRings(c Config) error {
 }
 
 func (s *Socket) mapRing(pgoff int64, length int) ([]byte, error) {
-	m, err := unix.Mmap(s.fd, pgoff, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	m, err := unix.Mmap(s.parts.Socket, pgoff, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err == nil {
 		s.mapped = append(s.mapped, m)
 	}
@@ -163,7 +191,7 @@ func (s *Socket) bind(c Config) error {
 	}
 	addr := &unix.SockaddrXDP{Flags: flags, Ifindex: uint32(c.Ifindex), QueueID: uint32(c.Queue)}
 	for try := 0; ; try++ {
-		err := unix.Bind(s.fd, addr)
+		err := unix.Bind(s.parts.Socket, addr)
 		if !errors.Is(err, unix.EBUSY) || try >= busyTries {
 			return explain("bind", err)
 		}
@@ -171,13 +199,11 @@ func (s *Socket) bind(c Config) error {
 	}
 }
 
-// Close frees everything. Slices from Frame, Meta and AllocTx must not be used any more. Closing twice is no error.
+// Close frees everything. Slices from Received and AllocTx must not be used any more. Closing twice is no error. The socket
+// goes on receiving and sending when somebody else holds its Parts.
 func (s *Socket) Close() error {
-	var errs []error
-	if s.fd >= 0 {
-		errs = append(errs, unix.Close(s.fd))
-		s.fd = -1
-	}
+	errs := []error{s.parts.close()}
+	s.parts = Parts{-1, -1, -1}
 	for _, m := range s.mapped {
 		errs = append(errs, unix.Munmap(m))
 	}
@@ -205,7 +231,7 @@ func explain(what string, err error) error {
 		kind = ErrBusy
 	case unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.EOPNOTSUPP, unix.ENOPROTOOPT:
 		kind = ErrUnsupported
-	case unix.ENOBUFS, unix.ENOMEM:
+	case unix.ENOBUFS, unix.ENOMEM, unix.ENOSPC:
 		kind = ErrNoMemory
 	case unix.ENODEV, unix.ENXIO:
 		kind = ErrNoDevice

@@ -7,44 +7,65 @@ type umem struct {
 	mem   []byte
 	shift uint     // chunk size as a power of two
 	free  []uint64 // addresses of chunk starts, a stack; never grows beyond its capacity
-	out   []bool   // by chunk: in the caller's hands or the kernel's
+	owner owners   // by chunk
 }
 
-func newUmem(mem []byte, chunkSize int) *umem {
-	u := &umem{mem: mem}
+// newUmem has all chunks in the pool that are so by o.
+func newUmem(mem []byte, chunkSize int, o owners) *umem {
+	u := &umem{mem: mem, owner: o}
 	for 1<<u.shift < chunkSize {
 		u.shift++
 	}
-	n := len(mem) >> u.shift
-	u.free = make([]uint64, 0, n)
-	u.out = make([]bool, n)
-	for i := n - 1; i >= 0; i-- { // the first chunk on top
-		u.free = append(u.free, uint64(i)<<u.shift)
+	u.free = make([]uint64, 0, len(o))
+	for i := len(o) - 1; i >= 0; i-- { // the first chunk on top
+		if o[i] == inPool {
+			u.free = append(u.free, uint64(i)<<u.shift)
+		}
 	}
 	return u
 }
 
 func (u *umem) chunkSize() int { return 1 << u.shift }
 
-// take removes the chunk used last from the pool.
-func (u *umem) take() (addr uint64, ok bool) {
+// top removes the chunk used last from the pool. The caller notes who has it.
+func (u *umem) top() (addr uint64, ok bool) {
 	if len(u.free) == 0 {
 		return 0, false
 	}
 	addr = u.free[len(u.free)-1]
 	u.free = u.free[:len(u.free)-1]
-	u.out[addr>>u.shift] = true
 	return addr, true
 }
 
-// give puts the chunk that addr lies in back. An address outside the UMEM and a chunk that is in the pool already are
-// ignored: a chunk in two hands would mix two guests' frames.
+// take is top for the caller.
+func (u *umem) take() (addr uint64, ok bool) {
+	if addr, ok = u.top(); ok {
+		u.owner[addr>>u.shift] = inHand
+	}
+	return addr, ok
+}
+
+// lend notes that the chunk that addr lies in goes to the kernel with the entry at index of a ring: inFill or inTX. It comes
+// before the entry.
+func (u *umem) lend(addr uint64, ring uint64, index uint32) {
+	u.owner[addr>>u.shift] = ring | uint64(index)
+}
+
+// back notes that the chunk that addr lies in came from the kernel. It comes before the entry that brought it is released.
+func (u *umem) back(addr uint64) {
+	if i := addr >> u.shift; i < uint64(len(u.owner)) {
+		u.owner[i] = inHand
+	}
+}
+
+// give puts the chunk that addr lies in into the pool. An address outside the UMEM and a chunk that is not in the caller's hand
+// are ignored: a chunk in two hands would mix two guests' frames.
 func (u *umem) give(addr uint64) {
 	i := addr >> u.shift
-	if i >= uint64(len(u.out)) || !u.out[i] {
+	if i >= uint64(len(u.owner)) || u.owner[i] != inHand {
 		return
 	}
-	u.out[i] = false
+	u.owner[i] = inPool
 	u.free = append(u.free, i<<u.shift)
 }
 

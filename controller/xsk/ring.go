@@ -30,6 +30,10 @@ func (x *index) room(want uint32) uint32 {
 // publish makes the entries produced up to cachedP visible.
 func (x *index) publish() { atomic.StoreUint32(x.producer, x.cachedP) } // release
 
+// published reports whether this side has published the entry that it put at i. What it has not is at most a ring's size
+// ahead; an entry put nearly 2^32 others ago would look like that, but nobody keeps one while that many pass by.
+func (x *index) published(i uint32) bool { return i-x.cachedP >= x.size }
+
 // ready returns how many entries can be consumed, at least want if that many are there.
 func (x *index) ready(want uint32) uint32 {
 	if n := x.cachedP - x.cachedC; n >= want {
@@ -71,29 +75,23 @@ type ringDesc struct {
 	options uint32
 }
 
-// consume takes up to len(to) addresses and gives their entries back at once.
-func (r *addrRing) consume(to []uint64) int {
+// read takes up to len(to) addresses. Their entries are the kernel's again with release.
+func (r *addrRing) read(to []uint64) int {
 	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
 	for i := range n {
 		to[i] = r.entries[r.cachedC&r.mask]
 		r.cachedC++
 	}
-	if n > 0 {
-		r.release()
-	}
 	return n
 }
 
-// consume takes up to len(to) descriptors and gives their entries back at once.
-func (r *descRing) consume(to []Desc) int {
+// read takes up to len(to) descriptors. Their entries are the kernel's again with release.
+func (r *descRing) read(to []Desc) int {
 	n := int(min(r.ready(uint32(len(to))), uint32(len(to))))
 	for i := range n {
 		e := &r.entries[r.cachedC&r.mask]
 		to[i] = Desc{Addr: e.addr, Len: e.length}
 		r.cachedC++
-	}
-	if n > 0 {
-		r.release()
 	}
 	return n
 }

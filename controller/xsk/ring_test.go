@@ -116,6 +116,26 @@ func TestTxRingFullLeavesTheChunkWithTheCaller(t *testing.T) {
 	}
 }
 
+func TestPublishShowsFramesAndWakesNobody(t *testing.T) {
+	s, k := fakeSocket(4, 2048, 4, 0)
+	k.wantWakeup(&k.tx.index, true)
+	_, d, _ := s.AllocTx()
+	s.Send(d, 60)
+	s.Publish()
+	if got := k.send(4); len(got) != 1 || got[0].Addr != d.Addr {
+		t.Errorf("the kernel sees %v", got)
+	}
+	s.Publish() // nothing new
+	if got := k.send(4); len(got) != 0 || s.TxPending() != 1 {
+		t.Errorf("the kernel sees %v more, %d pending", got, s.TxPending())
+	}
+	k.wantWakeup(&k.tx.index, false)
+	s.unwoken = true
+	if err := s.Flush(); err == nil { // there is no socket to wake
+		t.Error("an heir's first Flush wakes nobody")
+	}
+}
+
 func TestSendRefusesLengthsBeyondTheChunk(t *testing.T) {
 	s, _ := fakeSocket(4, 2048, 4, 0)
 	_, d, _ := s.AllocTx()
@@ -181,7 +201,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 	var one [1]uint64
 	n := testing.AllocsPerRun(200, func() {
 		s.Refill()
-		for k.rx.room(1) > 0 && k.fill.consume(one[:]) == 1 {
+		for k.rx.room(1) > 0 && consume(&k.fill, one[:]) == 1 {
 			k.rx.put(Desc{Addr: one[0] + Headroom, Len: 1500})
 		}
 		k.rx.publish()
@@ -193,7 +213,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 			s.Send(d, 60)
 		}
 		_ = s.Flush()
-		m := k.tx.consume(d[:])
+		m := consume(&k.tx, d[:])
 		for _, d := range d[:m] {
 			k.comp.entries[k.comp.cachedP&k.comp.mask] = d.Addr
 			k.comp.cachedP++

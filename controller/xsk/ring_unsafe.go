@@ -1,6 +1,7 @@
 package xsk
 
 import (
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +23,13 @@ func newIndex(mem []byte, off unix.XDPRingOffset, size int) index {
 		producer: word(mem, off.Producer), consumer: word(mem, off.Consumer), flags: word(mem, off.Flags),
 		mask: uint32(size - 1), size: uint32(size),
 	}
-	x.cachedP, x.cachedC = *x.producer, *x.consumer // nobody else uses the ring yet
+	x.cachedP, x.cachedC = atomic.LoadUint32(x.producer), atomic.LoadUint32(x.consumer) // the kernel may be at work already
 	return x
+}
+
+// wordsOf is b as 64-bit words. b is the start of a page.
+func wordsOf(b []byte) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(&b[0])), len(b)/8)
 }
 
 // newAddrRing puts a ring of size entries over memory laid out by off.

@@ -27,9 +27,9 @@ const Headroom = 256
 
 // Socket is one bound AF_XDP socket with its UMEM. Use it from one goroutine.
 type Socket struct {
-	fd         int
+	parts      Parts
 	zeroCopy   bool
-	mapped     [][]byte // what Close unmaps, the UMEM first
+	mapped     [][]byte // what Close unmaps
 	umem       *umem
 	fill       addrRing
 	comp       addrRing
@@ -40,17 +40,28 @@ type Socket struct {
 	txQueued   bool
 	txBudget   int // frames the kernel sends per wake-up at most
 	alwaysWake bool
+	unwoken    bool // adopted: nobody knows whether the last owner woke the kernel
 	batch      [64]uint64
 }
 
 // FD returns the socket's file descriptor, readable when frames wait in the RX ring.
-func (s *Socket) FD() int { return s.fd }
+func (s *Socket) FD() int { return s.parts.Socket }
 
 // ZeroCopy reports whether the driver reads and writes the UMEM itself.
 func (s *Socket) ZeroCopy() bool { return s.zeroCopy }
 
 // Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send.
-func (s *Socket) Recv(d []Desc) int { return s.rx.consume(d) }
+func (s *Socket) Recv(d []Desc) int {
+	n := s.rx.read(d)
+	if n == 0 {
+		return 0
+	}
+	for _, d := range d[:n] {
+		s.umem.back(d.Addr)
+	}
+	s.rx.release()
+	return n
+}
 
 // Received returns the bytes of a frame, and the MetaSize bytes in front of it. They may be written, which does not touch a
 // neighbour's chunk. Either is nil when it would not lie in one chunk of ours. Refill makes what is in front of a frame
@@ -84,8 +95,9 @@ func (s *Socket) Refill() int {
 			break
 		}
 		for range n {
-			a, _ := s.umem.take()
+			a, _ := s.umem.top()
 			s.umem.clearMeta(Desc{Addr: a + Headroom})
+			s.umem.lend(a, inFill, s.fill.cachedP)
 			s.fill.entries[s.fill.cachedP&s.fill.mask] = a
 			s.fill.cachedP++
 		}
@@ -116,6 +128,7 @@ func (s *Socket) Send(d Desc, n int) bool {
 	if n <= 0 || s.umem.frame(d) == nil || s.tx.room(1) == 0 {
 		return false
 	}
+	s.umem.lend(d.Addr, inTX, s.tx.cachedP)
 	s.tx.put(d)
 	s.txPending++
 	s.txQueued = true
@@ -130,17 +143,27 @@ func (s *Socket) TxRoom() int {
 	return min(int(s.tx.room(s.tx.size)), len(s.umem.free))
 }
 
-// Flush makes what Send queued visible, wakes the kernel if it wants that, and takes completed chunks back. In copy mode that is
-// one system call per 32 frames before Linux 6.18. A kernel that is busy is no error: what is left goes with the next Flush,
-// so call it again while TxPending is not 0. Error: ErrDown.
-func (s *Socket) Flush() error {
+// Publish makes what Send queued visible to the kernel without a system call. From then on a frame goes out also when this
+// process dies: the kernel may not look before it is woken, and the heir's Flush wakes it.
+func (s *Socket) Publish() {
 	if s.txQueued {
 		s.tx.publish()
 		s.txQueued = false
 	}
+}
+
+// Flush does what Publish does, wakes the kernel if it wants that, and takes completed chunks back. In copy mode that is
+// one system call per 32 frames before Linux 6.18. A kernel that is busy is no error: what is left goes with the next Flush,
+// so call it again while TxPending is not 0. Error: ErrDown.
+func (s *Socket) Flush() error {
+	s.Publish()
 	var err error
-	if s.txPending > 0 && (s.alwaysWake || s.tx.needsWakeup()) {
+	if s.txPending > 0 && (s.alwaysWake || s.unwoken || s.tx.needsWakeup()) {
 		err = s.wake()
+	}
+	if s.unwoken {
+		s.unwoken = false
+		_ = s.wakeRx() // a link that is down wants nothing
 	}
 	s.reap()
 	return err
@@ -151,7 +174,14 @@ func (s *Socket) TxPending() int { return s.txPending }
 
 func (s *Socket) reap() {
 	for s.txPending > 0 {
-		n := s.comp.consume(s.batch[:])
+		n := s.comp.read(s.batch[:])
+		if n == 0 {
+			return
+		}
+		for _, a := range s.batch[:n] {
+			s.umem.back(a)
+		}
+		s.comp.release()
 		for _, a := range s.batch[:n] {
 			s.umem.give(a)
 		}

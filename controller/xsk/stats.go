@@ -13,7 +13,7 @@ type Stats struct {
 
 // Stats asks the kernel for the socket's counters. It may be called from any goroutine while the socket is open.
 func (s *Socket) Stats() (Stats, error) {
-	st, err := statistics(s.fd)
+	st, err := statistics(s.parts.Socket)
 	if err != nil {
 		return Stats{}, explain("xsk: statistics", err)
 	}

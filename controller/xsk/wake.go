@@ -14,7 +14,7 @@ var errDown = fmt.Errorf("xsk: send: %w", ErrDown)
 // stores it only when it has run out of the entries it knows of (net/xdp/xsk_queue.h).
 func (s *Socket) wake() error {
 	for range 1 + s.txPending/s.txBudget {
-		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(s.fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
+		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(s.parts.Socket), 0, 0, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0, unix.EBUSY, unix.ENOBUFS: // the queue is full or busy: what is left goes with the next Flush
 			return nil
@@ -25,6 +25,15 @@ func (s *Socket) wake() error {
 		default:
 			return fmt.Errorf("xsk: send: %w", errno)
 		}
+	}
+	return nil
+}
+
+// wakeRx tells the kernel to go on receiving. Error: ENXIO when the socket is bound no more, ENETDOWN.
+func (s *Socket) wakeRx() error {
+	_, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(s.parts.Socket), 0, 0, unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }

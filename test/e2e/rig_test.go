@@ -27,6 +27,9 @@ import (
 var product = os.Getenv("RSCCTL_BINARY")
 
 func TestMain(m *testing.M) {
+	if how := os.Getenv(rogueEnv); how != "" {
+		os.Exit(rogue(how))
+	}
 	if product != "" {
 		os.Exit(m.Run())
 	}

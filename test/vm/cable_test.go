@@ -124,7 +124,7 @@ func (c *cable) run() error {
 			n, _, err := p.TX(0).Poll(64, func(f *vhost.TxFrame) vhost.Next {
 				c.keep(c.carry(f, uint32(1-i)))
 				return vhost.TakeOn
-			})
+			}, nil)
 			if err == nil {
 				moved += n
 			}

@@ -5,10 +5,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // A process has 128 TiB of address space and vm.max_map_count mappings. When either is used up, the runtime cannot grow a
-// heap or a stack, and the process dies for all guests.
+// heap or a stack, and the process dies for all guests. Each mapping keeps its file open, and without descriptors no other guest
+// gets anything.
 const (
 	budgetBytes  = 64 << 40
 	fewRegions   = 8     // what a front-end without memory slots can have at most
@@ -27,13 +30,18 @@ type Budget struct {
 	usedBytes uint64
 }
 
-// NewBudget takes its limits from the machine.
+// NewBudget takes its limits from the machine: the smaller of what the process may map and the descriptors that it may have open,
+// as every mapping has one.
 func NewBudget() *Budget {
 	count := defaultCount
 	if b, err := os.ReadFile("/proc/sys/vm/max_map_count"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
 			count = n
 		}
+	}
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < uint64(count) {
+		count = int(files.Cur)
 	}
 	return &Budget{many: count / 2, few: count / 4 * 3, bytes: budgetBytes}
 }

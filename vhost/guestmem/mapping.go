@@ -11,6 +11,7 @@ import (
 // mapping is one mmap, shared by the tables that count themselves in refs.
 type mapping struct {
 	whole  []byte // from the page that the region begins in
+	fd     int    // the file, of our own: whoever goes on with the guest maps it again
 	delta  int    // of the region in whole
 	id     identity
 	sealed bool
@@ -39,13 +40,19 @@ func newMapping(fd int, id identity, f fileFacts, b *Budget, regions int) (*mapp
 	if err := b.take(length, regions); err != nil {
 		return nil, err
 	}
+	kept, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		b.giveBack(length)
+		return nil, fmt.Errorf("guest memory: keep the file: %w", err)
+	}
 	mem, err := unix.Mmap(fd, int64(start), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
+		_ = unix.Close(kept)
 		b.giveBack(length)
 		return nil, fmt.Errorf("guest memory: mmap: %w", err)
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP) // advice; hugetlbfs may refuse it
-	m := &mapping{whole: mem, delta: int(id.offset - start), id: id, sealed: f.sealed, budget: b}
+	m := &mapping{whole: mem, fd: kept, delta: int(id.offset - start), id: id, sealed: f.sealed, budget: b}
 	m.refs.Store(1)
 	return m, nil
 }
@@ -70,5 +77,8 @@ func (m *mapping) release() error {
 		return fmt.Errorf("guest memory: munmap: %w", err)
 	}
 	m.budget.giveBack(uint64(len(m.whole)))
+	if err := unix.Close(m.fd); err != nil {
+		return fmt.Errorf("guest memory: close: %w", err)
+	}
 	return nil
 }

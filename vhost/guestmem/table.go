@@ -33,6 +33,8 @@ type Region struct {
 	UVA    uint64 // first address in the front-end's address space
 	Offset uint64 // of the region in the file
 	FD     int    // the file; only borrowed for the call
+	// Dev and Ino name that file, as stat(2) does. Only Table.Regions tells them.
+	Dev, Ino uint64
 }
 
 // Table translates guest addresses. It is immutable and safe for concurrent use.
@@ -77,7 +79,8 @@ type Part struct {
 	Mem      []byte
 }
 
-// Map validates and maps the regions. The file descriptors stay the caller's and may be closed afterwards.
+// Map validates and maps the regions. The file descriptors stay the caller's and may be closed afterwards: the table keeps
+// descriptors of its own, one for each distinct region, which count against RLIMIT_NOFILE.
 // On error nothing stays mapped.
 func Map(regions []Region) (*Table, error) {
 	none := NewTable(Options{})
@@ -207,13 +210,15 @@ func (t *Table) Release() error {
 // Len is the number of regions.
 func (t *Table) Len() int { return len(t.regions) }
 
-// Regions describes the table in ascending GPA. FD is -1, as the table keeps no file open.
+// Regions describes the table in ascending GPA. FD stays the table's, and is open for as long as its memory is mapped; it is -1
+// for memory of the caller's own.
 func (t *Table) Regions() []Region {
 	out := make([]Region, len(t.regions))
 	for i, r := range t.regions {
 		out[i] = Region{GPA: r.gpa, Size: r.size, UVA: r.uva, FD: -1}
 		if r.m != nil {
-			out[i].Offset = r.m.id.offset
+			out[i].Offset, out[i].FD = r.m.id.offset, r.m.fd
+			out[i].Dev, out[i].Ino = r.m.id.dev, r.m.id.ino
 		}
 	}
 	return out

@@ -209,10 +209,10 @@ func (g *Guest) Stats() Stats {
 }
 
 // Close stops the loops and the rings, in this order, ends the connection and with it removes the tap. It returns the
-// error that ended the Guest before, if one did.
+// error that ended the Guest before, if one did. It may be called again.
 func (g *Guest) Close() error {
 	err := g.Err()
-	if g.cancel != nil {
+	if g.cancel != nil && g.fe != nil {
 		signal(g.stop)
 		g.cancel()
 		g.wg.Wait()

@@ -115,7 +115,7 @@ func carry(t *testing.T, from *vhost.TxQueue, to *vhost.RxQueue) int {
 			t.Errorf("put: %v (header %+v, ethertype %#x)", err, hdr, binary.BigEndian.Uint16(f.Data[12:]))
 		}
 		return vhost.TakeOn
-	})
+	}, nil)
 	return n
 }
 

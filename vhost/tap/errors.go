@@ -17,6 +17,8 @@ var (
 	ErrGone = errors.New("feed: the tap is gone")
 	// ErrDown is the ErrGone of a tap whose link is down; it can come up again.
 	ErrDown = fmt.Errorf("%w: its link is down", ErrGone)
+	// ErrSocket: what another process handed over is no packet socket on this tap.
+	ErrSocket = errors.New("feed: no packet socket of this interface")
 	// ErrClosed: the feed was closed.
 	ErrClosed = errors.New("feed: closed")
 )

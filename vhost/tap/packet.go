@@ -46,6 +46,21 @@ func OpenPacket(ifindex int) (_ *Packet, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("packet socket: %w", os.NewSyscallError("socket", err))
 	}
+	return setUp(fd, ifindex)
+}
+
+// AdoptPacket goes on with the socket of another process, which must have been one for this interface. The descriptor is taken over,
+// also with an error. Errors: those of OpenPacket, and ErrSocket.
+func AdoptPacket(fd, ifindex int) (*Packet, error) {
+	sa, err := unix.Getsockname(fd)
+	if ll, ok := sa.(*unix.SockaddrLinklayer); err != nil || !ok || ll.Ifindex != ifindex {
+		return nil, errors.Join(fmt.Errorf("packet socket: interface %d: %w", ifindex, ErrSocket), unix.Close(fd))
+	}
+	return setUp(fd, ifindex)
+}
+
+// setUp makes a packet socket what a Packet needs. The descriptor is taken over.
+func setUp(fd, ifindex int) (_ *Packet, err error) {
 	p := &Packet{fd: fd, ifindex: ifindex}
 	defer func() {
 		if err != nil {
@@ -57,6 +72,9 @@ func OpenPacket(ifindex int) (_ *Packet, err error) {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sndbuf); err != nil {
 		return nil, fmt.Errorf("packet socket: send buffer: %w", os.NewSyscallError("setsockopt", err))
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("packet socket: %w", os.NewSyscallError("fcntl", err))
 	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifindex}); err != nil {
 		if err == unix.ENODEV {

@@ -30,17 +30,20 @@ type Listener struct {
 	*net.UnixListener
 	path string
 	name string // in dir
-	id   fileID
+	id   FileID
 
 	mu     sync.Mutex
 	dir    folder
 	closed bool
 }
 
-// fileID tells a file from every other, whatever its name is.
-type fileID struct{ dev, ino uint64 }
+// FileID tells a file from every other, whatever its name is.
+type FileID struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
 
-func idOf(st *unix.Stat_t) fileID { return fileID{uint64(st.Dev), st.Ino} }
+func idOf(st *unix.Stat_t) FileID { return FileID{uint64(st.Dev), st.Ino} }
 
 // Check says, without changing anything, whether Listen would find a place: the errors are Listen's.
 func Check(c Config) error {
@@ -102,7 +105,7 @@ func (c Config) open() (dir folder, name string, err error) {
 }
 
 // inspect looks at what is in the way: nothing (nil), or a stale socket. ErrNotSocket and ErrInUse for anything else.
-func (f folder) inspect(name string) (stale *fileID, err error) {
+func (f folder) inspect(name string) (stale *FileID, err error) {
 	st, err := f.stat(name)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -169,14 +172,22 @@ func listenIn(dir folder, name string, c Config) (_ *Listener, err error) {
 		return nil, err
 	}
 	l := &Listener{path: c.Path, name: name, dir: dir, id: idOf(&st)}
-	nl, err := net.FileListener(file)
-	if err != nil {
+	if err := l.wrap(file); err != nil {
 		l.remove()
 		return nil, err
 	}
+	return l, nil
+}
+
+// wrap makes l accept on a copy of file.
+func (l *Listener) wrap(file *os.File) error {
+	nl, err := net.FileListener(file)
+	if err != nil {
+		return err
+	}
 	l.UnixListener = nl.(*net.UnixListener)
 	l.SetUnlinkOnClose(false) // by name, and not the one that we mean
-	return l, nil
+	return nil
 }
 
 // moveIn gives the file called name in tmp its place in dir. What it replaces is in tmp afterwards, and is a stale socket.
@@ -227,7 +238,9 @@ func (l *Listener) Group() (gid uint32, ok bool) {
 }
 
 // Close stops listening and removes the file, unless somebody has put another one in its place. A second Close does nothing.
-func (l *Listener) Close() error {
+func (l *Listener) Close() error { return l.close(l.remove) }
+
+func (l *Listener) close(last func()) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -235,7 +248,7 @@ func (l *Listener) Close() error {
 	}
 	l.closed = true
 	err := l.UnixListener.Close()
-	l.remove()
+	last()
 	l.dir.close()
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,9 +19,13 @@ import (
 const messageTimeout = 5 * time.Second
 
 // Conn reads and writes messages on a Unix stream socket. One goroutine reads
-// and one writes; Close may come from any other.
+// and one writes; Close, Pause and Unpause may come from any other.
 type Conn struct {
-	c   *net.UnixConn
+	c *net.UnixConn
+
+	mu     sync.Mutex // guards what follows against Pause
+	paused bool
+
 	hdr [HeaderSize]byte
 	buf [MaxPayload]byte
 	oob []byte
@@ -63,24 +68,43 @@ func (c *Conn) PeerPID() int {
 	return pid
 }
 
-// Recv waits for the next message. The payload is valid until the next call;
-// the descriptors belong to m. On an error no descriptor stays open.
+// Recv waits for the next message and takes it: Await, then Take.
+func (c *Conn) Recv(m *Message) error {
+	m.FDs, m.Payload = m.FDs[:0], nil
+	if _, err := c.Await(); err != nil {
+		return err
+	}
+	return c.Take(m)
+}
+
+// Take takes the message off the socket that Await has found there. The payload is
+// valid until the next call; the descriptors belong to m. On an error no descriptor
+// stays open.
 //
 // The descriptors of a message arrive with its first byte, so only the header
 // is read by recvmsg with control space; descriptors that a peer hangs on the
 // payload are discarded by the kernel.
-func (c *Conn) Recv(m *Message) (err error) {
+func (c *Conn) Take(m *Message) (err error) {
 	m.FDs, m.Payload = m.FDs[:0], nil
 	defer func() {
 		if err != nil {
 			m.CloseFDs()
 		}
 	}()
-	if err := c.c.SetReadDeadline(time.Time{}); err != nil {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
 		return peerError(err)
 	}
+	// Control knows no deadline: all of it is there, and what has been begun is ended whoever pauses us.
+	if cerr := raw.Control(func(fd uintptr) { err = c.take(int(fd), m) }); cerr != nil {
+		return peerError(cerr)
+	}
+	return err
+}
+
+func (c *Conn) take(fd int, m *Message) error {
 	for have := 0; have < HeaderSize; {
-		n, oobn, flags, _, err := c.c.ReadMsgUnix(c.hdr[have:], c.oob)
+		n, oobn, flags, err := recvmsg(fd, c.hdr[have:], c.oob)
 		if oobn > 0 { // also beside an error: what has arrived is ours to close
 			m.FDs = appendFDs(m.FDs, c.oob[:oobn])
 		}
@@ -92,24 +116,21 @@ func (c *Conn) Recv(m *Message) (err error) {
 		case n == 0:
 			return peerError(io.EOF)
 		}
-		if have += n; have < HeaderSize {
-			if err := c.c.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
-				return peerError(err)
-			}
-		}
+		have += n
 	}
 	if err := m.Header.Decode(c.hdr[:]); err != nil {
 		return err
 	}
-	if m.Size == 0 {
-		return nil
-	}
-	if err := c.c.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
-		return peerError(err)
-	}
 	m.Payload = c.buf[:m.Size]
-	if _, err := io.ReadFull(c.c, m.Payload); err != nil {
-		return peerError(err)
+	for have := 0; have < int(m.Size); {
+		n, _, _, err := recvmsg(fd, m.Payload[have:], nil)
+		switch {
+		case err != nil:
+			return peerError(err)
+		case n == 0:
+			return peerError(io.EOF)
+		}
+		have += n
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ var (
 	ErrMTU          = errors.New("MTU out of range")
 	ErrRefusals     = errors.New("too many refused requests")
 	ErrInterrupted  = errors.New("session ended from our side")
+	ErrPaused       = errors.New("session is to be handed over")
+	ErrParcel       = errors.New("unusable hand-over") // of RestoreSession and Files
 	ErrMemoryFault  = guestmem.ErrFault
 	ErrInternal     = errors.New("internal fault")
 

@@ -22,6 +22,7 @@ type EventFD struct {
 	watch   int         // where watched, an epoll instance of ours with fd in it: see AdoptKick
 	waits   atomic.Bool // a ringer has a call to make
 	cost    *Meter
+	serial  uint64 // of a session's, in its name: see Session.State
 
 	mu     sync.RWMutex // Drain against Close: a number is closed under no reader
 	closed bool

@@ -50,6 +50,9 @@ type RingSetup struct {
 	Features   virtio.Features
 	Dev        vring.Device
 	Kick, Call *EventFD // nil where the front-end gave none
+	// Rejoined: a device of ours ran the ring before, perhaps in a process that died. It may owe the guest a call, and may have
+	// swallowed a kick: give both.
+	Rejoined bool
 }
 
 // SessionConfig says what a Session offers.
@@ -60,6 +63,8 @@ type SessionConfig struct {
 	MaxMTU   int // 0: any
 	Memory   guestmem.Options
 	Device   Device
+	Journal  Journal                          // nil: nobody writes one
+	Serial   uint64                           // of this session among those whose files are kept together: a part of their names
 	Logf     func(format string, args ...any) // for refusals that do not end the session; may be nil
 }
 
@@ -93,6 +98,8 @@ type Session struct {
 	rings      []ring
 	refusals   int
 	pace       pace
+	serial     uint64 // of the last eventfd
+	fault      error  // ends the session with the next Run
 
 	interrupted atomic.Bool
 	work        atomic.Pointer[work]
@@ -107,9 +114,11 @@ type ring struct {
 	base    vring.Position
 	addr    VringAddr
 	hasAddr bool
+	lost    int  // chains between used.idx and where the ring goes on: see vring.Resumption
 	kicked  bool // SET_VRING_KICK was seen: the ring shall run
 	enabled bool
 	running bool
+	frozen  bool         // it ran before Freeze
 	dev     vring.Device // while it runs
 	warning string       // of its last start
 	kick    *EventFD
@@ -128,6 +137,11 @@ func NewSession(conn *Conn, cfg SessionConfig) *Session {
 	s := &Session{cfg: cfg, conn: conn, dev: cfg.Device, mem: guestmem.NewTable(cfg.Memory), rings: make([]ring, 2*cfg.MaxPairs)}
 	s.info.PeerPID = conn.PeerPID()
 	return s
+}
+
+// told says whether anything is known of the ring.
+func (r *ring) told() bool {
+	return r.num != 0 || r.hasAddr || r.enabled || r.kick != nil || r.call != nil || r.err != nil
 }
 
 // Interrupt makes Run return soon and shows the front-end that the connection
@@ -181,9 +195,14 @@ func (s *Session) publish() {
 // Run answers the front-end until the connection ends, then stops every ring
 // and lets go of the guest's memory. The error says why it ended and is never
 // nil. No panic leaves it: a mistake of ours, or of the Device's, is ErrInternal.
+//
+// ErrPaused is another matter: nothing has ended, rings run, and another Run goes on.
 func (s *Session) Run() error {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // for the fault that somebody forgot: see dispatch
 	err := s.answer()
+	if errors.Is(err, ErrPaused) {
+		return err
+	}
 	if fault := s.end(); fault != nil {
 		err = fmt.Errorf("%w (at the end after: %v)", fault, err) // a fault is none of the peer's reasons
 	}
@@ -193,22 +212,35 @@ func (s *Session) Run() error {
 // answer serves messages until one cannot be had or served.
 func (s *Session) answer() (err error) {
 	defer caught(&err)
+	if s.fault != nil {
+		return s.fault
+	}
 	var m Message
 	for {
 		s.work.Store(nil)
-		err := s.conn.Recv(&m)
+		h, err := s.conn.Await()
 		if s.interrupted.Load() { // whatever is still in the socket
-			m.CloseFDs()
 			err = ErrInterrupted
 		}
 		if err == nil {
-			s.begin(m.Request.String())
+			s.begin(h.Request.String())
+			s.journal(func(j Journal) { j.Begin(h.Request) })
+			err = s.conn.Take(&m)
+		}
+		if err == nil {
 			err = s.serve(&m)
 			m.CloseFDs()
 		}
 		if err != nil {
 			return err
 		}
+		s.journal(func(j Journal) { j.End(m.Request.changes()) })
+	}
+}
+
+func (s *Session) journal(tell func(Journal)) {
+	if s.cfg.Journal != nil {
+		tell(s.cfg.Journal)
 	}
 }
 
@@ -219,6 +251,9 @@ func (s *Session) serve(m *Message) error {
 	}
 	reply, err := s.dispatch(m)
 	s.publish()
+	if m.Request.changes() {
+		s.journal(Journal.Done)
+	}
 	ack := m.Flags&FlagNeedReply != 0 && s.protocol.Has(ProtoReplyAck) && reply == nil
 	if err == nil {
 		if ack {
@@ -286,6 +321,7 @@ func (s *Session) end() (fault error) {
 		return true
 	}
 	s.begin("end of the connection")
+	_ = s.conn.shutdown() // somebody may keep a duplicate, with which the peer would not see the end
 	_ = s.conn.Close()
 	lost := make([]bool, len(s.rings))
 	for i := range s.rings {

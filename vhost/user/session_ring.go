@@ -45,7 +45,7 @@ func (s *Session) changeAll(fn func() error) error {
 			return err
 		}
 		for _, i := range ran {
-			if err := s.startRing(i); err != nil {
+			if err := s.startRing(i, s.resume); err != nil {
 				return err
 			}
 		}
@@ -70,14 +70,20 @@ func (s *Session) stopRing(i int) error {
 // in the order of their messages; SET_VRING_KICK is what asks for the start, as
 // in libvhost-user and DPDK, not the first kick.
 func (s *Session) maybeStart(i int) error {
-	r := &s.rings[i]
-	if r.running || !r.kicked || r.num == 0 || !r.hasAddr || s.mem.Len() == 0 {
+	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
-	return s.change(true, func() error { return s.startRing(i) })
+	return s.change(true, func() error { return s.startRing(i, s.resume) })
 }
 
-func (s *Session) startRing(i int) error {
+// ready says whether all that a ring needs to run is known.
+func (s *Session) ready(i int) bool {
+	r := &s.rings[i]
+	return r.kicked && r.num != 0 && r.hasAddr && s.mem.Len() > 0
+}
+
+// startRing makes the ring run from where join finds its device to be.
+func (s *Session) startRing(i int, join func(i int, dev vring.Device) (rejoined bool, err error)) error {
 	r := &s.rings[i]
 	l, err := s.layout(r)
 	if err != nil {
@@ -90,12 +96,13 @@ func (s *Session) startRing(i int) error {
 	case err != nil:
 		return fmt.Errorf("ring %d: %w: %w", i, ErrRingAddress, err)
 	}
-	if err := s.resume(i, dev); err != nil {
+	rejoined, err := join(i, dev)
+	if err != nil {
 		_ = dev.Close()
 		return err
 	}
 	r.dev, r.running = dev, true // first: should StartRing end in a panic, a mistake of ours, the ring is stopped with the others
-	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call})
+	err = s.dev.StartRing(RingSetup{Index: i, Size: r.num, Enabled: r.enabled, Features: s.features, Dev: dev, Kick: r.kick, Call: r.call, Rejoined: rejoined})
 	if err != nil {
 		r.dev, r.running = nil, false
 		_ = dev.Close() // s.mem has a hold: nothing is unmapped
@@ -106,25 +113,32 @@ func (s *Session) startRing(i int) error {
 
 // resume lets dev go on where the ring stands, and says what cannot be mended. A
 // ring that we have stopped ourselves stands at its base: nothing to do or to say.
-func (s *Session) resume(i int, dev vring.Device) error {
+func (s *Session) resume(i int, dev vring.Device) (rejoined bool, err error) {
 	var was vring.Resumption
 	if err := dev.Touch(func() { was = dev.Resume() }); err != nil {
-		return fmt.Errorf("ring %d: %w", i, err)
+		return false, fmt.Errorf("ring %d: %w", i, err)
+	}
+	if was.Moved > 0 {
+		s.cfg.Logf("ring %d: the front-end's base leaves %d chains behind; goes on at used.idx, where the ring was left", i, was.Moved)
 	}
 	r := &s.rings[i]
-	r.warning = ""
-	switch {
-	case was.Moved > 0:
-		s.cfg.Logf("ring %d: the front-end's base leaves %d chains behind; goes on at used.idx, where the ring was left", i, was.Moved)
-	case was.Still:
-		r.warning = fmt.Sprintf("ring %d can never move: the front-end's base leaves all %d chains of it behind; restart the guest's driver", i, was.Lost)
-	case was.Lost > 0:
-		r.warning = fmt.Sprintf("ring %d: the front-end's base leaves %d chains behind, which the guest waits for; restart its driver", i, was.Lost)
-	}
-	if r.warning != "" {
+	r.lost = was.Lost
+	if r.warn(i); r.warning != "" {
 		s.cfg.Logf("warning: %s", r.warning)
 	}
-	return nil
+	return false, nil
+}
+
+// warn says what a base that left chains behind means for the guest.
+func (r *ring) warn(i int) {
+	switch {
+	case r.lost == 0:
+		r.warning = ""
+	case r.lost == r.num:
+		r.warning = fmt.Sprintf("ring %d can never move: the front-end's base leaves all %d chains of it behind; restart the guest's driver", i, r.lost)
+	default:
+		r.warning = fmt.Sprintf("ring %d: the front-end's base leaves %d chains behind, which the guest waits for; restart its driver", i, r.lost)
+	}
 }
 
 // layout translates the ring's addresses, which are the front-end's own. Each
@@ -294,6 +308,8 @@ func (s *Session) fdWord(m *Message) (i int, e *EventFD, err error) {
 	if e, err = adopt(m.TakeFD()); err != nil {
 		return 0, nil, fmt.Errorf("ring %d: %w", i, err)
 	}
+	s.serial++
+	e.serial = s.serial
 	return i, e, nil
 }
 
@@ -321,7 +337,7 @@ func (s *Session) setVringKick(m *Message) ([]byte, error) {
 		}
 		closeEvents(&r.kick) // BeforeChange has returned: nobody polls it
 		r.kick = e
-		return s.startRing(i)
+		return s.startRing(i, s.resume)
 	})
 }
 

@@ -57,6 +57,10 @@ type Device interface {
 	// Resume looks whether the base leaves chains behind, and goes on where the ring proves that it was left. Call it
 	// once, before the first Next, inside Touch.
 	Resume() Resumption
+	// Rejoin goes on where a device of this package left the ring, however suddenly, whatever the base was: such a one completes
+	// in order, so that is used.idx, and lost chains behind it where that device had gone on so (Resumption.Lost). Call it instead of
+	// Resume.
+	Rejoin(lost int)
 
 	// Fail breaks the ring on the caller's account, for what only the caller can judge, such as [ErrReadable] in a
 	// receive queue. The first error stays.

@@ -48,6 +48,11 @@ func (d *splitDevice) Resume() Resumption {
 	return r
 }
 
+func (d *splitDevice) Rejoin(lost int) {
+	d.next = d.used + uint16(lost)
+	d.avail = d.next
+}
+
 // inOrder is the proof that Resume asks for.
 func (d *splitDevice) inOrder(avail uint16) bool {
 	head := func(p uint16) uint16 { return binary.LittleEndian.Uint16(d.availRing[2*int(p&d.mask):]) }

@@ -71,10 +71,12 @@ func newSplit(mem *guestmem.Table, l Layout, f virtio.Features, base Position) (
 			_ = d.Close() // mem's owner has a hold: nothing is unmapped here, so nothing can fail
 		}
 	}()
-	if err := d.Touch(func() { d.used = uint16(atomic.LoadUint32(d.usedWord) >> 16) }); err != nil {
+	var word uint32
+	if err := d.Touch(func() { word = atomic.LoadUint32(d.usedWord) }); err != nil {
 		return nil, err
 	}
-	d.published = d.used
+	d.used = uint16(word >> 16)
+	d.published, d.usedFlags = d.used, uint16(word) // one that died may have left kicks off: EnableNotify must see it
 	ok = true
 	return d, nil
 }

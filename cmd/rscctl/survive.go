@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/fdstore"
+)
+
+// A process that dies must not take the links of VMs down. What the next one goes on with lies in a store outside: systemd's, or a
+// keeper's, which is this program as a parent of the one that works.
+
+// keepAlive makes this process a keeper, unless it was started by one or by a service manager. under tells that it was one, and its
+// child has ended with that exit code.
+func keepAlive(c *cli.Context, log *slog.Logger) (under bool, code int, err error) {
+	if fdstore.InKeeper() || os.Getenv("NOTIFY_SOCKET") != "" {
+		return false, 0, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return true, exitFailed, err
+	}
+	code, err = fdstore.Keep(c.Context, fdstore.Child{Path: self, Args: os.Args[1:], Log: log})
+	return true, code, err
+}
+
+// exitError is the exit code of a child that has said why it ended.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return "" }
+
+// exitWith is how a keeper ends: with an error of its own, or as its child did.
+func exitWith(code int, err error) error {
+	if err != nil || code == exitDone {
+		return err
+	}
+	return &exitError{code}
+}
+
+// begin makes the controller: one that takes over, one that goes on where a process that died stood, or a new one.
+func begin(c *cli.Context, log *slog.Logger, opt controller.Options) (*controller.Controller, error) {
+	files, err := fdstore.Inherited()
+	if err != nil {
+		log.Error("nothing is gone on with", "err", err)
+	}
+	if c.Bool("replace") {
+		return controller.Replace(opt)
+	}
+	if len(files) == 0 {
+		return controller.New(opt)
+	}
+	start := time.Now()
+	ctl, err := controller.Recover(opt, files)
+	if err == nil {
+		log.Warn("gone on where the process before stood", "kept", len(files), "ms", time.Since(start).Milliseconds())
+		return ctl, nil
+	}
+	log.Error("nothing is gone on with: the VMs are attached anew", "err", err)
+	return newSoon(opt)
+}
+
+// newSoon is controller.New for the moment in which the store still has what it was told to drop: the lock and the control socket.
+func newSoon(opt controller.Options) (ctl *controller.Controller, err error) {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if ctl, err = controller.New(opt); !errors.Is(err, controller.ErrHeld) || time.Now().After(end) {
+			return ctl, err
+		}
+	}
+}
+
+// restarting asks systemd whether the unit that this process is of is being restarted: then it is not the end, and what is in the store is
+// gone on with.
+func restarting() bool {
+	unit := ownUnit()
+	if unit == "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "systemctl", "list-jobs", "--plain", "--no-legend", unit).Output()
+	return err == nil && strings.Contains(string(out), "restart")
+}
+
+// ownUnit is the service unit that this process belongs to, "" for none.
+func ownUnit() string {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if name := path.Base(strings.TrimSpace(line)); strings.HasSuffix(name, ".service") {
+			return name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,125 @@
+package fdstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// script names what the child of a test does; see child.
+const script = "RSCCTL_FDSTORE_TEST"
+
+func TestMain(m *testing.M) {
+	if what := os.Getenv(script); what != "" {
+		os.Exit(child(what))
+	}
+	os.Exit(m.Run())
+}
+
+// child is a data plane: each of its lives appends to the file called log what it found.
+func child(what string) int {
+	log := os.Getenv(script + "_LOG")
+	say := func(text string) {
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, text)
+			f.Close()
+		}
+		if err != nil {
+			os.Exit(99)
+		}
+	}
+	files, err := Inherited()
+	store, serr := Open()
+	if err != nil || serr != nil || store == nil {
+		say(fmt.Sprintf("error %v %v", err, serr))
+		return 98
+	}
+	found := "nothing"
+	if fd, ok := files["note"]; ok {
+		b, err := ReadNote(fd)
+		found = fmt.Sprintf("%s %v %d", b, err, len(files))
+	}
+	say(found)
+	n, err := NewNote("child", 64)
+	if err != nil {
+		return 97
+	}
+	content := strings.TrimSuffix(found, " <nil> 1") + "+"
+	if err := errors.Join(n.Write([]byte(content)), store.Put("note", n.FD()), store.Put("other", n.FD()), store.Drop("other"), store.Ready()); err != nil {
+		say(err.Error())
+		return 96
+	}
+	if b, _ := os.ReadFile(log); what == "loop" || bytes.Count(b, []byte("\n")) < 3 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	return 0
+}
+
+func keep(t *testing.T, what string) (code int, err error, lives []string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "log")
+	t.Setenv(script, what)
+	t.Setenv(script+"_LOG", path)
+	code, err = Keep(context.Background(), Child{Path: os.Args[0], Log: slog.New(slog.DiscardHandler)})
+	b, _ := os.ReadFile(path)
+	return code, err, strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
+// What a process had put in is there for the next one when it was killed, and what it had dropped is not. An end that is no crash ends the
+// keeper.
+func TestWhatIsKeptOutlivesAKill(t *testing.T) {
+	code, err, lives := keep(t, "end")
+	want := []string{"nothing", "nothing+ <nil> 1", "nothing++ <nil> 1"}
+	if err != nil || code != 0 || strings.Join(lives, "|") != strings.Join(want, "|") {
+		t.Errorf("code %d, %v, lives %q", code, err, lives)
+	}
+}
+
+// A process that dies again and again ends its keeper, and all that was kept.
+func TestACrashLoopEnds(t *testing.T) {
+	_, err, lives := keep(t, "loop")
+	if !errors.Is(err, ErrCrashLoop) || len(lives) != loopCount {
+		t.Errorf("%v after %d lives", err, len(lives))
+	}
+}
+
+// Names that the protocol cannot carry are refused before anything is sent.
+func TestNamesThatCannotBeKept(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	s := &Store{fd: fds[0]}
+	defer s.Close()
+	for _, name := range []string{"", "a:b", "a b", "a\nREADY=1", strings.Repeat("x", 256)} {
+		if err := errors.Join(s.Put(name, 0), s.Drop(name)); !errors.Is(err, ErrName) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+// A process that was not started for what lies in its environment takes nothing.
+func TestWhatWasKeptForAnotherProcessIsNotTaken(t *testing.T) {
+	t.Setenv(countEnv, "1")
+	t.Setenv(namesEnv, "x")
+	t.Setenv(pidEnv, "1")
+	if files, err := Inherited(); err != nil || len(files) != 0 {
+		t.Errorf("%v, %v", files, err)
+	}
+	t.Setenv(keeperEnv, "1")
+	t.Setenv(countEnv, "two")
+	if _, err := Inherited(); !errors.Is(err, ErrDamaged) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,141 @@
+package fdstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors to test for with errors.Is.
+var (
+	ErrName    = errors.New("not a name for a kept descriptor")
+	ErrDamaged = errors.New("it cannot be read")
+	ErrTooBig  = errors.New("more than there is room for")
+)
+
+// Names of the environment.
+const (
+	notifyEnv = "NOTIFY_SOCKET"
+	countEnv  = "LISTEN_FDS"
+	namesEnv  = "LISTEN_FDNAMES"
+	pidEnv    = "LISTEN_PID"
+	keeperEnv = "RSCCTL_KEEPER" // set by Keep: its child is known by its parent, not by LISTEN_PID
+	firstFD   = 3
+	maxName   = 255
+
+	sendWithin = time.Second // a store that does not listen any more must not hold who tells it something
+)
+
+// Store is a store of descriptors. Its methods are safe for concurrent use.
+type Store struct {
+	path string
+	mu   sync.Mutex // one name, one file: what is told arrives in order
+	fd   int
+}
+
+// Open connects to the store that this process was started with. nil without an error: there is none.
+func Open() (*Store, error) {
+	path := os.Getenv(notifyEnv)
+	if path == "" {
+		return nil, nil
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+			wait := unix.NsecToTimeval(sendWithin.Nanoseconds())
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
+		}
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("descriptor store %s: %w", path, err)
+	}
+	return &Store{path: path, fd: fd}, nil
+}
+
+// Path tells stores apart: two processes with the same one share what is kept. "" for nil.
+func (s *Store) Path() string {
+	if s == nil {
+		return ""
+	}
+	return s.path
+}
+
+// InKeeper says whether a keeper of ours started this process.
+func InKeeper() bool { return os.Getenv(keeperEnv) != "" }
+
+// Put keeps a duplicate of fd under a name, in place of what was kept under it. systemd keeps one file under one name, whatever else it
+// is put under.
+func (s *Store) Put(name string, fd int) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	// FDPOLL=0: a connection whose other end has gone must stay until we say so.
+	return s.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(fd))
+}
+
+// Drop closes what is kept under a name. A name that is not kept is no error.
+func (s *Store) Drop(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	return s.send("FDSTOREREMOVE=1\nFDNAME="+name, nil)
+}
+
+// Ready tells that what was inherited is in use.
+func (s *Store) Ready() error { return s.send("READY=1", nil) }
+
+func (s *Store) send(text string, rights []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := unix.Sendmsg(s.fd, []byte(text), rights, nil, 0); err != nil {
+		return fmt.Errorf("descriptor store: %w", err)
+	}
+	return nil
+}
+
+// Close ends the use of the store. What is kept stays.
+func (s *Store) Close() error { return unix.Close(s.fd) }
+
+// checkName: what sd_notify(3) allows in FDNAME.
+func checkName(name string) error {
+	if name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' }) {
+		return fmt.Errorf("descriptor store: %q: %w", name, ErrName)
+	}
+	return nil
+}
+
+// Inherited are the descriptors that were kept for this process, by name, close-on-exec and the caller's. It is for one call at the
+// start: it takes the variables out of the environment.
+func Inherited() (map[string]int, error) {
+	count, names, pid := os.Getenv(countEnv), os.Getenv(namesEnv), os.Getenv(pidEnv)
+	for _, name := range []string{countEnv, namesEnv, pidEnv} {
+		_ = os.Unsetenv(name)
+	}
+	if count == "" || (!InKeeper() && pid != strconv.Itoa(os.Getpid())) {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(count)
+	list := strings.Split(names, ":")
+	if err != nil || n < 0 || n > 1<<16 || (n > 0 && len(list) != n) {
+		return nil, fmt.Errorf("descriptor store: %s=%q and %d names: %w", countEnv, count, len(list), ErrDamaged)
+	}
+	out := map[string]int{}
+	for i := range n {
+		fd := firstFD + i
+		unix.CloseOnExec(fd)
+		if old, twice := out[list[i]]; twice { // the later one was put later
+			_ = unix.Close(old)
+		}
+		out[list[i]] = fd
+	}
+	return out, nil
+}

@@ -1,0 +1,244 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/parcel"
+)
+
+const (
+	readyWithin = 10 * time.Second // for the heir's preparations, during which nothing stops
+	takesWithin = 2 * time.Second  // from the parcel to the heir's word that it runs
+	diesWithin  = time.Second      // of an heir that was killed
+)
+
+// handOver answers POST /v1/replace: it gives everything to the process that asks, or goes on. Only root may ask.
+func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
+	var req api.ReplaceRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil { // of a newer version, it may have more to say
+		refuse(w, fmt.Errorf("request: %w: %w", ErrUsage, err))
+		return
+	}
+	if err := c.checkReplace(req); err != nil {
+		refuse(w, err)
+		return
+	}
+	conn, err := upgrade(w)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer conn.Close()
+	heir, err := openHeir(conn)
+	if err != nil {
+		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
+		return
+	}
+	defer heir.close()
+	if err := c.announce(heir); err != nil {
+		heir.kill()
+		c.log.Error("not replaced: this controller goes on", "by", heir.pid, "err", err)
+		return
+	}
+	c.mu.Lock()
+	if c.giveTo(heir) {
+		close(c.replaced) // with mu held: what this process still has is another's
+		select {}
+	}
+	c.mu.Unlock()
+}
+
+// checkReplace says why an heir cannot be one, before anything is done for it.
+func (c *Controller) checkReplace(req api.ReplaceRequest) error {
+	switch {
+	case req.Parcel < parcel.Version:
+		return fmt.Errorf("replace: rscctl %s reads parcels up to form %d, and this one (%s) writes %d: %w: for a downgrade stop this one and start the other",
+			req.Version, req.Parcel, c.opt.Version, parcel.Version, ErrUsage)
+	case req.State != c.opt.State || req.BPFFS != c.opt.BPFFS:
+		return fmt.Errorf("replace: the controller at this socket has --state %s --bpffs %s: %w: give the same", c.opt.State, c.opt.BPFFS, ErrUsage)
+	case c.opt.Service && !req.Service:
+		return fmt.Errorf("replace: this controller is run by systemd, which would start a rival of yours: %w: use 'systemctl reload rscctl'", ErrUsage)
+	}
+	return nil
+}
+
+// upgrade takes the connection out of HTTP.
+func upgrade(w http.ResponseWriter) (*net.UnixConn, error) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("replace: %w", err)
+	}
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("replace: %w: no Unix socket", ErrUsage)
+	}
+	_ = uc.SetDeadline(time.Now().Add(readyWithin))
+	if _, err := uc.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + api.ReplaceProtocol + "\r\n\r\n")); err != nil {
+		uc.Close()
+		return nil, fmt.Errorf("replace: %w", err)
+	}
+	return uc, nil
+}
+
+// announce sends the heir what takes it time to make ready, while all goes on here: the programs. It waits until it is ready.
+func (c *Controller) announce(h *heir) error {
+	p := parcel.New(c.opt.Version)
+	defer p.Close()
+	c.mu.Lock()
+	s, err := c.preview(p)
+	c.mu.Unlock()
+	if err == nil {
+		p.State, err = json.Marshal(s)
+	}
+	if err == nil {
+		_ = h.conn.SetDeadline(time.Now().Add(readyWithin))
+		err = p.Send(h.conn)
+	}
+	if err != nil {
+		return err
+	}
+	answer, err := h.answer()
+	if err == nil && !answer.Ready {
+		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+	}
+	return err
+}
+
+// preview describes the uplinks as far as their programs go. The caller holds mu.
+func (c *Controller) preview(b bag) (s packed, err error) {
+	keep := keeper{bag: b, err: &err}
+	for name, u := range c.uplinks {
+		prog, bad := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
+		err = errors.Join(err, bad)
+		s.Uplinks = append(s.Uplinks, packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.native, Program: prog})
+	}
+	return s, err
+}
+
+// giveTo packs, sends, and waits for the heir's word. false: the heir is no more, and this process has gone on. The caller holds mu.
+func (c *Controller) giveTo(h *heir) bool {
+	begin := time.Now()
+	_ = c.listener.SetDeadline(begin) // who connects from here on is the heir's
+	defer func() { _ = c.listener.SetDeadline(time.Time{}) }()
+	p, err := c.pack()
+	if err != nil {
+		c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
+		h.refuse(err)
+		return false
+	}
+	defer p.Close()
+	packedIn := time.Since(begin)
+	if err = h.take(p); err == nil {
+		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
+		return true
+	}
+	h.kill() // or it might use what we are about to use
+	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
+	s, bad := readPacked(p)
+	if bad == nil {
+		bad = c.unpack(p, &s)
+	}
+	if bad != nil {
+		c.log.Error("could not go on with what was packed: the VMs are attached anew", "err", bad)
+		c.attachAnew(&s)
+	}
+	return false
+}
+
+// attachAnew is what is left when a parcel cannot be gone on with: its VMs wait, and are attached as after a crash. The caller holds mu.
+func (c *Controller) attachAnew(s *packed) {
+	for _, u := range s.Uplinks {
+		for _, vm := range u.VMs {
+			c.wait(u.Iface, vm.VM, "it could not be handed over")
+		}
+	}
+	c.lookSoon()
+}
+
+// heir is the process that asks to take over.
+type heir struct {
+	conn  *net.UnixConn
+	words *json.Decoder // of conn
+	pid   int
+	pidfd int // -1: it is this process, as in tests
+}
+
+// openHeir learns who is at the other end. It must be root, and a process that can be ended: one that does not answer any more may
+// still be at work.
+func openHeir(conn *net.UnixConn) (*heir, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("replace: %w", err)
+	}
+	var cred *unix.Ucred
+	var cerr error
+	err = raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	switch {
+	case err != nil || cerr != nil:
+		return nil, fmt.Errorf("replace: who asks: %w", errors.Join(err, cerr))
+	case cred.Uid != 0:
+		return nil, fmt.Errorf("replace: %w: only root may", api.ErrPermission)
+	case cred.Pid <= 0:
+		return nil, fmt.Errorf("replace: %w: the process is in another PID namespace", api.ErrPermission)
+	}
+	h := &heir{conn: conn, words: json.NewDecoder(conn), pid: int(cred.Pid), pidfd: -1}
+	if h.pid == os.Getpid() {
+		return h, nil
+	}
+	if h.pidfd, err = unix.PidfdOpen(h.pid, 0); err != nil {
+		return nil, fmt.Errorf("replace: process %d: %w", h.pid, err)
+	}
+	return h, nil
+}
+
+func (h *heir) close() {
+	if h.pidfd >= 0 {
+		_ = unix.Close(h.pidfd)
+	}
+}
+
+// take sends the parcel and waits for the word that it is in use.
+func (h *heir) take(p *parcel.Parcel) error {
+	_ = h.conn.SetDeadline(time.Now().Add(takesWithin))
+	if err := p.Send(h.conn); err != nil {
+		return err
+	}
+	answer, err := h.answer()
+	if err == nil && !answer.Running {
+		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+	}
+	return err
+}
+
+// answer reads the heir's next word.
+func (h *heir) answer() (a api.ReplaceAnswer, err error) {
+	if err := h.words.Decode(&a); err != nil {
+		return a, fmt.Errorf("the new controller has not answered: %w", err)
+	}
+	return a, nil
+}
+
+// refuse tells the heir that there will be no parcel.
+func (h *heir) refuse(err error) {
+	_ = json.NewEncoder(h.conn).Encode(api.ReplaceAnswer{Error: err.Error()})
+}
+
+// kill ends the heir and waits until it is gone.
+func (h *heir) kill() {
+	_ = h.conn.Close()
+	if h.pidfd < 0 {
+		return
+	}
+	_ = unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(h.pidfd), Events: unix.POLLIN}}, int(diesWithin.Milliseconds()))
+}

@@ -1,0 +1,266 @@
+package controller
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/metrics"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/vhost/unixsock"
+)
+
+// Replace takes over from the controller that listens on opt.Socket, while it lives: all of its uplinks, VMs and connections, without
+// a VM noticing. When it returns without an error that controller ends, and Run goes on with them. With an error that controller goes
+// on as if nothing had been asked. api.ErrNoController: there is none.
+func Replace(opt Options) (c *Controller, err error) {
+	c = newController(opt)
+	if c.watcher, err = netdev.NewWatcher(); err != nil { // what takes time comes before anything stops
+		return nil, err
+	}
+	conn, err := askFor(opt)
+	if err != nil {
+		c.watcher.Close()
+		return nil, err
+	}
+	defer conn.Close()
+	err = c.makeReady(conn)
+	if err == nil {
+		err = c.receive(conn)
+	}
+	if err != nil {
+		c.leavePlaces()
+		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
+		return nil, fmt.Errorf("replace: %w: the controller before goes on", err)
+	}
+	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid()}); err != nil {
+		return nil, fmt.Errorf("replace: the controller before has gone on: %w", err) // and it kills us
+	}
+	return c, nil
+}
+
+// askFor asks the controller at the socket for its parcel, which follows on the connection.
+func askFor(opt Options) (*net.UnixConn, error) {
+	nc, err := api.Dial(opt.Socket)
+	if err != nil {
+		return nil, err
+	}
+	conn := nc.(*net.UnixConn)
+	body, err := json.Marshal(api.ReplaceRequest{Version: opt.Version, Parcel: parcel.Version, State: opt.State, BPFFS: opt.BPFFS, Service: opt.Service})
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(2 * readyWithin))
+		var req *http.Request
+		if req, err = http.NewRequest(http.MethodPost, "http://rscctl/v1/replace", bytes.NewReader(body)); err == nil {
+			req.Header.Set("Connection", "Upgrade")
+			req.Header.Set("Upgrade", api.ReplaceProtocol)
+			err = req.Write(conn)
+		}
+	}
+	if err == nil {
+		err = upgraded(conn)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// upgraded reads the answer's head and not a byte more: descriptors come with the bytes behind it.
+func upgraded(conn *net.UnixConn) error {
+	resp, err := http.ReadResponse(bufio.NewReader(singly{conn}), nil)
+	if err != nil {
+		return fmt.Errorf("replace: answer of the controller: %w", err)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	defer resp.Body.Close()
+	return api.ReadError(resp)
+}
+
+// singly reads byte by byte.
+type singly struct{ *net.UnixConn }
+
+func (s singly) Read(b []byte) (int, error) { return s.UnixConn.Read(b[:min(1, len(b))]) }
+
+// makeReady loads the programs that this version has otherwise, while the controller before goes on.
+func (c *Controller) makeReady(conn *net.UnixConn) error {
+	p, err := parcel.Receive(conn)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := readPacked(p)
+	if err != nil {
+		return err
+	}
+	c.ready = map[int]*bpf.Program{}
+	for i := range s.Uplinks {
+		u := &s.Uplinks[i]
+		if c.ready[u.Index], err = adoptProgram(p, u); err != nil {
+			delete(c.ready, u.Index)
+			return fmt.Errorf("interface %s: %w", u.Iface, err)
+		}
+	}
+	return json.NewEncoder(conn).Encode(api.ReplaceAnswer{Ready: true})
+}
+
+// receive takes the parcel and goes on with what is in it.
+func (c *Controller) receive(conn *net.UnixConn) error {
+	p, err := parcel.Receive(conn)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := readPacked(p)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.goOn(p, &s)
+}
+
+// goOn takes what is in a parcel. The caller holds mu.
+func (c *Controller) goOn(p *parcel.Parcel, s *packed) error {
+	if err := c.survive(s.Process + 1); err != nil {
+		return err
+	}
+	if err := c.takePlaces(p, s); err != nil {
+		return err
+	}
+	same := c.survivor != nil && c.opt.Store.Path() == s.Store
+	if same { // it has all this already
+		c.survivor.inherit(s.Kept)
+	}
+	c.tags = s.Tags
+	if err := c.unpack(p, s); err != nil {
+		return err
+	}
+	c.remember()
+	if same {
+		return c.dropStrays(s.Kept)
+	}
+	return nil
+}
+
+// takePlaces goes on with the state directory, the sockets and the flow maps. The caller holds mu.
+func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
+	fd, err := p.Take(s.Lock, parcel.Memory)
+	if err != nil {
+		return err
+	}
+	if c.state, err = state.Adopt(c.opt.State, fd); err != nil {
+		return err
+	}
+	saved, err := c.state.Load()
+	if err != nil {
+		return err
+	}
+	c.restored, c.started = true, s.Started
+	c.restoreDefaults(saved.DefaultPolicy)
+	gid, err := socketGroup(c.opt.Socket, c.opt.SocketGroup)
+	if err != nil {
+		return err
+	}
+	if fd, err = p.Take(s.Control.FD, parcel.Listener); err != nil {
+		return err
+	}
+	if c.listener, err = unixsock.Adopt(controlConfig(c.opt.Socket, gid), s.Control.ID, fd); err != nil {
+		return err
+	}
+	if is, ok := c.listener.Group(); ok && gid >= 0 && int(is) != gid {
+		c.log.Warn("the control socket keeps its group until the next start", "group", is, "socket_group", c.opt.SocketGroup)
+	}
+	if err := c.takeScrapes(p, s); err != nil {
+		return err
+	}
+	if err := c.takeFlows(p, s); err != nil {
+		return err
+	}
+	c.waitForTheRest(&saved, s)
+	return nil
+}
+
+// takeScrapes goes on with the address of the metrics, if it is still the one that is wanted.
+func (c *Controller) takeScrapes(p *parcel.Parcel, s *packed) (err error) {
+	switch {
+	case c.opt.Metrics == "":
+		return nil
+	case s.Scrapes == "" || s.Metrics != c.opt.Metrics:
+		c.scrapes, err = metrics.Listen(c.opt.Metrics)
+		return err
+	}
+	fd, err := p.Take(s.Scrapes, parcel.TCPListener)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "metrics")
+	defer f.Close() // FileListener works on a copy
+	c.scrapes, err = net.FileListener(f)
+	return err
+}
+
+func (c *Controller) takeFlows(p *parcel.Parcel, s *packed) error {
+	if s.Flows == "" {
+		err := c.openFlows()         // pinned, or none yet
+		if errors.Is(err, ErrHeld) { // by the controller before, until it ends: keepPins takes them then
+			err = c.loadFlows()
+		}
+		return err
+	}
+	fd, err := p.Take(s.Flows, parcel.BPFMap)
+	if err != nil {
+		return err
+	}
+	c.flows, _, err = bpf.AdoptFlows(fd, bpf.DefaultFlowEntries)
+	return err
+}
+
+// waitForTheRest puts the VMs that the state names and the parcel has not on the list of those that wait. The caller holds mu.
+func (c *Controller) waitForTheRest(saved *state.State, s *packed) {
+	here := map[string]bool{}
+	for _, u := range s.Uplinks {
+		for _, vm := range u.VMs {
+			here[vm.VM.Name] = true
+		}
+	}
+	for _, i := range saved.Interfaces {
+		for _, vm := range i.VMs {
+			if !here[vm.Name] {
+				c.wait(i.Name, vm, "it waited when this controller took over")
+			}
+		}
+	}
+}
+
+// leavePlaces lets go of what takePlaces took, and leaves it to the controller before.
+func (c *Controller) leavePlaces() {
+	for _, p := range c.ready {
+		_ = p.Release()
+	}
+	c.watcher.Close()
+	if c.scrapes != nil {
+		_ = c.scrapes.Close()
+	}
+	if c.listener != nil {
+		_ = c.listener.Leave()
+	}
+	if c.flows != nil {
+		_ = c.flows.Close()
+	}
+	if c.state != nil {
+		_ = c.state.Close()
+	}
+	unlockPins(c.pinsLock)
+}

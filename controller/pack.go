@@ -1,0 +1,218 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/controller/report"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// settleWithin is how long a hand-over waits for guests without room. What they have not taken by then is dropped and counted.
+const settleWithin = 2 * time.Millisecond
+
+// bag takes descriptors in, as duplicates, and gives them names.
+type bag interface {
+	Keep(what string, fd int) (name string, err error)
+}
+
+// pack stops all traffic between two bursts and puts the controller into a parcel: no VM, no front-end and no sender hears of it. From
+// then on this process has no uplinks; unpack goes on with them, here or in another process. With an error it has gone on by itself.
+// The caller holds mu.
+func (c *Controller) pack() (p *parcel.Parcel, err error) {
+	p = parcel.New(c.opt.Version)
+	var packedVMs []*attachment
+	vms := map[*attachment]*packedVM{}
+	goOn := func(err error) error {
+		for _, a := range packedVMs {
+			if bad := a.kind.unpack(a, p, vms[a]); bad != nil {
+				err = errors.Join(err, bad)
+			}
+		}
+		for _, u := range c.uplinks {
+			err = errors.Join(err, u.each((*queue).Resume))
+		}
+		p.Close()
+		return err
+	}
+	for _, u := range c.uplinks {
+		if err := u.each(func(q *queue) error { return q.Suspend(settleWithin) }); err != nil {
+			return nil, goOn(err)
+		}
+	}
+	for _, u := range c.uplinks {
+		for _, a := range u.sorted() {
+			vm := a.packed()
+			vms[a] = vm
+			if err := a.kind.pack(a, p, vm); err != nil {
+				return nil, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
+			}
+			packedVMs = append(packedVMs, a)
+		}
+	}
+	state, err := c.describe(p, vms)
+	if err == nil {
+		p.State, err = json.Marshal(state)
+	}
+	if err != nil {
+		return nil, goOn(err)
+	}
+	for _, u := range c.uplinks {
+		if err := u.release(); err != nil { // it has what it needs; what does not close ends with the process
+			u.log.Warn("hand over: release", "err", err)
+		}
+		c.watcher.Remove(u.facts.Index)
+	}
+	clear(c.uplinks)
+	return p, nil
+}
+
+// packed is what is known of a VM beside its kind and its counts.
+func (a *attachment) packed() *packedVM {
+	return &packedVM{Tag: a.tag, VM: a.saved(), Index: a.idx, Generation: a.gen, Partial: a.partial}
+}
+
+// describe is the state of a parcel. vms holds what is known already of each VM. Counts of a worker that does not answer are left out.
+func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, err error) {
+	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags}
+	if c.survivor != nil {
+		s.Process, s.Store, s.Kept = c.survivor.process, c.opt.Store.Path(), c.keptNames()
+	}
+	keep := keeper{bag: b, err: &err}
+	s.Lock = keep.fd("lock", c.state.LockFD())
+	s.Control = packedListener{FD: keep.conn("control", c.listener), ID: c.listener.ID()}
+	if c.scrapes != nil {
+		s.Metrics, s.Scrapes = c.opt.Metrics, keep.conn("metrics", c.scrapes)
+	}
+	if c.flows != nil && c.flowsPin == "" {
+		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
+		u, bad := c.uplinks[name].describe(&keep, vms)
+		err = errors.Join(err, bad)
+		s.Uplinks = append(s.Uplinks, u)
+	}
+	return s, err
+}
+
+func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUplink, error) {
+	s := packedUplink{
+		Tag: u.tag, Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.native, Warnings: u.warnings,
+		Generations: map[int]uint32{},
+	}
+	for i, n := range u.taken {
+		if n > 0 {
+			s.Generations[i] = n
+		}
+	}
+	for _, ch := range u.changes {
+		s.Changes = append(s.Changes, ch.ID)
+	}
+	var errs []error
+	prog, err := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
+	s.Program, errs = prog, append(errs, err)
+	s.Multicast = keep.fd(u.tag+".group", u.mcast.FD())
+	looked := u.look()
+	for i, q := range u.queues {
+		one := packedQueue{Counted: looked[i].Counted()}
+		if q.adoptable {
+			parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
+			one.Socket, one.Umem, one.Owners = keep.fd(tag+".xsk", parts.Socket), keep.fd(tag+".umem", parts.Umem), keep.fd(tag+".owners", parts.Owners)
+		}
+		s.Queues = append(s.Queues, one)
+	}
+	counted := report.Uplink{Name: u.name, Queues: looked}
+	for _, a := range u.sorted() {
+		vm := vms[a]
+		vm.Counted = carried(counted.Counted(&report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}, Before: a.before}))
+		s.VMs = append(s.VMs, *vm)
+	}
+	return s, errors.Join(errs...)
+}
+
+// carried is what goes on of a VM's counts. What is held is lost with the process.
+func carried(s api.VMStats) api.VMStats {
+	if s.Held > 0 {
+		s.Dropped[flowtable.ReasonPortDown.String()] += s.Held
+		s.Held = 0
+	}
+	return s
+}
+
+// release closes what this process has of an uplink, and takes nothing off the interface.
+func (u *uplink) release() error {
+	var errs []error
+	stopped := true
+	for _, q := range u.queues {
+		err := q.close()
+		stopped = stopped && err == nil
+		errs = append(errs, err)
+	}
+	if u.mcast != nil && stopped {
+		errs = append(errs, u.mcast.Close())
+	}
+	if u.prog != nil {
+		errs = append(errs, u.prog.Release())
+	}
+	return errors.Join(errs...)
+}
+
+// keeper puts descriptors into a bag, and remembers the first error.
+type keeper struct {
+	bag bag
+	err *error
+}
+
+func (k *keeper) note(err error) {
+	if *k.err == nil {
+		*k.err = err
+	}
+}
+
+func (k *keeper) fd(what string, fd int) (name string) {
+	name, err := k.bag.Keep(what, fd)
+	k.note(err)
+	return name
+}
+
+// conn is fd for a listener.
+func (k *keeper) conn(what string, l net.Listener) (name string) {
+	c, ok := l.(syscall.Conn)
+	if !ok {
+		k.note(fmt.Errorf("%s: %T has no descriptor", what, l))
+		return ""
+	}
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { name = k.fd(what, int(fd)) })
+	}
+	k.note(err)
+	return name
+}
+
+// program keeps the parts of a BPF program.
+func (k *keeper) program(what string, parts func() (bpf.Parts, error), outcomes func() (map[string]uint64, error)) (s packedProgram, err error) {
+	p, err := parts()
+	if err != nil {
+		return s, err
+	}
+	s.Mode, s.Object, s.ReadsTag, s.Maps = p.Mode, p.Object, p.ReadsTag, map[string]string{}
+	s.Program = k.fd(fmt.Sprintf("%s.%d", what, p.IDs[""]), p.Program)
+	if p.Link >= 0 {
+		s.Link = k.fd(what+".link", p.Link)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Maps)) {
+		s.Maps[name] = k.fd(fmt.Sprintf("%s.%s.%d", what, name, p.IDs[name]), p.Maps[name])
+	}
+	s.Outcomes, err = outcomes()
+	return s, err
+}

@@ -1,0 +1,41 @@
+package controller
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/report"
+)
+
+const (
+	sendersEvery = 5 * time.Second // a look at a veth's peer goes through the host's named namespaces
+	partialFor   = time.Minute     // so long after the last frame with a partial checksum its sender is taken for mended
+)
+
+// peerWarning says that what the other end of a veth sends will be dropped by the guests, "" when it will not or cannot be changed.
+func peerWarning(p *netdev.Peer) string {
+	if on, fixed, err := p.Offload(netdev.TxChecksum); err != nil || !on || fixed {
+		return ""
+	}
+	return fmt.Sprintf("%s sends partial checksums, which the guest will drop and we never merge: %s", p.Name, remedyFor(p))
+}
+
+// checkSenders looks now and then whether the frames to come will have partial checksums. The caller holds mu.
+func (u *uplink) checkSenders() {
+	if u.facts.Kind != "veth" || time.Since(u.sendersSeen) < sendersEvery {
+		return
+	}
+	u.sendersSeen, u.senders = time.Now(), ""
+	if p, err := netdev.VethPeer(u.name); err == nil && p.Reachable {
+		u.senders = peerWarning(p)
+	}
+}
+
+// partialPast tells whether no frame with a partial checksum has come to the VM of late. The caller holds the controller's mu.
+func (a *attachment) partialPast(s *report.Uplink, vm *report.VM) bool {
+	if n := s.PartialChecksums(vm); n != a.partialSeen {
+		a.partialSeen, a.partialAt = n, time.Now()
+	}
+	return time.Since(a.partialAt) > partialFor
+}

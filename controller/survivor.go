@@ -1,0 +1,284 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/fdstore"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
+)
+
+// Rooms of notes, in bytes; what is not written takes no memory.
+const (
+	stateRoom = 16 << 20
+	portRoom  = 1 << 20
+)
+
+// Names in the store: "state-N" is the note of the N-th process, "TAG.x" a descriptor of an uplink or a VM, and "TAG.port.x" one that a
+// vhost-user port keeps by itself. A tag belongs to one uplink or VM for as long as it is attached, whichever process serves it: systemd
+// keeps a file under one name.
+const (
+	statePrefix = "state-"
+	portPart    = ".port."
+	notePrefix  = "note-"
+)
+
+// survivor keeps what the next process needs after a crash of this one, in a store that outlives it. The controller's lock guards
+// it, but for what ports keep by themselves.
+type survivor struct {
+	store   *fdstore.Store
+	process int    // see packed.Process
+	name    string // of this process's note
+	note    *fdstore.Note
+	told    string          // the last error that was logged
+	known   map[string]bool // what the store has, ports' own left out; true: of use in the state that is being written
+}
+
+// newSurvivor begins to keep. serial tells this process's note from those before.
+func newSurvivor(s *fdstore.Store, serial int) (*survivor, error) {
+	note, err := fdstore.NewNote("rscctl-state", stateRoom)
+	if err != nil {
+		return nil, err
+	}
+	return &survivor{store: s, process: serial, name: statePrefix + strconv.Itoa(serial), note: note, known: map[string]bool{}}, nil
+}
+
+// survive begins to keep, where there is a store. The caller holds mu, or is New.
+func (c *Controller) survive(process int) (err error) {
+	if c.opt.Store != nil {
+		c.survivor, err = newSurvivor(c.opt.Store, process)
+	}
+	return err
+}
+
+// remember writes what a process after this one needs, should this one die now. The caller holds mu.
+func (c *Controller) remember() {
+	if c.survivor == nil {
+		return
+	}
+	vms := map[*attachment]*packedVM{}
+	var err error
+	for _, u := range c.uplinks {
+		for _, a := range u.sorted() {
+			vms[a] = a.packed()
+			err = errors.Join(err, a.kind.keep(a, c.survivor, vms[a]))
+		}
+	}
+	c.stirred = c.moved()
+	state, derr := c.describe(c.survivor, vms)
+	if err = errors.Join(err, derr); err == nil {
+		err = c.survivor.write(c.opt.Version, state)
+	}
+	told := ""
+	if err != nil {
+		told = err.Error()
+	}
+	if told != c.survivor.told && err != nil {
+		c.log.Error("a crash would end what is attached", "err", err)
+	}
+	c.survivor.told = told
+}
+
+// rememberCounts is remember for what the workers have counted, if they have moved anything: those that sleep are not woken. The caller
+// holds mu.
+func (c *Controller) rememberCounts() {
+	if c.survivor != nil && c.moved() != c.stirred {
+		c.remember()
+	}
+}
+
+// moved changes whenever a worker has moved something.
+func (c *Controller) moved() (sum uint64) {
+	for _, u := range c.uplinks {
+		for _, q := range u.queues {
+			sum += q.Activity()
+		}
+	}
+	return sum
+}
+
+// leave ends all traffic between two bursts and leaves everything to the process that comes, which finds it in the store. It reports
+// false when that cannot be. The process must end.
+func (c *Controller) leave() bool {
+	c.mu.Lock()
+	if c.survivor == nil {
+		c.mu.Unlock()
+		return false
+	}
+	c.remember()
+	p, err := c.pack()
+	if err != nil {
+		c.log.Error("not left to the next process", "err", err)
+		c.mu.Unlock()
+		return false
+	}
+	c.log.Info("left to the next process")
+	p.Close()
+	return true // with mu held: nothing here is this process's any more
+}
+
+// Recover goes on where a process that died, or left, stood: with what it had kept in opt.Store. files are the descriptors that this process
+// inherited, which are taken over. With an error nothing of it is used, and the store is empty.
+func Recover(opt Options, files map[string]int) (c *Controller, err error) {
+	names := slices.Collect(maps.Keys(files))
+	c = newController(opt)
+	p, process, err := recovered(files)
+	defer p.Close()
+	var s packed
+	if err == nil {
+		s, err = readPacked(p)
+	}
+	if err == nil {
+		c.watcher, err = netdev.NewWatcher()
+	}
+	if err == nil {
+		s.Process, s.Kept, s.Store = process, names, opt.Store.Path()
+		c.mu.Lock()
+		err = c.goOn(p, &s)
+		c.mu.Unlock()
+	}
+	if err != nil {
+		c.leavePlaces()
+		for _, name := range names {
+			err = errors.Join(err, opt.Store.Drop(name))
+		}
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	return c, nil
+}
+
+// dropStrays drops what ports have kept that are not attached any more, and ports' notes of processes before this one.
+func (c *Controller) dropStrays(names []string) (err error) {
+	attached := map[string]bool{}
+	for _, u := range c.uplinks {
+		for _, a := range u.vms {
+			attached[a.tag] = true
+		}
+	}
+	now := strconv.Itoa(c.survivor.process)
+	for _, name := range strays(names, func(tag string) bool { return attached[tag] }, now) {
+		err = errors.Join(err, c.opt.Store.Drop(name))
+	}
+	return err
+}
+
+// keptNames are those that the store has, of what ports keep by themselves their notes alone. The caller holds mu.
+func (c *Controller) keptNames() []string {
+	names := slices.Sorted(maps.Keys(c.survivor.known))
+	for _, u := range c.uplinks {
+		for _, a := range u.sorted() {
+			names = append(names, portNoteName(a.tag, c.survivor.process))
+		}
+	}
+	return names
+}
+
+// inherit notes what the store has from a process before.
+func (s *survivor) inherit(names []string) {
+	for _, name := range names {
+		if !strings.Contains(name, portPart) {
+			s.known[name] = false
+		}
+	}
+}
+
+// forget empties the store: nothing is to be gone on with.
+func (s *survivor) forget() (err error) {
+	for name := range s.known {
+		err = errors.Join(err, s.store.Drop(name))
+	}
+	clear(s.known)
+	return errors.Join(err, s.note.Close())
+}
+
+// Keep implements bag. Names are the caller's: one name is one file.
+func (s *survivor) Keep(name string, fd int) (string, error) {
+	if _, there := s.known[name]; !there {
+		if err := s.store.Put(name, fd); err != nil {
+			return "", err
+		}
+	}
+	s.known[name] = true
+	return name, nil
+}
+
+// write replaces the state, whose descriptors Keep has put in, and drops what it does not name.
+func (s *survivor) write(from string, state packed) error {
+	body, err := json.Marshal(state)
+	if err == nil {
+		body, err = json.Marshal(noted{Version: parcel.Version, From: from, State: body})
+	}
+	if err == nil {
+		err = s.note.Write(body)
+	}
+	if err == nil {
+		_, err = s.Keep(s.name, s.note.FD()) // not before something is in it
+	}
+	if err != nil {
+		return fmt.Errorf("kept for a crash: %w", err)
+	}
+	for name, used := range s.known {
+		if used {
+			s.known[name] = false
+			continue
+		}
+		delete(s.known, name)
+		err = errors.Join(err, s.store.Drop(name))
+	}
+	return err
+}
+
+// noted is a state in a note.
+type noted struct {
+	Version int             `json:"version"` // as a parcel's
+	From    string          `json:"from"`
+	State   json.RawMessage `json:"state"`
+}
+
+// recovered makes a parcel of what the store has kept of a process that died. The descriptors are taken over. serial is that of its note.
+func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
+	p = parcel.New("")
+	for name, fd := range files {
+		err = errors.Join(err, p.Put(name, fd))
+	}
+	for _, f := range p.Files() {
+		if n, nerr := strconv.Atoi(strings.TrimPrefix(f.Name, statePrefix)); nerr == nil && strings.HasPrefix(f.Name, statePrefix) {
+			serial = max(serial, n)
+		}
+	}
+	fd, terr := p.Take(statePrefix+strconv.Itoa(serial), parcel.Memory)
+	if terr != nil {
+		return p, serial, errors.Join(err, terr)
+	}
+	defer unix.Close(fd)
+	body, nerr := fdstore.ReadNote(fd)
+	var n noted
+	if nerr == nil {
+		nerr = json.Unmarshal(body, &n)
+	}
+	if nerr == nil && n.Version > parcel.Version {
+		nerr = fmt.Errorf("form %d of rscctl %s: %w", n.Version, n.From, parcel.ErrNewer)
+	}
+	p.Version, p.From, p.State = n.Version, n.From, n.State
+	return p, serial, errors.Join(err, nerr)
+}
+
+// strays are the names of ports' descriptors whose port is not attached any more, and of their notes but those of this process.
+func strays(names []string, attached func(tag string) bool, process string) (out []string) {
+	for _, name := range names {
+		tag, part, ok := strings.Cut(name, portPart)
+		if serial, note := strings.CutPrefix(part, notePrefix); ok && (!attached(tag) || note && serial != process) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

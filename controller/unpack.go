@@ -1,0 +1,269 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/flowtable"
+)
+
+// errMoved means that a VM of a parcel cannot be served now for a reason that is the host's, not the parcel's: it waits.
+var errMoved = errors.New("it has changed meanwhile")
+
+// readPacked decodes a parcel's state.
+func readPacked(p *parcel.Parcel) (s packed, err error) {
+	if err := json.Unmarshal(p.State, &s); err != nil {
+		return s, fmt.Errorf("parcel: state: %w: %w", parcel.ErrDamaged, err)
+	}
+	return s, nil
+}
+
+// unpack goes on with the uplinks of a parcel. With an error nothing of them is kept, and nothing of the host was undone. The caller
+// holds mu.
+func (c *Controller) unpack(p *parcel.Parcel, s *packed) (err error) {
+	var opened []*uplink
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, u := range opened {
+			err = errors.Join(err, u.abandon())
+			c.watcher.Remove(u.facts.Index)
+			delete(c.uplinks, u.name)
+		}
+	}()
+	for i := range s.Uplinks {
+		u, err := c.unpackUplink(p, &s.Uplinks[i])
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", s.Uplinks[i].Iface, err)
+		}
+		opened = append(opened, u)
+		c.uplinks[u.name] = u
+		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs); err != nil {
+			return fmt.Errorf("interface %s: %w", u.name, err)
+		}
+		if _, err := c.watcher.Add(u.name); err != nil {
+			return err
+		}
+	}
+	for _, u := range opened {
+		if err := u.each((*queue).Resume); err != nil {
+			return err
+		}
+	}
+	c.lookSoon()
+	return nil
+}
+
+// unpackUplink goes on with an interface. Its workers run and take nothing yet.
+func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, err error) {
+	f, err := stillThere(s)
+	if err != nil {
+		return nil, err
+	}
+	u = &uplink{tag: s.Tag, name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
+		steering: map[uint32]bool{}, native: s.Native, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, u.abandon())
+			u = nil
+		}
+	}()
+	for i, n := range s.Generations {
+		if i < 0 || i >= maxPorts {
+			return u, fmt.Errorf("generation of port %d: %w", i, parcel.ErrDamaged)
+		}
+		u.taken[i] = n
+	}
+	if u.prog, err = c.unpackProgram(p, s); err != nil {
+		return u, err
+	}
+	fd, err := p.Take(s.Multicast, parcel.PacketSocket)
+	if err != nil {
+		return u, err
+	}
+	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index); err != nil {
+		return u, err
+	}
+	for id := range s.Queues {
+		if err := u.unpackQueue(p, id, &s.Queues[id], c.lookSoon); err != nil {
+			return u, err
+		}
+	}
+	return u, nil
+}
+
+// unpackProgram goes on with an interface's program: this version's, which was made ready before the other stopped, or is now.
+func (c *Controller) unpackProgram(p *parcel.Parcel, s *packedUplink) (prog *bpf.Program, err error) {
+	if prog = c.ready[s.Index]; prog != nil {
+		delete(c.ready, s.Index)
+	} else if prog, err = adoptProgram(p, s); err != nil {
+		return nil, err
+	}
+	if err := prog.TakePlace(); err != nil {
+		return nil, errors.Join(err, prog.Release())
+	}
+	return prog, nil
+}
+
+// adoptProgram loads this version's program over the maps of a parcel's. It does not take its place.
+func adoptProgram(p *parcel.Parcel, s *packedUplink) (*bpf.Program, error) {
+	parts, err := takeProgram(p, &s.Program)
+	if err != nil {
+		return nil, err
+	}
+	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native}, parts, s.Program.Outcomes)
+}
+
+// stillThere looks at the interface of a parcel, which may have another name by now.
+func stillThere(s *packedUplink) (*netdev.Facts, error) {
+	link, err := net.InterfaceByIndex(s.Index)
+	if err != nil {
+		return nil, err
+	}
+	f, err := netdev.Inspect(link.Name)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.Index != s.Index || f.RxQueues != s.RxQueues || len(s.Queues) != s.RxQueues:
+		return nil, fmt.Errorf("%w: it has %d receive queues, and had %d", errMoved, f.RxQueues, s.RxQueues)
+	}
+	return f, nil
+}
+
+// unpackQueue goes on with a queue's socket, or opens one where the kernel does not let that be: what waited in the other one is lost.
+func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, trouble func()) error {
+	var sock *xsk.Socket
+	var parts xsk.Parts
+	var err error
+	if s.Socket == "" {
+		sock, err = xsk.Open(u.queueConfig(id))
+	} else if parts, err = takeQueue(p, s); err == nil {
+		sock, err = xsk.Adopt(u.queueConfig(id), parts)
+	}
+	if err != nil {
+		return err
+	}
+	return u.startQueue(id, sock, &s.Counted, trouble)
+}
+
+// unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.
+func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM) error {
+	for i := range list {
+		vm := &list[i]
+		err := c.unpackVM(p, u, vm)
+		if errors.Is(err, errMoved) {
+			u.log.Error("VM not taken over: it waits", "vm", vm.VM.Name, "err", err)
+			c.wait(u.name, vm.VM, err.Error())
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("VM %s: %w", vm.VM.Name, err)
+		}
+	}
+	return nil
+}
+
+func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
+	a, err := c.checkRequest(attachAgain(u.name, vm.VM))
+	if err != nil {
+		return err
+	}
+	if vm.Index >= maxPorts || u.byIdx[vm.Index] != nil {
+		return fmt.Errorf("port %d: %w", vm.Index, parcel.ErrDamaged)
+	}
+	a.tag, a.idx, a.gen, a.up, a.log = vm.Tag, vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM)
+	a.before, a.partial, a.partialSeen = &vm.Counted, vm.Partial, vm.Counted.Passed[flowtable.ReasonPartialChecksum.String()]
+	err = u.each(func(q *queue) error { return q.Add(a.portConfig()) })
+	if err == nil {
+		err = u.countFlows(a)
+	}
+	if err == nil {
+		a.kind.prepare(c, u.facts)
+		err = a.kind.unpack(a, p, vm)
+	}
+	if err != nil {
+		if errors.Is(err, errMoved) {
+			return errors.Join(err, u.removeVM(a))
+		}
+		return err
+	}
+	u.vms[a.req.VM], u.byIdx[a.idx] = a, a
+	if a.kind.watched() != 0 {
+		if _, err := c.watcher.Add(a.kind.to()); err != nil {
+			a.log.Warn("watch", "err", err)
+		}
+	}
+	return nil
+}
+
+// abandon gives up an uplink that could not be unpacked whole, and leaves the host and the front-ends to whoever has the parcel.
+func (u *uplink) abandon() error {
+	var errs []error
+	for _, a := range u.vms { // packed again, for nobody: the parcel has duplicates of all that it holds
+		spare := parcel.New("")
+		errs = append(errs, a.kind.pack(a, spare, &packedVM{}))
+		spare.Close()
+	}
+	return errors.Join(append(errs, u.release())...)
+}
+
+// changesByID are those entries of the undo list.
+func (c *Controller) changesByID(ids []uint64) (out []state.Change) {
+	known := map[uint64]state.Change{}
+	for _, ch := range c.state.Changes() {
+		known[ch.ID] = ch
+	}
+	for _, id := range ids {
+		if ch, ok := known[id]; ok {
+			out = append(out, ch)
+		}
+	}
+	return out
+}
+
+// takeProgram takes a program's descriptors.
+func takeProgram(p *parcel.Parcel, s *packedProgram) (parts bpf.Parts, err error) {
+	parts = bpf.Parts{Program: -1, Link: -1, Mode: s.Mode, Object: s.Object, ReadsTag: s.ReadsTag, Maps: map[string]int{}}
+	parts.Program, err = p.Take(s.Program, parcel.BPFProgram)
+	if err == nil && s.Link != "" {
+		parts.Link, err = p.Take(s.Link, parcel.BPFLink)
+	}
+	for name, file := range s.Maps {
+		if err == nil {
+			parts.Maps[name], err = p.Take(file, parcel.BPFMap)
+		}
+	}
+	if err != nil {
+		parts.Close() // what is -1 is passed over
+	}
+	return parts, err
+}
+
+// takeQueue takes an AF_XDP socket's descriptors.
+func takeQueue(p *parcel.Parcel, s *packedQueue) (parts xsk.Parts, err error) {
+	var taken []int
+	for _, f := range []struct {
+		to   *int
+		name string
+		kind parcel.Kind
+	}{{&parts.Socket, s.Socket, parcel.XDPSocket}, {&parts.Umem, s.Umem, parcel.Memory}, {&parts.Owners, s.Owners, parcel.Memory}} {
+		if *f.to, err = p.Take(f.name, f.kind); err != nil {
+			for _, fd := range taken {
+				err = errors.Join(err, unix.Close(fd))
+			}
+			return parts, err
+		}
+		taken = append(taken, *f.to)
+	}
+	return parts, nil
+}

@@ -1,0 +1,87 @@
+package controller
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/vhost"
+)
+
+func (k *userKind) prepare(c *Controller, uplink *netdev.Facts) {
+	k.cfg.MTU, k.cfg.Memory, k.keeps = uplink.MTU, c.memory, c.survivor
+}
+
+// pack stops the port between two messages of its front-end, which goes on waiting for the next answer, and between two bursts of
+// its rings.
+func (k *userKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
+	state, files, err := k.port.Load().Pack()
+	if err != nil {
+		return err
+	}
+	u := &packedUser{Files: map[string]string{}}
+	for _, f := range files {
+		name, kerr := p.Keep(a.tag+"."+f.Name, f.FD)
+		u.Files[f.Name] = name
+		err = errors.Join(err, kerr, unix.Close(f.FD))
+	}
+	b, merr := json.Marshal(state)
+	u.Port, vm.User = b, u
+	return errors.Join(err, merr)
+}
+
+// keep: the port keeps what is its own by itself, as its front-end speaks.
+func (k *userKind) keep(_ *attachment, _ bag, vm *packedVM) error {
+	vm.User = &packedUser{}
+	return nil
+}
+
+func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
+	if vm.User == nil {
+		return fmt.Errorf("vhost-user port: %w", parcel.ErrMissing)
+	}
+	body, byName, err := vm.User.take(p, vm.Tag)
+	files := make([]vhost.NamedFile, 0, len(byName))
+	for name, fd := range byName {
+		files = append(files, vhost.NamedFile{Name: name, FD: fd})
+	}
+	var state vhost.PortState
+	if err == nil {
+		state, err = vhost.ReadPortState(body)
+	}
+	if err == nil {
+		err = k.wire(a)
+	}
+	if err != nil {
+		for _, f := range files {
+			err = errors.Join(err, unix.Close(f.FD))
+		}
+		return err
+	}
+	port, err := vhost.Unpack(k.cfg, state, files)
+	if err != nil {
+		return err
+	}
+	return k.steer(a, port)
+}
+
+// take takes the port's state and files: those that pack put in, or those that the port kept. What is in files is the caller's, also
+// with an error.
+func (u *packedUser) take(p *parcel.Parcel, tag string) (state []byte, files map[string]int, err error) {
+	if len(u.Port) == 0 {
+		return takePort(p, tag)
+	}
+	files = map[string]int{}
+	for name, file := range u.Files {
+		fd, err := p.TakeAny(file)
+		if err != nil {
+			return nil, files, err
+		}
+		files[name] = fd
+	}
+	return u.Port, files, nil
+}

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"errors"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
+)
+
+// worker is the process that works, a child of the keeper that was started.
+func (r *rig) worker() int {
+	r.t.Helper()
+	var st api.Status
+	r.json(&st, "status")
+	if st.PID == r.run.Process.Pid {
+		r.t.Fatal("the process that was started works itself: nothing outlives it")
+	}
+	return st.PID
+}
+
+// crash kills the process that works, and waits for the next one.
+func (r *rig) crash() {
+	r.t.Helper()
+	was := r.worker()
+	if err := syscall.Kill(was, syscall.SIGKILL); err != nil {
+		r.t.Fatal(err)
+	}
+	r.eventually("the next data plane answers", func() error {
+		var st api.Status
+		out, code := r.cli("status", "-o", "json")
+		if code != 0 {
+			return errors.New(out)
+		}
+		if r.json(&st, "status"); st.PID == was {
+			return errNotYet
+		}
+		return nil
+	})
+}
+
+// A crash is a hiccup: the process that works is killed at random moments, and the next one goes on with the same connections, rings and
+// sockets. The transfers of a vhost-user VM and of a VM on a tap arrive whole, and every packet of the last process is explained.
+func TestACrashIsAHiccup(t *testing.T) {
+	r, vm := oneTapVM(t, netnstest.Options{})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	stop := make(chan struct{})
+	toTap, toGuest := r.transfers(vm.Guest, stop), r.transfers(g.side, stop)
+	for range replacements() {
+		time.Sleep(2500*time.Millisecond + time.Duration(rand.IntN(300))*time.Millisecond) // slower than a crash loop
+		r.crash()
+		g.calm(t)
+	}
+	close(stop)
+	for _, done := range []<-chan error{toTap, toGuest} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	g.calm(t)
+	var after api.Stats
+	r.json(&after, "stats")
+	explain(t, after)
+}

@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
+)
+
+// replace starts a controller that takes over from the one that runs, and waits until that has ended and the new one answers.
+func (r *rig) replace() {
+	r.t.Helper()
+	old, done, log := r.run, r.done, r.log
+	flags := r.flags
+	r.flags = append([]string{"--replace"}, flags...)
+	r.launch()
+	r.flags = flags
+	select {
+	case err := <-done:
+		if err != nil {
+			r.t.Fatalf("the controller that was replaced: %v\n%s\nits heir:\n%s", err, log, r.log)
+		}
+		r.t.Logf("replaced: %s", gap(log.String()))
+	case err := <-r.done:
+		r.run, r.done, r.log = old, done, log
+		r.t.Fatalf("the heir ended: %v\n%s\nthe one before:\n%s", err, r.log, log)
+	case <-time.After(netnstest.Patience(20 * time.Second)):
+		r.t.Fatalf("no end of the controller that was replaced\n%s\nits heir:\n%s", log, r.log)
+	}
+	r.eventually("the heir answers", func() error {
+		if out, code := r.cli("status"); code != 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// calm fails the test when a guest's connection has ended.
+func (g *guest) calm(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.Done():
+		t.Fatalf("the front-end's connection ended: %v", g.Err())
+	default:
+	}
+}
+
+// A planned upgrade is one that no VM notices: connections of front-ends stay, transfers of a vhost-user VM and of a VM on a tap arrive
+// whole, what the dead process had counted goes on, and every packet is explained.
+func TestNobodyNoticesAReplacement(t *testing.T) {
+	r, vm := oneTapVM(t, netnstest.Options{})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
+	netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute)
+	var before, after api.Stats
+	r.json(&before, "stats", "--vm", "vm1")
+	stop := make(chan struct{})
+	toTap, toGuest := r.transfers(vm.Guest, stop), r.transfers(g.side, stop)
+	for range replacements() {
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		r.replace()
+		g.calm(t)
+	}
+	close(stop)
+	for _, done := range []<-chan error{toTap, toGuest} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	r.json(&after, "stats")
+	explain(t, after)
+	for _, v := range after.VMs {
+		if v.VM == "vm1" && (v.RxPackets < before.VMs[0].RxPackets || v.Superframes <= before.VMs[0].Superframes) {
+			t.Errorf("counts did not go on: %d packets, %d before", v.RxPackets, before.VMs[0].RxPackets)
+		}
+		if n := v.Dropped["port_down"]; n > 0 {
+			t.Logf("VM %s: %d packets dropped while it changed hands", v.VM, n)
+		}
+	}
+	g.calm(t)
+	var st api.Status
+	r.json(&st, "status")
+	if len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 2 || len(st.Waiting) != 0 {
+		t.Errorf("status: %+v", st)
+	}
+}
+
+// replacements is how many a test makes.
+func replacements() int {
+	if os.Getenv("RSCCTL_LONG") == "1" {
+		return 100
+	}
+	return 3
+}
+
+// gap reads from the log of a controller that was replaced how long things stood still.
+func gap(log string) string {
+	_, rest, _ := strings.Cut(log, "msg=replaced")
+	return strings.TrimSpace(rest)
+}
