@@ -154,3 +154,20 @@ func NameOf(id ebpf.ProgramID) string {
 	}
 	return info.Name
 }
+
+// RemoveXDP is the command that takes a foreign XDP program off its interface. ip, which is the one for programs that were attached by
+// netlink, is refused as busy for a program that a BPF link holds there (net/core/dev.c dev_xdp_attach).
+func RemoveXDP(program ebpf.ProgramID, ip string) string {
+	var links link.Iterator
+	defer links.Close()
+	for links.Next() {
+		info, err := links.Link.Info()
+		if err != nil || info.Type != link.XDPType || info.Program != program {
+			continue
+		}
+		if on := info.XDP(); on != nil && on.Ifindex != 0 { // otherwise it is detached, and somebody still has it open
+			return fmt.Sprintf("bpftool link detach id %d", links.ID)
+		}
+	}
+	return ip
+}

@@ -15,22 +15,29 @@ import (
 	"github.com/rscctl/rscctl/controller/state"
 )
 
-// Attach puts one VM on an interface, which becomes an uplink with the first. It leaves nothing behind when it fails.
+// Attach puts one VM on an interface, which becomes an uplink with the first. It leaves nothing behind when it fails. A VM that is
+// attached in the same way is left alone; of one that is attached in another way, what differs is changed; one that waits is tried.
 func (c *Controller) Attach(req api.AttachRequest) (api.AttachResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.retainFlows() // of a VM of this name whose detach a crash cut short
+	if resp, known, err := c.attachKnown(req); known {
+		return resp, err
+	}
 	return c.attach(req, false)
 }
 
 // attach does it. With again the VM was attached before, and may have come back behind another tap. The caller holds mu.
 func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachResponse, error) {
-	resp := api.AttachResponse{Schema: api.Schema, Iface: req.Iface, VM: req.VM, DryRun: req.DryRun, Changes: []string{}, Warnings: []string{}}
+	resp := newAttachResponse(&req)
 	a, err := c.checkRequest(req)
 	if err != nil {
 		return resp, err
 	}
 	if err := c.checkTaken(req, a.addr); err != nil {
+		return resp, err
+	}
+	if err := c.checkClaim(a); err != nil { // a tap is known only once it is found, below
 		return resp, err
 	}
 	u := c.uplinks[req.Iface]
@@ -212,7 +219,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	u := c.uplinks[req.Iface]
 	found := c.detachWaiting(req, &resp)
 	if u == nil && !found {
-		return resp, fmt.Errorf("detach: interface %s: %w: 'rscctl status' lists what is", req.Iface, ErrUnknownIface)
+		return resp, fmt.Errorf("detach: %w", c.unknownIface(req.Iface))
 	}
 	var errs []error
 	if u != nil {
@@ -225,7 +232,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 			}
 		}
 		if !found {
-			return resp, fmt.Errorf("detach: VM %s on %s: %w: 'rscctl status' lists what is", req.VM, req.Iface, ErrUnknownVM)
+			return resp, fmt.Errorf("detach: interface %s: %w", req.Iface, c.unknownVM(req.VM))
 		}
 		if len(u.vms) == 0 {
 			restored, err := c.closeUplink(u)
@@ -256,6 +263,8 @@ func (c *Controller) dropFlows() error {
 		_ = os.Remove(c.opt.BPFFS) // ours when empty; it stays when the operator keeps other pins in it
 		c.flowsPin = ""
 	}
+	unlockPins(c.pinsLock)
+	c.pinsLock = nil
 	if err != nil {
 		return fmt.Errorf("flow maps: %w", err)
 	}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/metrics"
@@ -28,7 +30,10 @@ type Options struct {
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
-	Service bool         // a service manager runs it
+
+	SocketGroup   string // group of the control socket, a name or a number; "": the process'
+	GroupMayWrite bool   // members of that group may change things, not only look
+	Service       bool   // a service manager runs it
 	// Store outlives this process: what a next one needs to go on after a crash is kept there. nil: a crash ends everything.
 	Store *fdstore.Store
 	// Succeed is called by Replace when all is this process's, and before the one before ends; nil: nothing is to be told. With an error
@@ -56,7 +61,8 @@ type Controller struct {
 	kinds    []kindOf
 	memory   *guestmem.Budget // of all guests' memory that is mapped
 	flows    *bpf.Flows
-	flowsPin string // "" when not pinned; flows is nil between the last detach and the next attach
+	flowsPin string   // "" when not pinned; flows is nil between the last detach and the next attach
+	pinsLock *os.File // while flows is pinned
 	started  time.Time
 
 	trouble  chan struct{} // a worker's feed has ended
@@ -73,6 +79,7 @@ type Controller struct {
 	retries  retries                 // when those are tried next
 	touched  bool                    // the attach in progress has begun to change the host
 	restored bool                    // the state file was read: from now on ours is the truth
+	defaults *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy
 	unsaved  error                   // why the state file is behind; nil when it is not
 	warnings []string
 }
@@ -84,7 +91,7 @@ func New(opt Options) (*Controller, error) {
 	if c.state, err = openState(opt.State); err != nil {
 		return nil, err
 	}
-	if c.listener, err = listenControl(opt.Socket); err != nil {
+	if c.listener, err = listenControl(opt.Socket, opt.SocketGroup); err != nil {
 		_ = c.state.Close()
 		return nil, err
 	}
@@ -123,12 +130,25 @@ func (c *Controller) closePlaces() {
 		_ = c.scrapes.Close()
 	}
 	c.listener.Close() // removes the socket file as well
+	unlockPins(c.pinsLock)
 	_ = c.state.Close()
 }
 
 // openFlows makes or adopts the pinned flow maps. Without a bpf filesystem it goes on unpinned and says how to have one:
 // the operator decides what is mounted.
-func (c *Controller) openFlows() error {
+func (c *Controller) openFlows() (err error) {
+	if c.pinsLock, err = lockPins(c.opt.BPFFS); err != nil {
+		return err
+	}
+	if err = c.loadFlows(); err != nil {
+		unlockPins(c.pinsLock)
+		c.pinsLock = nil
+	}
+	return err
+}
+
+// loadFlows is openFlows once the pins are this controller's.
+func (c *Controller) loadFlows() error {
 	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
 	m, pinned, err := bpf.OpenFlows(pin, bpf.DefaultFlowEntries)
 	if err != nil {

@@ -7,6 +7,7 @@ import "github.com/rscctl/rscctl/controller/api"
 var (
 	ErrHeld         = api.ErrHeld
 	ErrTaken        = api.ErrTaken
+	ErrLimit        = api.ErrLimit
 	ErrUnknownVM    = api.ErrUnknownVM
 	ErrUnknownIface = api.ErrUnknownIface
 	ErrFiltered     = api.ErrFiltered

@@ -48,7 +48,12 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if iface != "" && c.uplinks[iface] == nil {
-		return out, fmt.Errorf("flows: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
+		return out, fmt.Errorf("flows: %w", c.unknownIface(iface))
+	}
+	if vm != "" {
+		if _, err := c.findVM(vm); err != nil {
+			return out, fmt.Errorf("flows: %w", err)
+		}
 	}
 	now := monotonic()
 	for _, u := range c.uplinks {

@@ -34,6 +34,7 @@ func (c *Controller) watch(ctx context.Context) {
 				c.checkAll()
 				c.wakeWaiting()
 				c.saveAgain()
+				c.keepPins()
 				c.rememberCounts()
 				next = c.nextLook()
 			})

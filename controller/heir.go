@@ -171,11 +171,19 @@ func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
 		return err
 	}
 	c.restored, c.started = true, s.Started
+	c.restoreDefaults(saved.DefaultPolicy)
+	gid, err := socketGroup(c.opt.Socket, c.opt.SocketGroup)
+	if err != nil {
+		return err
+	}
 	if fd, err = p.Take(s.Control.FD, parcel.Listener); err != nil {
 		return err
 	}
-	if c.listener, err = unixsock.Adopt(controlConfig(c.opt.Socket), s.Control.ID, fd); err != nil {
+	if c.listener, err = unixsock.Adopt(controlConfig(c.opt.Socket, gid), s.Control.ID, fd); err != nil {
 		return err
+	}
+	if is, ok := c.listener.Group(); ok && gid >= 0 && int(is) != gid {
+		c.log.Warn("the control socket keeps its group until the next start", "group", is, "socket_group", c.opt.SocketGroup)
 	}
 	if err := c.takeScrapes(p, s); err != nil {
 		return err
@@ -208,7 +216,11 @@ func (c *Controller) takeScrapes(p *parcel.Parcel, s *packed) (err error) {
 
 func (c *Controller) takeFlows(p *parcel.Parcel, s *packed) error {
 	if s.Flows == "" {
-		return c.openFlows() // pinned, or none yet
+		err := c.openFlows()         // pinned, or none yet
+		if errors.Is(err, ErrHeld) { // by the controller before, until it ends: keepPins takes them then
+			err = c.loadFlows()
+		}
+		return err
 	}
 	fd, err := p.Take(s.Flows, parcel.BPFMap)
 	if err != nil {
@@ -253,4 +265,5 @@ func (c *Controller) leavePlaces() {
 	if c.state != nil {
 		_ = c.state.Close()
 	}
+	unlockPins(c.pinsLock)
 }

@@ -14,7 +14,7 @@ import (
 // What a request cannot mean, and what is not there, is refused before anything is put anywhere.
 func TestListenersThatCannotBeAreRefused(t *testing.T) {
 	ctl := offHost(t, t.TempDir())
-	c, _ := serveFor(t, ctl.routes(), all)
+	c, _ := serveFor(t, ctl.routes(), mayWrite)
 	ctx := context.Background()
 	trace := func(q api.TraceQuery) error {
 		return c.Trace(ctx, q, func(*api.TraceEvent) error { return nil })
@@ -43,7 +43,7 @@ func TestListenersThatCannotBeAreRefused(t *testing.T) {
 // Four listen to a VM and a fifth may not until one has gone. All hear the same; the VM's end is every one's, and says why.
 func TestListenersComeAndGo(t *testing.T) {
 	withThird(t, func(r *thirdRig) error {
-		c, _ := serveFor(t, r.c.routes(), all)
+		c, _ := serveFor(t, r.c.routes(), mayWrite)
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		var wg sync.WaitGroup
@@ -123,7 +123,7 @@ func TestListenersComeAndGo(t *testing.T) {
 // Whoever does not read loses, and the worker neither waits nor is told: the VM gets all of its frames.
 func TestAListenerThatDoesNotReadHurtsNobody(t *testing.T) {
 	withThird(t, func(r *thirdRig) error {
-		c, _ := serveFor(t, r.c.routes(), all)
+		c, _ := serveFor(t, r.c.routes(), mayWrite)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		s, err := c.Capture(ctx, api.CaptureQuery{VM: "third"})

@@ -52,11 +52,21 @@ func TestPeersAreRootAndTheSocketsGroup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := peerAllowed(c, func() (uint32, bool) { return group, true }); got != tt.want {
-			t.Errorf("%s: allowed %t, want %t", name, got, tt.want)
-		}
-		if got := peerAllowed(c, func() (uint32, bool) { return group, false }); got && tt.uid != 0 {
-			t.Errorf("%s: allowed by a file that is not ours", name)
+		for _, writes := range []bool{false, true} {
+			want := mayNothing
+			switch {
+			case tt.uid == 0, tt.want && writes:
+				want = mayWrite
+			case tt.want:
+				want = mayRead
+			}
+			got := peerOf(c, func() (uint32, bool) { return group, true }, writes)
+			if got.access != want || got.uid != tt.uid || got.pid == 0 {
+				t.Errorf("%s: %+v, want access %d of user %d (the group may write: %t)", name, got, want, tt.uid, writes)
+			}
+			if got := peerOf(c, func() (uint32, bool) { return group, false }, writes); got.access != mayNothing && tt.uid != 0 {
+				t.Errorf("%s: allowed by a file that is not ours", name)
+			}
 		}
 		c.Close()
 	}
@@ -64,7 +74,7 @@ func TestPeersAreRootAndTheSocketsGroup(t *testing.T) {
 
 func TestALiveControlSocketIsHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := listenControl(path)
+	l, err := listenControl(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +82,7 @@ func TestALiveControlSocketIsHeld(t *testing.T) {
 	if st, err := os.Lstat(path); err != nil || st.Mode() != sockMode|os.ModeSocket {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
-	if _, err := listenControl(path); !errors.Is(err, ErrHeld) {
+	if _, err := listenControl(path, ""); !errors.Is(err, ErrHeld) {
 		t.Errorf("got %v, want ErrHeld", err)
 	}
 }

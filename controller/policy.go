@@ -18,15 +18,6 @@ const (
 	maxExcludePorts = 64
 )
 
-// defaultPolicy is what a VM gets when attach says nothing: lossless merging, held for at most 50 us.
-func defaultPolicy() api.Policy {
-	return api.Policy{
-		Coalesce: true, IPv4: true, IPv6: true, Profile: api.ProfileGRO,
-		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: maxMaxBytes, MaxSegments: 0,
-		ExcludePorts: []uint16{},
-	}
-}
-
 // applyPatch returns base with the patch's fields, or an ErrUsage that names the field and its bounds.
 func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
 	out := p.Over(base)

@@ -33,7 +33,7 @@ func TestPolicyPatchIsTakenOrRefusedWhole(t *testing.T) {
 		{"too many ports", api.PolicyPatch{ExcludePorts: ptr(make65Ports())}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			base := defaultPolicy()
+			base := api.BuiltinPolicy()
 			got, err := applyPatch(base, tc.p)
 			if tc.ok != (err == nil) {
 				t.Fatalf("error = %v, want ok %t", err, tc.ok)
@@ -71,7 +71,7 @@ func TestProfileInForceFollowsNegotiation(t *testing.T) {
 		{"guest not running: off", "gro", all, false, "off", flowtable.GRO},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := defaultPolicy()
+			p := api.BuiltinPolicy()
 			p.Profile = tc.profile
 			got, note := effective(p, tc.f, tc.running)
 			if got != tc.want {
@@ -91,7 +91,7 @@ func TestProfileInForceFollowsNegotiation(t *testing.T) {
 func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 	all := virtio.Mask(virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestTSO6)
 	change := func(f func(*api.Policy)) api.Policy {
-		p := defaultPolicy()
+		p := api.BuiltinPolicy()
 		f(&p)
 		return p
 	}
@@ -102,14 +102,14 @@ func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 		guest  virtio.Features
 		want   uint32
 	}{
-		{"all of its TCP", defaultPolicy(), all, steer},
+		{"all of its TCP", api.BuiltinPolicy(), all, steer},
 		{"off", change(func(p *api.Policy) { p.Coalesce = false }), all, 0},
 		{"no IPv4", change(func(p *api.Policy) { p.IPv4 = false }), all, steer | bpf.FlagNoV4},
 		{"no family", change(func(p *api.Policy) { p.IPv4, p.IPv6 = false, false }), all, 0},
 		{"a port", change(func(p *api.Policy) { p.ExcludePorts = []uint16{22} }), all, steer | bpf.FlagExcludes},
-		{"no TSO6 in the guest", defaultPolicy(), all &^ virtio.Mask(virtio.FGuestTSO6), steer | bpf.FlagNoV6},
-		{"no TSO in the guest", defaultPolicy(), virtio.Mask(virtio.FGuestCsum), 0},
-		{"no checksum offload in the guest", defaultPolicy(), all &^ virtio.Mask(virtio.FGuestCsum), 0},
+		{"no TSO6 in the guest", api.BuiltinPolicy(), all &^ virtio.Mask(virtio.FGuestTSO6), steer | bpf.FlagNoV6},
+		{"no TSO in the guest", api.BuiltinPolicy(), virtio.Mask(virtio.FGuestCsum), 0},
+		{"no checksum offload in the guest", api.BuiltinPolicy(), all &^ virtio.Mask(virtio.FGuestCsum), 0},
 	} {
 		cfg, flags := tapRules(c.policy, c.guest)
 		if flags != c.want {

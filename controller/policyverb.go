@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/state"
 )
 
 // findVM looks a VM up on every uplink. The caller holds mu.
@@ -13,7 +14,58 @@ func (c *Controller) findVM(name string) (*attachment, error) {
 			return v, nil
 		}
 	}
-	return nil, fmt.Errorf("VM %s: %w: 'rscctl status' lists what is", name, ErrUnknownVM)
+	return nil, c.unknownVM(name)
+}
+
+// newPolicy is what a VM gets when attach says nothing. The caller holds mu.
+func (c *Controller) newPolicy() api.Policy {
+	if c.defaults != nil {
+		return *c.defaults
+	}
+	return api.BuiltinPolicy()
+}
+
+// restoreDefaults takes the default policy over from the state file. The caller holds mu.
+func (c *Controller) restoreDefaults(saved *state.Policy) {
+	if saved == nil {
+		return
+	}
+	p, err := applyPatch(api.BuiltinPolicy(), policyAgain(*saved).Patch())
+	if err != nil {
+		c.log.Warn("restore: default policy: it is the product's again", "err", err)
+		return
+	}
+	c.defaults = &p
+}
+
+// setDefaults changes the policy of VMs that are attached from now on. Those that are attached keep theirs. The caller holds mu.
+func (c *Controller) setDefaults(req api.PolicyRequest) (api.PolicyResponse, error) {
+	base := c.newPolicy()
+	if req.Reset {
+		base = api.BuiltinPolicy()
+	}
+	p, err := applyPatch(base, req.Patch)
+	if err != nil {
+		return api.PolicyResponse{}, err
+	}
+	was := c.defaults
+	c.defaults = &p
+	if err := c.saveState(); err != nil {
+		c.defaults = was
+		return api.PolicyResponse{}, fmt.Errorf("policy: default: unchanged: %w", err)
+	}
+	return defaultsResponse(p), nil
+}
+
+func defaultsResponse(p api.Policy) api.PolicyResponse {
+	return api.PolicyResponse{Schema: api.Schema, Default: true, Policy: p, Effective: p.Profile}
+}
+
+// DefaultPolicy returns the policy that a VM gets when attach says nothing.
+func (c *Controller) DefaultPolicy() api.PolicyResponse {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return defaultsResponse(c.newPolicy())
 }
 
 // GetPolicy returns the policy of one VM and what of it is in force.
@@ -27,31 +79,42 @@ func (c *Controller) GetPolicy(vm string) (api.PolicyResponse, error) {
 	return v.policyResponse(), nil
 }
 
-// SetPolicy changes or resets the policy of one VM, live. When it returns, what was held under the old one is delivered.
+// SetPolicy changes or resets the policy of one VM, live, or that of VMs to come. When it returns, what was held under the old one is delivered.
 func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if req.Default {
+		if req.VM != "" {
+			return api.PolicyResponse{}, fmt.Errorf("policy: VM %s and the default policy: %w: name one of them", req.VM, ErrUsage)
+		}
+		return c.setDefaults(req)
+	}
 	v, err := c.findVM(req.VM)
 	if err != nil {
 		return api.PolicyResponse{}, fmt.Errorf("policy: %w", err)
 	}
 	base, _, _ := v.effective()
 	if req.Reset {
-		base = defaultPolicy()
+		base = c.newPolicy()
 	}
 	policy, err := applyPatch(base, req.Patch)
 	if err != nil {
 		return api.PolicyResponse{}, err
 	}
-	if err := c.savePolicy(req.VM, policy); err != nil { // what cannot be kept is not put in force
-		return api.PolicyResponse{}, fmt.Errorf("policy: VM %s: unchanged: %w", req.VM, err)
+	return c.putPolicy(v, policy)
+}
+
+// putPolicy saves a policy and puts it in force. The caller holds mu.
+func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResponse, error) {
+	if err := c.savePolicy(v.req.VM, policy); err != nil { // what cannot be kept is not put in force
+		return api.PolicyResponse{}, fmt.Errorf("policy: VM %s: unchanged: %w", v.req.VM, err)
 	}
 	if err := v.setPolicy(policy); err != nil {
 		c.saveInForce()
 		return api.PolicyResponse{}, err
 	}
 	r := v.policyResponse()
-	c.log.Info("policy", "vm", req.VM, "coalesce", policy.Coalesce, "profile", r.Effective, "hold_ns", policy.HoldNS)
+	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", r.Effective, "hold_ns", policy.HoldNS)
 	return r, nil
 }
 

@@ -17,7 +17,9 @@ const (
 	maxVLAN   = 4094
 )
 
-var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
+// vmName takes the names that libvirt and Proxmox give: letters and digits of any script, and signs that neither break a line of a table
+// nor do anything in a shell between single quotes. At both ends stands no blank, and no sign in front that a flag could begin with.
+var vmName = regexp.MustCompile(`^[\p{L}\p{N}_(+]([\p{L}\p{M}\p{N}_.:@,=+()\[\]#~ -]*[\p{L}\p{M}\p{N}_.:@,=+()\[\]#~-])?$`)
 
 // checkRequest validates what needs no look at the host.
 func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
@@ -28,7 +30,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 		return fail("interface: %w: name one", ErrUsage)
 	}
 	if len(req.VM) > maxVMName || !vmName.MatchString(req.VM) {
-		return fail("VM name %q: %w: use letters, digits and _.:- (at most %d)", req.VM, ErrUsage, maxVMName)
+		return fail("VM name %q: %w: use letters, digits, blanks and _.:@,=+()[]#~- (at most %d bytes, a letter or a digit first)", req.VM, ErrUsage, maxVMName)
 	}
 	mac, err := net.ParseMAC(req.MAC)
 	if err != nil || len(mac) != macLen {
@@ -40,7 +42,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 	if req.VLAN < 0 || req.VLAN > maxVLAN {
 		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
 	}
-	policy, err := applyPatch(defaultPolicy(), req.Policy)
+	policy, err := applyPatch(c.newPolicy(), req.Policy)
 	if err != nil {
 		return fail("%w", err)
 	}
@@ -66,7 +68,7 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error
 	for name, list := range c.waiting {
 		for _, w := range list {
 			if w.vm.Name == req.VM && !w.trying {
-				return fmt.Errorf("attach: VM %s: %w: it waits for interface %s: 'rscctl detach %s --vm %s' first", req.VM, ErrTaken, name, name, req.VM)
+				return fmt.Errorf("attach: VM %s: %w: it waits for interface %s: 'rscctl detach %s --vm %s' first", req.VM, ErrTaken, name, name, api.ShellWord(req.VM))
 			}
 		}
 	}
@@ -82,7 +84,7 @@ func (c *Controller) checkClaim(a *attachment) error {
 	for _, u := range c.uplinks {
 		for _, other := range u.vms {
 			if other.kind.claim() == claim {
-				return fmt.Errorf("attach: %s: %w by VM %s: detach that first", claim, ErrTaken, other.req.VM)
+				return fmt.Errorf("attach: %s: %w by VM %s: name another one, or 'rscctl detach %s --vm %s' first", claim, ErrTaken, other.req.VM, u.name, api.ShellWord(other.req.VM))
 			}
 		}
 	}
@@ -97,18 +99,14 @@ func parseOwner(s string) (uid, gid int, err error) {
 		if uid, err = strconv.Atoi(u); err != nil {
 			who, err := user.Lookup(u)
 			if err != nil {
-				return 0, 0, fmt.Errorf("socket owner %q: %w: %w", s, ErrUsage, err)
+				return 0, 0, fmt.Errorf("socket owner %q: %w: this host has no user %q: name the one that QEMU runs as", s, ErrUsage, u)
 			}
 			uid, _ = strconv.Atoi(who.Uid)
 		}
 	}
 	if g != "" {
-		if gid, err = strconv.Atoi(g); err != nil {
-			grp, err := user.LookupGroup(g)
-			if err != nil {
-				return 0, 0, fmt.Errorf("socket owner %q: %w: %w", s, ErrUsage, err)
-			}
-			gid, _ = strconv.Atoi(grp.Gid)
+		if gid, err = groupID(g); err != nil {
+			return 0, 0, fmt.Errorf("socket owner %q: %w: this host has no group %q: name one that QEMU is in", s, ErrUsage, g)
 		}
 	}
 	return uid, gid, nil

@@ -6,30 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
 const (
+	capturePath = "/v1/capture"
 	maxRequest  = 64 << 10 // bytes of a request body
 	sockMode    = 0o660
 	sockBacklog = 128 // connections that wait to be accepted
 )
 
-// listenControl makes the control socket. A file left by a controller that died is replaced; a live one is ErrHeld.
-func listenControl(path string) (*unixsock.Listener, error) {
+// listenControl makes the control socket, of a group ("": the process'). A file left by a controller that died is replaced; a live one is
+// ErrHeld.
+func listenControl(path, group string) (*unixsock.Listener, error) {
+	gid, err := socketGroup(path, group)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w: choose another path with --socket", err)
 	}
-	l, err := unixsock.Listen(controlConfig(path))
+	l, err := unixsock.Listen(controlConfig(path, gid))
 	switch {
 	case errors.Is(err, unixsock.ErrInUse):
 		return nil, fmt.Errorf("control %w: %w: stop it, or use another --socket", err, ErrHeld)
@@ -39,21 +48,37 @@ func listenControl(path string) (*unixsock.Listener, error) {
 	return l, nil
 }
 
-func controlConfig(path string) unixsock.Config {
-	return unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: -1, Backlog: sockBacklog}
+// socketGroup is the number of the group that the control socket is to have, -1 for the process'.
+func socketGroup(path, group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	gid, err := groupID(group)
+	if err != nil {
+		return 0, fmt.Errorf("control socket %s: %w: make the group ('groupadd %s'), or name another with --socket-group", path, err, group)
+	}
+	return gid, nil
 }
 
-type credKey struct{}
+func controlConfig(path string, gid int) unixsock.Config {
+	return unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: gid, Backlog: sockBacklog}
+}
 
 // serve answers requests until ctx ends.
 func (c *Controller) serve(ctx context.Context, l *unixsock.Listener) error {
-	return serveHTTP(ctx, l, c.routes(), func(peer *net.UnixConn) bool { return peerAllowed(peer, l.Group) })
+	f := &front{handler: c.routes(), log: c.log, who: func(conn *net.UnixConn) peer { return peerOf(conn, l.Group, c.opt.GroupMayWrite) }}
+	return f.serve(ctx, l)
 }
 
 func (c *Controller) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }))
-	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) { return c.GetPolicy(r.FormValue("vm")) }))
+	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) {
+		if r.FormValue("default") == "true" {
+			return c.DefaultPolicy(), nil
+		}
+		return c.GetPolicy(r.FormValue("vm"))
+	}))
 	mux.HandleFunc("GET /v1/stats", query(func(r *http.Request) (any, error) { return c.Stats(r.FormValue("vm")) }))
 	mux.HandleFunc("GET /v1/config", query(func(*http.Request) (any, error) { return c.Config(), nil }))
 	mux.HandleFunc("GET /v1/flows", query(func(r *http.Request) (any, error) {
@@ -68,31 +93,73 @@ func (c *Controller) routes() http.Handler {
 		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), api.FlowSort(r.FormValue("sort")), limit)
 	}))
 	mux.HandleFunc("GET /v1/trace", c.serveTrace)
-	mux.HandleFunc("GET /v1/capture", c.serveCapture)
-	mux.HandleFunc("POST /v1/attach", command(c.Attach))
-	mux.HandleFunc("POST /v1/detach", command(c.Detach))
-	mux.HandleFunc("POST /v1/policy", command(c.SetPolicy))
+	mux.HandleFunc("GET "+capturePath, c.serveCapture)
+	mux.HandleFunc("POST /v1/attach", command(c.log, c.Attach))
+	mux.HandleFunc("POST /v1/detach", command(c.log, c.Detach))
+	mux.HandleFunc("POST /v1/policy", command(c.log, c.SetPolicy))
 	mux.HandleFunc("POST /v1/replace", c.handOver)
 	return mux
 }
 
-// serveHTTP serves h to the peers that allowed lets in, until ctx ends.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, allowed func(*net.UnixConn) bool) error {
+// front is what every request meets first: who it is from, and what he may do.
+type front struct {
+	handler http.Handler
+	who     func(*net.UnixConn) peer
+	log     *slog.Logger
+	limit   vhost.LogLimit // of lines about who may not
+}
+
+type peerKey struct{}
+
+// serve answers until ctx ends.
+func (f *front) serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler:           guard(h),
+		Handler:           f,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		ErrorLog:          nil,
+		ErrorLog:          slog.NewLogLogger(f.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return ctx }, // streams end with it
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			uc, ok := conn.(*net.UnixConn)
-			return context.WithValue(ctx, credKey{}, ok && allowed(uc))
+			var p peer
+			if uc, ok := conn.(*net.UnixConn); ok {
+				p = f.who(uc)
+			}
+			return context.WithValue(ctx, peerKey{}, p)
 		},
 	}
 	if err := serveUntil(ctx, srv, l); err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	return nil
+}
+
+// ServeHTTP implements http.Handler. Whatever changes something is no GET.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	var err error
+	switch {
+	case p.access == mayNothing:
+		err = fmt.Errorf("control socket: %w: be root or a member of the socket's group", api.ErrPermission)
+	case p.access == mayRead && r.URL.Path == capturePath:
+		err = fmt.Errorf("control socket: %w: what a VM's frames hold is not for members of the socket's group: be root", api.ErrPermission)
+	case p.access == mayRead && r.Method != http.MethodGet:
+		err = fmt.Errorf("control socket: %w: members of the socket's group may look only: be root, or start the controller with --group-may-write", api.ErrPermission)
+	}
+	if err != nil {
+		if left, ok := f.limit.Allow("refused"); ok {
+			f.log.Warn("request refused", "path", r.URL.Path, "uid", p.uid, "pid", p.pid, "lines_left_out", left)
+		}
+		refuse(w, err)
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	defer func() { // a fault of ours in it costs the request, and ends nothing
+		if fault := recover(); fault != nil {
+			f.log.Error("internal fault: please report it", "path", r.URL.Path, "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+			refuse(w, errors.New("control socket: internal fault: please report it with the controller's log"))
+		}
+	}()
+	f.handler.ServeHTTP(w, r)
 }
 
 // serveUntil serves until ctx ends, and then gives requests under way a moment.
@@ -112,17 +179,6 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	return nil
 }
 
-func guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if ok, _ := r.Context().Value(credKey{}).(bool); !ok {
-			refuse(w, fmt.Errorf("control socket: %w: be root or a member of the socket's group", api.ErrPermission))
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		next.ServeHTTP(w, r)
-	})
-}
-
 func query(f func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := f(r)
@@ -134,18 +190,21 @@ func query(f func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-func command[Req, Resp any](f func(Req) (Resp, error)) http.HandlerFunc {
+// command answers a request that changes something, and has it in the log who asked for it.
+func command[Req, Resp any](log *slog.Logger, f func(Req) (Resp, error)) http.HandlerFunc {
 	return query(func(r *http.Request) (any, error) {
 		var req Req
 		d := json.NewDecoder(r.Body)
 		d.DisallowUnknownFields()
 		if err := d.Decode(&req); err != nil {
-			return nil, fmt.Errorf("request: %w: %w", ErrUsage, err)
+			return nil, fmt.Errorf("request: %w: %w", ErrUsage, api.JSONError(err))
 		}
 		if _, err := d.Token(); err != io.EOF {
 			return nil, fmt.Errorf("request: %w: something follows it", ErrUsage)
 		}
-		return f(req)
+		resp, err := f(req)
+		audit(log, r, req, err)
+		return resp, err
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -17,16 +18,17 @@ import (
 )
 
 // serveFor serves h on a control socket as the controller does, and returns a client and the socket's path.
-func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*api.Client, string) {
+func serveFor(t *testing.T, h http.Handler, may access) (*api.Client, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := listenControl(path)
+	l, err := listenControl(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- serveHTTP(ctx, l, h, allowed) }()
+	f := &front{handler: h, log: slog.New(slog.DiscardHandler), who: func(*net.UnixConn) peer { return peer{access: may} }}
+	go func() { done <- f.serve(ctx, l) }()
 	client := api.NewClient(l.Path())
 	t.Cleanup(func() {
 		client.Close()
@@ -38,15 +40,13 @@ func serveFor(t *testing.T, h http.Handler, allowed func(*net.UnixConn) bool) (*
 	return client, path
 }
 
-func all(*net.UnixConn) bool { return true }
-
 // A client can tell what went wrong by errors.Is, whatever the words are.
 func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
 	var fail error
 	h := http.NewServeMux()
 	h.HandleFunc("GET /v1/status", query(func(*http.Request) (any, error) { return nil, fail }))
-	c, _ := serveFor(t, h, all)
-	sentinels := []error{ErrHeld, ErrTaken, ErrUnknownVM, ErrUnknownIface, ErrFiltered, ErrUsage, ErrWorker, ErrMTU, ErrNotSaved, api.ErrPermission}
+	c, _ := serveFor(t, h, mayWrite)
+	sentinels := []error{ErrHeld, ErrTaken, ErrLimit, ErrUnknownVM, ErrUnknownIface, ErrFiltered, ErrUsage, ErrWorker, ErrMTU, ErrNotSaved, api.ErrPermission}
 	for _, want := range sentinels {
 		fail = fmt.Errorf("status: eth1: %w: do this: %w", want, io.ErrUnexpectedEOF)
 		_, err := c.Status(context.Background(), "")
@@ -73,7 +73,7 @@ func TestEverySentinelCrossesTheControlSocket(t *testing.T) {
 
 func TestTheRealRoutesAnswerWithCodes(t *testing.T) {
 	ctl := offHost(t, t.TempDir())
-	c, _ := serveFor(t, ctl.routes(), all)
+	c, _ := serveFor(t, ctl.routes(), mayWrite)
 	ctx := context.Background()
 	for what, call := range map[string]struct {
 		do   func() error
@@ -92,14 +92,49 @@ func TestTheRealRoutesAnswerWithCodes(t *testing.T) {
 }
 
 func TestAPeerWithoutRightsIsToldSo(t *testing.T) {
-	c, _ := serveFor(t, http.NewServeMux(), func(*net.UnixConn) bool { return false })
+	c, _ := serveFor(t, http.NewServeMux(), mayNothing)
 	if _, err := c.Status(context.Background(), ""); !errors.Is(err, api.ErrPermission) || !strings.Contains(err.Error(), "group") {
 		t.Errorf("got %v", err)
 	}
 }
 
+// A member of the socket's group may look, and neither change anything nor read what VMs send.
+func TestWhoMayLookSeesNoFrames(t *testing.T) {
+	c, _ := serveFor(t, offHost(t, t.TempDir()).routes(), mayRead)
+	ctx := context.Background()
+	if _, err := c.Status(ctx, ""); err != nil {
+		t.Errorf("status: %v", err)
+	}
+	if _, err := c.Capture(ctx, api.CaptureQuery{VM: "x"}); !errors.Is(err, api.ErrPermission) {
+		t.Errorf("capture: %v", err)
+	}
+	if _, err := c.Detach(ctx, api.DetachRequest{Iface: "x"}); !errors.Is(err, api.ErrPermission) {
+		t.Errorf("detach: %v", err)
+	}
+}
+
+// A fault of ours in a request is said to who asked, and the next request is answered.
+func TestAFaultCostsOneRequest(t *testing.T) {
+	h := http.NewServeMux()
+	calls := 0
+	h.HandleFunc("GET /v1/status", query(func(*http.Request) (any, error) {
+		if calls++; calls == 1 {
+			panic("boom")
+		}
+		return api.Status{PID: 7}, nil
+	}))
+	c, _ := serveFor(t, h, mayWrite)
+	var e *api.Error
+	if _, err := c.Status(context.Background(), ""); !errors.As(err, &e) || e.Code != api.CodeFailed || !strings.Contains(err.Error(), "report it") {
+		t.Errorf("got %v", err)
+	}
+	if st, err := c.Status(context.Background(), ""); err != nil || st.PID != 7 {
+		t.Errorf("then %+v, %v", st, err)
+	}
+}
+
 func TestMalformedRequestsAreUsageErrors(t *testing.T) {
-	_, socket := serveFor(t, offHost(t, t.TempDir()).routes(), all)
+	_, socket := serveFor(t, offHost(t, t.TempDir()).routes(), mayWrite)
 	web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", socket)
 	}}}

@@ -38,12 +38,17 @@ func savedPolicy(p api.Policy) state.Policy {
 	}
 }
 
+// policyAgain is a policy of the state file.
+func policyAgain(p state.Policy) api.Policy {
+	return api.Policy{
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: api.Profile(p.Profile), HoldNS: p.HoldNS,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+	}
+}
+
 // attachAgain is the request that attaches a VM of the state file. Its policy is given in full: defaults may have changed since.
 func attachAgain(iface string, vm state.VM) api.AttachRequest {
-	p := api.Policy{
-		Coalesce: vm.Policy.Coalesce, IPv4: vm.Policy.IPv4, IPv6: vm.Policy.IPv6, Profile: api.Profile(vm.Policy.Profile), HoldNS: vm.Policy.HoldNS,
-		MaxBytes: vm.Policy.MaxBytes, MaxSegments: vm.Policy.MaxSegments, ExcludePorts: vm.Policy.ExcludePorts,
-	}
+	p := policyAgain(vm.Policy)
 	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch()}
 	if t := vm.Tap; t != nil {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
@@ -58,7 +63,7 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 func (c *Controller) Config() api.Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := api.Config{Schema: api.Schema, VMs: []api.AttachRequest{}, Waiting: []string{}, DefaultPolicy: defaultPolicy()}
+	out := api.Config{Schema: api.Schema, VMs: []api.AttachRequest{}, Waiting: []string{}, DefaultPolicy: c.newPolicy()}
 	for _, i := range c.snapshotState().Interfaces {
 		for _, vm := range i.VMs {
 			out.VMs = append(out.VMs, attachAgain(i.Name, vm))
@@ -89,6 +94,10 @@ func (c *Controller) snapshotState() state.State {
 		}
 	}
 	var s state.State
+	if c.defaults != nil {
+		p := savedPolicy(*c.defaults)
+		s.DefaultPolicy = &p
+	}
 	for _, iface := range slices.Sorted(maps.Keys(byIface)) {
 		s.Interfaces = append(s.Interfaces, state.Interface{Name: iface, VMs: byIface[iface]})
 	}

@@ -35,7 +35,7 @@ func (c *Controller) attachOffHost(iface string, vm state.VM) error {
 		u = &uplink{name: iface, vms: map[string]*attachment{}}
 		c.uplinks[iface] = u
 	}
-	policy, err := applyPatch(defaultPolicy(), attachAgain(iface, vm).Policy)
+	policy, err := applyPatch(api.BuiltinPolicy(), attachAgain(iface, vm).Policy)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (c *Controller) attachOffHost(iface string, vm state.VM) error {
 }
 
 func vmOf(name, mac string) state.VM {
-	return savedVM(api.AttachRequest{VM: name, MAC: mac, VhostUser: "/run/" + name}, defaultPolicy())
+	return savedVM(api.AttachRequest{VM: name, MAC: mac, VhostUser: "/run/" + name}, api.BuiltinPolicy())
 }
 
 func names(s state.State) (out []string) {
@@ -70,10 +70,10 @@ func TestAVMComesBackFromTheStateFileAsItWasAskedFor(t *testing.T) {
 		{Iface: "eth1", VM: "b", MAC: "52:54:00:00:00:02", VhostUser: "/x", Connect: true},
 		{Iface: "eth1", VM: "c", MAC: "52:54:00:00:00:03", Tap: "vnet0", Bypass: true},
 	} {
-		policy := defaultPolicy()
+		policy := api.BuiltinPolicy()
 		policy.Profile, policy.HoldNS, policy.ExcludePorts = "rsc", 0, []uint16{22}
 		back := attachAgain("eth1", savedVM(req, policy))
-		if p, err := applyPatch(defaultPolicy(), back.Policy); err != nil || !reflect.DeepEqual(p, policy) {
+		if p, err := applyPatch(api.BuiltinPolicy(), back.Policy); err != nil || !reflect.DeepEqual(p, policy) {
 			t.Errorf("%s: policy %+v, %v, want %+v", req.VM, p, err, policy)
 		}
 		back.Policy = api.PolicyPatch{}

@@ -15,7 +15,7 @@ func (c *Controller) Status(iface string) (api.Status, error) {
 	defer c.mu.Unlock()
 	st := c.statusHead(iface)
 	if iface != "" && c.uplinks[iface] == nil && c.waiting[iface] == nil {
-		return st, fmt.Errorf("status: interface %s: %w: 'rscctl status' lists what is", iface, ErrUnknownIface)
+		return st, fmt.Errorf("status: %w", c.unknownIface(iface))
 	}
 	snap, err := c.snapshot(iface)
 	st.Interfaces = report.Interfaces(snap)

@@ -36,7 +36,7 @@ func (t *tapKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, again
 	switch {
 	case len(t.bypassed) == 0:
 	case !req.Bypass:
-		return nil, nil, fmt.Errorf("attach: tap %s: %w: %s: remove them, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
+		return nil, nil, fmt.Errorf("attach: tap %s: %w: %s: mend that, or attach with --bypass-filters", req.Tap, ErrFiltered, strings.Join(t.bypassed, "; "))
 	default:
 		for _, s := range t.bypassed {
 			warnings = append(warnings, "bypassed: "+s)
@@ -59,7 +59,7 @@ func inspectTap(name string) (*netdev.TapFacts, error) {
 	case errors.Is(err, netdev.ErrNoVnetHdr):
 		return nil, fmt.Errorf("attach: %w: start the VM with a virtio NIC and vnet_hdr=on, QEMU's default", err)
 	case err != nil:
-		return nil, fmt.Errorf("attach: %w: name the tap of the VM's netdev, in the namespace that rscctl runs in", err)
+		return nil, fmt.Errorf("attach: %w: %sname the tap of the VM's netdev, in the namespace that rscctl runs in", err, likeLink(name, err))
 	}
 	return f, nil
 }
@@ -98,7 +98,7 @@ func (t *tapKind) filtered(a *attachment, look *look, h *netdev.Handle) (halt st
 		}
 		return ""
 	default:
-		return fmt.Sprintf("%v: %s: remove them, or detach and attach with --bypass-filters", ErrFiltered, now)
+		return fmt.Sprintf("%v: %s: mend that, or attach again with --bypass-filters", ErrFiltered, now)
 	}
 }
 

@@ -96,18 +96,21 @@ func chunkFor(mtu int) (int, error) {
 // inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
 func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {
 	f, err := netdev.Inspect(name)
+	if errors.Is(err, netdev.ErrNoDevice) {
+		err = fmt.Errorf("%w: %s'ip link' lists those of this network namespace", err, likeLink(name, err))
+	}
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("attach: %w", err)
 	}
 	if err := netdev.CheckUplink(name, vlan); err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("attach: %w", err)
 	}
 	chunk, err := chunkFor(f.MTU)
 	if err != nil {
-		return nil, 0, fmt.Errorf("interface %s: %w", name, err)
+		return nil, 0, fmt.Errorf("attach: interface %s: %w ('ip link set %s mtu %d')", name, err, name, xsk.MaxMTU(xsk.LargeChunk))
 	}
 	if f.XDP.Attached {
-		return nil, 0, fmt.Errorf("interface %s: %w", name, foreignXDP(f))
+		return nil, 0, fmt.Errorf("attach: interface %s: %w", name, foreignXDP(f))
 	}
 	return f, chunk, nil
 }
@@ -118,7 +121,7 @@ func foreignXDP(f *netdev.Facts) error {
 	if name == bpf.ProgramName {
 		return fmt.Errorf("%w (XDP program %d): detach it there first", ErrHeld, f.XDP.ProgID)
 	}
-	return fmt.Errorf("%w (program %d %q): remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, f.XDP.Off(f.Name))
+	return fmt.Errorf("%w (program %d %q): once you know whose it is, remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, bpf.RemoveXDP(ebpf.ProgramID(f.XDP.ProgID), f.XDP.Off(f.Name)))
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
@@ -202,7 +205,7 @@ func (u *uplink) loadProgram() error {
 		if err = p.Attach(native); err == nil {
 			u.prog, u.native = p, native
 			if !native {
-				u.warnings = append(u.warnings, fmt.Sprintf("generic XDP: the driver refused native mode (%v); every frame of %s costs more, and the kernel's own GRO on it is off", first, u.name))
+				u.warnings = append(u.warnings, fmt.Sprintf("generic XDP: the driver of %s has no native mode or refused it%s: every frame of it costs more, and the kernel's own GRO on it is off", u.name, reason(first)))
 			}
 			return nil
 		}
@@ -213,6 +216,15 @@ func (u *uplink) loadProgram() error {
 		first = err
 	}
 	return first
+}
+
+// reason is what the kernel answered, without the words of each layer that handed it on.
+func reason(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return " (" + errno.Error() + ")"
+	}
+	return ""
 }
 
 // close stops the workers and takes everything off the interface. Safe on a half-built uplink.
@@ -253,7 +265,7 @@ func (u *uplink) freeIndex() (index, generation uint32, err error) {
 			return uint32(i), u.taken[i] - 1, nil
 		}
 	}
-	return 0, 0, fmt.Errorf("interface %s: %d VMs: %w: detach one first", u.name, maxPorts, ErrTaken)
+	return 0, 0, fmt.Errorf("interface %s: %w: it has %d, the most that an interface can have: detach one, or attach this one to another interface", u.name, ErrLimit, maxPorts)
 }
 
 // setSteering notes whether XDP sends frames of a VM to us. A generic program costs every frame of the interface the kernel's

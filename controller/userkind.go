@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ const (
 // userKind is a VM on a vhost-user socket: we fill its guest's buffers. Its hooks run on the port's control goroutine.
 type userKind struct {
 	cfg   vhost.Config
+	owner string                     // the socket's by default, in words; "": it was said, or ours
 	port  atomic.Pointer[vhost.Port] // nil until the first of open and started
 	limit vhost.LogLimit
 	told  string    // the last warning that was logged
@@ -45,21 +47,69 @@ func newUserKind(req *api.AttachRequest) (kind, error) {
 		}
 		k.cfg.Mode = os.FileMode(m)
 	}
-	if req.SocketOwner != "" {
+	switch {
+	case req.SocketOwner != "":
 		var err error
 		if k.cfg.UID, k.cfg.GID, err = parseOwner(req.SocketOwner); err != nil {
 			return nil, err
 		}
+	case !req.Connect && os.Geteuid() == 0:
+		k.owner, k.cfg.UID, k.cfg.GID = libvirtOwner(user.Lookup, user.LookupGroup)
 	}
 	return k, nil
+}
+
+// libvirtOwner is whom libvirt runs QEMU as on this host, which has to connect to the socket: libvirt-qemu:kvm on Debian and Ubuntu,
+// qemu:qemu on Fedora and its kin. Without libvirt it is -1, ours.
+func libvirtOwner(lookup func(string) (*user.User, error), lookupGroup func(string) (*user.Group, error)) (words string, uid, gid int) {
+	for _, o := range []struct{ user, group string }{{"libvirt-qemu", "kvm"}, {"qemu", "qemu"}} {
+		u, err := lookup(o.user)
+		if err != nil {
+			continue
+		}
+		if uid, err = strconv.Atoi(u.Uid); err != nil {
+			continue
+		}
+		g, err := lookupGroup(o.group)
+		if err != nil {
+			return o.user, uid, -1
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return o.user, uid, -1
+		}
+		return o.user + ":" + o.group, uid, gid
+	}
+	return "", -1, -1
 }
 
 func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bool) (changes, warnings []string, err error) {
 	k.prepare(c, uplink)
 	if err := vhost.CheckSocket(k.cfg); err != nil { // before anything of the host is touched
-		return nil, nil, fmt.Errorf("attach: %w", err)
+		return nil, nil, fmt.Errorf("attach: %w", withRemedy(err))
 	}
-	return nil, nil, nil
+	if k.owner != "" {
+		changes = append(changes, fmt.Sprintf("make socket %s for %s, whom libvirt runs QEMU as (--socket-owner says otherwise)", k.cfg.Socket, k.owner))
+	}
+	return changes, nil, nil
+}
+
+// withRemedy adds what to do about a socket that cannot be had.
+func withRemedy(err error) error {
+	for _, r := range []struct {
+		of   error
+		text string
+	}{
+		{vhost.ErrNoFolder, "make it, as root, or name a socket in another one such as /run/rscctl"},
+		{vhost.ErrNotSocket, "remove it, or name another path"},
+		{vhost.ErrSocketInUse, "end who does, name another path, or say --connect if that is the VM's QEMU"},
+		{vhost.ErrPathTooLong, "name a shorter one, for example in /run/rscctl"},
+		{vhost.ErrConfig, "name the path of a file"},
+	} {
+		if errors.Is(err, r.of) {
+			return fmt.Errorf("%w: %s", err, r.text)
+		}
+	}
+	return err
 }
 
 func (k *userKind) open(a *attachment) error {

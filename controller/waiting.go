@@ -38,6 +38,7 @@ func (c *Controller) restore() error {
 		return err
 	}
 	c.restored = true
+	c.restoreDefaults(saved.DefaultPolicy)
 	// All wait before the first is attached: each attach writes the state file, and a crash must not lose those still to come.
 	for _, i := range saved.Interfaces {
 		for _, vm := range i.VMs {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -72,12 +73,13 @@ func oneLine(text string) string {
 
 func newApp(s streams) *cli.App {
 	app := &cli.App{
-		Name:    "rscctl",
-		Usage:   "eBPF-assisted receive coalescing for KVM guests",
-		Version: version(),
+		Name:      "rscctl",
+		Usage:     "eBPF-assisted receive coalescing for KVM guests",
+		UsageText: `rscctl VERB [flags]   (flags may stand anywhere; 'rscctl help VERB' lists them)`,
+		Version:   version(),
 		Description: `The controller ('rscctl run') merges consecutive TCP segments of a flow into one large frame and puts it into
-a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, replay and
-demo need no controller. 'rscctl observe' tells whether this host needs it at all.
+a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, purge,
+replay and demo need no controller. 'rscctl observe' tells whether this host needs it at all.
 
 A first session, as root:
    rscctl run &
@@ -87,7 +89,7 @@ A first session, as root:
    rscctl policy set web --coalesce off
    rscctl detach eth0 --vm web
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
+Lists take -o json, or --json. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
 		Writer:         s.out,
 		ErrWriter:      s.err,
 		Reader:         s.in,
@@ -96,21 +98,30 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no controller reachable.`,
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {
-		finish(c)
+		finish(c, app.Name+" "+c.Name)
 	}
 	return app
 }
 
-// finish sets what all verbs have in common.
-func finish(c *cli.Command) {
+// finish sets what all verbs have in common. path is how the verb is typed.
+func finish(c *cli.Command, path string) {
 	c.HideHelpCommand = true // 'rscctl help VERB' and 'rscctl VERB --help' are enough
 	c.OnUsageError = onUsageError
+	if lookup(c.Flags, "output") != nil && lookup(c.Flags, "json") == nil {
+		c.Flags = append(slices.Clip(c.Flags), boolFlag("json", "the same as -o json"))
+	}
+	if c.UsageText == "" {
+		c.UsageText = strings.TrimSuffix(path+" "+c.ArgsUsage, " ")
+		if len(c.Flags) > 0 {
+			c.UsageText += " [flags]"
+		}
+	}
 	for _, sub := range c.Subcommands {
-		finish(sub)
+		finish(sub, path+" "+sub.Name)
 	}
 }
 

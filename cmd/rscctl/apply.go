@@ -35,15 +35,25 @@ func exportCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name:        "export",
 		Usage:       "write what the controller has, as a file for apply",
-		Description: "Writes YAML to standard output: every VM, attached or waiting, with what of it is not the default.",
-		Flags:       []cli.Flag{socketFlag()},
+		Description: "Writes YAML or JSON to standard output: every VM, attached or waiting, with what of it is not the default.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "output `FORMAT`: yaml or json", Value: "yaml"},
+			socketFlag(),
+		},
 		Action: func(c *cli.Context) error {
 			if _, err := positionals(c, 0, 0, ""); err != nil {
+				return err
+			}
+			asJSON, err := formatOr(c, "yaml")
+			if err != nil {
 				return err
 			}
 			config, err := client(c).Config(c.Context)
 			if err != nil {
 				return on("export", err)
+			}
+			if asJSON {
+				return on("export", apply.Export(config).WriteJSON(s.out))
 			}
 			return on("export", apply.Export(config).Write(s.out))
 		},
@@ -133,7 +143,7 @@ func readDescription(name string, stdin io.Reader) (*apply.File, error) {
 	}
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
 	}
 	defer file.Close()
 	f, err := apply.Read(file)

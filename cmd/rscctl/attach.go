@@ -13,9 +13,9 @@ import (
 
 func attachCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
-		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, any text of your own (required)"},
+		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, for example libvirt's (required)"},
 		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
-		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this or --tap)"},
+		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this, or --tap or --domain)"},
 		&cli.StringFlag{Name: "tap", Usage: "the tap `DEV` that the VM has already; its netdev stays as it is"},
 		&cli.StringFlag{Name: "domain", Usage: "the VM's libvirt domain `NAME`: virsh is asked for the tap that has the MAC (with --tap, or alone)"},
 		boolFlag("trust-tap", "with --tap: your word that DEV is the VM's, where nothing on the host shows it"),
@@ -24,8 +24,8 @@ func attachCommand(s streams) *cli.Command {
 		&cli.IntFlag{Name: "vlan", Usage: "access port of VLAN `ID` 1 to 4094; without it the VM gets untagged frames",
 			DefaultText: "untagged"},
 		&cli.StringFlag{Name: "socket-mode", Usage: "file `MODE` of the vhost-user socket, octal", DefaultText: "0660"},
-		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP` (QEMU runs as another user)",
-			DefaultText: "unchanged"},
+		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP`: whom QEMU runs as",
+			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
 		boolFlag("isolate", "keep the VM and the VMs beside it on IFACE apart"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
@@ -48,7 +48,9 @@ attached only when it is proved to be the VM's, by its MAC address: libvirt's ad
 process that has it open, the bridge's forwarding entry, or libvirt itself with --domain. When the VM comes back behind
 another tap, it is found again.
 
-What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach.`,
+What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach. Attached again in the same way, a VM is
+left alone; in another way (with the same IFACE and MAC), what differs is changed: the policy while the VM runs, anything else by
+attaching it anew, which takes a vhost-user VM's link down for a moment. What is not said of the policy stays as it is.`,
 		Flags:  append(flags, policyFlags()...),
 		Action: func(c *cli.Context) error { return attach(c, s) },
 	}
@@ -71,15 +73,22 @@ func attach(c *cli.Context, s streams) error {
 		return printJSON(s.out, resp)
 	}
 	p := newPrinter(s.out)
-	title, verb := "attached", "changed"
-	if resp.DryRun {
-		title, verb = "would attach", "would change"
+	title, verb := "attached %s to %s", "changed"
+	switch {
+	case resp.Deed == api.DeedNone:
+		title = "%s is attached to %s in this way already"
+	case resp.Deed == api.DeedChanged && resp.DryRun:
+		title, verb = "would change %s on %s", "would change"
+	case resp.Deed == api.DeedChanged:
+		title = "changed %s on %s"
+	case resp.DryRun:
+		title, verb = "would attach %s to %s", "would change"
 	}
-	p.line("%s %s to %s", title, resp.VM, resp.Iface)
+	p.line(title, resp.VM, resp.Iface)
 	for _, change := range resp.Changes {
 		p.line("  %s: %s", verb, change)
 	}
-	if len(resp.Changes) == 0 {
+	if len(resp.Changes) == 0 && resp.Deed != api.DeedNone {
 		p.line("  %s: nothing", verb)
 	}
 	for _, w := range resp.Warnings {
@@ -108,8 +117,11 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
 		}
 	}
-	if (req.VhostUser == "") == (req.Tap == "" && req.Domain == "") {
-		return req, usagef("attach: one of --vhost-user and --tap (or --domain) is needed: usage: %s", c.Command.UsageText)
+	switch tap := req.Tap != "" || req.Domain != ""; {
+	case req.VhostUser == "" && !tap:
+		return req, usagef("attach: no way to the VM: give --vhost-user, --tap or --domain: usage: %s", c.Command.UsageText)
+	case req.VhostUser != "" && tap:
+		return req, usagef("attach: --vhost-user and --tap (or --domain) are two ways to the VM: give one of them")
 	}
 	if req.TrustTap && req.Tap == "" {
 		return req, usagef("attach: --trust-tap: it is your word for the tap that --tap names: name it")

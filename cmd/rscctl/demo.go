@@ -13,15 +13,19 @@ func demoCommand(s streams) *cli.Command {
 		Description: `A sender, a controller and a guest run as three processes in network namespaces of their own, coalescing off and on in
 turn. Prints both rates, frame sizes, the ratio and the reasons. Needs root and leaves nothing behind.`,
 		Flags: []cli.Flag{
-			boolFlag("json", "print one JSON object"),
 			boolFlag("ipv6", "use IPv6 instead of IPv4"),
+			outputFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if _, err := positionals(c, 0, 0, ""); err != nil {
 				return err
 			}
+			asJSON, err := format(c)
+			if err != nil {
+				return err
+			}
 			return on("demo", demo.Run(c.Context, demo.Options{
-				JSON: c.Bool("json"), IPv6: c.Bool("ipv6"), Stdout: s.out, Stderr: s.err, Version: version(),
+				JSON: asJSON, IPv6: c.Bool("ipv6"), Stdout: s.out, Stderr: s.err, Version: version(),
 			}))
 		},
 	}

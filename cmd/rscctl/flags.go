@@ -54,13 +54,13 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ipv6", Category: "policy:", Usage: "merge IPv6: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules of `PROFILE` gro (lossless) or rsc (Windows' rules, needs " +
 			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
-		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors; 0: " +
+		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors, at most 10ms; 0: " +
 			"only segments received together merge", DefaultText: "50us"},
-		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`",
+		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`, 1500 to 65535",
 			DefaultText: "65535"},
 		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "merge at most `N` segments into one frame; 0: no limit but --max-bytes",
 			DefaultText: "0"},
-		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated; " +
+		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated for up to 64; " +
 			"none: no port is excluded", DefaultText: "none"},
 	}
 }
@@ -162,37 +162,46 @@ func excludePorts(values []string) ([]uint16, error) {
 	return ports, nil
 }
 
-// format checks -o.
-func format(c *cli.Context) (asJSON bool, err error) {
-	switch v := c.String("output"); v {
-	case "table":
-		return false, nil
-	case "json":
-		return true, nil
-	default:
-		return false, usagef("--output %s: no such format: say table or json", v)
+// format checks -o and --json.
+func format(c *cli.Context) (asJSON bool, err error) { return formatOr(c, "table") }
+
+// formatOr is format for a verb that prints something other than a table.
+func formatOr(c *cli.Context, plain string) (asJSON bool, err error) {
+	v, on := c.String("output"), verbOf(c)
+	switch {
+	case v != plain && v != "json":
+		return false, usagef("%s: --output %s: no such format: say %s or json", on, v, plain)
+	case v == plain && c.Bool("json") && c.IsSet("output"):
+		return false, usagef("%s: --json and --output %s: leave one of them out", on, v)
 	}
+	return v == "json" || c.Bool("json"), nil
 }
 
 // positionals checks the number of words and returns them. names are what the words mean, for the message.
 func positionals(c *cli.Context, required, most int, names string) ([]string, error) {
 	args := c.Args().Slice()
-	verb := strings.TrimPrefix(c.Command.HelpName, "rscctl ")
+	verb := verbOf(c)
+	usage := c.Command.UsageText
 	switch {
 	case len(args) < required:
-		return nil, usagef("%s: %s missing: usage: rscctl %s %s", verb, names, verb, names)
+		return nil, usagef("%s: %s missing: usage: %s", verb, names, usage)
+	case len(args) > most && most == 0 && lookup(c.Command.Flags, "vm") != nil:
+		return nil, usagef("%s: %s: takes no such word: name a VM with --vm: usage: %s", verb, args[0], usage)
 	case len(args) > most && most == 0:
 		return nil, usagef("%s: %s: takes no such word: see rscctl %s --help", verb, args[0], verb)
 	case len(args) > most:
-		return nil, usagef("%s: %s: one word too many: usage: rscctl %s %s", verb, args[most], verb, names)
+		return nil, usagef("%s: %s: one word too many: usage: %s", verb, args[most], usage)
 	}
 	for _, a := range args {
 		if a == "" {
-			return nil, usagef("%s: empty word: usage: rscctl %s %s", verb, verb, names)
+			return nil, usagef("%s: empty word: usage: %s", verb, usage)
 		}
 	}
 	return args, nil
 }
+
+// verbOf is the verb as it is typed, such as "policy set".
+func verbOf(c *cli.Context) string { return strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ") }
 
 // client returns the client for the socket the command line or the environment names.
 func client(c *cli.Context) *api.Client { return api.NewClient(c.String("socket")) }

@@ -1,6 +1,12 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -8,48 +14,76 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/near"
 )
 
 func policyCommand(s streams) *cli.Command {
-	common := []cli.Flag{outputFlag(), socketFlag()}
+	common := []cli.Flag{
+		boolFlag("default", "instead of VM: the policy of VMs that are attached from now on"), outputFlag(), socketFlag(),
+	}
+	const what = "(VM | --default)"
 	return &cli.Command{
 		Name:      "policy",
 		Usage:     "show or change what coalescing does for a VM, while it runs",
-		UsageText: "rscctl policy get VM\nrscctl policy set VM [flags]\nrscctl policy reset VM",
+		UsageText: "rscctl policy get (VM | --default)\nrscctl policy set (VM | --default) [flags]\nrscctl policy reset (VM | --default)",
 		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usagef("policy: %s: no such sub-verb: say get, set or reset", c.Args().First())
+			if w := c.Args().First(); w != "" {
+				return usagef("policy: %s: no such sub-verb: %ssay get, set or reset", w, near.Hint(w, names(c.Command.Subcommands)))
 			}
 			return usagef("policy: sub-verb missing: say get, set or reset")
 		},
 		Subcommands: []*cli.Command{
 			{
-				Name: "get", Usage: "show the policy of a VM", ArgsUsage: "VM", Flags: common,
+				Name: "get", Usage: "show the policy of a VM", ArgsUsage: what, Flags: common,
 				Action: func(c *cli.Context) error { return policyGet(c, s) },
 			},
 			{
-				Name: "set", Usage: "change the policy of a VM; what is not named stays", ArgsUsage: "VM",
-				Flags:  append(policyFlags(), common...),
+				Name: "set", Usage: "change the policy of a VM; what is not named stays", ArgsUsage: what,
+				Description: `With -f the fields come from a file of JSON, as 'policy get -o json' prints it; flags beside it win:
+   rscctl policy get web1 -o json | rscctl policy set web2 -f -`,
+				Flags: append(append(policyFlags(),
+					&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "take the policy from `FILE`, - for standard input"}), common...),
 				Action: func(c *cli.Context) error { return policySet(c, s) },
 			},
 			{
-				Name: "reset", Usage: "give a VM the default policy", ArgsUsage: "VM", Flags: common,
+				Name: "reset", Usage: "give a VM the default policy; with --default, the product's", ArgsUsage: what, Flags: common,
 				Action: func(c *cli.Context) error { return policyReset(c, s) },
 			},
 		},
 	}
 }
 
+// policyOf reads whose policy is meant: a VM's, or with --default that of those to come.
+func policyOf(c *cli.Context) (vm string, err error) {
+	required := 1
+	if c.Bool("default") {
+		required = 0
+	}
+	args, err := positionals(c, required, 1, "VM")
+	if err != nil {
+		return "", err
+	}
+	if len(args) == 1 && required == 0 {
+		return "", usagef("%s: %s and --default: name one of them", verbOf(c), args[0])
+	}
+	return c.Args().First(), nil
+}
+
 func policyGet(c *cli.Context, s streams) error {
-	args, err := positionals(c, 1, 1, "VM")
+	vm, err := policyOf(c)
 	if err != nil {
 		return err
 	}
-	return showPolicy(c, s, func() (*api.PolicyResponse, error) { return client(c).GetPolicy(c.Context, args[0]) })
+	return showPolicy(c, s, func() (*api.PolicyResponse, error) {
+		if vm == "" {
+			return client(c).DefaultPolicy(c.Context)
+		}
+		return client(c).GetPolicy(c.Context, vm)
+	})
 }
 
 func policySet(c *cli.Context, s streams) error {
-	args, err := positionals(c, 1, 1, "VM")
+	vm, err := policyOf(c)
 	if err != nil {
 		return err
 	}
@@ -57,22 +91,63 @@ func policySet(c *cli.Context, s streams) error {
 	if err != nil {
 		return on("policy set", err)
 	}
+	if c.IsSet("file") {
+		from, err := policyFile(c.String("file"), s.in)
+		if err != nil {
+			return on("policy set", err)
+		}
+		patch = patch.Merge(from)
+	}
 	if patch == (api.PolicyPatch{}) {
-		return usagef("policy set: nothing to set on %s: give a flag like --coalesce off, see rscctl policy set --help", args[0])
+		return usagef("policy set: nothing to set on %s: give a flag like --coalesce off, see rscctl policy set --help", cmp.Or(vm, "the default"))
 	}
 	return showPolicy(c, s, func() (*api.PolicyResponse, error) {
-		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: args[0], Patch: patch})
+		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: vm, Default: vm == "", Patch: patch})
 	})
 }
 
 func policyReset(c *cli.Context, s streams) error {
-	args, err := positionals(c, 1, 1, "VM")
+	vm, err := policyOf(c)
 	if err != nil {
 		return err
 	}
 	return showPolicy(c, s, func() (*api.PolicyResponse, error) {
-		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: args[0], Reset: true})
+		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: vm, Default: vm == "", Reset: true})
 	})
+}
+
+const maxPolicyFile = 64 << 10
+
+// policyFile reads what 'policy get -o json' prints. Only what it says of the policy is taken.
+func policyFile(name string, stdin io.Reader) (api.PolicyPatch, error) {
+	from, what := stdin, "standard input"
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return api.PolicyPatch{}, fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
+		}
+		defer f.Close()
+		from, what = f, name
+	}
+	var in struct {
+		api.PolicyResponse
+		Policy *api.PolicyPatch `json:"policy"`
+	}
+	d := json.NewDecoder(io.LimitReader(from, maxPolicyFile))
+	d.DisallowUnknownFields()
+	err := d.Decode(&in)
+	if err == nil && in.Policy == nil {
+		err = errors.New("it has no policy")
+	}
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows it")
+		}
+	}
+	if err != nil {
+		return api.PolicyPatch{}, fmt.Errorf("%s: not a policy: %w: give what 'rscctl policy get VM -o json' prints", what, api.JSONError(err))
+	}
+	return *in.Policy, nil
 }
 
 // showPolicy checks the output format before anything is changed.
@@ -90,7 +165,11 @@ func showPolicy(c *cli.Context, s streams, call func() (*api.PolicyResponse, err
 	}
 	p := newPrinter(s.out)
 	pol := resp.Policy
-	p.row("vm", resp.VM)
+	if resp.Default {
+		p.row("vm", "those attached from now on")
+	} else {
+		p.row("vm", resp.VM)
+	}
 	p.row("coalesce", onOffText(pol.Coalesce))
 	p.row("ipv4", onOffText(pol.IPv4))
 	p.row("ipv6", onOffText(pol.IPv6))

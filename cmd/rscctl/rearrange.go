@@ -2,9 +2,13 @@ package main
 
 import (
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/near"
 )
 
 // The cli package hands everything behind the first positional argument to the action unparsed, so `attach eth0 --vm a`
@@ -12,8 +16,8 @@ import (
 //
 //	verb [subverb] --flag=value ... -- positional ...
 //
-// On the way it finds what the package would let through: unknown flags by their own name, a flag without its value, and a
-// flag given twice.
+// On the way it finds what the package would let through, or name by words that help nobody: unknown flags by their own name, a
+// flag without its value or with one of another type, and a flag given twice.
 
 type parsed struct {
 	flags []flagUse
@@ -33,6 +37,10 @@ func rearrange(app *cli.App, args []string) ([]string, error) {
 	}
 	path, flags := []string(nil), []cli.Flag{cli.HelpFlag, cli.VersionFlag}
 	level := app.Commands
+	asked := len(p.words) > 1 && (p.words[0] == "help" || p.words[0] == "h")
+	if asked { // help VERB is VERB --help
+		p.words, p.flags = p.words[1:], append(p.flags, flagUse{name: "help"})
+	}
 	for len(p.words) > 0 {
 		c := find(level, p.words[0])
 		if c == nil {
@@ -45,9 +53,12 @@ func rearrange(app *cli.App, args []string) ([]string, error) {
 		}
 	}
 	if len(path) == 0 && len(p.words) > 0 && p.words[0] != "help" && p.words[0] != "h" {
-		return nil, usagef("%s: no such verb: see rscctl --help", p.words[0])
+		return nil, usagef("%s: no such verb: %ssee rscctl --help", p.words[0], near.Hint(p.words[0], names(level)))
 	}
-	line, err := render(p.flags, flags, strings.Join(append([]string{"rscctl"}, path...), " "))
+	if asked && len(path) > 0 && len(p.words) > 0 {
+		return nil, usagef("help: %s %s: no such verb: %ssee rscctl --help", strings.Join(path, " "), p.words[0], near.Hint(p.words[0], names(level)))
+	}
+	line, err := render(p.flags, flags, strings.Join(path, " "))
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +91,7 @@ func split(args []string, takes map[string]bool) (parsed, error) {
 		name, value, given := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
 		if takes[name] && !given {
 			if i++; i == len(args) {
-				return p, usagef("%s: needs a value: see --help of the verb", arg)
+				return p, usagef("%s: needs a value: see the verb's --help", arg)
 			}
 			value, given = args[i], true
 		}
@@ -93,23 +104,71 @@ func split(args []string, takes map[string]bool) (parsed, error) {
 func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {
 	var line []string
 	seen := map[string]bool{}
+	on, help := "", "see rscctl --help"
+	if verb != "" {
+		on, help = verb+": ", "see rscctl "+verb+" --help"
+	}
 	for _, u := range uses {
 		f := lookup(known, u.name)
 		if f == nil {
-			return nil, usagef("--%s: no such flag: see %s --help", u.name, verb)
+			return nil, usagef("%s--%s: no such flag: %s%s", on, u.name, flagHint(u.name, known), help)
 		}
 		name := f.Names()[0]
 		if _, repeats := f.(*cli.StringSliceFlag); seen[name] && !repeats {
-			return nil, usagef("--%s: given twice: give it once", name)
+			return nil, usagef("%s--%s: given twice: give it once", on, name)
 		}
 		seen[name] = true
-		if u.given {
-			line = append(line, "--"+name+"="+u.value)
-		} else {
+		if !u.given {
 			line = append(line, "--"+name)
+			continue
 		}
+		if want := mistyped(f, u.value); want != "" {
+			return nil, usagef("%s--%s %s: %s, %s", on, name, u.value, want, help)
+		}
+		line = append(line, "--"+name+"="+u.value)
 	}
 	return line, nil
+}
+
+// mistyped says what a flag's value is not and what to say, "" when it is of the flag's type.
+func mistyped(f cli.Flag, value string) string {
+	var err error
+	switch f.(type) {
+	case *cli.BoolFlag:
+		if _, err = strconv.ParseBool(value); err != nil {
+			return "takes no value: give the flag alone"
+		}
+	case *cli.IntFlag:
+		if _, err = strconv.Atoi(value); err != nil {
+			return "not a whole number: give one"
+		}
+	case *cli.DurationFlag:
+		if _, err = time.ParseDuration(value); err != nil {
+			return "not a time: say for example 500ms, 2s or 1m"
+		}
+	}
+	return ""
+}
+
+func flagHint(name string, known []cli.Flag) string {
+	var all []string
+	for _, f := range known {
+		all = append(all, f.Names()[0])
+	}
+	if w := near.Word(name, all); w != "" {
+		return "did you mean --" + w + "? "
+	}
+	return ""
+}
+
+// names are those that a person may type.
+func names(commands []*cli.Command) (out []string) {
+	for _, c := range commands {
+		if !c.Hidden {
+			out = append(out, c.Name)
+		}
+	}
+	return out
 }
 
 // takesValue tells which flags need a value: those of the verb in args, wherever it stands, or of every verb when there is

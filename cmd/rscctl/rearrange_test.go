@@ -26,7 +26,7 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 		{"observe vnet0 --seconds 5 vnet1 -o json", "observe --seconds=5 --output=json -- vnet0 vnet1"},
 		{"--all observe", "observe --all"},
 		{"attach eth0 --help", "attach --help"},
-		{"help attach", "help attach"},
+		{"help attach", "attach --help"}, {"help policy set", "policy set --help"}, {"help", "help"},
 		{"--version", "--version"},
 	} {
 		got, err := rearrange(app, strings.Fields(tt.in))

@@ -18,19 +18,19 @@ func replayCommand(s streams) *cli.Command {
 		Name:      "replay",
 		Usage:     "run a capture through the flow table, offline and without privileges",
 		ArgsUsage: "IN.pcap",
-		UsageText: "rscctl replay IN.pcap [-w OUT.pcap] [--profile P] [--hold D] [--vlan ID] [--json] [--features LIST]",
+		UsageText: "rscctl replay IN.pcap [-w OUT.pcap] [--profile P] [--hold D] [--vlan ID] [--features LIST] [-o table|json]",
 		Description: `Reads pcap and pcapng, gzipped or not; - is standard input. The clock is the capture's. With --hold 0 packets of equal
-timestamp form a burst. --json prints one object per frame a guest would have received, then a summary.`,
+timestamp form a burst. --json prints one object per frame and line, as a guest would have received it, then a summary.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "write what a guest would receive to `OUT.pcap`",
 				DefaultText: "nothing"},
-			&cli.StringFlag{Name: "profile", Usage: "rules: `gro` or rsc", Value: "gro"},
+			&cli.StringFlag{Name: "profile", Usage: "rules of `PROFILE`: gro or rsc", Value: "gro"},
 			&cli.StringFlag{Name: "hold", Usage: "longest `TIME` a segment waits for its successors", Value: "50us"},
 			&cli.IntFlag{Name: "vlan", Usage: "replay what an access port of VLAN `ID` 1 to 4094 gets: frames with that tag, without it",
 				DefaultText: "all frames, tags and all"},
-			boolFlag("json", "print one JSON object per line"),
 			&cli.StringFlag{Name: "features", Usage: "guest features assumed: a `LIST` of " + replay.FeatureNames +
 				", or changes like +ecn,-tso6", DefaultText: "csum,tso4,tso6; rsc too with --profile rsc"},
+			outputFlag(),
 		},
 		Action: func(c *cli.Context) error { return replayCapture(c, s) },
 	}
@@ -41,11 +41,15 @@ func replayCapture(c *cli.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	asJSON, err := format(c)
+	if err != nil {
+		return err
+	}
 	opt, err := replayOptions(c)
 	if err != nil {
 		return err
 	}
-	return on("replay", replayFile(c, s, args[0], c.String("write"), opt))
+	return on("replay", replayFile(c, s, args[0], c.String("write"), asJSON, opt))
 }
 
 func replayOptions(c *cli.Context) (replay.Options, error) {
@@ -85,11 +89,10 @@ func replayOptions(c *cli.Context) (replay.Options, error) {
 }
 
 // replayFile replays the capture at path. With --json a summary is printed whatever happens.
-func replayFile(c *cli.Context, s streams, path, outPath string, opt replay.Options) (err error) {
+func replayFile(c *cli.Context, s streams, path, outPath string, asJSON bool, opt replay.Options) (err error) {
 	out := bufio.NewWriterSize(s.out, 256<<10)
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	var sinks []replay.Sink
-	asJSON := c.Bool("json")
 	if asJSON {
 		sinks = append(sinks, replay.NewJSONSink(out))
 	}

@@ -24,6 +24,8 @@ programs, links and sockets away and keeps the state. Several controllers run si
 differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
 		Flags: append(logFlags(),
 			stateFlag(), socketFlag(), bpffsFlag(),
+			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
+			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
 			&cli.BoolFlag{Name: backgroundFlag, Hidden: true}, // for the unit's ExecReload
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
@@ -74,6 +76,8 @@ func runController(c *cli.Context, s streams) error {
 		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
+
+		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
 		Service: store != nil && !fdstore.InKeeper(),
 		Store:   store,
 		Again:   func() bool { return store != nil && !fdstore.InKeeper() && restarting() },

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/rscctl/rscctl/controller/api"
 )
 
@@ -39,6 +41,9 @@ func TestOutputOfEveryVerbIsStable(t *testing.T) {
 		{"apply-nothing.golden", []string{"apply", "-f", "testdata/export.golden", "--prune"}},
 		{"why.golden", []string{"why", "web"}},
 		{"why.json.golden", []string{"why", "web", "-o", "json"}},
+		{"stats.json.golden", []string{"--json", "stats"}},
+		{"status.json.golden", []string{"status", "--json"}},
+		{"why.json.golden", []string{"why", "web", "--json", "-o", "json"}},
 		{"why-waiting.golden", []string{"why", "git"}},
 		{"status.json.golden", []string{"status", "-o", "json"}},
 	} {
@@ -99,7 +104,7 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 	for _, line := range []string{
 		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "trace", "trace a b", "trace a --limit x", "trace a --limit 0", "trace a --limit -1", "trace a --flow bad", "trace a --flow=", "trace a --flow 1.2.3.4:0", "trace a --flow 1.2.3.4,5.6.7.8,9.9.9.9", "trace a --events seal,x", "trace a --events=", "trace a -o yaml", "trace a -w x",
 		"capture", "capture a", "capture a -w=", "capture a b -w x", "capture a -w x --side up", "capture a -w x --side=", "capture a -w x --snaplen 63", "capture a -w x --snaplen 131073", "capture a -w x --seconds 0", "capture a -w x --seconds 86401", "capture a -w x --limit 1e3", "capture a -w x --flow ::g", "capture a -w x -o json", "capture a -w",
-		"apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o json", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o table", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
 		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
@@ -115,7 +120,7 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"flows --watch --interval 0s", "status --interval 1s", "status --watch --interval 1ms", "status --watch x y", "flows --watch=perhaps", "policy", "policy web", "policy set", "policy set web",
 		"policy get", "policy get web --hold 1us", "policy set web --coalesce yes", "policy set web --profile tso",
 		"policy set web --hold=-1us", "policy set web --max-bytes -1", "policy set web --exclude-port 65536",
-		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --log-level loud", "run --log-level=", "run --log-format xml", "version x", "version -o json", "run --metrics here", "run --metrics 1.2.3.4", "run --metrics", "run x", "replay",
+		"policy set web --exclude-port none --exclude-port 1", "stats web", "run --log-level loud", "run --log-level=", "run --log-format xml", "version x", "version -o yaml", "version --json -o table", "run --metrics here", "run --metrics 1.2.3.4", "run --metrics", "run x", "replay",
 		"replay a.pcap b.pcap", "replay a.pcap --profile x", "replay a.pcap --hold 2h", "replay a.pcap --features +magic",
 		"replay a.pcap --features csum,-tso4", "demo x", "demo-child", "observe --all eth0",
 		"observe --seconds 0", "observe --seconds -1", "observe --seconds 3601", "observe --seconds 99999999999999999999", "observe --seconds 1.5",
@@ -243,17 +248,21 @@ func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
 	}
 }
 
-func TestMain(m *testing.M) {
-	// The tests name their sockets; one of the machine's own must not answer.
+func TestMain(m *testing.M) { testscript.Main(tests{m}, map[string]func(){"rscctl": main}) }
+
+// tests run without the places that the machine's own controller may be known by; scripts, which run as commands, set their own.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
 	for _, name := range []string{"RSCCTL_SOCKET", "RSCCTL_STATE", "RSCCTL_BPFFS"} {
 		os.Unsetenv(name)
 	}
-	code := m.Run()
+	code := t.M.Run()
 	if builtOne {
 		bin, _ := binary()
 		os.RemoveAll(filepath.Dir(bin))
 	}
-	os.Exit(code)
+	return code
 }
 
 func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {

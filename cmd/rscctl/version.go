@@ -5,17 +5,27 @@ import (
 	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
 )
 
 func versionCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name:  "version",
 		Usage: "print the version",
+		Flags: []cli.Flag{outputFlag()},
 		Action: func(c *cli.Context) error {
 			if _, err := positionals(c, 0, 0, ""); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(s.out, "rscctl", version())
+			asJSON, err := format(c)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(s.out, map[string]any{"schema": api.Schema, "version": version()})
+			}
+			_, err = fmt.Fprintln(s.out, "rscctl", version())
 			return err
 		},
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -63,7 +64,7 @@ func askAbout(ctx context.Context, cl *api.Client, name string) (vm why.VM, err 
 	}
 	stats, err := cl.Stats(ctx, name)
 	if err != nil {
-		return vm, err
+		return vm, reworded{err, strings.TrimPrefix(err.Error(), "stats: ")} // who asked why knows of no stats
 	}
 	if len(stats.VMs) != 1 {
 		return vm, api.ErrUnknownVM
@@ -79,3 +80,12 @@ func askAbout(ctx context.Context, cl *api.Client, name string) (vm why.VM, err 
 	}
 	return vm, nil
 }
+
+// reworded is an error in other words.
+type reworded struct {
+	error
+	text string
+}
+
+func (r reworded) Error() string { return r.text }
+func (r reworded) Unwrap() error { return r.error }

@@ -118,7 +118,12 @@ func (c *Client) GetPolicy(ctx context.Context, vm string) (*PolicyResponse, err
 	return get[PolicyResponse](ctx, c, "/v1/policy", query{"vm": vm})
 }
 
-// SetPolicy changes or resets the policy of one VM and returns the one now in force.
+// DefaultPolicy returns the policy that a VM gets when attach says nothing.
+func (c *Client) DefaultPolicy(ctx context.Context) (*PolicyResponse, error) {
+	return get[PolicyResponse](ctx, c, "/v1/policy", query{"default": "true"})
+}
+
+// SetPolicy changes or resets a policy and returns the one now in force.
 func (c *Client) SetPolicy(ctx context.Context, req PolicyRequest) (*PolicyResponse, error) {
 	return post[PolicyResponse](ctx, c, "/v1/policy", req)
 }

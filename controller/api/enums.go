@@ -80,3 +80,12 @@ const (
 
 // FlowSorts are all of them; the first is the default.
 var FlowSorts = []FlowSort{SortBytes, SortPackets, SortRate, SortAge, SortVM}
+
+// Deed is what an attach did.
+type Deed string
+
+const (
+	DeedAttached Deed = "attached"
+	DeedChanged  Deed = "changed"   // it was attached already, in another way
+	DeedNone     Deed = "unchanged" // it was attached already, in the same way
+)

@@ -18,8 +18,10 @@ var (
 	// ErrUnknownVM and ErrUnknownIface: what was named is not attached.
 	ErrUnknownVM    = errors.New("no such VM is attached")
 	ErrUnknownIface = errors.New("not attached")
-	// ErrTaken: a VM name, a (VLAN, MAC), a tap or a place on the interface belongs to another VM.
+	// ErrTaken: a VM name, a (VLAN, MAC), a socket or a tap belongs to another VM.
 	ErrTaken = errors.New("already taken")
+	// ErrLimit: there are as many VMs as there can be.
+	ErrLimit = errors.New("no room for another VM")
 	// ErrHeld: the state directory, the control socket or the interface belongs to another controller.
 	ErrHeld = errors.New("held by another controller")
 	// ErrFiltered: rules of the host touch the path that a VM's frames would no longer take.
@@ -48,6 +50,7 @@ var kinds = []struct {
 	{ErrUnknownVM, "unknown_vm", http.StatusNotFound},
 	{ErrUnknownIface, "unknown_iface", http.StatusNotFound},
 	{ErrTaken, "taken", http.StatusConflict},
+	{ErrLimit, "limit", http.StatusConflict},
 	{ErrHeld, "held", http.StatusConflict},
 	{ErrFiltered, "filtered", http.StatusConflict},
 	{ErrMTU, "mtu", http.StatusConflict},

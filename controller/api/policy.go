@@ -1,6 +1,18 @@
 package api
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
+func BuiltinPolicy() Policy {
+	return Policy{
+		Coalesce: true, IPv4: true, IPv6: true, Profile: ProfileGRO,
+		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
+	}
+}
 
 // Over is base with the patch's fields. The ports are in order, each once.
 func (p PolicyPatch) Over(base Policy) Policy {
@@ -17,6 +29,15 @@ func (p PolicyPatch) Over(base Policy) Policy {
 		base.ExcludePorts = slices.Compact(base.ExcludePorts)
 	}
 	return base
+}
+
+// Merge is the patch p, and of other what p leaves alone.
+func (p PolicyPatch) Merge(other PolicyPatch) PolicyPatch {
+	return PolicyPatch{
+		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6),
+		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: cmp.Or(p.HoldNS, other.HoldNS), MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
+		MaxSegments: cmp.Or(p.MaxSegments, other.MaxSegments), ExcludePorts: cmp.Or(p.ExcludePorts, other.ExcludePorts),
+	}
 }
 
 func set[T any](to, from *T) {

@@ -48,17 +48,19 @@ type PolicyPatch struct {
 	ExcludePorts *[]uint16 `json:"exclude_ports,omitempty"`
 }
 
-// PolicyRequest sets (Reset false) or resets the policy of one VM.
+// PolicyRequest sets (Reset false) or resets the policy of one VM, or with Default and no VM that of VMs attached later.
 type PolicyRequest struct {
-	VM    string      `json:"vm"`
-	Reset bool        `json:"reset,omitempty"`
-	Patch PolicyPatch `json:"patch"`
+	VM      string      `json:"vm"`
+	Default bool        `json:"default,omitempty"`
+	Reset   bool        `json:"reset,omitempty"`
+	Patch   PolicyPatch `json:"patch"`
 }
 
 // PolicyResponse is the policy in force. Effective differs from Profile when the guest did not negotiate RSC_EXT.
 type PolicyResponse struct {
 	Schema    int     `json:"schema"`
 	VM        string  `json:"vm"`
+	Default   bool    `json:"default,omitempty"` // of no VM, but of those to come
 	Policy    Policy  `json:"policy"`
 	Effective Profile `json:"effective_profile"`
 	Note      string  `json:"note,omitempty"` // why Effective is not what was asked
@@ -99,6 +101,7 @@ type AttachResponse struct {
 	Schema   int      `json:"schema"`
 	Iface    string   `json:"iface"`
 	VM       string   `json:"vm"`
+	Deed     Deed     `json:"deed"` // what was, or with DryRun would be, done
 	Changes  []string `json:"changes"`
 	Warnings []string `json:"warnings"`
 	DryRun   bool     `json:"dry_run"`

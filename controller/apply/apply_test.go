@@ -3,8 +3,10 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -16,18 +18,23 @@ var defaults = api.Policy{Coalesce: true, IPv4: true, IPv6: true, Profile: api.P
 
 // host is a controller that keeps what it is told, and refuses VMs on interfaces that it does not have.
 type host struct {
-	vms     []api.AttachRequest
-	log     []string
-	refuse  map[string]bool // by interface
-	waiting []string
-	halfway error // what Detach says after it has taken the VM off
-	stuck   error // what it says when it has not
+	defaults *api.Policy
+	vms      []api.AttachRequest
+	log      []string
+	refuse   map[string]bool // by interface
+	waiting  []string
+	halfway  error // what Detach says after it has taken the VM off
+	stuck    error // what it says when it has not
 }
 
 var errRefused = errors.New("refused")
 
 func (h *host) config() *api.Config {
-	return &api.Config{VMs: slices.Clone(h.vms), Waiting: h.waiting, DefaultPolicy: defaults}
+	c := &api.Config{VMs: slices.Clone(h.vms), Waiting: h.waiting, DefaultPolicy: defaults}
+	if h.defaults != nil {
+		c.DefaultPolicy = *h.defaults
+	}
+	return c
 }
 
 func (h *host) Attach(ctx context.Context, r api.AttachRequest) (*api.AttachResponse, error) {
@@ -63,6 +70,11 @@ func (h *host) Detach(_ context.Context, r api.DetachRequest) (*api.DetachRespon
 }
 
 func (h *host) SetPolicy(_ context.Context, r api.PolicyRequest) (*api.PolicyResponse, error) {
+	if r.Default {
+		p := r.Patch.Over(h.config().DefaultPolicy)
+		h.defaults, h.log = &p, append(h.log, "default policy")
+		return &api.PolicyResponse{}, nil
+	}
 	h.log = append(h.log, "policy "+r.VM)
 	for i := range h.vms {
 		if h.vms[i].VM == r.VM {
@@ -234,6 +246,13 @@ vms:
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &text)
 	}
+	var asJSON bytes.Buffer
+	if err := Export(h.config()).WriteJSON(&asJSON); err != nil || !json.Valid(asJSON.Bytes()) {
+		t.Fatalf("%v\n%s", err, &asJSON)
+	}
+	if g, err := Read(&asJSON); err != nil || !reflect.DeepEqual(f, g) {
+		t.Fatalf("JSON differs: %v\n%+v\n%+v", err, f, g)
+	}
 	if done, err := h.run(t, f, true); err != nil || len(done) > 0 {
 		t.Errorf("did %v: %v", done, err)
 	}
@@ -249,6 +268,31 @@ vms:
 	}
 }
 
+// A default policy that is not the product's goes with the file: elsewhere the VMs get what they had.
+func TestADefaultPolicyGoesWithTheFile(t *testing.T) {
+	const text = "version: 1\ndefault-policy: {hold: 10us, exclude-ports: [22]}\nvms:\n- {name: a, iface: eth0, mac: \"52:54:00:00:00:01\", tap: t}\n"
+	h := &host{}
+	if done, err := h.run(t, read(t, text), false); err != nil || fmt.Sprint(done) != "[default policy attach a]" {
+		t.Fatalf("did %v: %v", done, err)
+	}
+	var out bytes.Buffer
+	if err := Export(h.config()).Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	other := &host{}
+	if _, err := other.run(t, read(t, out.String()), false); err != nil || *other.vms[0].Policy.HoldNS != 10000 || other.defaults == nil {
+		t.Errorf("%v, %+v from\n%s", err, other.vms, &out)
+	}
+	for _, again := range []string{text, out.String(), strings.Replace(text, "default-policy: {hold: 10us, exclude-ports: [22]}\n", "", 1)} { // what is not said stays
+		if done, err := other.run(t, read(t, again), false); err != nil || len(done) > 0 {
+			t.Errorf("did %v: %v", done, err)
+		}
+	}
+	if done, _ := other.run(t, read(t, strings.Replace(text, "{hold: 10us, exclude-ports: [22]}", "{}", 1)), false); fmt.Sprint(done) != "[default policy policy a]" {
+		t.Errorf("did %v", done)
+	}
+}
+
 // Files that are cut, say something twice, or contradict themselves are refused by one line that names the place.
 func TestWrongFilesAreRefused(t *testing.T) {
 	const vm = `{name: a, iface: e, mac: "52:54:00:00:00:01", tap: t`
@@ -260,7 +304,7 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		"version: 1\nbogus: 1":           "bogus",
 		"version: 1\nvms: []\n---\na: 1": "follows",
 		"version: 1\nvms: [{iface: e}]":  "place 1",
-		"version: 1\nvms: [" + vm + "}, " + vm + "}]":                                           "both have name a",
+		"version: 1\nvms: [" + vm + "}, " + vm + "}]":                                           "VM a is described twice",
 		"version: 1\nvms: [" + vm + "}, " + strings.Replace(vm, "name: a", "name: b", 1) + "}]": "VMs a and b: both have",
 		"version: 1\nvms: [" + vm + ", vhost-user: /s}]":                                        "one of them",
 		"version: 1\nvms: [" + strings.Replace(vm, ", tap: t", "", 1) + "}]":                    "one of vhost-user",
@@ -269,6 +313,7 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		"version: 1\nvms: [" + vm + ", vlan: many}]":                                            "many",
 		"version: 1\nvms: [" + vm + ", policy: {hold: soon}}]":                                  "soon",
 		"version: 1\nvms: [" + vm + ", policy: {hold: -1us}}]":                                  "negative",
+		"version: 1\ndefault-policy: {profile: tso}\nvms: []":                                   "default-policy: profile",
 		"version: 1\nvms: [" + vm + ", policy: {profile: tso}}]":                                "gro or rsc",
 		"version: 1\nvms: [" + vm + ", policy: {exclude-ports: [70000]}}]":                      "70000",
 		"version: 1\nvms: [" + strings.Replace(vm, "iface: e, ", "", 1) + "}]":                  "interface",

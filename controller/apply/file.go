@@ -4,6 +4,7 @@ package apply
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +25,9 @@ const Version = 1
 
 // File is the described state: YAML, or JSON, which is YAML too.
 type File struct {
-	Version int  `yaml:"version"`
-	VMs     []VM `yaml:"vms"`
+	Version       int     `yaml:"version"`
+	DefaultPolicy *Policy `yaml:"default-policy,omitempty"` // of VMs of which nothing else is said; nil: as the controller has it
+	VMs           []VM    `yaml:"vms"`
 }
 
 // VM is one VM. The names are those of attach's flags.
@@ -87,10 +89,30 @@ func (f *File) Write(w io.Writer) error {
 	return errors.Join(e.Encode(f), e.Close())
 }
 
+// WriteJSON writes the same as JSON, under the same names.
+func (f *File) WriteJSON(w io.Writer) error {
+	var doc any
+	text, err := yaml.Marshal(f)
+	if err == nil {
+		err = yaml.Unmarshal(text, &doc)
+	}
+	if err != nil {
+		return err
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(doc)
+}
+
 // check finds what contradicts itself. What contradicts the host, the controller says.
 func (f *File) check() error {
 	if f.Version != Version {
 		return fmt.Errorf("version %d: this rscctl reads version %d", f.Version, Version)
+	}
+	if f.DefaultPolicy != nil {
+		if err := f.DefaultPolicy.check(); err != nil {
+			return fmt.Errorf("default-policy: %w", err)
+		}
 	}
 	taken := map[string]string{} // what no two VMs may have, and who has it
 	for i := range f.VMs {
@@ -108,7 +130,9 @@ func (f *File) check() error {
 			}
 		}
 		for _, c := range claims {
-			if other, ok := taken[c]; ok {
+			if other, ok := taken[c]; ok && other == v.Name {
+				return fmt.Errorf("VM %s is described twice: describe it once", v.Name)
+			} else if ok {
 				return fmt.Errorf("VMs %s and %s: both have %s", other, v.Name, c)
 			}
 			taken[c] = v.Name
@@ -132,10 +156,16 @@ func (v *VM) check() error {
 		return errors.New("give one of vhost-user, tap and domain")
 	case v.VhostUser != "" && (v.Tap != "" || v.Domain != ""):
 		return errors.New("vhost-user and a tap: give one of them")
-	case v.Policy.Hold != nil && *v.Policy.Hold < 0:
-		return fmt.Errorf("hold %v: it cannot be negative", *v.Policy.Hold)
-	case v.Policy.Profile != nil && !slices.Contains(api.Profiles, *v.Policy.Profile):
-		return fmt.Errorf("profile %q: use gro or rsc", *v.Policy.Profile)
+	}
+	return v.Policy.check()
+}
+
+func (p *Policy) check() error {
+	switch {
+	case p.Hold != nil && *p.Hold < 0:
+		return fmt.Errorf("hold %v: it cannot be negative", *p.Hold)
+	case p.Profile != nil && !slices.Contains(api.Profiles, *p.Profile):
+		return fmt.Errorf("profile %q: use gro or rsc", *p.Profile)
 	}
 	return nil
 }
@@ -164,6 +194,10 @@ func (p *Policy) patch() api.PolicyPatch {
 // Export is the file that describes what a controller has, without what is the default.
 func Export(c *api.Config) *File {
 	f := &File{Version: Version, VMs: []VM{}}
+	if len(c.DefaultPolicy.Differences(api.BuiltinPolicy())) > 0 {
+		p := beside(c.DefaultPolicy, api.BuiltinPolicy())
+		f.DefaultPolicy = &p
+	}
 	for i := range c.VMs {
 		r := &c.VMs[i]
 		f.VMs = append(f.VMs, VM{

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 )
@@ -33,7 +32,7 @@ const (
 // Step is one thing to do.
 type Step struct {
 	Deed  Deed     `json:"deed"`
-	VM    string   `json:"vm"`
+	VM    string   `json:"vm"` // "" of SetPolicy: the default policy
 	Iface string   `json:"iface"`
 	What  []string `json:"what,omitempty"` // the differences, each "name: was -> will be"
 
@@ -48,16 +47,23 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		have[r.VM] = r
 	}
 	steps := map[Deed][]Step{}
+	defaults := c.DefaultPolicy
+	if f.DefaultPolicy != nil {
+		defaults = f.DefaultPolicy.patch().Over(api.BuiltinPolicy())
+		if what := c.DefaultPolicy.Differences(defaults); len(what) > 0 {
+			steps[SetPolicy] = append(steps[SetPolicy], Step{Deed: SetPolicy, What: what, want: api.AttachRequest{Policy: defaults.Patch()}})
+		}
+	}
 	for i := range f.VMs {
-		want := f.VMs[i].request(c.DefaultPolicy)
+		want := f.VMs[i].request(defaults)
 		was, there := have[want.VM]
 		delete(have, want.VM)
 		s := Step{VM: want.VM, Iface: want.Iface, was: was, want: want}
 		if !there {
 			s.Deed = Attach
-		} else if s.What = differences(&was, &want); len(s.What) > 0 {
+		} else if s.What = was.Differences(&want); len(s.What) > 0 {
 			s.Deed = Change
-		} else if s.What = policyDifferences(was.Policy.Over(c.DefaultPolicy), want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
+		} else if s.What = was.Policy.Over(c.DefaultPolicy).Differences(want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
 			s.Deed = SetPolicy
 		} else {
 			continue
@@ -77,48 +83,6 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach], steps[Wait])
 }
 
-// differences are those that only attaching again mends. A tap's name is none: a VM is found behind another one by its address,
-// and was then no longer taken on the operator's word.
-func differences(was, want *api.AttachRequest) []string {
-	return changes([]change{
-		{"iface", was.Iface, want.Iface}, {"mac", strings.ToLower(was.MAC), want.MAC}, {"vlan", was.VLAN, want.VLAN},
-		{"vhost-user", was.VhostUser, want.VhostUser}, {"connect", was.Connect, want.Connect}, {"domain", was.Domain, want.Domain},
-		{"bypass-filters", was.Bypass, want.Bypass}, {"allow-spoof", was.AllowSpoof, want.AllowSpoof}, {"isolate", was.Isolate, want.Isolate},
-		{"any-memory", was.AnyMemory, want.AnyMemory}, {"fix-offloads", was.FixOffloads, want.FixOffloads},
-		{"socket-mode", was.SocketMode, want.SocketMode}, {"socket-owner", was.SocketOwner, want.SocketOwner},
-	})
-}
-
-func policyDifferences(was, want api.Policy) []string {
-	return changes([]change{
-		{"coalesce", was.Coalesce, want.Coalesce}, {"ipv4", was.IPv4, want.IPv4}, {"ipv6", was.IPv6, want.IPv6}, {"profile", was.Profile, want.Profile},
-		{"hold", time.Duration(was.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", was.MaxBytes, want.MaxBytes},
-		{"max-segments", was.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(was.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
-	})
-}
-
-// change is a field as it is and as it is to be.
-type change struct {
-	name      string
-	was, want any
-}
-
-// changes are those of the fields that differ, in words.
-func changes(fields []change) (out []string) {
-	text := func(v any) string {
-		if v == "" {
-			return "none"
-		}
-		return fmt.Sprint(v)
-	}
-	for _, f := range fields {
-		if f.was != f.want {
-			out = append(out, fmt.Sprintf("%s: %s -> %s", f.name, text(f.was), text(f.want)))
-		}
-	}
-	return out
-}
-
 // String says what the step does.
 func (s *Step) String() string {
 	switch s.Deed {
@@ -130,6 +94,9 @@ func (s *Step) String() string {
 		return fmt.Sprintf("%s differs, and waits: %s", s.VM, strings.Join(s.What, ", "))
 	case Change:
 		return fmt.Sprintf("change %s, whose link goes down for a moment: %s", s.VM, strings.Join(s.What, ", "))
+	}
+	if s.VM == "" {
+		return "default policy: " + strings.Join(s.What, ", ")
 	}
 	return fmt.Sprintf("policy of %s: %s", s.VM, strings.Join(s.What, ", "))
 }
@@ -144,7 +111,7 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 	case Detach:
 		return s.detach(ctx, c)
 	case SetPolicy:
-		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Patch: s.want.Policy})
+		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Default: s.VM == "", Patch: s.want.Policy})
 		return nil, err
 	case Change:
 		return s.change(context.WithoutCancel(ctx), c)

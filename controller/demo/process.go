@@ -68,8 +68,11 @@ func startChild(executable, role string, death syscall.Signal) (*child, error) {
 }
 
 func startHint(err error) string {
-	if errors.Is(err, syscall.EPERM) {
+	switch {
+	case errors.Is(err, syscall.EPERM):
 		return " (the demo makes network and mount namespaces: run it as root, in a container with CAP_SYS_ADMIN)"
+	case errors.Is(err, syscall.EINVAL): // "/" cannot be made private
+		return " (the root folder is no mount point, as in a chroot: run 'mount --bind DIR DIR' before 'chroot DIR', or run the demo outside)"
 	}
 	return ""
 }

@@ -103,8 +103,11 @@ var causes = []struct {
 	{"iface.mtu", Error, "ip link set dev eth1 mtu 3822", false, func(f *Facts) { eth(f).MTU = 3823 }},
 	{"iface.xdp", Error, "eth1 xdpgeneric off", false, func(f *Facts) {
 		eth(f).XDP, eth(f).Program = netdev.XDP{Attached: true, Mode: "generic", ProgID: 7}, "theirs"
+		eth(f).Remove = eth(f).XDP.Off("eth1")
 	}},
-	{"iface.xdp", Error, "eth1 xdp off", false, func(f *Facts) { eth(f).XDP = netdev.XDP{Attached: true, Mode: "native", ProgID: 7} }},
+	{"iface.xdp", Error, "bpftool link detach id 9", false, func(f *Facts) {
+		eth(f).XDP, eth(f).Remove = netdev.XDP{Attached: true, Mode: "native", ProgID: 7}, "bpftool link detach id 9"
+	}},
 	{"iface.xdp_native", Warning, "native XDP", false, func(f *Facts) { *eth(f).Features = 8 }},
 	{"iface.xdp_native", Note, "rscctl status", false, func(f *Facts) { eth(f).Features = nil }},
 	{"iface.xdp_native", Warning, "ethtool -L veth1 rx 4", false, func(f *Facts) { *veth(f).Features, veth(f).Peer.TxQueues = 8, 4 }},

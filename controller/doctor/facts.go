@@ -55,6 +55,7 @@ type Interface struct {
 	Missing   bool              // there is none of that name; the rest is empty then
 	NotUplink *netdev.NotUplink // nil: it can be attached
 	Program   string            // name of the XDP program on it
+	Remove    string            // the command that takes that program off
 	Features  *netdev.XDPFeatures
 	Offloads  []Offload // of frames that come in
 	Peer      *Peer     // of a veth

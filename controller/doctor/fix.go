@@ -105,6 +105,22 @@ func Undo(stateDir, iface string) (done []string, err error) {
 	return done, errors.Join(errs...)
 }
 
+// Purge takes back all that Fix switched, and then the list itself, if there is one. What cannot be taken back stays on it.
+func Purge(stateDir string) (done []string, err error) {
+	if done, err = Undo(stateDir, ""); err != nil {
+		return done, err
+	}
+	if _, err := os.Stat(filepath.Join(stateDir, ownFolder)); errors.Is(err, fs.ErrNotExist) {
+		return done, nil
+	}
+	d, err := open(stateDir)
+	if err != nil {
+		return done, err
+	}
+	_, err = d.Purge()
+	return done, err
+}
+
 // concerns tells whether a change was made for an interface, by the name that it had or has.
 func concerns(c state.Change, iface string) bool {
 	if c.Iface == iface {

@@ -159,6 +159,7 @@ func (f *Facts) look(h *netdev.Handle, name string) (i Interface, err error) {
 	}
 	if i.XDP.ProgID != 0 {
 		i.Program = bpf.NameOf(ebpf.ProgramID(i.XDP.ProgID))
+		i.Remove = bpf.RemoveXDP(ebpf.ProgramID(i.XDP.ProgID), i.XDP.Off(i.Name))
 	}
 	if features, err := h.XDPFeatures(i.Index); err == nil {
 		i.Features = &features

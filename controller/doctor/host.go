@@ -121,7 +121,7 @@ func checkMemlock(f *Facts) Finding {
 		return ok(id, Host, "%s of locked memory are allowed", mebibytes(f.Memlock))
 	}
 	return Finding{ID: id, Severity: Error, Subject: Host, What: fmt.Sprintf("%s of locked memory are allowed, and there is no CAP_IPC_LOCK", mebibytes(f.Memlock)),
-		Why:    fmt.Sprintf("the frames' memory needs %s for %d queues", mebibytes(need), queues),
+		Why:    fmt.Sprintf("the frames' memory needs %s, which is %s for each receive queue", mebibytes(need), mebibytes(need/uint64(queues))),
 		Remedy: "ulimit -l unlimited, or in the systemd unit LimitMEMLOCK=infinity"}
 }
 

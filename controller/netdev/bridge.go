@@ -14,6 +14,8 @@ type BridgePort struct {
 	Name       string
 	Index      int  // ifindex
 	Forwarding bool // its spanning tree state lets frames through (BR_STATE_FORWARDING)
+	Disabled   bool // the bridge does not use it: it is down or has no carrier (BR_STATE_DISABLED)
+	NoCarrier  bool // of a tap: nobody has it open
 	Learning   bool // it learns senders from received frames
 	Locked     bool // it takes frames only from senders that are known already
 	Isolated   bool // no frames to and from other isolated ports
@@ -101,7 +103,11 @@ func (h *Handle) portOf(b *BridgePorts, uplink int, vlan uint16) (port int, inne
 	return 0, 0, fmt.Errorf("interface: %s: %w: bridge %s has no port for it and VLAN %d", up.Attrs().Name, ErrNotBridged, b.Bridge, vlan)
 }
 
-const stateForwarding = 3 // BR_STATE_FORWARDING
+// Of include/uapi/linux/if_bridge.h.
+const (
+	stateDisabled   = 0
+	stateForwarding = 3
+)
 
 // bridgePort reads one port, without what the VLAN filter says about it. ErrNotBridged when it is none.
 func (h *Handle) bridgePort(index int) (p BridgePort, err error) {
@@ -115,7 +121,7 @@ func (h *Handle) bridgePort(index int) (p BridgePort, err error) {
 	}
 	data := info.nested(nl.IFLA_INFO_SLAVE_DATA)
 	return BridgePort{
-		Name: name, Index: index,
+		Name: name, Index: index, Disabled: data.u8(nl.IFLA_BRPORT_STATE) == stateDisabled, NoCarrier: a.u8(unix.IFLA_CARRIER) == 0,
 		Forwarding: data.u8(nl.IFLA_BRPORT_STATE) == stateForwarding, Learning: data.u8(nl.IFLA_BRPORT_LEARNING) != 0,
 		Locked: data.u8(brportLocked) != 0, Isolated: data.u8(brportIsolated) != 0,
 		Member: true, Untagged: true,

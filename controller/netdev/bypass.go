@@ -118,8 +118,13 @@ func (w *way) bridge() (out []string, err error) {
 		out = append(out, fmt.Sprintf("bridge %s: ", b.Bridge)+fmt.Sprintf(format, args...))
 	}
 	for _, p := range []BridgePort{b.Port, b.Tap} {
-		if !p.Forwarding {
-			say("port %s is not forwarding, so the bridge drops the frames", p.Name)
+		switch {
+		case p.Forwarding:
+		case p.Disabled && p.NoCarrier && p.Index == b.Tap.Index: // no filter, but a VM that is off: the bridge forwards again when it comes
+		case p.Disabled:
+			say("port %s is not forwarding, because it is down or has no carrier ('ip link set %s up')", p.Name, p.Name)
+		default:
+			say("port %s is not forwarding: spanning tree keeps it back, so the bridge drops the frames ('bridge link show dev %s')", p.Name, p.Name)
 		}
 	}
 	if b.Port.Isolated && b.Tap.Isolated {

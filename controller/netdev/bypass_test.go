@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netnstest"
@@ -94,6 +95,33 @@ func TestSettingsOfABridgeThatKeepFramesAreSaid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A VM that is off keeps no frames from anybody: its port is idle, and forwards again with the VM.
+func TestATapWhoseVMIsOffIsNoFilter(t *testing.T) {
+	b := unfiltered(t)
+	b.do(t, func() error {
+		if err := unix.IoctlSetInt(b.fd, unix.TUNSETPERSIST, 1); err != nil {
+			return err
+		}
+		if err := unix.Close(b.fd); err != nil {
+			return err
+		}
+		for end := time.Now().Add(netnstest.Patience(10 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
+			ports, err := netdev.FindPorts(b.up, 0, b.tap)
+			if err != nil {
+				return err
+			}
+			if !ports.Tap.Forwarding {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("the port of a tap that nobody has open still forwards")
+			}
+		}
+		wantSaid(t, b.bypassed(t))
+		return nil
+	})
 }
 
 func TestVLANFiltersThatKeepFramesAreSaid(t *testing.T) {

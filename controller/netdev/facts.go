@@ -142,7 +142,7 @@ func (h *Handle) InspectIndex(index int) (*Facts, error) {
 
 func (h *Handle) link(name string) (netlink.Link, error) {
 	if !validName(name) {
-		return nil, fmt.Errorf("interface: %q: %w", name, ErrNoDevice)
+		return nil, fmt.Errorf("interface %q: %w", name, ErrNoDevice)
 	}
 	l, err := h.nl.LinkByName(name)
 	if err != nil {
@@ -166,7 +166,7 @@ func linkError(what string, err error) error {
 	if isNoDevice(err) {
 		err = ErrNoDevice
 	}
-	return fmt.Errorf("interface: %s: %w", what, err)
+	return fmt.Errorf("interface %s: %w", what, err)
 }
 
 func (h *Handle) facts(l netlink.Link) *Facts {

@@ -163,7 +163,7 @@ func (g Guest) choose(taps []tapView) (*Proof, error) {
 	case g.Tap == "" || g.Follow:
 		return nil, fmt.Errorf("taps for %s: %w: %d looked at: start the VM, or let it send a frame", g.MAC, ErrUnproved, len(taps))
 	}
-	return nil, fmt.Errorf("interface: %s: %w", g.Tap, ErrNotTap)
+	return nil, fmt.Errorf("interface %s: %w", g.Tap, ErrNotTap)
 }
 
 func (g Guest) proof(t tapView) *Proof {

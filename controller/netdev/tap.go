@@ -50,10 +50,10 @@ func (h *Handle) InspectTap(name string) (*TapFacts, error) {
 	}
 	tun, ok := l.(*netlink.Tuntap)
 	if !ok || tun.Mode != netlink.TUNTAP_MODE_TAP {
-		return nil, fmt.Errorf("interface: %s: %w", name, ErrNotTap)
+		return nil, fmt.Errorf("interface %s: %w", name, ErrNotTap)
 	}
 	if tun.Flags&netlink.TUNTAP_VNET_HDR == 0 {
-		return nil, fmt.Errorf("interface: %s: %w", name, ErrNoVnetHdr)
+		return nil, fmt.Errorf("interface %s: %w", name, ErrNoVnetHdr)
 	}
 	a := l.Attrs()
 	raw, err := h.linkAttrs(a.Index)

@@ -10,7 +10,8 @@ const Schema = 2
 
 // State is the list of attached VMs by interface.
 type State struct {
-	Interfaces []Interface `json:"interfaces"`
+	Interfaces    []Interface `json:"interfaces"`
+	DefaultPolicy *Policy     `json:"default_policy,omitempty"` // of VMs that are attached later; nil: the product's
 }
 
 // Interface is an uplink and the VMs on it.

@@ -46,7 +46,7 @@ type explainer struct {
 
 func (x *explainer) say(t Topic, do, format string, args ...any) *Sentence {
 	if strings.Contains(do, "%s") {
-		do = fmt.Sprintf(do, x.out.VM)
+		do = fmt.Sprintf(do, api.ShellWord(x.out.VM))
 	}
 	x.out.Sentences = append(x.out.Sentences, Sentence{Topic: t, Text: fmt.Sprintf(format, args...), Do: do})
 	return &x.out.Sentences[len(x.out.Sentences)-1]

@@ -42,7 +42,7 @@ func TestWhatIsExportedIsApplied(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Replace(text, "hold: 20µs", "hold: 30us", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const said = "policy of user: hold: 20µs -> 30µs"
+	const said = "policy of user: hold: 20us -> 30us"
 	apply(said, "--dry-run")
 	apply(said)
 	apply("nothing to do")
@@ -54,7 +54,7 @@ func TestWhatIsExportedIsApplied(t *testing.T) {
 	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	apply("policy of user: hold: 30µs -> 20µs")
+	apply("policy of user: hold: 30us -> 20us")
 	apply("detach vm0 from "+r.net.B.Dev, "--prune")
 	var st api.Status
 	if r.json(&st, "status"); len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 1 || st.Interfaces[0].Ports[0].VM != "user" {

@@ -3,7 +3,9 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -91,6 +94,33 @@ func TestAForeignXDPProgramIsLeftAlone(t *testing.T) {
 	}
 	if out := r.net.B.Output(t, "ip", "link", "show", "dev", r.net.B.Dev); !strings.Contains(out, "xdp") {
 		t.Errorf("the foreign program is gone: %s", out)
+	}
+	// The remedy that is told is the one that works: another for a program that a link holds than for one that ip attached.
+	info, err := l.Info()
+	if want := fmt.Sprintf("'bpftool link detach id %d'", info.ID); err != nil || !strings.Contains(out, want) {
+		t.Errorf("no %s in %s: %v", want, out, err)
+	}
+	if err := l.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []struct {
+		flag int
+		off  string
+	}{{unix.XDP_FLAGS_SKB_MODE, "xdpgeneric off"}, {unix.XDP_FLAGS_DRV_MODE, "xdp off"}} {
+		r.net.B.Do(t, func() error {
+			nl, err := netlink.LinkByName(r.net.B.Dev)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetXdpFdWithFlags(nl, prog.FD(), mode.flag)
+		})
+		out, _ := r.cli("attach", r.net.B.Dev, "--vm", "x", "--mac", macA, "--vhost-user", r.dir+"/x.sock")
+		remedy := regexp.MustCompile(`'(ip link set dev \S+ ` + mode.off + `)'`).FindStringSubmatch(out)
+		if remedy == nil {
+			t.Fatalf("no %s in %s", mode.off, out)
+		}
+		r.net.B.Output(t, "sh", "-c", remedy[1])
+		r.untouched(t)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

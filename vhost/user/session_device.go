@@ -159,16 +159,25 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 	})
 }
 
-// netSetMTU: the smallest MTU is that of IPv4 (RFC 791).
+// The smallest MTU is that of IPv4 (RFC 791), the largest what the field holds.
+const (
+	leastMTU   = 68
+	largestMTU = 65535
+)
+
 func (s *Session) netSetMTU(m *Message) ([]byte, error) {
 	v, err := U64(m.Payload)
 	if err != nil {
 		return nil, err
 	}
-	if v < 68 || v > 65535 || s.cfg.MaxMTU > 0 && v > uint64(s.cfg.MaxMTU) {
+	most := uint64(largestMTU)
+	if s.cfg.MaxMTU > 0 {
+		most = min(most, uint64(s.cfg.MaxMTU))
+	}
+	if v < leastMTU || v > most {
 		// QEMU goes on without a word, and the guest's driver never starts: say it to whoever looks.
-		s.refused = fmt.Sprintf("the front-end wants an MTU of %d and was refused: the most here is %d: lower the VM's host_mtu, or raise the MTU of the interface", v, s.cfg.MaxMTU)
-		return nil, fmt.Errorf("%d: %w", v, ErrMTU)
+		s.refused = fmt.Sprintf("the front-end wants an MTU of %d and was refused: %d to %d can be had: lower the VM's host_mtu, or raise the MTU of the interface", v, leastMTU, most)
+		return nil, fmt.Errorf("%d: %w: %d to %d can be had", v, ErrMTU, leastMTU, most)
 	}
 	s.mtu, s.refused = int(v), ""
 	return nil, nil

@@ -1,0 +1,51 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Differences are the ways in which a VM would be attached otherwise, each "name: was -> will be" with the name of attach's flag. A tap's
+// name is none: a VM is found behind another one by its address, and was then no longer taken on the operator's word. The policy is
+// left out: it changes while the VM runs.
+func (r *AttachRequest) Differences(want *AttachRequest) []string {
+	return changes([]change{
+		{"iface", r.Iface, want.Iface}, {"mac", strings.ToLower(r.MAC), strings.ToLower(want.MAC)}, {"vlan", r.VLAN, want.VLAN},
+		{"vhost-user", r.VhostUser, want.VhostUser}, {"connect", r.Connect, want.Connect}, {"domain", r.Domain, want.Domain},
+		{"bypass-filters", r.Bypass, want.Bypass}, {"allow-spoof", r.AllowSpoof, want.AllowSpoof}, {"isolate", r.Isolate, want.Isolate},
+		{"any-memory", r.AnyMemory, want.AnyMemory}, {"fix-offloads", r.FixOffloads, want.FixOffloads},
+		{"socket-mode", r.SocketMode, want.SocketMode}, {"socket-owner", r.SocketOwner, want.SocketOwner},
+	})
+}
+
+// Differences are the fields of a policy that want has otherwise, each "name: was -> will be" with the name of the policy's flag.
+func (p Policy) Differences(want Policy) []string {
+	return changes([]change{
+		{"coalesce", p.Coalesce, want.Coalesce}, {"ipv4", p.IPv4, want.IPv4}, {"ipv6", p.IPv6, want.IPv6}, {"profile", p.Profile, want.Profile},
+		{"hold", time.Duration(p.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", p.MaxBytes, want.MaxBytes},
+		{"max-segments", p.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(p.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
+	})
+}
+
+// change is a field as it is and as it is to be.
+type change struct {
+	name      string
+	was, want any
+}
+
+// changes are those of the fields that differ, in words.
+func changes(fields []change) (out []string) {
+	text := func(v any) string {
+		if v == "" {
+			return "none"
+		}
+		return strings.ReplaceAll(fmt.Sprint(v), "µ", "u") // as it is typed
+	}
+	for _, f := range fields {
+		if f.was != f.want {
+			out = append(out, fmt.Sprintf("%s: %s -> %s", f.name, text(f.was), text(f.want)))
+		}
+	}
+	return out
+}

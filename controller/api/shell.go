@@ -1,0 +1,14 @@
+package api
+
+import "strings"
+
+// ShellWord is a name as it has to be typed: in quotes when a shell would read it otherwise.
+func ShellWord(name string) string {
+	plain := name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.:@,=+-/", r))
+	}) < 0
+	if plain {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
