@@ -58,7 +58,7 @@ func TestOutputOfEveryVerbIsStable(t *testing.T) {
 	t.Run("status.golden", func(t *testing.T) { // its up time needs a clock that stands
 		var out bytes.Buffer
 		st := sampleStatus()
-		if err := printStatus(&out, &st, st.StartedAt.Add(192*time.Second)); err != nil {
+		if err := (statusView{st: &st, now: st.StartedAt.Add(192 * time.Second)}).print(&out); err != nil {
 			t.Fatal(err)
 		}
 		golden(t, "status.golden", out.String())
@@ -268,7 +268,7 @@ func (t tests) Run() int {
 func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
 	st := api.Status{Waiting: []api.Waiting{{VM: "web", Iface: "eth0", Cause: "interface eth0: no such device"}}}
 	var out bytes.Buffer
-	if err := printStatus(&out, &st, time.Now()); err != nil {
+	if err := (statusView{st: &st, now: time.Now()}).print(&out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"1 VM waits", "web", "interface eth0: no such device"} {
@@ -285,7 +285,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no": known(false)} {
 		st := api.Status{Interfaces: []api.Interface{{Name: "eth0", Metadata: known, Queues: make([]api.Queue, 7)}}}
 		var out bytes.Buffer
-		if err := printStatus(&out, &st, time.Now()); err != nil {
+		if err := (statusView{st: &st, now: time.Now()}).print(&out); err != nil {
 			t.Fatal(err)
 		}
 		row := regexp.MustCompile(`(?m)^eth0  .*  ` + want + `\s+7 `)
