@@ -96,6 +96,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 			return
 		}
 		if fresh && u != nil {
+			c.pulses.remove(u)
 			_ = u.close()
 			c.watcher.Remove(u.facts.Index)
 			delete(c.uplinks, u.name)
@@ -135,6 +136,9 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 	before := u.changes
 	noted := u.keepChanges(done)
 	c.uplinks[u.name] = u
+	if fresh {
+		c.pulses.add(u)
+	}
 	if err := c.saveState(); err != nil {
 		u.changes = before
 		return errors.Join(err, c.dropVM(a))

@@ -171,6 +171,9 @@ func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
 		return err
 	}
 	c.restored, c.started = true, s.Started
+	if c.opt.Service && c.opt.Watchdog == 0 {
+		c.opt.Watchdog = s.Watchdog
+	}
 	c.restoreDefaults(saved.DefaultPolicy)
 	gid, err := socketGroup(c.opt.Socket, c.opt.SocketGroup)
 	if err != nil {
