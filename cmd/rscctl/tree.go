@@ -58,12 +58,15 @@ func verbs(app *cli.App) []verb {
 			}
 			to.subs = append(to.subs, c.Name)
 			v := verb{path: strings.TrimSpace(parent + " " + c.Name), usage: c.Usage, synopsis: c.UsageText, description: c.Description}
-			if v.synopsis == "" {
-				v.synopsis = "rscctl " + v.path + " [FLAG...]"
-			}
 			for _, f := range c.Flags {
 				if d, ok := f.(cli.DocGenerationFlag); ok && f.Names()[0] != "help" {
 					v.flags = append(v.flags, describe(f, d))
+				}
+			}
+			if v.synopsis == "" {
+				v.synopsis = "rscctl " + v.path
+				if len(v.flags) > 0 {
+					v.synopsis += " [FLAG...]"
 				}
 			}
 			v.operand = operandOf(strings.Fields(strings.TrimPrefix(v.synopsis, "rscctl "+v.path) + " -")[0])

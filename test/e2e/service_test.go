@@ -131,7 +131,8 @@ func TestTheConfigurationIsPutInForce(t *testing.T) {
 		return fmt.Sprintf("  - {name: %s, iface: %s, mac: %q, vhost-user: %s%s}\n", name, iface, mac, filepath.Join(r.dir, name+".sock"), more)
 	}
 	dev := r.net.B.Dev
-	write(vm("lost", "nosuch0", macA, "") + vm("web", dev, macB, ", policy: {hold: 20us}"))
+	const group = "01:00:5e:00:00:01" // which no host could attach: it does not wait
+	write(vm("lost", "nosuch0", macA, "") + vm("never", dev, group, "") + vm("web", dev, macB, ", policy: {hold: 20us}"))
 	r.flags = []string{"--config", file}
 	r.start()
 	t.Cleanup(r.stop)
