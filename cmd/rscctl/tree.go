@@ -46,7 +46,7 @@ var choices = map[string][]string{
 
 var placeholder = regexp.MustCompile("`([^`]+)`")
 
-// verbs lists the program and its verbs, each before what may follow it. Hidden ones are left out.
+// verbs lists the program and its verbs, each before what may follow it. Hidden ones, and hidden flags, are left out.
 func verbs(app *cli.App) []verb {
 	root := verb{usage: app.Usage, synopsis: "rscctl VERB [WORD...] [FLAG...]", description: app.Description}
 	var rest []verb
@@ -59,7 +59,8 @@ func verbs(app *cli.App) []verb {
 			to.subs = append(to.subs, c.Name)
 			v := verb{path: strings.TrimSpace(parent + " " + c.Name), usage: c.Usage, synopsis: c.UsageText, description: c.Description}
 			for _, f := range c.Flags {
-				if d, ok := f.(cli.DocGenerationFlag); ok && f.Names()[0] != "help" {
+				seen, _ := f.(cli.VisibleFlag)
+				if d, ok := f.(cli.DocGenerationFlag); ok && f.Names()[0] != "help" && (seen == nil || seen.IsVisible()) {
 					v.flags = append(v.flags, describe(f, d))
 				}
 			}
