@@ -130,9 +130,10 @@ func (c *Controller) leave() bool {
 func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 	names := slices.Collect(maps.Keys(files))
 	c = newController(opt)
-	p, process, err := recovered(files)
+	p := parcel.New("")
 	defer p.Close()
 	var s packed
+	process, err := recovered(p, files)
 	if err == nil {
 		s, err = readPacked(p)
 	}
@@ -243,9 +244,8 @@ type noted struct {
 	State   json.RawMessage `json:"state"`
 }
 
-// recovered makes a parcel of what the store has kept of a process that died. The descriptors are taken over. serial is that of its note.
-func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
-	p = parcel.New("")
+// recovered puts into a parcel what the store has kept of a process that died. The descriptors are taken over. serial is that of its note.
+func recovered(p *parcel.Parcel, files map[string]int) (serial int, err error) {
 	for name, fd := range files {
 		err = errors.Join(err, p.Put(name, fd))
 	}
@@ -256,7 +256,7 @@ func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
 	}
 	fd, terr := p.Take(statePrefix+strconv.Itoa(serial), parcel.Memory)
 	if terr != nil {
-		return p, serial, errors.Join(err, terr)
+		return serial, errors.Join(err, terr)
 	}
 	defer unix.Close(fd)
 	body, nerr := fdstore.ReadNote(fd)
@@ -268,7 +268,7 @@ func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
 		nerr = fmt.Errorf("form %d of rscctl %s: %w", n.Version, n.From, parcel.ErrNewer)
 	}
 	p.Version, p.From, p.State = n.Version, n.From, n.State
-	return p, serial, errors.Join(err, nerr)
+	return serial, errors.Join(err, nerr)
 }
 
 // strays are the names of ports' descriptors whose port is not attached any more, and of their notes but those of this process.
