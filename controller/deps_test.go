@@ -48,6 +48,8 @@ func TestImportsPointDownOnly(t *testing.T) {
 			ban{"github.com/vishvananda/netlink", "it is given descriptors and opens none"}, ban{"github.com/urfave", "it has no command line"}),
 		"controller/report":     append(bans("pure functions of a snapshot", "controller/netdev", "controller/netns", "controller/state", "cmd"), ban{"github.com/vishvananda/netlink", "it looks at nothing but the snapshot"}),
 		"controller/hostchange": bans("changes of the host, whoever wants them", "flowtable/packet", "vhost", "bpf", "controller/api", "controller/datapath", "cmd"),
+		"controller/parcel":     bans("a state and descriptors, whatever they are for", "flowtable", "vhost", "bpf", "controller/api", "controller/datapath", "controller/state", "cmd"),
+		"controller/fdstore":    bans("descriptors and their names, whatever they are for", "flowtable", "vhost", "bpf", "controller/api", "controller/parcel", "controller/state", "cmd"),
 		"controller/apply":      bans("a client among others: it knows what crosses the control socket", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"),
 		"controller/metrics":    bans("it shows what a look saw, whoever looked, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable/packet", "vhost", "bpf", "cmd"),
 		"controller/top":        append(bans("it reads what the controller answered, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"), ban{"charm.land", "it lays out a screen and knows no terminal"}),

@@ -136,6 +136,7 @@ func (c *Controller) checkAll() {
 			}
 			u.checkPartial()
 			u.checkSenders()
+			u.checkHangs(time.Now())
 		}
 	})
 }

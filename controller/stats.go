@@ -28,7 +28,7 @@ func (c *Controller) Stats(vm string) (api.Stats, error) {
 // serveMetrics answers scrapes until ctx ends. Their end is no reason to end the VMs.
 func (c *Controller) serveMetrics(ctx context.Context) {
 	srv := metrics.Server(metrics.Handler(c.opt.Version, c.lookForMetrics))
-	if err := serveUntil(ctx, srv, c.scrapes); err != nil {
+	if err := serveUntil(ctx, srv, metrics.Limit(c.scrapes)); err != nil {
 		c.log.Error("metrics: no longer served", "err", err)
 	}
 }
@@ -96,6 +96,8 @@ func (u *uplink) look() []report.Queue {
 	for i, q := range u.queues {
 		out[i].ID, out[i].Before = q.id, q.before
 		out[i].Seen, out[i].Err = q.Snapshot()
+		h := q.shares.Hangs()
+		out[i].Hangs, out[i].HangPassed = h.Times, h.Passed
 	}
 	return out
 }

@@ -68,6 +68,8 @@ type queue struct {
 	wakeFD    int
 	seen      uint64     // the worker's activity at the last look
 	before    *api.Queue // counted by a process before this one; nil: by none
+	said      bpf.Hangs  // what the log has said
+	saidAt    time.Time
 }
 
 // close ends the worker and then closes what it was given. What a worker that does not stop still uses stays open, and mapped.

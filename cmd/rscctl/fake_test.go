@@ -135,7 +135,7 @@ func sampleStatus() api.Status {
 			Name: "eth0", Index: 3, MTU: 1500, Driver: "veth", XDPMode: "native", XSKMode: "copy", Metadata: known(true), Link: api.LinkUp,
 			Health: api.Health{State: api.HealthDegraded, Reasons: []string{"the veth peer sends partial checksums: ethtool -K peer tx off"}},
 			Queues: []api.Queue{
-				{ID: 0, Worker: api.WorkerRunning, Health: well, CPUNS: 12.5e9, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
+				{ID: 0, Worker: api.WorkerRunning, Health: well, CPUNS: 12.5e9, RxFrames: 1234567, TxFrames: 54321, RxRingFull: 12, Hangs: 3, HangPassed: 2500, Chunks: 4096, ChunkSize: 2048, Held: 31, OpenSlots: 2},
 				{ID: 1, Worker: api.WorkerStuck, Health: api.Health{State: api.HealthDown, Reasons: []string{"worker 1: the worker does not answer"}}, RxFrames: 7, Chunks: 4096, ChunkSize: 2048},
 			},
 			Ports: []api.Port{

@@ -13,6 +13,8 @@ import (
 	"github.com/rscctl/rscctl/controller/metrics"
 )
 
+const backgroundFlag = "background"
+
 func runCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name:  "run",
@@ -25,6 +27,7 @@ differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs ro
 			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
 			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
+			&cli.BoolFlag{Name: backgroundFlag, Hidden: true}, // for the unit's ExecReload
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
@@ -44,11 +47,14 @@ func runController(c *cli.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	if err := canRun(c); err != nil {
-		return on("run", err)
+	if c.Bool(backgroundFlag) {
+		return on("run", background())
 	}
 	if under, code, err := keepAlive(c, log); under {
 		return exitWith(code, on("run", err))
+	}
+	if err := canRun(c); err != nil {
+		return on("run", err)
 	}
 	store, err := fdstore.Open()
 	if err != nil {

@@ -70,10 +70,10 @@ func printStats(w io.Writer, st *api.Stats) error {
 	}
 	if len(st.Queues) > 0 {
 		p.line("")
-		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "FILL EMPTY", "RX FULL", "TX FULL", "HELD", "OPEN SLOTS")
+		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "FILL EMPTY", "RX FULL", "TX FULL", "HANGS", "HELD", "OPEN SLOTS")
 		for _, name := range slices.Sorted(maps.Keys(st.Queues)) {
 			q := st.Queues[name]
-			p.row(name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull), fmt.Sprintf("%d/%d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots))
+			p.row(name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull), grouped(q.Hangs), fmt.Sprintf("%d/%d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots))
 		}
 	}
 	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)

@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -33,6 +36,49 @@ func keepAlive(c *cli.Context, log *slog.Logger) (under bool, code int, err erro
 	return true, code, err
 }
 
+// readyEnv names the descriptor by which the process that background started says that it runs.
+const readyEnv = "RSCCTL_READY_FD"
+
+// background starts this command line once more, in a session of its own, and returns when that process runs; or ends as it did. A service
+// manager waits for the command that reloads a service, and the heir must live on.
+func background() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(self, slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return a == "--"+backgroundFlag })...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{w}
+	cmd.Env = append(os.Environ(), readyEnv+"=3")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	if n, _ := r.Read(make([]byte, 1)); n == 1 {
+		return nil
+	}
+	_ = cmd.Wait()
+	return &exitError{max(exitFailed, cmd.ProcessState.ExitCode())}
+}
+
+// sayReady tells the process that background was called in.
+func sayReady() {
+	fd, err := strconv.Atoi(os.Getenv(readyEnv))
+	if err != nil {
+		return
+	}
+	_ = os.Unsetenv(readyEnv)
+	f := os.NewFile(uintptr(fd), "ready")
+	_, _ = f.Write([]byte{1})
+	f.Close()
+}
+
 // exitError is the exit code of a child that has said why it ended.
 type exitError struct{ code int }
 
@@ -53,7 +99,14 @@ func begin(c *cli.Context, log *slog.Logger, opt controller.Options) (*controlle
 		log.Error("nothing is gone on with", "err", err)
 	}
 	if c.Bool("replace") {
-		return controller.Replace(opt)
+		if opt.Service {
+			opt.Succeed = opt.Store.Main
+		}
+		ctl, err := controller.Replace(opt)
+		if err == nil {
+			sayReady()
+		}
+		return ctl, err
 	}
 	if len(files) == 0 {
 		return controller.New(opt)

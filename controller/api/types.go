@@ -198,6 +198,8 @@ type Queue struct {
 	RxUnknown     uint64      `json:"rx_unknown"`     // of rx_frames: for a VM that had gone meanwhile
 	TxRingFull    uint64      `json:"tx_ring_full"`   // egress frames given up: TX ring or chunks exhausted
 	TxInvalid     uint64      `json:"tx_invalid"`     // bad descriptors in the TX ring: a fault of ours
+	Hangs         uint64      `json:"hangs"`          // times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path
+	HangPassed    uint64      `json:"hang_passed"`    // frames that went by it for that
 	GroupLost     uint64      `json:"group_lost"`     // broadcast and multicast frames that came faster than the worker read them
 	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
 	Chunks        int         `json:"chunks"`

@@ -1,6 +1,7 @@
 package fdstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -92,6 +93,33 @@ func (s *Store) Drop(name string) error {
 
 // Ready tells that what was inherited is in use.
 func (s *Store) Ready() error { return s.send("READY=1", nil) }
+
+// Main tells the service manager that this process is the service from now on, and waits until it knows: the one before may end then.
+func (s *Store) Main() error {
+	if err := s.send("MAINPID="+strconv.Itoa(os.Getpid()), nil); err != nil {
+		return err
+	}
+	return s.Wait()
+}
+
+// Wait returns when all that was put, dropped and told before is done: a socket that was dropped may be in the way of the next one until then.
+func (s *Store) Wait() error {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("descriptor store: %w", err)
+	}
+	defer unix.Close(pipe[0])
+	err := s.send("BARRIER=1", unix.UnixRights(pipe[1]))
+	_ = unix.Close(pipe[1])
+	if err != nil {
+		return err
+	}
+	// sd_notify_barrier(3): the manager closes the descriptor when it has dealt with all before.
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}, int(sendWithin.Milliseconds())); err != nil || n == 0 {
+		return fmt.Errorf("descriptor store: the service manager does not answer: %w", cmp.Or(err, error(unix.ETIMEDOUT)))
+	}
+	return nil
+}
 
 func (s *Store) send(text string, rights []byte) error {
 	s.mu.Lock()

@@ -77,6 +77,8 @@ var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_tx_invalid_total", "Bad descriptors in the TX ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.TxInvalid }},
 	{desc("queue_unknown_frames_total", "Frames for a VM that had gone meanwhile.", ofQueue), func(q *api.Queue) uint64 { return q.RxUnknown }},
 	{desc("queue_tx_given_up_total", "Egress frames given up: the TX ring had no room.", ofQueue), func(q *api.Queue) uint64 { return q.TxRingFull }},
+	{desc("queue_hangs_total", "Times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path.", ofQueue), func(q *api.Queue) uint64 { return q.Hangs }},
+	{desc("queue_hang_passed_frames_total", "Frames that went by the kernel's path for that.", ofQueue), func(q *api.Queue) uint64 { return q.HangPassed }},
 	{desc("queue_group_lost_total", "Broadcast and multicast frames that came faster than the worker read them.", ofQueue), func(q *api.Queue) uint64 { return q.GroupLost }},
 	{desc("queue_group_unusable_total", "Broadcast and multicast frames that could not be given to a VM.", ofQueue), func(q *api.Queue) uint64 { return q.GroupUnusable }},
 }

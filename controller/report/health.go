@@ -82,7 +82,7 @@ func (u *Uplink) queueHealth(q *Queue) api.Health {
 
 // workerTrouble says what is wrong with a worker that did not answer, and what to do.
 func (u *Uplink) workerTrouble(err error) string {
-	return fmt.Sprintf("%v: its frames wait or are lost; 'rscctl detach %s' and attach again, or restart the controller", err, u.Name)
+	return fmt.Sprintf("%v: its frames wait or are lost, but VMs on taps have the kernel's path; 'rscctl detach %s' and attach again, or restart the controller", err, u.Name)
 }
 
 // ownHealth is what is wrong with a VM, whatever its interface is like. p has its warnings.

@@ -103,10 +103,13 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 // A worker that does not answer, or has ended, is shown as such; all else is still shown.
 func TestAWorkerThatDoesNotAnswerIsShown(t *testing.T) {
 	s := twoQueues()
-	s.Uplinks[0].Queues[0] = Queue{ID: 0, Err: fmt.Errorf("worker 0: %w", datapath.ErrStuck)}
+	s.Uplinks[0].Queues[0] = Queue{ID: 0, Err: fmt.Errorf("worker 0: %w", datapath.ErrStuck), Hangs: 1, HangPassed: 9}
 	i := Interfaces(s)[0]
 	if i.Queues[0].Worker != api.WorkerStuck || i.Queues[1].Worker != api.WorkerRunning || i.Queues[1].RxFrames != 200 {
 		t.Errorf("queues %+v", i.Queues)
+	}
+	if q := i.Queues[0]; q.Hangs != 1 || q.HangPassed != 9 {
+		t.Errorf("what XDP knows of it: %+v", q)
 	}
 	if len(i.Warnings) != 1 || !strings.Contains(i.Warnings[0], "queue 0 of eth1") {
 		t.Errorf("warnings %q", i.Warnings)

@@ -38,6 +38,8 @@ type Queue struct {
 	Seen   *datapath.Snapshot // nil when the worker did not answer
 	Err    error              // why it did not
 	Before *api.Queue         // counted by a process before this one, nil: by none
+	// What XDP knows of the worker, also when it does not answer: how often it was taken for hung, and what the kernel's path took then.
+	Hangs, HangPassed uint64
 }
 
 // VM is one attached VM.

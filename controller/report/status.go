@@ -76,7 +76,7 @@ func (q *Queue) Counted() api.Queue {
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q)}
+	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed}
 	if q.Before != nil {
 		out.Add(q.Before)
 	}

@@ -186,9 +186,14 @@ func (x *explainer) lost() {
 
 // queues says what the VM's interface lost before it was anybody's.
 func (x *explainer) queues() {
-	var full, empty, long uint64
+	var full, empty, long, hangs, around uint64
 	for _, q := range x.vm.Queues {
 		full, empty, long = full+q.RxRingFull, empty+q.RxFillEmpty, long+q.RxTooLong
+		hangs, around = hangs+q.Hangs, around+q.HangPassed
+	}
+	if hangs > 0 {
+		x.say(Lost, "look what takes the workers their processors: 'top -H', a VM's vCPU pinned to the same core, a debugger on the controller",
+			"%d times a worker of the interface took nothing for 5 ms and more while frames waited: %d frames of VMs on taps went unmerged by the kernel's path.", hangs, around).Packets = around
 	}
 	if n := full + empty; n > 0 {
 		x.say(Lost, "give the interface more queues ('ethtool -L') or the host a faster core", "%d frames of the interface, of whatever VM, came faster than its workers took them.", n).Packets = n
