@@ -102,6 +102,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 			delete(c.uplinks, u.name)
 		}
 		_ = c.putBack(done)
+		c.remember() // or what outlives this process would hold on to the sockets that were closed
 	}()
 	if done, err = c.applyChanges(facts.Name, todo); err != nil {
 		return err

@@ -28,7 +28,7 @@ func (c *Controller) Stats(vm string) (api.Stats, error) {
 // serveMetrics answers scrapes until ctx ends. Their end is no reason to end the VMs.
 func (c *Controller) serveMetrics(ctx context.Context) {
 	srv := metrics.Server(metrics.Handler(c.opt.Version, c.lookForMetrics))
-	if err := serveUntil(ctx, srv, c.scrapes); err != nil {
+	if err := serveUntil(ctx, srv, metrics.Limit(c.scrapes)); err != nil {
 		c.log.Error("metrics: no longer served", "err", err)
 	}
 }

@@ -226,13 +226,18 @@ func (s *survivor) write(from string, state packed) error {
 	if err != nil {
 		return fmt.Errorf("kept for a crash: %w", err)
 	}
+	dropped := false
 	for name, used := range s.known {
 		if used {
 			s.known[name] = false
 			continue
 		}
+		dropped = true
 		delete(s.known, name)
 		err = errors.Join(err, s.store.Drop(name))
+	}
+	if dropped { // who attaches next binds to the same queues
+		err = errors.Join(err, s.store.Wait())
 	}
 	return err
 }

@@ -96,15 +96,20 @@ func (s *Store) Ready() error { return s.send("READY=1", nil) }
 
 // Main tells the service manager that this process is the service from now on, and waits until it knows: the one before may end then.
 func (s *Store) Main() error {
+	if err := s.send("MAINPID="+strconv.Itoa(os.Getpid()), nil); err != nil {
+		return err
+	}
+	return s.Wait()
+}
+
+// Wait returns when all that was put, dropped and told before is done: a socket that was dropped may be in the way of the next one until then.
+func (s *Store) Wait() error {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("descriptor store: %w", err)
 	}
 	defer unix.Close(pipe[0])
-	err := s.send("MAINPID="+strconv.Itoa(os.Getpid()), nil)
-	if err == nil {
-		err = s.send("BARRIER=1", unix.UnixRights(pipe[1]))
-	}
+	err := s.send("BARRIER=1", unix.UnixRights(pipe[1]))
 	_ = unix.Close(pipe[1])
 	if err != nil {
 		return err

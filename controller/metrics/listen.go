@@ -32,7 +32,7 @@ func Address(address string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Listen listens for Server at what Address makes of address.
+// Listen listens for Server at what Address makes of address. The listener has a descriptor, which can be handed to another process.
 func Listen(address string) (net.Listener, error) {
 	at, err := Address(address)
 	if err != nil {
@@ -42,8 +42,11 @@ func Listen(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w: choose another address with --metrics", err)
 	}
-	return netutil.LimitListener(l, connectionsAtOnce), nil
+	return l, nil
 }
+
+// Limit is l with a bound on what is open at a time, for Server.
+func Limit(l net.Listener) net.Listener { return netutil.LimitListener(l, connectionsAtOnce) }
 
 // Server answers GET /metrics with h. Slow and idle peers are let go.
 func Server(h http.Handler) *http.Server {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
@@ -310,4 +314,49 @@ func TestPinsHaveOneControllerAndPurgeTakesThemAway(t *testing.T) {
 	}
 	r.start()
 	r.untouched(t)
+}
+
+// What the operator set goes over to an heir, and so do the pins: while the two are there, and afterwards, no third one has them.
+func TestAnHeirHasWhatTheOperatorSet(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	r.flags = []string{"--socket-group", "54321", "--metrics", metricsAt}
+	r.pinned()
+	r.attach("a", macA)
+	r.must("policy", "set", "--default", "--hold", "7us")
+	r.replace()
+	var p api.PolicyResponse
+	r.json(&p, "policy", "get", "--default")
+	if p.Policy.HoldNS != 7000 {
+		t.Errorf("the default policy was not inherited: %+v", p.Policy)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(r.dir, "ctl.sock"), &st); err != nil || st.Gid != 54321 {
+		t.Errorf("group %d, %v", st.Gid, err)
+	}
+	if _, err := r.scraped(); err != nil {
+		t.Errorf("metrics: %v", err)
+	}
+	if strings.Contains(r.log.String(), "a crash would end") {
+		t.Errorf("nothing is kept for a crash:\n%s", r.log)
+	}
+	dir := t.TempDir()
+	r.eventually("the heir has the pins", func() error {
+		var out []byte
+		r.net.B.Do(t, func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			own := exec.CommandContext(ctx, product, "run", "--socket", filepath.Join(dir, "s"), "--state", filepath.Join(dir, "state"), "--bpffs", filepath.Join(r.dir, "bpffs"))
+			own.Cancel = func() error { return own.Process.Signal(syscall.SIGTERM) }
+			own.WaitDelay = 5 * time.Second
+			out, _ = own.CombinedOutput()
+			return nil
+		})
+		if !strings.Contains(string(out), "held by another controller") {
+			return fmt.Errorf("a third controller had them: %s", out)
+		}
+		return nil
+	})
+	if r.portOf("a") == nil {
+		t.Error("the VM is gone")
+	}
 }
