@@ -147,7 +147,14 @@ func (c *Controller) giveTo(h *heir) bool {
 	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
 	s, bad := readPacked(p)
 	if bad == nil {
+		bad = c.surviveHeir(&s)
+	}
+	if bad == nil {
 		bad = c.unpack(p, &s)
+	}
+	if bad == nil {
+		c.remember()
+		bad = c.forgetHeir(&s)
 	}
 	if bad != nil {
 		c.log.Error("could not go on with what was packed: the VMs are attached anew", "err", bad)

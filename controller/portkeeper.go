@@ -111,8 +111,8 @@ func (k *portKeeper) Note(state []byte) error {
 	if err == nil {
 		err = k.note.Write(body)
 	}
-	if err == nil && !k.noted {
-		if err = k.store.Put(k.name, k.note.FD()); err == nil {
+	if err == nil && !k.noted { // a store may keep two files under one name
+		if err = errors.Join(k.store.Drop(k.name), k.store.Put(k.name, k.note.FD())); err == nil {
 			k.noted = true
 		}
 	}

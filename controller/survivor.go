@@ -59,6 +59,34 @@ func (c *Controller) survive(process int) (err error) {
 	return err
 }
 
+// surviveHeir keeps anew under the number behind the heir's, which may have kept something in the same store: the newest counts. The
+// caller holds mu.
+func (c *Controller) surviveHeir(s *packed) error {
+	if c.survivor == nil {
+		return nil
+	}
+	old := c.survivor
+	if err := c.survive(s.Process + 2); err != nil {
+		return err
+	}
+	c.survivor.inherit(append(s.Kept, statePrefix+strconv.Itoa(s.Process+1)))
+	return old.note.Close()
+}
+
+// forgetHeir drops what the ports of an heir that is no more had kept, and those of this process before it. The caller holds mu.
+func (c *Controller) forgetHeir(s *packed) error {
+	if c.survivor == nil {
+		return nil
+	}
+	var names []string
+	for _, u := range s.Uplinks {
+		for _, vm := range u.VMs {
+			names = append(names, portNoteName(vm.Tag, s.Process), portNoteName(vm.Tag, s.Process+1))
+		}
+	}
+	return c.dropStrays(names)
+}
+
 // remember writes what a process after this one needs, should this one die now. The caller holds mu.
 func (c *Controller) remember() {
 	if c.survivor == nil {

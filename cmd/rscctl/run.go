@@ -52,6 +52,9 @@ func runController(c *cli.Context, s streams) error {
 		return err
 	}
 	if c.Bool(backgroundFlag) {
+		if os.Getenv("NOTIFY_SOCKET") == "" {
+			return usagef("run: --%s is for a service manager", backgroundFlag)
+		}
 		return on("run", background())
 	}
 	if under, code, err := keepAlive(c, log); under {
@@ -99,7 +102,7 @@ func runController(c *cli.Context, s streams) error {
 	}
 	// The controller stops when nobody attaches any more: what is attached behind its back would stay.
 	serving, stop := context.WithCancel(context.WithoutCancel(c.Context))
-	attendant := &service{ctl: ctl, log: log, config: c.String("config"), hangups: hangups}
+	attendant := &service{ctl: ctl, store: store, log: log, config: c.String("config"), hangups: hangups}
 	go func() {
 		attendant.attend(c.Context)
 		stop()

@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller"
+	"github.com/rscctl/rscctl/controller/fdstore"
 )
 
 // service is a controller under a service manager that speaks sd_notify(3), or in a shell, where nobody is told anything.
 type service struct {
 	ctl     *controller.Controller
+	store   *fdstore.Store // the way to the service manager, nil for none
 	log     *slog.Logger
 	config  string           // file of described VMs, "" for none
 	hangups <-chan os.Signal // SIGHUP
@@ -74,7 +75,7 @@ func (s *service) watchdog(ctx context.Context) {
 
 // notify sends variables. Without a service manager it does nothing.
 func (s *service) notify(state ...string) {
-	if _, err := daemon.SdNotify(false, strings.Join(state, "\n")); err != nil {
+	if err := s.store.Tell(state...); err != nil {
 		s.log.Warn("service manager", "err", err)
 	}
 }
