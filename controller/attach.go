@@ -249,6 +249,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	c.retainFlows()
 	if len(c.uplinks) == 0 && len(c.waiting) == 0 && c.flows != nil {
 		errs = append(errs, c.dropFlows())
+		c.remember()
 	}
 	for _, vm := range resp.VMs {
 		delete(c.retries, vm)

@@ -40,6 +40,7 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 	defer conn.Close()
 	heir, err := openHeir(conn)
 	if err != nil {
+		c.log.Error("not replaced: this controller goes on", "err", err)
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
 		return
 	}

@@ -94,6 +94,10 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 	if c.scrapes != nil {
 		s.Metrics, s.Scrapes = c.opt.Metrics, keep.conn("metrics", c.scrapes)
 	}
+	if c.pinsLock != nil {
+		id, _ := idOf(int(c.pinsLock.Fd()))
+		s.Pins = keep.fd(fmt.Sprintf("pins.%x", id.ino), int(c.pinsLock.Fd()))
+	}
 	if c.flows != nil && c.flowsPin == "" {
 		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())
 	}

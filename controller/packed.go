@@ -23,6 +23,7 @@ type packed struct {
 	Metrics string         `json:"metrics_address,omitempty"` // as it was asked for
 	Scrapes string         `json:"metrics,omitempty"`         // descriptor of the socket that listens there
 	Flows   string         `json:"flows,omitempty"`           // descriptor of flow maps that are not pinned
+	Pins    string         `json:"pins,omitempty"`            // descriptor of the folder of the pins, which is locked by it
 	Started time.Time      `json:"started_at"`
 	// Watchdog is how often the service manager wants to hear of the service: it tells only the process that it started.
 	Watchdog time.Duration  `json:"watchdog_ns,omitempty"`
