@@ -11,8 +11,9 @@
 // The program parses each frame as flowtable/packet does, up to the TCP header. Multicast and broadcast go to the
 // host. Otherwise (VLAN id, destination MAC) is looked up in the map `ports`; a frame of an attached VM is counted in
 // the VM's flow map (TCP only; see Flows), gets 32 bytes of metadata in front (see package meta) and is redirected to the socket of its RX queue.
-// Everything else, and everything when the controller is gone, is passed to the kernel. The program drops nothing but frames of a
-// VM that has its share of the RX ring already (see Shares).
+// Everything else, and everything when the controller is gone, is passed to the kernel; and so are frames of VMs that the kernel reaches
+// too while the queue's worker hangs (hang.h). The program drops nothing but frames of a VM that has its share of the RX ring
+// already (see Shares), and of one that only the worker reaches when a hung worker's fill ring is nearly used up.
 //
 // How much of a VM's traffic is steered is up to its flags: everything, or only TCP, of some families, without some ports,
 // where the kernel's own path to the VM takes the rest.

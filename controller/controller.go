@@ -74,6 +74,7 @@ type Controller struct {
 	stirred  uint64               // what the workers had moved when it was last written
 	ready    map[int]*bpf.Program // by ifindex; made ready for a hand-over that is under way
 	uplinks  map[string]*uplink
+	heard    map[*listening]bool     // traces and captures under way
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries  retries                 // when those are tried next
 	touched  bool                    // the attach in progress has begun to change the host
@@ -116,7 +117,7 @@ func New(opt Options) (*Controller, error) {
 // newController is one without its places.
 func newController(opt Options) *Controller {
 	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), replaced: make(chan struct{}),
-		uplinks: map[string]*uplink{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
+		uplinks: map[string]*uplink{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
 		kinds: builtinKinds(), memory: guestmem.NewBudget()}
 }
 

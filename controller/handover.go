@@ -49,6 +49,7 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 		c.log.Error("not replaced: this controller goes on", "by", heir.pid, "err", err)
 		return
 	}
+	c.hush("another controller takes over: start it again")
 	c.mu.Lock()
 	if c.giveTo(heir) {
 		close(c.replaced) // with mu held: what this process still has is another's

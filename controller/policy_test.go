@@ -95,7 +95,7 @@ func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 		f(&p)
 		return p
 	}
-	const steer = bpf.FlagSteer | bpf.FlagTCPOnly
+	const steer = bpf.FlagSteer | bpf.FlagTCPOnly | bpf.FlagFailOpen
 	for _, c := range []struct {
 		name   string
 		policy api.Policy

@@ -22,6 +22,7 @@ import (
 )
 
 const (
+	capturePath = "/v1/capture"
 	maxRequest  = 64 << 10 // bytes of a request body
 	sockMode    = 0o660
 	sockBacklog = 128 // connections that wait to be accepted
@@ -91,6 +92,8 @@ func (c *Controller) routes() http.Handler {
 		}
 		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), api.FlowSort(r.FormValue("sort")), limit)
 	}))
+	mux.HandleFunc("GET /v1/trace", c.serveTrace)
+	mux.HandleFunc("GET "+capturePath, c.serveCapture)
 	mux.HandleFunc("POST /v1/attach", command(c.log, c.Attach))
 	mux.HandleFunc("POST /v1/detach", command(c.log, c.Detach))
 	mux.HandleFunc("POST /v1/policy", command(c.log, c.SetPolicy))
@@ -115,6 +118,7 @@ func (f *front) serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(f.log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return ctx }, // streams end with it
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			var p peer
 			if uc, ok := conn.(*net.UnixConn); ok {
@@ -136,6 +140,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case p.access == mayNothing:
 		err = fmt.Errorf("control socket: %w: be root or a member of the socket's group", api.ErrPermission)
+	case p.access == mayRead && r.URL.Path == capturePath:
+		err = fmt.Errorf("control socket: %w: what a VM's frames hold is not for members of the socket's group: be root", api.ErrPermission)
 	case p.access == mayRead && r.Method != http.MethodGet:
 		err = fmt.Errorf("control socket: %w: members of the socket's group may look only: be root, or start the controller with --group-may-write", api.ErrPermission)
 	}

@@ -98,6 +98,21 @@ func TestAPeerWithoutRightsIsToldSo(t *testing.T) {
 	}
 }
 
+// A member of the socket's group may look, and neither change anything nor read what VMs send.
+func TestWhoMayLookSeesNoFrames(t *testing.T) {
+	c, _ := serveFor(t, offHost(t, t.TempDir()).routes(), mayRead)
+	ctx := context.Background()
+	if _, err := c.Status(ctx, ""); err != nil {
+		t.Errorf("status: %v", err)
+	}
+	if _, err := c.Capture(ctx, api.CaptureQuery{VM: "x"}); !errors.Is(err, api.ErrPermission) {
+		t.Errorf("capture: %v", err)
+	}
+	if _, err := c.Detach(ctx, api.DetachRequest{Iface: "x"}); !errors.Is(err, api.ErrPermission) {
+		t.Errorf("detach: %v", err)
+	}
+}
+
 // A fault of ours in a request is said to who asked, and the next request is answered.
 func TestAFaultCostsOneRequest(t *testing.T) {
 	h := http.NewServeMux()

@@ -3,6 +3,7 @@ package vhost_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -234,6 +235,32 @@ func TestAKeeperThatFailsCostsOnlyTheHeir(t *testing.T) {
 	exchange(t, p, g, 0)
 	if !log.has("fake keeper: full") {
 		t.Error("not logged")
+	}
+}
+
+// Whoever is thrown out sees that, also where the keeper does not let go of the connection.
+func TestAThrownOutFrontEndSeesItWhateverIsKept(t *testing.T) {
+	k := newFakeKeeper(t)
+	_, cfg, log := newHeritable(t, func(c *vhost.Config) { c.Keep = k })
+	c := raw(t, cfg.Socket)
+	waitFor(t, "the connection is kept", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		_, ok := k.files["connection-1"]
+		return ok
+	})
+	k.mu.Lock()
+	k.fail = errors.New("fake keeper: gone")
+	k.mu.Unlock()
+	if _, err := c.Write(make([]byte, user.HeaderSize)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+	if reason := <-log.stopped; !errors.Is(reason, user.ErrBadHeader) {
+		t.Errorf("reason %v", reason)
 	}
 }
 

@@ -77,6 +77,9 @@ func (p *Port) pack() packed {
 	}
 	r := p.packed(k, waiting)
 	if r.err != nil {
+		if p.ctx.Err() != nil { // whatever came of it
+			r.err = ErrClosed
+		}
 		p.intake = p.take(waiting) // whose context has ended where the port is closed
 		return r
 	}

@@ -27,6 +27,8 @@ type fakeController struct {
 	mu     sync.Mutex
 	asked  []string // "METHOD path?query body"
 	refuse *api.Error
+
+	streams map[string]func(w http.ResponseWriter) // by path
 }
 
 func newFake(t *testing.T) *fakeController {
@@ -59,6 +61,10 @@ func (f *fakeController) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if refuse != nil {
 		w.WriteHeader(refuse.Status)
 		json.NewEncoder(w).Encode(refuse.ErrorBody)
+		return
+	}
+	if stream := f.streams[r.URL.Path]; stream != nil {
+		stream(w)
 		return
 	}
 	json.NewEncoder(w).Encode(answer(r, body.Bytes()))

@@ -53,8 +53,14 @@ func runController(c *cli.Context, s streams) error {
 	if under, code, err := keepAlive(c, log); under {
 		return exitWith(code, on("run", err))
 	}
-	if err := canRun(c); err != nil {
-		return on("run", err)
+	files, err := fdstore.Inherited()
+	if err != nil {
+		log.Error("nothing is gone on with", "err", err)
+	}
+	if len(files) == 0 { // or the process before could, and VMs wait
+		if err := canRun(c); err != nil {
+			return on("run", err)
+		}
 	}
 	store, err := fdstore.Open()
 	if err != nil {
@@ -63,7 +69,7 @@ func runController(c *cli.Context, s streams) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
 	defer signal.Stop(hangups)
-	ctl, err := begin(c, log, controller.Options{
+	ctl, err := begin(c, log, files, controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
 		BPFFS:   c.String("bpffs"),

@@ -63,10 +63,6 @@ type statusView struct {
 	seconds float64     // since then
 }
 
-func printStatus(w io.Writer, st *api.Status, now time.Time) error {
-	return statusView{st: st, now: now}.print(w)
-}
-
 func (v statusView) print(w io.Writer) error {
 	p, st := newPrinter(w), v.st
 	p.fitting = true

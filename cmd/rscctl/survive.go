@@ -93,11 +93,8 @@ func exitWith(code int, err error) error {
 }
 
 // begin makes the controller: one that takes over, one that goes on where a process that died stood, or a new one.
-func begin(c *cli.Context, log *slog.Logger, opt controller.Options) (*controller.Controller, error) {
-	files, err := fdstore.Inherited()
-	if err != nil {
-		log.Error("nothing is gone on with", "err", err)
-	}
+// files are what the store has.
+func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controller.Options) (*controller.Controller, error) {
 	if c.Bool("replace") {
 		if opt.Service {
 			opt.Succeed = opt.Store.Main

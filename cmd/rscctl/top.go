@@ -43,8 +43,10 @@ func topKeys() string {
 	return strings.Join(words, ", ")
 }
 
-// answerWithin is how long a look may take before the screen says that the controller is gone.
-const answerWithin = 3 * time.Second
+const (
+	answerWithin = 3 * time.Second // a look that takes longer is a controller that is gone
+	framesPerSec = 20              // drawn at most: enough for keys, and a slow line
+)
 
 func runTop(c *cli.Context, s streams) error {
 	if _, err := positionals(c, 0, 0, ""); err != nil {
@@ -70,7 +72,7 @@ func runTop(c *cli.Context, s streams) error {
 		return err
 	}
 	m.model.See(first)
-	_, err = tea.NewProgram(m, tea.WithContext(c.Context), tea.WithInput(s.in), tea.WithOutput(s.out), tea.WithoutSignalHandler()).Run()
+	_, err = tea.NewProgram(m, tea.WithContext(c.Context), tea.WithInput(s.in), tea.WithOutput(s.out), tea.WithoutSignalHandler(), tea.WithFPS(framesPerSec)).Run()
 	if errors.Is(err, tea.ErrProgramKilled) && c.Context.Err() != nil {
 		return nil // SIGINT and SIGTERM end it as q does
 	}

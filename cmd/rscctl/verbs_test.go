@@ -58,7 +58,7 @@ func TestOutputOfEveryVerbIsStable(t *testing.T) {
 	t.Run("status.golden", func(t *testing.T) { // its up time needs a clock that stands
 		var out bytes.Buffer
 		st := sampleStatus()
-		if err := printStatus(&out, &st, st.StartedAt.Add(192*time.Second)); err != nil {
+		if err := (statusView{st: &st, now: st.StartedAt.Add(192 * time.Second)}).print(&out); err != nil {
 			t.Fatal(err)
 		}
 		golden(t, "status.golden", out.String())
@@ -102,7 +102,9 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 	fake := newFake(t)
 	for _, line := range []string{
-		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o table", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
+		"", "foo", "why", "why a b", "why web --vm b", "why web -o yaml", "trace", "trace a b", "trace a --limit x", "trace a --limit 0", "trace a --limit -1", "trace a --flow bad", "trace a --flow=", "trace a --flow 1.2.3.4:0", "trace a --flow 1.2.3.4,5.6.7.8,9.9.9.9", "trace a --events seal,x", "trace a --events=", "trace a -o yaml", "trace a -w x",
+		"capture", "capture a", "capture a -w=", "capture a b -w x", "capture a -w x --side up", "capture a -w x --side=", "capture a -w x --snaplen 63", "capture a -w x --snaplen 131073", "capture a -w x --seconds 0", "capture a -w x --seconds 86401", "capture a -w x --limit 1e3", "capture a -w x --flow ::g", "capture a -w x -o json", "capture a -w",
+		"apply", "apply x", "apply -f", "apply -f /dev/null -o yaml", "export x", "export -o table", "top", "top x", "top --sort colour", "top --interval 0s", "top --interval=1", "top -o json", "doctor a b", "doctor --fix --undo", "doctor eth0 -o yaml", "doctor --socket /s", "doctor eth0 --fix=x", "attach", "attach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56",
 		"attach eth0 --vm a --mac 52:54:00:12:34 --vhost-user /s", "attach eth0 --vm a --mac zz --vhost-user /s",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
@@ -157,7 +159,7 @@ func TestNoControllerExitsWith3(t *testing.T) {
 	}
 	syscall.Close(fd)
 	for _, socket := range []string{filepath.Join(dir, "missing"), filepath.Join(dir, "no", "folder"), stale} {
-		for _, verb := range []string{"status", "flows", "flows --watch", "stats", "policy get web", "policy set web --ipv4 on",
+		for _, verb := range []string{"status", "flows", "flows --watch", "stats", "policy get web", "policy set web --ipv4 on", "trace web", "capture web -w /nowhere/x",
 			"policy reset web", "detach eth0", "attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s"} {
 			code, _, errs := rscctl(t, append(strings.Fields(verb), "--socket", socket)...)
 			if code != exitNoController || !strings.Contains(errs, socket) {
@@ -228,7 +230,7 @@ func TestHelpNamesEveryVerbAndNoHiddenOne(t *testing.T) {
 	if code != exitDone || errs != "" {
 		t.Fatalf("exit %d, %q", code, errs)
 	}
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "top", "observe", "replay", "demo"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy", "stats", "top", "trace", "capture", "observe", "replay", "demo"} {
 		if !strings.Contains(out, "\n   "+verb+" ") {
 			t.Errorf("%s is missing:\n%s", verb, out)
 		}
@@ -266,7 +268,7 @@ func (t tests) Run() int {
 func TestAWaitingVMIsNeverShownAsNone(t *testing.T) {
 	st := api.Status{Waiting: []api.Waiting{{VM: "web", Iface: "eth0", Cause: "interface eth0: no such device"}}}
 	var out bytes.Buffer
-	if err := printStatus(&out, &st, time.Now()); err != nil {
+	if err := (statusView{st: &st, now: time.Now()}).print(&out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"1 VM waits", "web", "interface eth0: no such device"} {
@@ -283,7 +285,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 	for want, known := range map[string]*bool{"-": nil, "yes": known(true), "no": known(false)} {
 		st := api.Status{Interfaces: []api.Interface{{Name: "eth0", Metadata: known, Queues: make([]api.Queue, 7)}}}
 		var out bytes.Buffer
-		if err := printStatus(&out, &st, time.Now()); err != nil {
+		if err := (statusView{st: &st, now: time.Now()}).print(&out); err != nil {
 			t.Fatal(err)
 		}
 		row := regexp.MustCompile(`(?m)^eth0  .*  ` + want + `\s+7 `)
@@ -299,7 +301,7 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 // A flag's help names its value as the text does, in capitals, and the text goes on behind it where the sentence needs it.
 func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
 	flag := regexp.MustCompile(`(?m)^   --[a-z-]+(?: ([^-\s]\S*))?(?:, -\w \S+| \[ --.* \])?  +(.*)$`)
-	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "top", "observe"} {
+	for _, verb := range []string{"run", "attach", "detach", "status", "flows", "policy get", "policy set", "policy reset", "stats", "top", "trace", "capture", "observe"} {
 		_, out, _ := rscctl(t, append(strings.Fields(verb), "--help")...)
 		lines := flag.FindAllStringSubmatch(out, -1)
 		if len(lines) < 2 {

@@ -30,6 +30,8 @@ var (
 	ErrMTU = errors.New("MTU too large")
 	// ErrWorker: a worker did not answer within its bound, or is gone.
 	ErrWorker = errors.New("worker does not answer")
+	// ErrBusy: as many listen to the VM, or to all of them, as may.
+	ErrBusy = errors.New("too many listeners")
 	// ErrNotSaved: the state could not be written, so nothing was changed.
 	ErrNotSaved = errors.New("state not saved")
 )
@@ -52,6 +54,7 @@ var kinds = []struct {
 	{ErrHeld, "held", http.StatusConflict},
 	{ErrFiltered, "filtered", http.StatusConflict},
 	{ErrMTU, "mtu", http.StatusConflict},
+	{ErrBusy, "busy", http.StatusTooManyRequests},
 	{ErrNotSaved, "not_saved", http.StatusInsufficientStorage},
 	{ErrWorker, "worker", http.StatusServiceUnavailable},
 }

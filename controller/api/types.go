@@ -12,6 +12,8 @@
 //	GET  /v1/stats?vm=V                 -            Stats
 //	GET  /v1/config                     -            Config
 //	POST /v1/replace                    ReplaceRequest  none: the connection goes on with ReplaceProtocol
+//	GET  /v1/trace?vm=V&flow=&events=   -            a stream: lines of TraceEvent, until either side ends it
+//	GET  /v1/capture?vm=V&side=&flow=&snaplen=   -   a stream: a line of CaptureHead, then CaptureBlocks
 //
 // An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
 package api

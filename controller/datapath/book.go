@@ -55,15 +55,39 @@ func (p *port) delivered(f *outFrame) {
 }
 
 // drop books a frame that is given up. Pieces of it that the guest has already are not dropped.
-func (p *port) drop(f *outFrame, why flowtable.Reason) {
+func (w *Worker) drop(p *port, f *outFrame, why flowtable.Reason) {
 	if f.done == 0 {
-		p.ledger.Drop(&f.entry, why)
+		w.giveUp(p, &f.entry, why, f.Frags)
 		return
 	}
 	p.deliveredPieces(f, f.done)
 	rest := f.entry
 	rest.Packets -= f.done
-	p.ledger.Drop(&rest, why)
+	w.giveUp(p, &rest, why, f.Frags)
+}
+
+// giveUp books a frame that the table gave out and no guest gets.
+func (w *Worker) giveUp(p *port, e *flowtable.Entry, why flowtable.Reason, frags [][]byte) {
+	p.ledger.Drop(e, why)
+	if p.probes != nil {
+		w.probeDropped(p, e, why, frags)
+	}
+}
+
+// refuse books a packet that is dropped in front of the table.
+func (w *Worker) refuse(p *port, why flowtable.Reason, frame []byte) {
+	p.ledger.Refuse(why, len(frame))
+	if p.probes != nil {
+		w.probeRefused(p, why, frame, false)
+	}
+}
+
+// refuseTx books a packet of the guest's that goes nowhere.
+func (w *Worker) refuseTx(p *port, why flowtable.Reason, frame []byte) {
+	p.cnt.TxDropped[why]++
+	if p.probes != nil {
+		w.probeRefused(p, why, frame, true)
+	}
 }
 
 // deliveredPieces books packets of a superframe that reached the guest one by one: they were passed. Window updates that were

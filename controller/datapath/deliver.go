@@ -16,12 +16,15 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
+	if p.probes != nil {
+		w.probeLeft(p, sf)
+	}
 	q := p.out
 	if q.full() && !p.waiting { // a burst of many small frames: make room now
 		w.flushPort(p)
 	}
 	if q.full() || (p.waiting && q.chunks+len(sf.Refs) > w.waitLimit()) {
-		p.ledger.Drop(&sf.Entry, flowtable.ReasonGuestNoBuffers)
+		w.giveUp(p, &sf.Entry, flowtable.ReasonGuestNoBuffers, sf.Frags)
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
@@ -124,6 +127,9 @@ func (w *Worker) putBurst(p *port, from touch) error {
 
 // settleBurst books the first n Puts of a burst as delivered; what was put beyond them is the queue's again.
 func (w *Worker) settleBurst(p *port, n int) {
+	if p.probes != nil {
+		p.probeSettled(n)
+	}
 	for p.out.n > 0 {
 		f := p.out.front()
 		took := min(n, f.puts)
@@ -161,6 +167,9 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		}
 		if err == nil {
 			f.puts, f.all = 1, true
+			if p.probes != nil {
+				w.probePut(p, &f.entry, 0, &f.Frame.Frame)
+			}
 		}
 		if f.Hdr.GSOType == 0 || (err != ErrTooBig && err != ErrNoOffer) {
 			return err
@@ -201,6 +210,9 @@ func (w *Worker) putPieces(p *port, f *outFrame) error {
 			return err
 		}
 		f.puts++
+		if p.probes != nil {
+			w.probePut(p, nil, f.why, &w.piece.Frame)
+		}
 	}
 }
 
@@ -219,7 +231,7 @@ func (w *Worker) bound(p *port, full bool) {
 func (w *Worker) cutTo(p *port, chunks int) {
 	for p.out.n > 0 && p.out.chunks > chunks {
 		f := p.out.popNewest()
-		p.drop(f, flowtable.ReasonGuestNoBuffers)
+		w.drop(p, f, flowtable.ReasonGuestNoBuffers)
 		w.nic.FreeAll(f.Refs)
 	}
 }
@@ -238,7 +250,7 @@ func (w *Worker) setWaiting(p *port, waiting bool) {
 
 func (w *Worker) dropFront(p *port, why flowtable.Reason) {
 	f := p.out.pop()
-	p.drop(f, why)
+	w.drop(p, f, why)
 	w.nic.FreeAll(f.Refs)
 }
 

@@ -32,7 +32,7 @@ const (
 
 // outgoing is a frame of a guest that the rules have passed.
 type outgoing struct {
-	data      []byte // without a tag
+	data      []byte // without a tag; of a frame that they refuse, as far as they came
 	tci       uint16 // of the tag that it gets on the wire, 0: none
 	group     bool   // to a group address
 	partial   bool   // its checksum has to be completed:
@@ -40,9 +40,10 @@ type outgoing struct {
 	csumAt    int    // into the two bytes here
 }
 
-// judge looks at a guest's frame by the bytes that will be sent, and takes a priority tag off. Where it refuses, o means nothing.
+// judge looks at a guest's frame by the bytes that will be sent, and takes a priority tag off. Where it refuses, only o.data means something.
 func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Reason, refused bool) {
 	data := f.Data
+	o.data = data
 	if len(data) < ethHeader {
 		return flowtable.ReasonBadLength, true
 	}
@@ -58,6 +59,7 @@ func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Re
 		}
 		copy(data[vlanTag:], data[:2*macLen])
 		data = data[vlanTag:]
+		o.data = data
 		kind = binary.BigEndian.Uint16(data[2*macLen:])
 		o.tci |= tci
 		o.csumStart -= vlanTag
@@ -83,7 +85,6 @@ func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Re
 			return flowtable.ReasonMalformed, true
 		}
 	}
-	o.data = data
 	return 0, false
 }
 

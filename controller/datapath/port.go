@@ -47,6 +47,7 @@ type port struct {
 	held    int  // chunks that the guest has not given back
 	pollAt  int  // place of the guest's descriptor in the poll set
 	senders *senderSet
+	probes  []*Probe  // that hear of its frames; nil: none
 	sources []*egress // of Worker.egress, the VM's
 	source  int       // the one that is polled next
 
@@ -105,6 +106,7 @@ func (w *Worker) removePort(index uint32) {
 		return
 	}
 	w.stopPort(index)
+	p.endProbes(ProbePortGone)
 	w.ports[index] = nil
 	if w.byAddr[p.Addr] == p { // not when another VM has the address by now
 		delete(w.byAddr, p.Addr)

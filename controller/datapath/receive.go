@@ -88,7 +88,7 @@ func fillInfo(i *packet.Info, m *meta.Meta) {
 // accept gives one frame in a chunk to the flow table as a packet for p. w.pkt.Info describes it.
 func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 	if p.guest == nil && !p.paused {
-		p.ledger.Refuse(flowtable.ReasonPortDown, len(frame))
+		w.refuse(p, flowtable.ReasonPortDown, frame)
 		w.nic.Free(ref)
 		return
 	}
@@ -99,15 +99,22 @@ func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 		p.senders.note(frame)
 	}
 	if why, refused := refusesTags(frame, &w.pkt.Info); refused {
-		p.ledger.Refuse(why, len(frame))
+		w.refuse(p, why, frame)
 		w.nic.Free(ref)
 		return
+	}
+	probed := p.probes != nil
+	if probed {
+		w.probeEntering(p, frame, ref)
 	}
 	if w.pkt.Info.Tagged && p.Addr.VLAN == w.pkt.Info.TCI&0xfff {
 		frame = packet.StripTag(frame, &w.pkt.Info)
 	}
 	w.pkt.Data, w.pkt.Ref, w.pkt.Port = frame, ref, p.Index
 	w.table.Add(&w.pkt, w.now)
+	if probed {
+		w.probeEntered(p)
+	}
 }
 
 // receiveGroup takes multicast and broadcast frames, which XDP leaves to the host, for every VM of their VLAN.
@@ -134,11 +141,11 @@ func (w *Worker) groupToPorts(frame []byte, vlan uint16) {
 		switch {
 		case !p.hears(vlan):
 		case refused:
-			p.ledger.Refuse(why, len(frame))
+			w.refuse(p, why, frame)
 		case [macLen]byte(frame[macLen:]) == p.Addr.MAC: // its own, sent back
-			p.ledger.Refuse(flowtable.ReasonHairpin, len(frame))
+			w.refuse(p, flowtable.ReasonHairpin, frame)
 		case !w.copyToPort(frame, p):
-			p.ledger.Refuse(flowtable.ReasonGuestNoBuffers, len(frame))
+			w.refuse(p, flowtable.ReasonGuestNoBuffers, frame)
 		}
 	}
 }
@@ -159,7 +166,7 @@ func (w *Worker) copyToPort(frame []byte, p *port) bool {
 		}
 	}
 	if len(frame) > len(buf) {
-		p.ledger.Refuse(flowtable.ReasonBadLength, len(frame))
+		w.refuse(p, flowtable.ReasonBadLength, frame)
 		w.nic.Free(d.Addr)
 		return true
 	}

@@ -96,11 +96,11 @@ func (w *Worker) emit(e *egress, f *vhost.TxFrame) vhost.Next {
 func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (need int) {
 	var o outgoing
 	if why, refused := w.judge(p, f, &o); refused {
-		p.cnt.TxDropped[why]++
+		w.refuseTx(p, why, o.data)
 		return 0
 	}
 	if o.group && !p.group.admits(w.now) {
-		p.cnt.TxDropped[flowtable.ReasonGroupShare]++
+		w.refuseTx(p, flowtable.ReasonGroupShare, o.data)
 		return 0
 	}
 	packets := 1
@@ -108,13 +108,13 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (need int) {
 	if gso {
 		w.txFrag[0] = o.data
 		if err := w.txCut.Init(w.txFrag[:], flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}); err != nil {
-			p.cnt.TxDropped[flowtable.ReasonMalformed]++
+			w.refuseTx(p, flowtable.ReasonMalformed, o.data)
 			return 0
 		}
 		packets = w.txCut.Count()
 	}
 	if packets > maxTxPackets {
-		p.cnt.TxDropped[flowtable.ReasonBadLength]++
+		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 		return 0
 	}
 	room := packets
@@ -145,7 +145,7 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 	}
 	if len(o.data) > w.cfg.MTU+ethHeader || len(o.data)+vlanTag > len(buf) {
 		w.nic.Free(d.Addr)
-		p.cnt.TxDropped[flowtable.ReasonBadLength]++
+		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 		return
 	}
 	w.txLeft--
@@ -153,7 +153,7 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 	if o.partial {
 		if err := checksum.Complete(buf[:n], o.csumStart, o.csumAt-o.csumStart); err != nil {
 			w.nic.Free(d.Addr)
-			p.cnt.TxDropped[flowtable.ReasonMalformed]++
+			w.refuseTx(p, flowtable.ReasonMalformed, o.data)
 			return
 		}
 	}
@@ -164,7 +164,7 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 func (w *Worker) emitGSO(p *port, o *outgoing) {
 	for w.txLeft > 0 { // not until Next has no more: that would take a chunk that may not be there
 		if o.group && !p.group.admits(w.now) { // the rest of it
-			p.cnt.TxDropped[flowtable.ReasonGroupShare]++
+			w.refuseTx(p, flowtable.ReasonGroupShare, o.data)
 			return
 		}
 		buf, d, ok := w.nic.AllocTx()
@@ -177,7 +177,7 @@ func (w *Worker) emitGSO(p *port, o *outgoing) {
 		if err != nil || !more {
 			w.nic.Free(d.Addr)
 			if err != nil {
-				p.cnt.TxDropped[flowtable.ReasonBadLength]++
+				w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 			}
 			return
 		}
@@ -198,9 +198,12 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 		p.group.charge(w.now, 1+copies)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
 		if p.Isolated || q.Isolated { // not to the wire either: what reflects there would bring it back
-			p.cnt.TxDropped[flowtable.ReasonIsolated]++
+			w.refuseTx(p, flowtable.ReasonIsolated, buf[:n])
 			w.nic.Free(d.Addr)
 			return
+		}
+		if p.probes != nil {
+			w.probeSent(p, buf[:n])
 		}
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
@@ -209,6 +212,9 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	}
 	if o.tci != 0 {
 		n = insertTag(buf, n, o.tci)
+	}
+	if p.probes != nil {
+		w.probeSent(p, buf[:n])
 	}
 	if !w.nic.Send(d, n) {
 		w.nic.Free(d.Addr)
@@ -225,7 +231,7 @@ func (w *Worker) copyToNeighbours(frame []byte, from *port) (copies int) {
 			continue
 		}
 		if !w.copyToPort(frame, q) {
-			from.cnt.TxDropped[flowtable.ReasonGroupShare]++ // once for all that do not get it
+			w.refuseTx(from, flowtable.ReasonGroupShare, frame) // once for all that do not get it
 			break
 		}
 		copies++

@@ -100,6 +100,7 @@ type Worker struct {
 	cnt       QueueCounters
 	suspended bool // it takes nothing from the NIC and from guests
 	stopping  bool
+	entering  entering // pkt, while somebody wants to know what becomes of it
 
 	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
 
@@ -196,6 +197,9 @@ func (w *Worker) ended() {
 	if r != nil {
 		w.fault = fmt.Errorf("worker %d: %w: %v", w.cfg.ID, ErrFault, r)
 		w.log.Error("worker: fault", "err", w.fault, "stack", string(debug.Stack()))
+	}
+	for _, p := range w.list {
+		p.endProbes(ProbeWorkerGone)
 	}
 	close(w.dead)
 	if r != nil { // who looks now finds the fault

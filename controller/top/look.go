@@ -62,6 +62,14 @@ type Queue struct {
 	History      []float64
 }
 
+// HeldShare is the share of the chunks that the flow table holds.
+func (q *Queue) HeldShare() float64 {
+	if q.Chunks == 0 {
+		return unknown
+	}
+	return float64(q.Held) / float64(q.Chunks)
+}
+
 // unknown is the value of what nobody can tell.
 var unknown = math.NaN()
 

@@ -83,7 +83,13 @@ func TestWhatCannotBeComparedIsNotKnown(t *testing.T) {
 		}
 	}
 	w := newWorld("web")
-	m := New(Options{})
+	w.stats.VMs[0].TxBytes = 1000
+	m := seen(w, func() { w.bulk(0, 5); w.stats.VMs[0].TxBytes = 10 })
+	if v := m.VMs()[0]; known(v.Out) || !known(v.Bits) {
+		t.Errorf("one counter went back: %+v", v)
+	}
+	w = newWorld("web")
+	m = New(Options{})
 	m.See(w.look())
 	if v := m.VMs()[0]; known(v.Bits) || known(m.Queues()[0].CPU) {
 		t.Errorf("after one look: %+v", v)

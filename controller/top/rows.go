@@ -42,31 +42,49 @@ func (m *Model) vmTable(vms []VM, width, room int) []Line {
 		return []Line{m.noRows("VM")}
 	}
 	at := max(0, slices.IndexFunc(vms, func(v VM) bool { return v.Name == m.cursor[0] }))
-	from, to := window(len(vms), room-1, at)
-	columns := slices.Clone(vmColumns)
-	nameColumn(&columns[1], from, to, len(vms), width)
-	var rows [][]cell
-	for i := from; i < to; i++ {
+	return around(at, len(vms), vmColumns, width, room, func(i int) []cell {
 		v := &vms[i]
-		rows = append(rows, []cell{
+		return []cell{
 			m.mark(i == at, false, v.Health.State), m.figure(v.Name, Plain), m.figure(v.Iface, Plain), m.figure(v.State, Plain), m.figure(short(v.Bits), Plain),
 			m.figure(short(v.Out), Plain), m.figure(short(v.Packets), Plain), m.figure(short(v.Frames), Plain), m.figure(short(v.Segments), Plain), m.figure(hold(v.HoldNS), Plain),
 			m.figure(short(v.Drops), bad(v.Drops)), m.figure(whyText(v), Plain), m.spark(v.History, 0),
-		})
+		}
+	})
+}
+
+// queueTable has the queues around the cursor, under a head.
+func (m *Model) queueTable(queues []Queue, width, room int) []Line {
+	if len(queues) == 0 {
+		return []Line{m.noRows("queue")}
+	}
+	at := max(0, slices.IndexFunc(queues, func(q Queue) bool { return q.Name == m.cursor[1] }))
+	return around(at, len(queues), queueColumns, width, room, func(i int) []cell {
+		q := &queues[i]
+		return []cell{
+			m.mark(i == at, true, q.Health.State), m.figure(q.Name, Plain), m.figure(string(q.Worker), workerStyle(q.Worker)), m.figure(percent(q.CPU), busy(q.CPU)), m.figure(short(q.Rx), Plain),
+			m.figure(short(q.Lost), bad(q.Lost)), m.figure(short(q.Tx), Plain), m.figure(percent(q.HeldShare()), Plain), m.figure(short(float64(q.Open)), Plain), m.spark(q.History, 1),
+		}
+	})
+}
+
+// around draws those of n rows around the one with the cursor that there is room for. The title of their names says which, when
+// not all are there.
+func around(at, n int, columns []column, width, room int, row func(i int) []cell) []Line {
+	from, to := window(n, room-1, at)
+	columns = slices.Clone(columns)
+	if name := &columns[1]; to-from < n {
+		name.title = fmt.Sprintf("%s %d-%d/%d", name.title, from+1, to, n)
+		name.min = max(name.min, min(len(name.title), width-leastBeside))
+	}
+	var rows [][]cell
+	for i := from; i < to; i++ {
+		rows = append(rows, row(i))
 	}
 	return draw(columns, rows, width)
 }
 
 // leastBeside is what the columns beside the names need on the narrowest screen.
 const leastBeside = 14
-
-// nameColumn says in its title which rows are on the screen, when not all are.
-func nameColumn(c *column, from, to, n, width int) {
-	if to-from < n {
-		c.title = fmt.Sprintf("%s %d-%d/%d", c.title, from+1, to, n)
-		c.min = max(c.min, min(len(c.title), width-leastBeside))
-	}
-}
 
 // whyText is a VM's first trouble, or else the reason that most of its frames left for.
 func whyText(v *VM) string {
@@ -78,30 +96,6 @@ func whyText(v *VM) string {
 		return "-"
 	}
 	return percent(share) + " " + reason
-}
-
-// queueTable has the queues around the cursor, under a head.
-func (m *Model) queueTable(queues []Queue, width, room int) []Line {
-	if len(queues) == 0 {
-		return []Line{m.noRows("queue")}
-	}
-	at := max(0, slices.IndexFunc(queues, func(q Queue) bool { return q.Name == m.cursor[1] }))
-	from, to := window(len(queues), room-1, at)
-	columns := slices.Clone(queueColumns)
-	nameColumn(&columns[1], from, to, len(queues), width)
-	var rows [][]cell
-	for i := from; i < to; i++ {
-		q := &queues[i]
-		held := unknown
-		if q.Chunks > 0 {
-			held = float64(q.Held) / float64(q.Chunks)
-		}
-		rows = append(rows, []cell{
-			m.mark(i == at, true, q.Health.State), m.figure(q.Name, Plain), m.figure(string(q.Worker), workerStyle(q.Worker)), m.figure(percent(q.CPU), busy(q.CPU)), m.figure(short(q.Rx), Plain),
-			m.figure(short(q.Lost), bad(q.Lost)), m.figure(short(q.Tx), Plain), m.figure(percent(held), Plain), m.figure(short(float64(q.Open)), Plain), m.spark(q.History, 1),
-		})
-	}
-	return draw(columns, rows, width)
 }
 
 // figure is a cell of the last look.

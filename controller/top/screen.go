@@ -47,6 +47,9 @@ func (m *Model) head(width int, now time.Time) (out []Line) {
 	}
 	h := s.status.Health
 	first := Line{{s.at.Format("15:04:05"), Plain}, {" ", Plain}, {string(h.State), healthStyle(h.State)}}
+	if m.gone != nil { // that was so
+		first[2].Style = Dim
+	}
 	for _, more := range []string{oneOrMany(len(h.Reasons), "reason", "reasons"), "by " + m.order(), "up " + ago(s.at.Sub(s.status.StartedAt)), "rscctl " + s.status.Version, fmt.Sprintf("pid %d", s.status.PID)} {
 		if more != "0 reasons" && first.width()+2+len(more) <= width {
 			first = append(first, Span{"  " + more, Plain})
@@ -93,15 +96,17 @@ func oneOrMany(n int, one, many string) string {
 // totals sums the rows that the filter lets through.
 func (m *Model) totals(width int) (out Line) {
 	vms, queues := m.VMs(), m.Queues()
-	bits, drops, packets, cpu, lost := 0.0, 0.0, 0.0, 0.0, 0.0
+	bits, lost, packets, cpu := unknown, unknown, unknown, unknown
 	add := func(sum *float64, v float64) {
-		if known(v) {
+		if !known(*sum) {
+			*sum = v
+		} else if known(v) {
 			*sum += v
 		}
 	}
 	for i := range vms {
 		add(&bits, vms[i].Bits)
-		add(&drops, vms[i].Drops)
+		add(&lost, vms[i].Drops)
 		add(&packets, vms[i].Packets)
 	}
 	for i := range queues {
@@ -109,7 +114,7 @@ func (m *Model) totals(width int) (out Line) {
 		add(&lost, queues[i].Lost)
 	}
 	for _, text := range []string{
-		oneOrMany(len(vms), "VM", "VMs"), short(bits) + "bit/s", short(drops+lost) + " lost/s", "CPU " + percent(cpu), short(packets) + " packets/s", oneOrMany(len(queues), "queue", "queues"),
+		oneOrMany(len(vms), "VM", "VMs"), short(bits) + "bit/s", short(lost) + " lost/s", "CPU " + percent(cpu), short(packets) + " packets/s", oneOrMany(len(queues), "queue", "queues"),
 	} {
 		if len(out) > 0 {
 			text = "  " + text

@@ -68,3 +68,13 @@ func TestNoLineIsWiderThanTheScreen(t *testing.T) {
 		}
 	}
 }
+
+// After one look nothing is known of any rate, also not in sum.
+func TestOneLookHasNoSums(t *testing.T) {
+	m := New(Options{})
+	w := newWorld("web")
+	m.See(w.look())
+	if s := text(m.Screen(80, 24, w.at)); !strings.Contains(s, "1 VM  -bit/s  - lost/s  CPU -  - packets/s") {
+		t.Error(s)
+	}
+}

@@ -60,6 +60,18 @@ func (r *rig) transfers(to *netnstest.Side, stop <-chan struct{}) <-chan error {
 	return out
 }
 
+// whole ends transfers, each of which must have arrived whole, and returns the counters, which must explain every packet.
+func (r *rig) whole(stop chan<- struct{}, done <-chan error) (st api.Stats) {
+	r.t.Helper()
+	close(stop)
+	if err := <-done; err != nil {
+		r.t.Error(err)
+	}
+	r.json(&st, "stats")
+	explain(r.t, st)
+	return st
+}
+
 // Twenty controllers die at random moments, and every transfer to the tap VM arrives whole.
 func TestTapTrafficSurvivesTwentyKills(t *testing.T) {
 	needLong(t)
@@ -98,13 +110,7 @@ func TestAMinuteOfTogglesOfATap(t *testing.T) {
 		on = !on
 		r.must("policy", "set", "vm0", "--coalesce", map[bool]string{true: "on", false: "off"}[on])
 	}
-	close(stop)
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	var st api.Stats
-	r.json(&st, "stats")
-	explain(t, st)
+	st := r.whole(stop, done)
 	if s := st.VMs[0]; s.Dropped["port_down"]+s.FeedUnsent > 0 {
 		t.Errorf("switching lost packets: %+v", s)
 	}

@@ -46,26 +46,29 @@ type Files struct {
 func NewFiles(files []NamedFile) (*Files, error) {
 	s := &Files{fds: make(map[string]int, len(files)), taken: map[string]bool{}}
 	numbers := make(map[int]bool, len(files))
-	var err error
+	var refused error
 	for _, f := range files {
-		switch _, twice := s.fds[f.Name]; {
-		case f.FD < 0, numbers[f.FD]:
-			err = errors.Join(err, fmt.Errorf("file %.64q: descriptor %d: %w", f.Name, f.FD, ErrParcel))
-			continue // not to be closed twice
-		case twice:
-			err = errors.Join(err, fmt.Errorf("file %.64q comes twice: %w", f.Name, ErrParcel), unix.Close(f.FD))
-			continue
+		var err error
+		if _, ok := s.fds[f.Name]; ok {
+			err = errors.New("comes twice")
+		} else if numbers[f.FD] {
+			err = fmt.Errorf("descriptor %d is another file, too", f.FD)
+		} else if _, err = unix.FcntlInt(uintptr(f.FD), unix.F_SETFD, unix.FD_CLOEXEC); err == nil {
+			s.fds[f.Name] = f.FD
+		}
+		if err != nil {
+			if refused == nil {
+				refused = fmt.Errorf("file %.64q: %w: %w", f.Name, ErrParcel, err)
+			}
+			if !numbers[f.FD] { // not closed twice
+				_ = unix.Close(f.FD)
+			}
 		}
 		numbers[f.FD] = true
-		if _, ferr := unix.FcntlInt(uintptr(f.FD), unix.F_SETFD, unix.FD_CLOEXEC); ferr != nil {
-			err = errors.Join(err, fmt.Errorf("file %.64q: descriptor %d: %w: %w", f.Name, f.FD, ErrParcel, ferr))
-			continue
-		}
-		s.fds[f.Name] = f.FD
 	}
-	if err != nil {
+	if refused != nil {
 		s.Close()
-		return nil, err
+		return nil, refused
 	}
 	return s, nil
 }

@@ -151,3 +151,83 @@ func TestARingInNoStateAtAllIsLeftAlone(t *testing.T) {
 		t.Errorf("%+v at %d", r, d.Base().Num())
 	}
 }
+
+// A device that died had taken chains, filled used entries and published some of them: the next one goes on behind what was
+// published, whatever base it was given.
+func TestARejoinedRingGoesOnBehindWhatWasPublished(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 3))
+		num := 1 << (1 + rnd.IntN(6))
+		h := newHistory(num, uint16(rnd.IntN(3))-1)
+		h.post(num, rnd)
+		for round := range 5 {
+			d, err := vring.NewDevice(h.g.Table, h.g.Layout, 0, vringtest.At(uint16(rnd.IntN(1<<16))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Rejoin(0)
+			n := rnd.IntN(len(h.open) + 1)
+			if got := take(t, d, n); !slices.Equal(got, h.open[:n]) {
+				t.Fatalf("seed %d, round %d: heads %v, open are %v", seed, round, got, h.open)
+			}
+			done := rnd.IntN(n + 1)
+			for i, head := range h.open[:n] {
+				if i == done {
+					d.Publish()
+				}
+				d.Push([]vring.Used{{Head: head}})
+			}
+			if done == n {
+				d.Publish()
+			}
+			for range done {
+				h.complete(0)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.post(rnd.IntN(num+1), rnd)
+		}
+	}
+}
+
+// What a base left behind stays behind, and what comes after it is right.
+func TestARejoinedRingLeavesBehindWhatWasLeftBehind(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 4))
+	h := newHistory(8, 100)
+	h.post(8, rnd)
+	h.complete(1) // out of order: no proof
+	h.complete(0)
+	h.post(1, rnd)
+	d, was := h.device(t, h.used+3)
+	if was.Lost != 3 {
+		t.Fatalf("%+v", was)
+	}
+	if got := take(t, d, 2); !slices.Equal(got, h.open[3:5]) {
+		t.Fatalf("heads %v, open are %v", got, h.open)
+	}
+	d.Push([]vring.Used{{Head: h.open[3]}})
+	d.Publish()
+	d, err := vring.NewDevice(h.g.Table, h.g.Layout, 0, vringtest.At(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Rejoin(was.Lost)
+	if got := take(t, d, 2); !slices.Equal(got, h.open[4:6]) {
+		t.Errorf("heads %v, open are %v", got, h.open)
+	}
+}
+
+// A device that died while it wanted no kicks has left that in the ring: the driver kicks again once the next one wants kicks.
+func TestKicksThatADeadDeviceSwitchedOffComeBack(t *testing.T) {
+	h := newHistory(8, 0)
+	flags := func() uint16 { return binary.LittleEndian.Uint16(h.g.Layout.Used) }
+	d, _ := h.device(t, 0)
+	if d.DisableNotify(); flags() != 1 {
+		t.Fatalf("flags %d", flags())
+	}
+	d, _ = h.device(t, 0)
+	if d.EnableNotify(); flags() != 0 {
+		t.Errorf("flags %d with a device that wants kicks", flags())
+	}
+}
