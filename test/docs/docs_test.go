@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 var (
 	fence   = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```")
+	endless = regexp.MustCompile(`^(bin/)?rscctl ((trace|top) |.* --watch)`) // until it is interrupted, or something happens
 	command = regexp.MustCompile(`(?m)^(bin/)?rscctl `)
 )
 
@@ -81,7 +83,7 @@ func script(blocks []string) string {
 		switch {
 		case strings.TrimPrefix(words, "bin/") == "rscctl run" || strings.HasPrefix(strings.TrimPrefix(words, "bin/"), "rscctl run "):
 			words, started = "start "+words, true
-		case strings.Contains(words, " --watch"):
+		case endless.MatchString(words):
 			words = "watched " + words
 		}
 		if words != "" {
@@ -143,9 +145,11 @@ func TestDocumentedCommandsRun(t *testing.T) {
 				}
 				return nil
 			})
-			cmd := exec.Command("bash", "-c", script(list))
+			ctx, cancel := context.WithTimeout(t.Context(), netnstest.Patience(2*time.Minute))
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "bash", "-c", script(list)) // with it end all of its PID namespace
 			cmd.Dir = dir
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Setpgid: true}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Setpgid: true, Pdeathsig: syscall.SIGKILL}
 			cmd.WaitDelay = 10 * time.Second
 			var out strings.Builder
 			cmd.Stdout, cmd.Stderr = &out, &out

@@ -84,6 +84,15 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 			}
 			return attach(vm("x", 2))
 		}},
+		{"busy", func() error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			failed := make(chan error, 64)
+			for range cap(failed) {
+				go func() { failed <- c.Trace(ctx, api.TraceQuery{VM: "x"}, func(*api.TraceEvent) error { return nil }) }()
+			}
+			return <-failed // the others listen until they are ended
+		}},
 		{"limit", func() error {
 			for i := 2; ; i++ { // x is one
 				if err := attach(vm(fmt.Sprintf("x%d", i), i)); err != nil || i > 256 {
