@@ -17,6 +17,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/test/tapvm"
 )
 
 // manager is the socket of a service manager (sd_notify(3)).
@@ -112,6 +113,40 @@ func TestThePrivilegesThatNobodyNeedsAreGivenUp(t *testing.T) {
 		if seen != 6 {
 			t.Errorf("%s: %d of 6 lines", path, seen)
 		}
+	}
+}
+
+// The six capabilities of the service's unit are enough for VMs on vhost-user and on taps, also for a socket that a crash left behind
+// and that belongs to QEMU's user alone.
+func TestTheUnitsCapabilitiesAreEnough(t *testing.T) {
+	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP, netnstest.Tool("setpriv"))
+	r := &rig{t: t, net: netnstest.Pair(t, netnstest.Options{NoIPv6: true}), dir: t.TempDir(),
+		under: []string{"setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock,+chown"}}
+	if err := os.Chmod(r.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	t.Cleanup(r.stop)
+	r.bridge()
+	r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(t, macA)})
+	r.attachTap("vm0", macA, "--trust-tap")
+	socket := r.attach("web", macB, "--socket-owner", "1:1")
+	r.kill()
+	r.start()
+	r.eventually("both VMs are attached again", func() error {
+		var st api.Status
+		if r.json(&st, "status"); len(st.Waiting) > 0 || len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 2 {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	})
+	// And what listens is still found to: nothing else may take its place.
+	if out, code := r.cli("attach", r.net.B.Dev, "--vm", "thief", "--mac", macC, "--vhost-user", socket); code != 1 {
+		t.Errorf("a socket that is in use was given to another VM: %s", out)
+	}
+	var file unix.Stat_t
+	if err := unix.Stat(socket, &file); err != nil || file.Uid != 1 || file.Gid != 1 {
+		t.Errorf("the socket belongs to %d:%d: %v", file.Uid, file.Gid, err)
 	}
 }
 

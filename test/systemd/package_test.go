@@ -61,6 +61,9 @@ func TestThePackagesLife(t *testing.T) {
 			h.t.Errorf("feed %s (%s): the device is not let in", p.Feed, p.FeedNote)
 		}
 		h.must("rscctl flows; rscctl stats >/dev/null; rscctl why web; rscctl export | grep -q web")
+		if log := h.journal(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
+			h.t.Errorf("something is amiss under the sandbox:\n%s", log)
+		}
 		if text, err := h.try("ls -1 /proc/" + fmt.Sprint(pid) + "/fd | wc -l"); err == nil {
 			h.t.Logf("descriptors with a VM on vhost-user and one on a tap, two interfaces of one queue: %s", text)
 		}
