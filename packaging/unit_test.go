@@ -87,7 +87,7 @@ func TestTheUnitKeepsItsPromises(t *testing.T) {
 	}
 	for key, want := range map[string]string{
 		"Type": "notify", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "Restart": "always", "RuntimeDirectoryPreserve": "yes",
-		"FileDescriptorStoreMax": "1024", "WatchdogSec": "10s", "DevicePolicy": "closed", "DeviceAllow": "/dev/vhost-net rw",
+		"FileDescriptorStoreMax": "8192", "WatchdogSec": "10s", "DevicePolicy": "closed", "DeviceAllow": "/dev/vhost-net rw",
 	} {
 		if got := set[key]; len(got) != 1 || got[0] != want {
 			t.Errorf("%s=%q, want %q", key, got, want)
