@@ -57,11 +57,11 @@ func runController(c *cli.Context, s streams) error {
 		}
 		return on("run", background())
 	}
-	if under, code, err := keepAlive(c, log); under {
-		return exitWith(code, on("run", err))
-	}
 	if err := dropPrivileges(); err != nil {
 		log.Warn("capabilities: not all given up", "err", err)
+	}
+	if under, code, err := keepAlive(c, log); under {
+		return exitWith(code, on("run", err))
 	}
 	files, err := fdstore.Inherited()
 	if err != nil {
