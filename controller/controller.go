@@ -179,18 +179,12 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.log.Warn(w)
 	}
 	var err error
-	again := c.restored // another process's
-	if !again {
+	if !c.restored { // by another process
 		err = c.restore()
 	}
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
 		close(c.serving)
-		if c.opt.Store != nil && again { // who waits for what was kept to be in use need not wait for more
-			if err := c.opt.Store.Ready(); err != nil {
-				c.log.Warn("service manager", "err", err)
-			}
-		}
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() { c.watch(watching) })

@@ -49,6 +49,7 @@ func Replace(opt Options) (c *Controller, err error) {
 	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid()}); err != nil {
 		return nil, fmt.Errorf("replace: the controller before has gone on: %w", err) // and it kills us
 	}
+	c.inUse()
 	return c, nil
 }
 

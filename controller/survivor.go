@@ -181,7 +181,18 @@ func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 		}
 		return nil, fmt.Errorf("recover: %w", err)
 	}
+	c.inUse()
 	return c, nil
+}
+
+// inUse tells the store that this process goes on with everything: should it die now, another one is to go on.
+func (c *Controller) inUse() {
+	if c.opt.Store == nil {
+		return
+	}
+	if err := c.opt.Store.Ready(); err != nil {
+		c.log.Warn("service manager", "err", err)
+	}
 }
 
 // dropStrays drops what ports have kept that are not attached any more, and ports' notes of processes before this one.

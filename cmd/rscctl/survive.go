@@ -32,7 +32,7 @@ func keepAlive(c *cli.Context, log *slog.Logger) (under bool, code int, err erro
 	if err != nil {
 		return true, exitFailed, err
 	}
-	code, err = fdstore.Keep(c.Context, fdstore.Child{Path: self, Args: os.Args[1:], Log: log})
+	code, err = fdstore.Keep(c.Context, fdstore.Child{Path: self, Args: os.Args[1:], Heir: c.Bool("replace"), Log: log})
 	return true, code, err
 }
 
@@ -95,7 +95,7 @@ func exitWith(code int, err error) error {
 // begin makes the controller: one that takes over, one that goes on where a process that died stood, or a new one.
 // files are what the store has.
 func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controller.Options) (*controller.Controller, error) {
-	if c.Bool("replace") {
+	if c.Bool("replace") && !fdstore.Again() { // who was taken over from is gone by the second life
 		if opt.Service {
 			opt.Succeed = opt.Store.Main
 		}

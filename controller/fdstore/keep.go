@@ -35,6 +35,7 @@ var ErrCrashLoop = errors.New("it crashed again and again")
 type Child struct {
 	Path string
 	Args []string // without the program's name
+	Heir bool     // its first life takes over from a process that lives, which goes on unless this one becomes ready
 	Log  *slog.Logger
 }
 
@@ -42,6 +43,7 @@ type Child struct {
 type keeper struct {
 	child   Child
 	kept    []keptFD
+	lives   int  // of the child so far, this one included
 	ready   bool // the child that runs has said so
 	served  bool // one has: before, what is kept may still be another keeper's, whose child goes on with it
 	ending  bool // it was told to end
@@ -54,6 +56,7 @@ type keptFD struct {
 }
 
 // Keep starts the child, and starts it again with what it had kept when it dies of a signal or, once it was ready, with an exit code.
+// The later lives have the same arguments, and Again tells them. An heir that dies before it was ready is not started again.
 // It forwards SIGTERM, SIGINT and SIGHUP, and returns the child's exit code when that ends by itself. The child dies with this process.
 // Error: ErrCrashLoop, and that the child cannot be started.
 func Keep(ctx context.Context, c Child) (code int, err error) {
@@ -108,6 +111,7 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 	// A group of its own: ctrl-C is for the keeper, which passes it on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	var names []string
+	k.lives++
 	for _, f := range k.kept {
 		dup, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, firstFD)
 		if err != nil {
@@ -118,7 +122,7 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 		cmd.ExtraFiles, names = append(cmd.ExtraFiles, file), append(names, f.name)
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, childs)
-	cmd.Env = append(os.Environ(), keeperEnv+"="+strconv.Itoa(firstFD+len(names)),
+	cmd.Env = append(os.Environ(), keeperEnv+"="+strconv.Itoa(firstFD+len(names)), lifeEnv+"="+strconv.Itoa(k.lives),
 		countEnv+"="+strconv.Itoa(len(names)), namesEnv+"="+strings.Join(names, ":"))
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("keeper: %w", err)
@@ -129,8 +133,10 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 	go receive(conn, messages)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	late := time.NewTimer(heirWithin)
-	defer late.Stop()
+	var late <-chan time.Time
+	if len(names) > 0 {
+		late = time.After(heirWithin)
+	}
 	for {
 		select {
 		case <-ended:
@@ -143,8 +149,8 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 			_ = cmd.Process.Signal(s)
 		case m := <-messages:
 			k.take(m)
-		case <-late.C:
-			if !k.ready && len(k.kept) > 0 {
+		case <-late:
+			if !k.ready {
 				k.child.Log.Error("no data plane in time: what was kept is let go", "kept", len(k.kept))
 				k.letGo()
 			}
@@ -154,7 +160,7 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 
 // crashed tells a death from an end: whoever was never ready has said why it could not be.
 func (k *keeper) crashed(s *os.ProcessState) bool {
-	if k.ending {
+	if k.ending || !k.ready && k.lives == 1 && k.child.Heir { // what it had begun to keep is another's
 		return false
 	}
 	status, ok := s.Sys().(syscall.WaitStatus)

@@ -49,15 +49,25 @@ func child(what string) int {
 		b, err := ReadNote(fd)
 		found = fmt.Sprintf("%s %v %d", b, err, len(files))
 	}
+	b, _ := os.ReadFile(log)
+	if Again() != (len(b) > 0) {
+		found = fmt.Sprintf("after %q: again %t", b, Again())
+	}
 	say(found)
 	n, err := NewNote("child", 64)
 	if err != nil {
 		return 97
 	}
 	content := strings.TrimSuffix(found, " <nil> 1") + "+"
-	if err := errors.Join(n.Write([]byte(content)), store.Put("note", n.FD()), store.Put("other", n.FD()), store.Drop("other"), store.Ready()); err != nil {
+	if err := errors.Join(n.Write([]byte(content)), store.Put("note", n.FD()), store.Put("other", n.FD()), store.Drop("other")); err != nil {
 		say(err.Error())
 		return 96
+	}
+	if what == "heir" {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	if store.Ready() != nil {
+		return 95
 	}
 	if b, _ := os.ReadFile(log); what == "loop" || bytes.Count(b, []byte("\n")) < 3 {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -70,7 +80,7 @@ func keep(t *testing.T, what string) (code int, lives []string, err error) {
 	path := filepath.Join(t.TempDir(), "log")
 	t.Setenv(script, what)
 	t.Setenv(script+"_LOG", path)
-	code, err = Keep(context.Background(), Child{Path: os.Args[0], Log: slog.New(slog.DiscardHandler)})
+	code, err = Keep(context.Background(), Child{Path: os.Args[0], Heir: strings.Contains(what, "heir"), Log: slog.New(slog.DiscardHandler)})
 	b, _ := os.ReadFile(path)
 	return code, strings.Split(strings.TrimSpace(string(b)), "\n"), err
 }
@@ -90,6 +100,22 @@ func TestACrashLoopEnds(t *testing.T) {
 	_, lives, err := keep(t, "loop")
 	if !errors.Is(err, ErrCrashLoop) || len(lives) != loopCount {
 		t.Errorf("%v after %d lives", err, len(lives))
+	}
+}
+
+// An heir that dies before it was ready is not started again: the process that it was to take over from goes on.
+func TestAnHeirThatDiesBeforeItWasReady(t *testing.T) {
+	code, lives, err := keep(t, "heir")
+	if err != nil || code == 0 || len(lives) != 1 {
+		t.Errorf("code %d, %v, lives %q", code, err, lives)
+	}
+}
+
+// One that was ready is gone on with as any other process.
+func TestAnHeirThatDiesOnceItWasReady(t *testing.T) {
+	code, lives, err := keep(t, "ready heir")
+	if err != nil || code != 0 || len(lives) != 3 {
+		t.Errorf("code %d, %v, lives %q", code, err, lives)
 	}
 }
 

@@ -27,6 +27,7 @@ const (
 	namesEnv  = "LISTEN_FDNAMES"
 	pidEnv    = "LISTEN_PID"
 	keeperEnv = "RSCCTL_KEEPER" // set by Keep: the descriptor of the channel to it, instead of a NOTIFY_SOCKET
+	lifeEnv   = "RSCCTL_KEEPER_LIFE" // the number of the child's life, from 1
 	firstFD   = 3
 	maxName   = 255
 
@@ -79,6 +80,12 @@ func (s *Store) Path() string {
 
 // InKeeper says whether a keeper of ours started this process.
 func InKeeper() bool { return os.Getenv(keeperEnv) != "" }
+
+// Again says whether a keeper of ours started this process because the one before it died, with the same arguments.
+func Again() bool {
+	life, err := strconv.Atoi(os.Getenv(lifeEnv))
+	return err == nil && life > 1
+}
 
 // Put keeps a duplicate of fd under a name, in place of what was kept under it. systemd keeps one file under one name, whatever else it
 // is put under.

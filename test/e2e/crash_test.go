@@ -44,11 +44,12 @@ func (r *rig) crash() {
 }
 
 // A crash is a hiccup: the process that works is killed at random moments, and the next one goes on with the same connections, rings and
-// sockets. The transfers of a vhost-user VM and of a VM on a tap arrive whole, and every packet of the last process is explained.
+// sockets, also after an upgrade. The transfers of a vhost-user VM and of a VM on a tap arrive whole, and every packet of the last process is explained.
 func TestACrashIsAHiccup(t *testing.T) {
 	r, vm := oneTapVM(t, netnstest.Options{})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
 	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	r.replace()
 	stop := make(chan struct{})
 	toTap, toGuest := r.transfers(vm.Guest, stop), r.transfers(g.side, stop)
 	for range replacements() {
