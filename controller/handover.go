@@ -128,10 +128,14 @@ func (c *Controller) preview(b bag) (s packed, err error) {
 }
 
 // giveTo packs, sends, and waits for the heir's word. false: the heir is no more, and this process has gone on. The caller holds mu.
-func (c *Controller) giveTo(h *heir) bool {
+func (c *Controller) giveTo(h *heir) (given bool) {
 	begin := time.Now()
 	_ = c.listener.SetDeadline(begin) // who connects from here on is the heir's
-	defer func() { _ = c.listener.SetDeadline(time.Time{}) }()
+	defer func() {
+		if !given {
+			_ = c.listener.SetDeadline(time.Time{})
+		}
+	}()
 	p, err := c.pack()
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)

@@ -67,7 +67,20 @@ func controlConfig(path string, gid int) unixsock.Config {
 // serve answers requests until ctx ends.
 func (c *Controller) serve(ctx context.Context, l *unixsock.Listener) error {
 	f := &front{handler: c.routes(), log: c.log, who: func(conn *net.UnixConn) peer { return peerOf(conn, l.Group, c.opt.GroupMayWrite) }}
-	return f.serve(ctx, l)
+	return f.serve(ctx, patient{l})
+}
+
+// patient is a listener whose deadline is no error: it has passed while the controller is handed over.
+type patient struct{ *unixsock.Listener }
+
+func (l patient) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return conn, err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (c *Controller) routes() http.Handler {

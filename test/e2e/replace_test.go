@@ -33,6 +33,9 @@ func (r *rig) replace() {
 	case <-time.After(netnstest.Patience(20 * time.Second)):
 		r.t.Fatalf("no end of the controller that was replaced\n%s\nits heir:\n%s", log, r.log)
 	}
+	if strings.Contains(log.String(), "level=WARN msg=\"http:") {
+		r.t.Errorf("the control socket's server complains of the hand-over:\n%s", log)
+	}
 	r.eventually("the heir answers", func() error {
 		if out, code := r.cli("status"); code != 0 {
 			return errors.New(out)
