@@ -72,6 +72,9 @@ func Keep(ctx context.Context, c Child) (code int, err error) {
 			return 1, err
 		}
 		if !k.crashed(died) {
+			if died.ExitCode() < 0 && !k.ending { // it could not say it itself
+				c.Log.Error("the data plane died before it was ready", "how", died.String())
+			}
 			return died.ExitCode(), nil
 		}
 		c.Log.Error("the data plane died", "how", died.String(), "kept", len(k.kept))
