@@ -9,7 +9,6 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
-	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
 // worker is the process that works, a child of the keeper that was started.
@@ -46,23 +45,14 @@ func (r *rig) crash() {
 // A crash is a hiccup: the process that works is killed at random moments, and the next one goes on with the same connections, rings and
 // sockets, also after an upgrade. The transfers of a vhost-user VM and of a VM on a tap arrive whole, and every packet of the last process is explained.
 func TestACrashIsAHiccup(t *testing.T) {
-	r, vm := oneTapVM(t, netnstest.Options{})
-	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
-	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	r, g, load := twoVMs(t)
 	r.replace()
-	stop := make(chan struct{})
-	toTap, toGuest := r.transfers(vm.Guest, stop), r.transfers(g.side, stop)
 	for range replacements() {
 		time.Sleep(2500*time.Millisecond + time.Duration(rand.IntN(300))*time.Millisecond) // slower than a crash loop
-		r.crash()
+		load.around(r.crash)
 		g.calm(t)
 	}
-	close(stop)
-	for _, done := range []<-chan error{toTap, toGuest} {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
+	load.end(t)
 	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
 	g.calm(t)
 	var after api.Stats

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +15,9 @@ import (
 	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
-// replace starts a controller that takes over from the one that runs, and waits until that has ended and the new one answers.
-func (r *rig) replace() {
+// replace starts a controller that takes over from the one that runs, and waits until that has ended and the new one answers. It returns
+// what the one before has said of it.
+func (r *rig) replace() (took string) {
 	r.t.Helper()
 	old, done, log := r.run, r.done, r.log
 	flags := r.flags
@@ -26,7 +29,7 @@ func (r *rig) replace() {
 		if err != nil {
 			r.t.Fatalf("the controller that was replaced: %v\n%s\nits heir:\n%s", err, log, r.log)
 		}
-		r.t.Logf("replaced: %s", gap(log.String()))
+		took = gap(log.String())
 	case err := <-r.done:
 		r.run, r.done, r.log = old, done, log
 		r.t.Fatalf("the heir ended: %v\n%s\nthe one before:\n%s", err, r.log, log)
@@ -42,6 +45,7 @@ func (r *rig) replace() {
 		}
 		return nil
 	})
+	return took
 }
 
 // calm fails the test when a guest's connection has ended.
@@ -54,27 +58,51 @@ func (g *guest) calm(t *testing.T) {
 	}
 }
 
-// A planned upgrade is one that no VM notices: connections of front-ends stay, transfers of a vhost-user VM and of a VM on a tap arrive
-// whole, what the dead process had counted goes on, and every packet is explained.
-func TestNobodyNoticesAReplacement(t *testing.T) {
+// otherVersion is the product built once more from the same tree, with another version string.
+func otherVersion(t *testing.T) string {
+	t.Helper()
+	if netnstest.Emulated() { // it has no Go
+		t.Log("the heirs are of the same version here")
+		return product
+	}
+	bin := filepath.Join(t.TempDir(), "rscctl-other")
+	if out, err := exec.Command("go", "build", "-o", bin, "-ldflags", "-X main.release="+otherRelease, "../../cmd/rscctl").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return bin
+}
+
+const otherRelease = "99.9-other"
+
+// twoVMs is a rig with a VM on a tap and a vhost-user front-end, and the load and the questions for both.
+func twoVMs(t *testing.T) (*rig, *guest, *watched) {
+	t.Helper()
 	r, vm := oneTapVM(t, netnstest.Options{})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
 	netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute)
+	return r, g, r.watch(map[string]*netnstest.Side{"the VM on a tap": vm.Guest, "the vhost-user VM": g.side})
+}
+
+// A planned upgrade is one that no VM notices, to another version and back: connections of front-ends stay, transfers of a vhost-user VM
+// and of a VM on a tap arrive whole, what the dead process had counted goes on, no frame of a ring is lost, and every packet is explained.
+func TestNobodyNoticesAReplacement(t *testing.T) {
+	versions := []string{otherVersion(t), product}
+	r, g, load := twoVMs(t)
 	var before, after api.Stats
 	r.json(&before, "stats", "--vm", "vm1")
-	stop := make(chan struct{})
-	toTap, toGuest := r.transfers(vm.Guest, stop), r.transfers(g.side, stop)
-	for range replacements() {
+	var took []string
+	var overran uint64
+	for i := range replacements() {
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
-		r.replace()
+		r.binary = versions[i%len(versions)]
+		from := r.overrun()
+		load.around(func() { took = append(took, r.replace()) })
+		overran += r.overrun() - from
 		g.calm(t)
 	}
-	close(stop)
-	for _, done := range []<-chan error{toTap, toGuest} {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
+	load.end(t)
+	t.Logf("the controllers that were replaced: %s", strings.Join(took, "; "))
+	t.Logf("%d frames lost because a ring overflowed", overran)
 	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
 	r.json(&after, "stats")
 	explain(t, after)
@@ -92,6 +120,20 @@ func TestNobodyNoticesAReplacement(t *testing.T) {
 	if len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 2 || len(st.Waiting) != 0 {
 		t.Errorf("status: %+v", st)
 	}
+	if r.binary != product && st.Version != otherRelease {
+		t.Errorf("version %q works, not the other", st.Version)
+	}
+}
+
+// overrun is how many frames AF_XDP has dropped.
+func (r *rig) overrun() (n uint64) {
+	r.t.Helper()
+	var st api.Status
+	r.json(&st, "status")
+	for _, q := range st.Interfaces[0].Queues {
+		n += q.RxRingFull + q.RxFillEmpty + q.RxTooLong + q.RxInvalid
+	}
+	return n
 }
 
 // replacements is how many a test makes.

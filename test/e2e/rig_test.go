@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,14 +53,15 @@ func TestMain(m *testing.M) {
 
 // rig is one host (side B of the pair, whose interface is the uplink) with a controller, and a wire with a sender (side A).
 type rig struct {
-	flags []string // of run, beside its places
-	under []string // a program that runs it, with its arguments
-	t     *testing.T
-	net   *netnstest.Network
-	dir   string
-	run   *exec.Cmd
-	log   *syncBuffer
-	done  chan error
+	binary string   // of the controllers to start, "" for the product
+	flags  []string // of run, beside its places
+	under  []string // a program that runs it, with its arguments
+	t      *testing.T
+	net    *netnstest.Network
+	dir    string
+	run    *exec.Cmd
+	log    *syncBuffer
+	done   chan error
 }
 
 // newRig makes the namespaces and starts the controller.
@@ -97,7 +99,7 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.log, r.done = &syncBuffer{}, make(chan error, 1)
-	line := append(append(slices.Clone(r.under), product, "run"), append(r.places(), r.flags...)...)
+	line := append(append(slices.Clone(r.under), cmp.Or(r.binary, product), "run"), append(r.places(), r.flags...)...)
 	r.run = exec.Command(line[0], line[1:]...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
 	if err := r.net.B.NS.Start(r.run); err != nil {

@@ -24,12 +24,17 @@ func needLong(t *testing.T) {
 
 // transfers sends to a VM again and again until stop is closed, and says at the first that did not arrive whole why.
 func (r *rig) transfers(to *netnstest.Side, stop <-chan struct{}) <-chan error {
+	return r.between(r.net.A, to, stop)
+}
+
+// between is transfers from any side to any other.
+func (r *rig) between(from, to *netnstest.Side, stop <-chan struct{}) <-chan error {
 	bytes := int64(32 << 20)
 	if netnstest.Emulated() {
 		bytes = 4 << 20
 	}
 	out := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	go func() {
 		defer cancel()
 		for n := 0; ; n++ {
@@ -43,7 +48,7 @@ func (r *rig) transfers(to *netnstest.Side, stop <-chan struct{}) <-chan error {
 			default:
 			}
 			sink := to.Sink(r.t, netip.AddrPortFrom(to.IPv4.Addr(), 0))
-			sent, err := r.net.A.Send(ctx, sink.Addr, bytes)
+			sent, err := from.Send(ctx, sink.Addr, bytes)
 			var got [sha256.Size]byte
 			if err == nil {
 				got, _, err = sink.Wait(ctx)

@@ -258,7 +258,7 @@ func TestListenersHearOfTheEnd(t *testing.T) {
 		end  func()
 		want string
 	}{
-		"replace": {r.replace, "another controller takes over"},
+		"replace": {func() { r.replace() }, "another controller takes over"},
 		"detach":  {func() { r.must("detach", r.net.B.Dev) }, "VM vm0 was taken off " + r.net.B.Dev},
 		"stop":    {r.stop, "the controller stops"},
 		"kill":    {r.kill, "is gone"},
