@@ -145,7 +145,7 @@ func (p *Port) dial(in *intake) (pause time.Duration) {
 
 // control is the control goroutine. s is a session to go on with, or nil.
 func (p *Port) control(s *user.Session) {
-	if s != nil && p.serve(func() bool { s.Resume(); return p.runSession(s) }) {
+	if s != nil && p.serve(func() bool { p.resume(s); return p.runSession(s) }) {
 		return
 	}
 	for !p.packUp(nil) {

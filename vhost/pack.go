@@ -238,7 +238,8 @@ func dupConn(c *net.UnixConn) (fd int, err error) {
 // A ring goes on at its used.idx, whatever the state says: buffers are completed in
 // order. What was taken and not completed is taken again. The guest is called once for
 // every ring that runs, and every such ring counts as kicked. Hooks.Started is called as
-// for any start, perhaps before Unpack returns. A state with Pending, and what a
+// for any start, before Unpack returns unless it takes longer than 1 s: what moves
+// frames may begin then. A state with Pending, and what a
 // connection that has ended leaves, make a port without a front-end, which listens, or
 // dials.
 //

@@ -163,6 +163,22 @@ func pollReadable(t testing.TB, fds ...int) int {
 	return n
 }
 
+// Whoever moves frames again when Unpack has returned finds the rings: a frame that came before them would be dropped.
+func TestRingsRunWhenThePortIsUnpacked(t *testing.T) {
+	p, cfg, _ := newHeritable(t, nil)
+	g := newGuest(t, cfg.Socket, nil).start()
+	exchange(t, p, g, 0)
+	var told atomic.Bool
+	cfg.Hooks.Started = func(*vhost.Port) {
+		time.Sleep(20 * time.Millisecond) // as on a busy machine
+		told.Store(true)
+	}
+	handOver(t, p, cfg)
+	if !told.Load() {
+		t.Error("Unpack returned before Hooks.Started did")
+	}
+}
+
 // What the front-end has said is the same afterwards: also what is half of a start.
 func TestEveryStepOfAFrontEndIsHandedOver(t *testing.T) {
 	p, cfg, log := newHeritable(t, nil)

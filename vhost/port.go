@@ -122,6 +122,7 @@ type Port struct {
 	asked   chan struct{}       // packing was set: for the control goroutine that has no session
 	journal *journal            // nil without a Keeper
 	carried [numCounters]uint64 // of the process before
+	resumed chan struct{}       // closed once Hooks.Started has been told of the rings that ran when the port was unpacked
 
 	faults atomic.Uint64
 	mtu    atomic.Int64 // what Config.MTU is by now
@@ -205,11 +206,27 @@ func newPort(cfg Config) (*Port, error) {
 }
 
 // start starts the goroutines: with a connection that was accepted and not yet served, and with a session that runs already. Either
-// may be nil.
+// may be nil. It waits until Hooks.Started has been told of the rings that run.
 func (p *Port) start(waiting *net.UnixConn, s *user.Session) {
 	p.journal.note(s)
 	p.intake = p.take(waiting)
+	p.resumed = make(chan struct{})
 	p.wg.Go(func() { p.control(s) })
+	if s == nil {
+		return
+	}
+	t := time.NewTimer(packWithin)
+	defer t.Stop()
+	select {
+	case <-p.resumed:
+	case <-t.C: // somebody holds a hook
+	}
+}
+
+// resume tells of the rings of a session that ran already. Control goroutine only.
+func (p *Port) resume(s *user.Session) {
+	defer close(p.resumed)
+	s.Resume()
 }
 
 // SetMTU replaces Config.MTU for the front-ends that connect from now on; one that is connected keeps what it was told.
