@@ -72,10 +72,10 @@ type Controller struct {
 	pulses   pulses
 
 	mu       sync.Mutex
-	tags     int                  // given to uplinks and VMs
-	survivor *survivor            // nil without Options.Store
-	stirred  uint64               // what the workers had moved when it was last written
-	ready    map[int]*bpf.Program // by ifindex; made ready for a hand-over that is under way
+	tags     int              // given to uplinks and VMs
+	survivor *survivor        // nil without Options.Store
+	stirred  uint64           // what the workers had moved when it was last written
+	ready    map[int]*readied // by ifindex, while a hand-over is under way
 	uplinks  map[string]*uplink
 	heard    map[*listening]bool     // traces and captures under way
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now

@@ -92,7 +92,7 @@ func upgrade(w http.ResponseWriter) (*net.UnixConn, error) {
 	return uc, nil
 }
 
-// announce sends the heir what takes it time to make ready, while all goes on here: the programs. It waits until it is ready.
+// announce sends the heir what takes it time to make ready, while all goes on here. It waits until it is ready.
 func (c *Controller) announce(h *heir) error {
 	p := parcel.New(c.opt.Version)
 	defer p.Close()
@@ -116,13 +116,21 @@ func (c *Controller) announce(h *heir) error {
 	return err
 }
 
-// preview describes the uplinks as far as their programs go. The caller holds mu.
+// preview describes the uplinks as far as their programs and the NIC's memory go. The caller holds mu.
 func (c *Controller) preview(b bag) (s packed, err error) {
 	keep := keeper{bag: b, err: &err}
 	for name, u := range c.uplinks {
 		prog, bad := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
 		err = errors.Join(err, bad)
-		s.Uplinks = append(s.Uplinks, packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.native, Program: prog})
+		one := packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.native, Program: prog, ChunkSize: u.chunk, Rings: u.rings}
+		for _, q := range u.queues {
+			var umem string
+			if q.adoptable {
+				umem = keep.fd(fmt.Sprintf("%s.q%d.umem", u.tag, q.id), q.sock.Parts().Umem)
+			}
+			one.Queues = append(one.Queues, packedQueue{Umem: umem})
+		}
+		s.Uplinks = append(s.Uplinks, one)
 	}
 	return s, err
 }
@@ -136,7 +144,7 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 			_ = c.listener.SetDeadline(time.Time{})
 		}
 	}()
-	p, err := c.pack()
+	p, release, err := c.pack()
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
 		h.refuse(err)
@@ -144,7 +152,7 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	}
 	defer p.Close()
 	packedIn := time.Since(begin)
-	if err = h.take(p); err == nil {
+	if err = h.take(p, release); err == nil {
 		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
 		return true
 	}
@@ -220,10 +228,12 @@ func (h *heir) close() {
 	}
 }
 
-// take sends the parcel and waits for the word that it is in use.
-func (h *heir) take(p *parcel.Parcel) error {
+// take sends the parcel, calls meanwhile, and waits for the word that it is in use.
+func (h *heir) take(p *parcel.Parcel, meanwhile func()) error {
 	_ = h.conn.SetDeadline(time.Now().Add(takesWithin))
-	if err := p.Send(h.conn); err != nil {
+	err := p.Send(h.conn)
+	meanwhile()
+	if err != nil {
 		return err
 	}
 	answer, err := h.answer()

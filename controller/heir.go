@@ -97,7 +97,8 @@ type singly struct{ *net.UnixConn }
 
 func (s singly) Read(b []byte) (int, error) { return s.UnixConn.Read(b[:min(1, len(b))]) }
 
-// makeReady loads the programs that this version has otherwise, while the controller before goes on.
+// makeReady makes what takes time, while the controller before goes on: the programs that this version has otherwise, the mappings of
+// the NIC's memory, the workers' tables.
 func (c *Controller) makeReady(conn *net.UnixConn) error {
 	p, err := parcel.Receive(conn)
 	if err != nil {
@@ -108,11 +109,10 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	c.ready = map[int]*bpf.Program{}
+	c.ready = map[int]*readied{}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
-		if c.ready[u.Index], err = adoptProgram(p, u); err != nil {
-			delete(c.ready, u.Index)
+		if c.ready[u.Index], err = readyUplink(p, u); err != nil {
 			return fmt.Errorf("interface %s: %w", u.Iface, err)
 		}
 	}
@@ -151,6 +151,7 @@ func (c *Controller) goOn(p *parcel.Parcel, s *packed) error {
 	if err := c.unpack(p, s); err != nil {
 		return err
 	}
+	c.dropReady()
 	c.remember()
 	if same {
 		return c.dropStrays(s.Kept)
@@ -255,11 +256,17 @@ func (c *Controller) waitForTheRest(saved *state.State, s *packed) {
 	}
 }
 
+// dropReady lets go of what was made ready and not used.
+func (c *Controller) dropReady() {
+	for _, r := range c.ready {
+		_ = r.close()
+	}
+	c.ready = nil
+}
+
 // leavePlaces lets go of what takePlaces took, and leaves it to the controller before.
 func (c *Controller) leavePlaces() {
-	for _, p := range c.ready {
-		_ = p.Release()
-	}
+	c.dropReady()
 	c.watcher.Close()
 	if c.scrapes != nil {
 		_ = c.scrapes.Close()

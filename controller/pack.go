@@ -26,9 +26,9 @@ type bag interface {
 }
 
 // pack stops all traffic between two bursts and puts the controller into a parcel: no VM, no front-end and no sender hears of it. From
-// then on this process has no uplinks; unpack goes on with them, here or in another process. With an error it has gone on by itself.
-// The caller holds mu.
-func (c *Controller) pack() (p *parcel.Parcel, err error) {
+// then on this process has no uplinks; unpack goes on with them, here or in another process. What this process still has of them is for
+// release: it takes time, and can wait until the parcel is sent. With an error the controller has gone on by itself. The caller holds mu.
+func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
 	p = parcel.New(c.opt.Version)
 	var packedVMs []*attachment
 	vms := map[*attachment]*packedVM{}
@@ -46,7 +46,7 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 	}
 	for _, u := range c.uplinks {
 		if err := u.each(func(q *queue) error { return q.Suspend(settleWithin) }); err != nil {
-			return nil, goOn(err)
+			return nil, nil, goOn(err)
 		}
 	}
 	for _, u := range c.uplinks {
@@ -54,7 +54,7 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 			vm := a.packed()
 			vms[a] = vm
 			if err := a.kind.pack(a, p, vm); err != nil {
-				return nil, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
+				return nil, nil, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
 			}
 			packedVMs = append(packedVMs, a)
 		}
@@ -64,17 +64,24 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 		p.State, err = json.Marshal(state)
 	}
 	if err != nil {
-		return nil, goOn(err)
+		return nil, nil, goOn(err)
 	}
-	for _, u := range c.uplinks {
+	left := slices.Collect(maps.Values(c.uplinks))
+	for _, u := range left {
 		c.pulses.remove(u)
-		if err := u.release(); err != nil { // it has what it needs; what does not close ends with the process
-			u.log.Warn("hand over: release", "err", err)
+		if err := u.each(func(q *queue) error { return q.Stop() }); err != nil { // its last act is one on rings that are another's soon
+			u.log.Warn("hand over: stop", "err", err)
 		}
-		c.watcher.Remove(u.facts.Index)
 	}
 	clear(c.uplinks)
-	return p, nil
+	return p, func() {
+		for _, u := range left {
+			if err := u.release(); err != nil { // the parcel has what it needs; what does not close ends with the process
+				u.log.Warn("hand over: release", "err", err)
+			}
+			c.watcher.Remove(u.facts.Index)
+		}
+	}, nil
 }
 
 // packed is what is known of a VM beside its kind and its counts.

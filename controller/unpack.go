@@ -86,7 +86,8 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 		}
 		u.taken[i] = n
 	}
-	if u.prog, err = c.unpackProgram(p, s); err != nil {
+	ready := c.ready[s.Index]
+	if u.prog, err = unpackProgram(p, s, ready); err != nil {
 		return u, err
 	}
 	fd, err := p.Take(s.Multicast, parcel.PacketSocket)
@@ -97,7 +98,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 		return u, err
 	}
 	for id := range s.Queues {
-		if err := u.unpackQueue(p, id, &s.Queues[id], c.lookSoon); err != nil {
+		if err := u.unpackQueue(p, id, &s.Queues[id], ready.queue(id), c.lookSoon); err != nil {
 			return u, err
 		}
 	}
@@ -105,11 +106,11 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 }
 
 // unpackProgram goes on with an interface's program: this version's, which was made ready before the other stopped, or is now.
-func (c *Controller) unpackProgram(p *parcel.Parcel, s *packedUplink) (prog *bpf.Program, err error) {
-	if prog = c.ready[s.Index]; prog != nil {
-		delete(c.ready, s.Index)
-	} else if prog, err = adoptProgram(p, s); err != nil {
-		return nil, err
+func unpackProgram(p *parcel.Parcel, s *packedUplink, ready *readied) (prog *bpf.Program, err error) {
+	if prog = ready.program(); prog == nil {
+		if prog, err = adoptProgram(p, s); err != nil {
+			return nil, err
+		}
 	}
 	if err := prog.TakePlace(); err != nil {
 		return nil, errors.Join(err, prog.Release())
@@ -143,19 +144,21 @@ func stillThere(s *packedUplink) (*netdev.Facts, error) {
 }
 
 // unpackQueue goes on with a queue's socket, or opens one where the kernel does not let that be: what waited in the other one is lost.
-func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, trouble func()) error {
+func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, ready readiedQueue, trouble func()) error {
 	var sock *xsk.Socket
 	var parts xsk.Parts
 	var err error
 	if s.Socket == "" {
 		sock, err = xsk.Open(u.queueConfig(id))
 	} else if parts, err = takeQueue(p, s); err == nil {
-		sock, err = xsk.Adopt(u.queueConfig(id), parts)
+		cfg := u.queueConfig(id)
+		cfg.Ahead = ready.umem
+		sock, err = xsk.Adopt(cfg, parts)
 	}
 	if err != nil {
 		return err
 	}
-	return u.startQueue(id, sock, &s.Counted, trouble)
+	return u.startQueue(id, sock, &s.Counted, ready.worker, trouble)
 }
 
 // unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.

@@ -153,21 +153,24 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 	if err != nil {
 		return err
 	}
-	return u.startQueue(id, s, nil, trouble)
+	return u.startQueue(id, s, nil, nil, trouble)
 }
 
 // queueConfig is what the socket of one NIC queue is opened with.
 func (u *uplink) queueConfig(id int) xsk.Config {
+	return queueConfig(u.facts.Index, id, u.chunk, u.rings, u.native)
+}
+
+func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 	return xsk.Config{
-		Ifindex: u.facts.Index, Queue: id, Chunks: u.rings.Chunks, ChunkSize: u.chunk,
-		RxSize: u.rings.Rx, TxSize: u.rings.Tx, FillSize: u.rings.Fill, CompSize: u.rings.Completion,
-		NeedWakeup: true, Native: u.native,
+		Ifindex: ifindex, Queue: id, Chunks: r.Chunks, ChunkSize: chunk, RxSize: r.Rx, TxSize: r.Tx, FillSize: r.Fill, CompSize: r.Completion,
+		NeedWakeup: true, Native: native,
 	}
 }
 
 // startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
-// this one has counted; then the worker takes nothing until Resume.
-func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, trouble func()) (err error) {
+// this one has counted; then the worker takes nothing until Resume. prepared may be nil.
+func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, prepared *datapath.Worker, trouble func()) (err error) {
 	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before}
 	u.queues = append(u.queues, q)
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
@@ -178,7 +181,7 @@ func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, trouble fu
 	}
 	cfg := datapath.Config{
 		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
-		Suspended: before != nil,
+		Suspended: before != nil, Prepared: prepared,
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {

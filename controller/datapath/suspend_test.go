@@ -60,3 +60,30 @@ func TestSuspendDeliversWhatIsHeld(t *testing.T) {
 		t.Errorf("held %d, delivered %d after Suspend", l.Held, l.Frames)
 	}
 }
+
+// A worker that was made ahead is the one that works, unless it is of other sizes.
+func TestAPreparedWorkerIsTheOneThatWorks(t *testing.T) {
+	for name, more := range map[string]int{"the same size": 0, "another": 64} {
+		t.Run(name, func(t *testing.T) {
+			var made *Worker
+			r := running(t, func(c *Config) {
+				var err error
+				if made, err = Prepare(c.Chunks, c.Slots+more); err != nil {
+					t.Fatal(err)
+				}
+				c.Prepared = made
+			})
+			if (r.w == made) != (more == 0) {
+				t.Errorf("prepared %p, works %p", made, r.w)
+			}
+			if err := r.w.Add(PortConfig{Index: 1, Addr: Addr{MAC: macOf(1)}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.w.StartPort(1, r.newGuest(), nil, rules()); err != nil {
+				t.Fatal(err)
+			}
+			r.inject(to(1, 100).Frame(), to(1, 100).Frame())
+			waitFor(t, "the frames are taken", func() bool { return r.nic.with(inRX) == 0 })
+		})
+	}
+}

@@ -42,6 +42,7 @@ type Config struct {
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
 	Suspended bool         // it begins as Suspend leaves it
+	Prepared  *Worker      // by Prepare, which becomes this worker; nil, or of other sizes: New makes one
 	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
 	// It must not wait.
 	Trouble func()
@@ -125,10 +126,26 @@ type QueueCounters struct {
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }
 
+// Prepare makes what takes New long, which is its memory: a worker for Config.Prepared, of as many chunks and slots.
+func Prepare(chunks, slots int) (*Worker, error) {
+	w := &Worker{cfg: Config{Chunks: chunks, Slots: slots}}
+	t, err := flowtable.New(flowtable.Config{Slots: slots, MaxHeld: chunks / 4, Ports: MaxPorts}, w)
+	w.table = t
+	return w, err
+}
+
 // New returns a worker that does nothing until Start. It opens no descriptor.
 func New(cfg Config) (*Worker, error) {
-	w := &Worker{
-		cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+	w := cfg.Prepared
+	if w == nil || w.cfg.Chunks != cfg.Chunks || w.cfg.Slots != cfg.Slots {
+		var err error
+		if w, err = Prepare(cfg.Chunks, cfg.Slots); err != nil {
+			return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
+		}
+	}
+	cfg.Prepared = nil
+	*w = Worker{
+		table: w.table, cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
@@ -137,11 +154,6 @@ func New(cfg Config) (*Worker, error) {
 		start := time.Now()
 		w.clock = func() int64 { return int64(time.Since(start)) }
 	}
-	t, err := flowtable.New(flowtable.Config{Slots: cfg.Slots, MaxHeld: cfg.Chunks / 4, Ports: MaxPorts}, w)
-	if err != nil {
-		return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
-	}
-	w.table = t
 	return w, nil
 }
 

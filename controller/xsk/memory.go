@@ -42,13 +42,15 @@ func newMemory(name string, size int) (fd int, err error) {
 
 // mapMemory maps both memory files and returns the note in front of the owners.
 func (s *Socket) mapMemory(c Config) (note, error) {
-	const protection, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
-	mem, err := unix.Mmap(s.parts.Umem, 0, c.umemSize(), protection, flags)
-	if err != nil {
-		return nil, explain("UMEM memory", err)
+	mem := c.Ahead.take(s.parts.Umem, c.umemSize())
+	if mem == nil {
+		var err error
+		if mem, err = mapWhole(s.parts.Umem, c.umemSize()); err != nil {
+			return nil, explain("UMEM memory", err)
+		}
 	}
 	s.mapped = append(s.mapped, mem)
-	own, err := unix.Mmap(s.parts.Owners, 0, c.ownersSize(), protection, flags)
+	own, err := mapWhole(s.parts.Owners, c.ownersSize())
 	if err != nil {
 		return nil, explain("memory of the chunks' owners", err)
 	}

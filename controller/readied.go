@@ -1,0 +1,81 @@
+package controller
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/controller/xsk"
+)
+
+// readied is what was made for an interface of the controller before while that went on: what takes long, and changes nothing.
+type readied struct {
+	prog   *bpf.Program
+	queues []readiedQueue // by id; empty where the controller before did not say
+}
+
+type readiedQueue struct {
+	worker *datapath.Worker // not started
+	umem   *xsk.Ahead       // nil where the socket cannot be adopted
+}
+
+// readyUplink makes what it can of a preview.
+func readyUplink(p *parcel.Parcel, s *packedUplink) (r *readied, err error) {
+	r = &readied{}
+	if r.prog, err = adoptProgram(p, s); err != nil {
+		return nil, err
+	}
+	for id := range s.Queues {
+		q, err := readyQueue(p, s, id)
+		r.queues = append(r.queues, q)
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+	}
+	return r, nil
+}
+
+func readyQueue(p *parcel.Parcel, s *packedUplink, id int) (q readiedQueue, err error) {
+	if q.worker, err = datapath.Prepare(s.Rings.Chunks, tableSlots); err != nil || s.Queues[id].Umem == "" {
+		return q, err
+	}
+	fd, err := p.Take(s.Queues[id].Umem, parcel.Memory)
+	if err != nil {
+		return q, err
+	}
+	q.umem, err = xsk.MapAhead(queueConfig(s.Index, id, s.ChunkSize, s.Rings, s.Native), fd)
+	return q, errors.Join(err, unix.Close(fd))
+}
+
+// queue is what was made for a queue, nothing for nil.
+func (r *readied) queue(id int) readiedQueue {
+	if r == nil || id >= len(r.queues) {
+		return readiedQueue{}
+	}
+	return r.queues[id]
+}
+
+// program gives the program away.
+func (r *readied) program() (p *bpf.Program) {
+	if r != nil {
+		p, r.prog = r.prog, nil
+	}
+	return p
+}
+
+// close lets go of what nobody has taken.
+func (r *readied) close() (err error) {
+	if r == nil {
+		return nil
+	}
+	for _, q := range r.queues {
+		err = errors.Join(err, q.umem.Close())
+	}
+	if p := r.program(); p != nil {
+		err = errors.Join(err, p.Release())
+	}
+	return err
+}
