@@ -26,7 +26,7 @@ const (
 	countEnv  = "LISTEN_FDS"
 	namesEnv  = "LISTEN_FDNAMES"
 	pidEnv    = "LISTEN_PID"
-	keeperEnv = "RSCCTL_KEEPER" // set by Keep: the descriptor of the channel to it, instead of a NOTIFY_SOCKET
+	keeperEnv = "RSCCTL_KEEPER"      // set by Keep: the descriptor of the channel to it, instead of a NOTIFY_SOCKET
 	lifeEnv   = "RSCCTL_KEEPER_LIFE" // the number of the child's life, from 1
 	firstFD   = 3
 	maxName   = 255
