@@ -367,7 +367,7 @@ func TestARefusedMTUIsToldToWhoeverLooks(t *testing.T) {
 	if r := p.ack(NetSetMTU, u64(9001)); r == 0 {
 		t.Fatal("an MTU above the most was taken")
 	}
-	if w := p.s.Info().Warning; !strings.Contains(w, "9001") || !strings.Contains(w, "9000") {
+	if w := p.s.Info().Warning; !strings.Contains(w, "9001") || !strings.Contains(w, "68 to 9000 can be had") {
 		t.Errorf("warning %q", w)
 	}
 	if r := p.ack(NetSetMTU, u64(1500)); r != 0 || p.s.Info().Warning != "" {
