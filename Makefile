@@ -6,12 +6,16 @@ BIN        := bin/rscctl
 TOOL       := go tool -modfile=tools/go.mod
 EBPF       := github.com/cilium/ebpf
 
-.PHONY: all build demo test test-all generate check fuzz clean
+.PHONY: all build package demo test test-all generate check fuzz clean
 
 all: build
 
 build:
 	CGO_ENABLED=0 go build -o $(BIN) ./cmd/rscctl
+
+# Debian packages for amd64 and arm64, in dist/.
+package:
+	packaging/build.sh
 
 # The whole path on this machine in under a minute: needs root, Linux and Go, nothing else.
 demo: build
@@ -20,13 +24,13 @@ demo: build
 # Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
 # this kernel and, in a throw-away VM, on a second one.
 test: build
-	bash test/vm/setup.sh net race prom vm
-	test/run.sh unit race vm hostvm
+	bash test/vm/setup.sh net race prom package vm systemd
+	test/run.sh unit race vm hostvm systemd
 
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
-	bash test/vm/setup.sh net race prom vm dpdk
-	test/run.sh unit race vm hostvm fuzz long nested
+	bash test/vm/setup.sh net race prom package vm systemd dpdk
+	test/run.sh unit race vm hostvm systemd fuzz long nested
 
 # Every fuzz target for a few seconds.
 fuzz:
@@ -46,4 +50,4 @@ check:
 	.ci/deadcode
 
 clean:
-	rm -rf bin .cache test/vm/.cache
+	rm -rf bin dist .cache test/vm/.cache

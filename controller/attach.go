@@ -96,6 +96,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 			return
 		}
 		if fresh && u != nil {
+			c.pulses.remove(u)
 			_ = u.close()
 			c.watcher.Remove(u.facts.Index)
 			delete(c.uplinks, u.name)
@@ -136,6 +137,9 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 	before := u.changes
 	noted := u.keepChanges(done)
 	c.uplinks[u.name] = u
+	if fresh {
+		c.pulses.add(u)
+	}
 	if err := c.saveState(); err != nil {
 		u.changes = before
 		return errors.Join(err, c.dropVM(a))
@@ -245,6 +249,7 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	c.retainFlows()
 	if len(c.uplinks) == 0 && len(c.waiting) == 0 && c.flows != nil {
 		errs = append(errs, c.dropFlows())
+		c.remember()
 	}
 	for _, vm := range resp.VMs {
 		delete(c.retries, vm)

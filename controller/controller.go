@@ -31,9 +31,10 @@ type Options struct {
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
 
-	SocketGroup   string // group of the control socket, a name or a number; "": the process'
-	GroupMayWrite bool   // members of that group may change things, not only look
-	Service       bool   // a service manager runs it
+	SocketGroup   string        // group of the control socket, a name or a number; "": the process'
+	GroupMayWrite bool          // members of that group may change things, not only look
+	Service       bool          // a service manager runs it
+	Watchdog      time.Duration // how often that one wants to hear of it; 0: not at all, or as the process before was told
 	// Store outlives this process: what a next one needs to go on after a crash is kept there. nil: a crash ends everything.
 	Store *fdstore.Store
 	// Succeed is called by Replace when all is this process's, and before the one before ends; nil: nothing is to be told. With an error
@@ -67,6 +68,8 @@ type Controller struct {
 
 	trouble  chan struct{} // a worker's feed has ended
 	replaced chan struct{} // closed when another process has taken over: nothing here is this one's any more
+	serving  chan struct{} // closed when the state is restored
+	pulses   pulses
 
 	mu       sync.Mutex
 	tags     int                  // given to uplinks and VMs
@@ -116,10 +119,13 @@ func New(opt Options) (*Controller, error) {
 
 // newController is one without its places.
 func newController(opt Options) *Controller {
-	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), replaced: make(chan struct{}),
+	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), serving: make(chan struct{}), replaced: make(chan struct{}),
 		uplinks: map[string]*uplink{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
 		kinds: builtinKinds(), memory: guestmem.NewBudget()}
 }
+
+// Watchdog is how often the service manager wants to hear of this controller; 0: not at all.
+func (c *Controller) Watchdog() time.Duration { return c.opt.Watchdog }
 
 // closePlaces frees what New took.
 func (c *Controller) closePlaces() {
@@ -173,12 +179,14 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.log.Warn(w)
 	}
 	var err error
-	if !c.restored {
+	again := c.restored // another process's
+	if !again {
 		err = c.restore()
 	}
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
-		if c.opt.Store != nil {
+		close(c.serving)
+		if c.opt.Store != nil && again { // who waits for what was kept to be in use need not wait for more
 			if err := c.opt.Store.Ready(); err != nil {
 				c.log.Warn("service manager", "err", err)
 			}
@@ -206,6 +214,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	return errors.Join(err, c.shutdown())
 }
+
+// Serving is closed when Run has restored the state and answers the control socket. It stays open where Run fails before.
+func (c *Controller) Serving() <-chan struct{} { return c.serving }
 
 // shutdown takes everything off the host but what the next run needs: the state and the pinned flow maps.
 func (c *Controller) shutdown() error {
@@ -240,6 +251,7 @@ func (c *Controller) dropVM(a *attachment) error {
 
 // closeUplink takes an interface back to what it was: ports, workers, program, offloads. The caller holds mu.
 func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
+	c.pulses.remove(u) // before its descriptors are closed: they wake the workers
 	var errs []error
 	for _, v := range u.vms {
 		errs = append(errs, c.dropVM(v))

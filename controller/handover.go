@@ -40,6 +40,7 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 	defer conn.Close()
 	heir, err := openHeir(conn)
 	if err != nil {
+		c.log.Error("not replaced: this controller goes on", "err", err)
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
 		return
 	}
@@ -147,7 +148,14 @@ func (c *Controller) giveTo(h *heir) bool {
 	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
 	s, bad := readPacked(p)
 	if bad == nil {
+		bad = c.surviveHeir(&s)
+	}
+	if bad == nil {
 		bad = c.unpack(p, &s)
+	}
+	if bad == nil {
+		c.remember()
+		bad = c.forgetHeir(&s)
 	}
 	if bad != nil {
 		c.log.Error("could not go on with what was packed: the VMs are attached anew", "err", bad)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
@@ -43,7 +44,7 @@ func hungQueue(t *testing.T) (q *queue, redirect func(frames int)) {
 	fatal(err)
 	t.Cleanup(func() { _ = q.shares.Close() })
 	fatal(p.SetSocket(0, sock))
-	q.Worker, err = datapath.New(datapath.Config{MTU: 1500, WakeFD: q.wakeFD, Chunks: 64, Slots: 64, Log: slog.New(slog.DiscardHandler)})
+	q.Worker, err = datapath.New(datapath.Config{MTU: 1500, NIC: &xsk.Socket{}, WakeFD: q.wakeFD, Chunks: 64, Slots: 64, Log: slog.New(slog.DiscardHandler)})
 	fatal(err)
 
 	mac := [6]byte{2, 0, 0, 0, 0, 1}

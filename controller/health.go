@@ -34,7 +34,6 @@ func (c *Controller) watch(ctx context.Context) {
 				c.checkAll()
 				c.wakeWaiting()
 				c.saveAgain()
-				c.keepPins()
 				c.rememberCounts()
 				next = c.nextLook()
 			})

@@ -171,6 +171,9 @@ func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
 		return err
 	}
 	c.restored, c.started = true, s.Started
+	if c.opt.Service && c.opt.Watchdog == 0 {
+		c.opt.Watchdog = s.Watchdog
+	}
 	c.restoreDefaults(saved.DefaultPolicy)
 	gid, err := socketGroup(c.opt.Socket, c.opt.SocketGroup)
 	if err != nil {
@@ -215,12 +218,16 @@ func (c *Controller) takeScrapes(p *parcel.Parcel, s *packed) (err error) {
 }
 
 func (c *Controller) takeFlows(p *parcel.Parcel, s *packed) error {
-	if s.Flows == "" {
-		err := c.openFlows()         // pinned, or none yet
-		if errors.Is(err, ErrHeld) { // by the controller before, until it ends: keepPins takes them then
-			err = c.loadFlows()
+	if s.Pins != "" {
+		fd, err := p.Take(s.Pins, parcel.Folder)
+		if err != nil {
+			return err
 		}
-		return err
+		c.pinsLock = os.NewFile(uintptr(fd), c.opt.BPFFS)
+		return c.loadFlows()
+	}
+	if s.Flows == "" {
+		return c.openFlows() // none yet
 	}
 	fd, err := p.Take(s.Flows, parcel.BPFMap)
 	if err != nil {
@@ -265,5 +272,7 @@ func (c *Controller) leavePlaces() {
 	if c.state != nil {
 		_ = c.state.Close()
 	}
-	unlockPins(c.pinsLock)
+	if c.pinsLock != nil {
+		_ = c.pinsLock.Close() // the other's
+	}
 }

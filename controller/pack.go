@@ -67,6 +67,7 @@ func (c *Controller) pack() (p *parcel.Parcel, err error) {
 		return nil, goOn(err)
 	}
 	for _, u := range c.uplinks {
+		c.pulses.remove(u)
 		if err := u.release(); err != nil { // it has what it needs; what does not close ends with the process
 			u.log.Warn("hand over: release", "err", err)
 		}
@@ -83,7 +84,7 @@ func (a *attachment) packed() *packedVM {
 
 // describe is the state of a parcel. vms holds what is known already of each VM. Counts of a worker that does not answer are left out.
 func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, err error) {
-	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags}
+	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags, Watchdog: c.opt.Watchdog}
 	if c.survivor != nil {
 		s.Process, s.Store, s.Kept = c.survivor.process, c.opt.Store.Path(), c.keptNames()
 	}
@@ -92,6 +93,10 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 	s.Control = packedListener{FD: keep.conn("control", c.listener), ID: c.listener.ID()}
 	if c.scrapes != nil {
 		s.Metrics, s.Scrapes = c.opt.Metrics, keep.conn("metrics", c.scrapes)
+	}
+	if c.pinsLock != nil {
+		id, _ := idOf(int(c.pinsLock.Fd()))
+		s.Pins = keep.fd(fmt.Sprintf("pins.%x", id.ino), int(c.pinsLock.Fd()))
 	}
 	if c.flows != nil && c.flowsPin == "" {
 		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())

@@ -23,12 +23,15 @@ type packed struct {
 	Metrics string         `json:"metrics_address,omitempty"` // as it was asked for
 	Scrapes string         `json:"metrics,omitempty"`         // descriptor of the socket that listens there
 	Flows   string         `json:"flows,omitempty"`           // descriptor of flow maps that are not pinned
+	Pins    string         `json:"pins,omitempty"`            // descriptor of the folder of the pins, which is locked by it
 	Started time.Time      `json:"started_at"`
-	Tags    int            `json:"tags"`            // given so far
-	Process int            `json:"process"`         // counts those that went on with one another
-	Store   string         `json:"store,omitempty"` // where descriptors outlive the process, and their names there
-	Kept    []string       `json:"kept,omitempty"`
-	Uplinks []packedUplink `json:"uplinks"`
+	// Watchdog is how often the service manager wants to hear of the service: it tells only the process that it started.
+	Watchdog time.Duration  `json:"watchdog_ns,omitempty"`
+	Tags     int            `json:"tags"`            // given so far
+	Process  int            `json:"process"`         // counts those that went on with one another
+	Store    string         `json:"store,omitempty"` // where descriptors outlive the process, and their names there
+	Kept     []string       `json:"kept,omitempty"`
+	Uplinks  []packedUplink `json:"uplinks"`
 }
 
 // packedListener is a listening Unix socket. ID tells its file from one that somebody else has put in its place.

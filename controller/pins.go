@@ -33,19 +33,10 @@ func lockPins(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// unlockPins gives the folder free; nil is none.
+// unlockPins gives the folder free, whoever has a duplicate of the descriptor; nil is none.
 func unlockPins(f *os.File) {
 	if f != nil {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 		_ = f.Close()
-	}
-}
-
-// keepPins takes the folder of the pins once the controller that was replaced has let go of it. The caller holds mu.
-func (c *Controller) keepPins() {
-	if c.flowsPin == "" || c.pinsLock != nil {
-		return
-	}
-	if f, err := lockPins(c.opt.BPFFS); err == nil {
-		c.pinsLock = f
 	}
 }

@@ -70,13 +70,22 @@ func (k *portKeeper) Put(name string, fd int) error {
 	return nil
 }
 
+// idOf is the identity of any file, and its kind as st_mode has it.
+func idOf(fd int) (fileID, uint32) {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return fileID{}, 0
+	}
+	return fileID{uint64(st.Dev), st.Ino}, st.Mode & unix.S_IFMT
+}
+
 // memoryID is the identity of a memory file, zero for other files.
 func memoryID(fd int) fileID {
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	id, mode := idOf(fd)
+	if mode != unix.S_IFREG {
 		return fileID{}
 	}
-	return fileID{uint64(st.Dev), st.Ino}
+	return id
 }
 
 // Drop implements vhost.Keeper. A file goes with the last of its names.
@@ -111,8 +120,8 @@ func (k *portKeeper) Note(state []byte) error {
 	if err == nil {
 		err = k.note.Write(body)
 	}
-	if err == nil && !k.noted {
-		if err = k.store.Put(k.name, k.note.FD()); err == nil {
+	if err == nil && !k.noted { // a store may keep two files under one name
+		if err = errors.Join(k.store.Drop(k.name), k.store.Put(k.name, k.note.FD())); err == nil {
 			k.noted = true
 		}
 	}

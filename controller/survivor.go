@@ -59,6 +59,34 @@ func (c *Controller) survive(process int) (err error) {
 	return err
 }
 
+// surviveHeir keeps anew under the number behind the heir's, which may have kept something in the same store: the newest counts. The
+// caller holds mu.
+func (c *Controller) surviveHeir(s *packed) error {
+	if c.survivor == nil {
+		return nil
+	}
+	old := c.survivor
+	if err := c.survive(s.Process + 2); err != nil {
+		return err
+	}
+	c.survivor.inherit(append(s.Kept, statePrefix+strconv.Itoa(s.Process+1)))
+	return old.note.Close()
+}
+
+// forgetHeir drops what the ports of an heir that is no more had kept, and those of this process before it. The caller holds mu.
+func (c *Controller) forgetHeir(s *packed) error {
+	if c.survivor == nil {
+		return nil
+	}
+	var names []string
+	for _, u := range s.Uplinks {
+		for _, vm := range u.VMs {
+			names = append(names, portNoteName(vm.Tag, s.Process), portNoteName(vm.Tag, s.Process+1))
+		}
+	}
+	return c.dropStrays(names)
+}
+
 // remember writes what a process after this one needs, should this one die now. The caller holds mu.
 func (c *Controller) remember() {
 	if c.survivor == nil {
@@ -130,9 +158,10 @@ func (c *Controller) leave() bool {
 func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 	names := slices.Collect(maps.Keys(files))
 	c = newController(opt)
-	p, process, err := recovered(files)
+	p := parcel.New("")
 	defer p.Close()
 	var s packed
+	process, err := recovered(p, files)
 	if err == nil {
 		s, err = readPacked(p)
 	}
@@ -248,9 +277,8 @@ type noted struct {
 	State   json.RawMessage `json:"state"`
 }
 
-// recovered makes a parcel of what the store has kept of a process that died. The descriptors are taken over. serial is that of its note.
-func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
-	p = parcel.New("")
+// recovered puts into a parcel what the store has kept of a process that died. The descriptors are taken over. serial is that of its note.
+func recovered(p *parcel.Parcel, files map[string]int) (serial int, err error) {
 	for name, fd := range files {
 		err = errors.Join(err, p.Put(name, fd))
 	}
@@ -261,7 +289,7 @@ func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
 	}
 	fd, terr := p.Take(statePrefix+strconv.Itoa(serial), parcel.Memory)
 	if terr != nil {
-		return p, serial, errors.Join(err, terr)
+		return serial, errors.Join(err, terr)
 	}
 	defer unix.Close(fd)
 	body, nerr := fdstore.ReadNote(fd)
@@ -273,7 +301,7 @@ func recovered(files map[string]int) (p *parcel.Parcel, serial int, err error) {
 		nerr = fmt.Errorf("form %d of rscctl %s: %w", n.Version, n.From, parcel.ErrNewer)
 	}
 	p.Version, p.From, p.State = n.Version, n.From, n.State
-	return p, serial, errors.Join(err, nerr)
+	return serial, errors.Join(err, nerr)
 }
 
 // strays are the names of ports' descriptors whose port is not attached any more, and of their notes but those of this process.

@@ -36,6 +36,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed) (err error) {
 			return
 		}
 		for _, u := range opened {
+			c.pulses.remove(u)
 			err = errors.Join(err, u.abandon())
 			c.watcher.Remove(u.facts.Index)
 			delete(c.uplinks, u.name)
@@ -48,6 +49,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed) (err error) {
 		}
 		opened = append(opened, u)
 		c.uplinks[u.name] = u
+		c.pulses.add(u)
 		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs); err != nil {
 			return fmt.Errorf("interface %s: %w", u.name, err)
 		}

@@ -84,8 +84,8 @@ func libvirtOwner(lookup func(string) (*user.User, error), lookupGroup func(stri
 
 func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bool) (changes, warnings []string, err error) {
 	k.prepare(c, uplink)
-	if err := vhost.CheckSocket(k.cfg); err != nil { // before anything of the host is touched
-		return nil, nil, fmt.Errorf("attach: %w", withRemedy(err))
+	if err := checkFolder(k.cfg, c.opt.State, c.opt.BPFFS); err != nil { // before anything of the host is touched
+		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
 	if k.owner != "" {
 		changes = append(changes, fmt.Sprintf("make socket %s for %s, whom libvirt runs QEMU as (--socket-owner says otherwise)", k.cfg.Socket, k.owner))
@@ -93,7 +93,7 @@ func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bo
 	return changes, nil, nil
 }
 
-// withRemedy adds what to do about a socket that cannot be had.
+// withRemedy adds what to do about a socket that cannot be had. nil stays nil.
 func withRemedy(err error) error {
 	for _, r := range []struct {
 		of   error

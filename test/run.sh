@@ -8,6 +8,7 @@
 #   vm       test/vm: real guests in QEMU
 #   hostvm   the privileged tests once more in a throw-away VM, on its kernel
 #   nested   test/vm in such a VM: a real guest on a tap with /dev/vhost-net
+#   systemd  the package and its service in a throw-away VM with systemd
 #   fuzz     every fuzz target for a few seconds
 #   long     the tests that take minutes each
 #
@@ -55,6 +56,7 @@ for name in "$@"; do
 	vm) RSCCTL_VM=1 stage vm -- -timeout 18m -count 1 ./test/vm/... ;;
 	hostvm) stage hostvm --raw-command -- go run ./test/hostvm -json ;;
 	nested) stage nested --raw-command -- go run ./test/hostvm -json ./test/vm ;;
+	systemd) stage systemd --raw-command -- go run ./test/hostvm -json systemd ;;
 	fuzz) stage fuzz --raw-command -- bash -c fuzz_events ;;
 	long) RSCCTL_VM=1 RSCCTL_LONG=1 stage long -- -p 1 -timeout 75m -count 1 ./test/vm/... ./vhost/... ./controller/... ./test/e2e ;;
 	*) echo "test/run.sh: stage \"$name\": no such stage (see its head)" >&2; exit 2 ;;

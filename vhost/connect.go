@@ -173,9 +173,13 @@ func (p *Port) serve(run func() (packed bool)) (packed bool) {
 		return packed
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.session, p.last = nil, ErrInternal
-	return p.handed
+	handed := p.handed
+	p.mu.Unlock()
+	if !handed {
+		p.contain("journal", func() { p.journal.note(nil) })
+	}
+	return handed
 }
 
 func (p *Port) sessionConfig(serial uint64) user.SessionConfig {

@@ -179,7 +179,6 @@ type ferryGuest struct {
 	t         testing.TB
 	quit      int
 	done      chan struct{}
-	paused    sync.RWMutex // held to keep the goroutine off the rings
 	received  atomic.Uint64
 	twice     atomic.Uint64
 	sent      atomic.Uint64

@@ -35,9 +35,10 @@ type packed struct {
 // held; Hooks.Stopped is not called, as no connection has ended. Connections that
 // nobody has accepted wait in the listening socket. Nothing is closed that the peer
 // would notice, the socket's file stays, and the Keeper is told nothing. Afterwards
-// the port is as one that was closed, whoever calls Close.
+// the port is as one that was closed; Close waits until it has let go of its mappings,
+// which may take a while and concerns nobody.
 //
-// It must not be called with what the hooks wait for.
+// It must not be called by a hook, nor with a lock that a hook takes.
 //
 // The errors: ErrBusy, after 1 s, where a message, a hook or a queue takes longer: the
 // port goes on as before. ErrClosed. And those of descriptors that cannot be
@@ -50,7 +51,6 @@ func (p *Port) Pack() (PortState, []NamedFile, error) {
 		return PortState{}, nil, fmt.Errorf("port %s: pack: %w", p.cfg.Name, r.err)
 	}
 	_ = p.end()
-	<-p.done
 	return r.state, r.files, nil
 }
 
@@ -244,8 +244,13 @@ func dupConn(c *net.UnixConn) (fd int, err error) {
 //
 // cfg is as for NewPort; its socket must be the state's, and it must offer what was
 // negotiated. Files that the state does not name are closed, and the Keeper is told to drop
-// them: a crash leaves such. A connection among them is ended. The errors are ErrConfig, ErrNewer, ErrParcel (what of the state or of which file
-// is wrong: missing, twice, of another kind), and those of the system.
+// them: a crash leaves such. A connection among them is ended.
+//
+// Whoever gives up after Unpack, so that the process before goes on, ends by Pack or by
+// exiting: Close ends the connection.
+//
+// The errors are ErrConfig, ErrNewer, ErrParcel (what of the state, or which file, is
+// wrong: missing, twice, of another kind), and those of the system.
 func Unpack(cfg Config, st PortState, files []NamedFile) (*Port, error) {
 	set, err := user.NewFiles(files)
 	if err != nil {

@@ -195,9 +195,7 @@ func TestEveryStepOfAFrontEndIsHandedOver(t *testing.T) {
 	}
 	checkAlternating(t, log.take())
 	waitFor(t, "as many descriptors as before", func() bool { return len(openFDs(t)) <= fds })
-	if m := mapsOf(t, scriptFile); m != 0 {
-		t.Errorf("%d mappings left", m)
-	}
+	waitFor(t, "all is unmapped", func() bool { return mapsOf(t, scriptFile) == 0 })
 }
 
 // withoutCalls is a state without the calls that were made: a hand-over makes some.

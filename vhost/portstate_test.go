@@ -365,6 +365,7 @@ func FuzzPortState(f *testing.F) {
 		case err == nil:
 			_, _, _ = heir.TX(0).Poll(64, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
 			if again, files, err := heir.Pack(); err == nil {
+				_ = heir.Close() // waits for its mappings
 				if heir, err = vhost.Unpack(cfg, again, files); err != nil {
 					t.Errorf("what it made was refused: %v", err)
 				}

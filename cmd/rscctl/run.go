@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller"
@@ -19,11 +21,13 @@ func runCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name:  "run",
 		Usage: "run the controller in the foreground",
-		Description: `Attaches what the state directory remembers, then serves the control socket until interrupted. A clean stop takes
-programs, links and sockets away and keeps the state. Several controllers run side by side when state, socket and bpffs
-differ. SIGHUP makes it look at everything anew, and try VMs that wait. Needs root; what else is missing is said at once, and by 'rscctl doctor' beforehand.`,
+		Description: `Attaches what the state directory remembers and what --config describes, then serves the control socket until interrupted.
+A clean stop takes programs, links and sockets away and keeps the state. Several controllers run side by side when state, socket and bpffs
+differ. SIGHUP makes it look at everything anew, read --config again, and try VMs that wait. Needs root; what else is missing is said at
+once, and by 'rscctl doctor' beforehand. Capabilities that nothing here needs are given up at start.`,
 		Flags: append(logFlags(),
 			stateFlag(), socketFlag(), bpffsFlag(),
+			&cli.StringFlag{Name: "config", Usage: "put the VMs in force that `FILE` describes, as apply does; VMs that it does not name stay", DefaultText: "none"},
 			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
 			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
@@ -48,10 +52,16 @@ func runController(c *cli.Context, s streams) error {
 		return err
 	}
 	if c.Bool(backgroundFlag) {
+		if os.Getenv("NOTIFY_SOCKET") == "" {
+			return usagef("run: --%s is for a service manager", backgroundFlag)
+		}
 		return on("run", background())
 	}
 	if under, code, err := keepAlive(c, log); under {
 		return exitWith(code, on("run", err))
+	}
+	if err := dropPrivileges(); err != nil {
+		log.Warn("capabilities: not all given up", "err", err)
 	}
 	files, err := fdstore.Inherited()
 	if err != nil {
@@ -69,6 +79,10 @@ func runController(c *cli.Context, s streams) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // before there is anything to clean up
 	defer signal.Stop(hangups)
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("watchdog", "err", err)
+	}
 	ctl, err := begin(c, log, files, controller.Options{
 		State:   c.String("state"),
 		Socket:  c.String("socket"),
@@ -78,24 +92,22 @@ func runController(c *cli.Context, s streams) error {
 		Metrics: c.String("metrics"),
 
 		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
-		Service: store != nil && !fdstore.InKeeper(),
-		Store:   store,
-		Again:   func() bool { return store != nil && !fdstore.InKeeper() && restarting() },
+		Service:  store != nil && !fdstore.InKeeper(),
+		Watchdog: watchdog,
+		Store:    store,
+		Again:    func() bool { return store != nil && !fdstore.InKeeper() && restarting() },
 	})
 	if err != nil {
 		return on("run", err)
 	}
+	// The controller stops when nobody attaches any more: what is attached behind its back would stay.
+	serving, stop := context.WithCancel(context.WithoutCancel(c.Context))
+	attendant := &service{ctl: ctl, store: store, log: log, config: c.String("config"), hangups: hangups}
 	go func() {
-		for {
-			select {
-			case <-hangups:
-				ctl.LookAgain()
-			case <-c.Context.Done():
-				return
-			}
-		}
+		attendant.attend(c.Context)
+		stop()
 	}()
-	if err = ctl.Run(c.Context); errors.Is(err, controller.ErrReplaced) {
+	if err = ctl.Run(serving); errors.Is(err, controller.ErrReplaced) {
 		return nil
 	}
 	return on("run", err)

@@ -44,11 +44,11 @@ func codeCommand(ts *testscript.TestScript, negated bool, args []string) {
 	}
 	f, err := os.OpenFile(ts.MkAbs("transcript"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	ts.Check(err)
-	_, err = f.WriteString("$ " + strings.Join(quoted(args[1:]), " ") + "\n" + out + errs)
+	_, err = f.WriteString("$ " + strings.Join(quotedArgs(args[1:]), " ") + "\n" + out + errs)
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-func quoted(args []string) []string {
+func quotedArgs(args []string) []string {
 	args = slices.Clone(args)
 	for i, a := range args {
 		if a == "" || strings.ContainsAny(a, " '") {

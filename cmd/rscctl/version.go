@@ -31,8 +31,14 @@ func versionCommand(s streams) *cli.Command {
 	}
 }
 
-// version is the module's version, or for a build from a checkout "devel" and its commit.
+// release is the version of a package, which 'make package' has the linker write here.
+var release string
+
+// version is that of a package, or else the module's version, or for a build from a checkout "devel" and its commit.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

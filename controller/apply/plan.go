@@ -137,6 +137,18 @@ func attach(ctx context.Context, c Controller, req api.AttachRequest) (warnings 
 	return r.Warnings, nil
 }
 
+// Renew carries out a Wait step by detaching and attaching: for a controller whose Attach loses no VM, because one that it cannot attach
+// waits with it.
+func (s *Step) Renew(ctx context.Context, c Controller) (warnings []string, err error) {
+	ctx = context.WithoutCancel(ctx)
+	warnings, err = s.detach(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	more, err := attach(ctx, c, s.want)
+	return append(warnings, more...), err
+}
+
 // change takes a VM off and attaches it in its new form, or in the old one. A detach that fails may have taken it off all the same.
 func (s *Step) change(ctx context.Context, c Controller) (warnings []string, err error) {
 	warnings, failed := s.detach(ctx, c)

@@ -68,6 +68,9 @@ func TestAWorkerBeatsBehindEveryBurst(t *testing.T) {
 	if r.step(); s.beats != 5 {
 		t.Errorf("%d beats, want one for each of the two bursts more", s.beats)
 	}
+	if r.w.drain(); s.beats != 6 { // so a switch of the steering leaves nobody waited for
+		t.Errorf("%d beats, want one more for the drain of an empty ring", s.beats)
+	}
 }
 
 // What waited while the worker hung is late, if the kernel may have brought later frames of its flow: that is for a VM behind a bridge.

@@ -21,10 +21,9 @@ import (
 
 // Bounds of a keeper.
 const (
-	heirWithin = 2 * time.Second      // from a crash until what is kept is in use again; then it is let go
-	loopCount  = 5                    // crashes in loopWithin: a crash loop
-	loopWithin = 10 * time.Second     //
-	drainPause = 3 * time.Millisecond // without a message, after which a dead child's have all come
+	heirWithin = 2 * time.Second  // from a crash until what is kept is in use again; then it is let go
+	loopCount  = 5                // crashes in loopWithin: a crash loop
+	loopWithin = 10 * time.Second //
 	maxKept    = 1 << 16
 	maxMessage = 4096
 )
@@ -42,9 +41,9 @@ type Child struct {
 // keeper is what Keep knows.
 type keeper struct {
 	child   Child
-	conn    *net.UnixConn
 	kept    []keptFD
 	ready   bool // the child that runs has said so
+	served  bool // one has: before, what is kept may still be another keeper's, whose child goes on with it
 	ending  bool // it was told to end
 	crashes []time.Time
 }
@@ -60,18 +59,12 @@ type keptFD struct {
 func Keep(ctx context.Context, c Child) (code int, err error) {
 	runtime.LockOSThread() // Pdeathsig is about the thread that started the child
 	k := &keeper{child: c}
-	if k.conn, err = listen(); err != nil {
-		return 1, err
-	}
-	defer k.conn.Close()
 	defer k.letGo()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	messages := make(chan message)
-	go receive(k.conn, messages)
 	for {
-		died, err := k.run(signals, messages)
+		died, err := k.run(signals)
 		if err != nil {
 			return 1, err
 		}
@@ -85,25 +78,31 @@ func Keep(ctx context.Context, c Child) (code int, err error) {
 	}
 }
 
-// listen makes the socket that the child finds in its environment: an abstract one, which only this network namespace sees.
-func listen() (*net.UnixConn, error) {
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@rscctl-keeper-" + strconv.Itoa(os.Getpid()), Net: "unixgram"})
+// channel makes the socket by which a child speaks to its keeper. It has no name: nobody else can.
+func channel() (ours *net.UnixConn, childs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
+		return nil, nil, fmt.Errorf("keeper: %w", err)
 	}
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
-	}
+	mine := os.NewFile(uintptr(fds[0]), "keeper")
+	defer mine.Close() // FileConn works on a copy
+	childs = os.NewFile(uintptr(fds[1]), "child")
+	c, err := net.FileConn(mine)
 	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("keeper: %w", err)
+		childs.Close()
+		return nil, nil, fmt.Errorf("keeper: %w", err)
 	}
-	return conn, nil
+	return c.(*net.UnixConn), childs, nil
 }
 
 // run starts the child once and serves it until it ends.
-func (k *keeper) run(signals <-chan os.Signal, messages <-chan message) (*os.ProcessState, error) {
+func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
+	conn, childs, err := channel()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer childs.Close()
 	cmd := exec.Command(k.child.Path, k.child.Args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// A group of its own: ctrl-C is for the keeper, which passes it on.
@@ -118,12 +117,16 @@ func (k *keeper) run(signals <-chan os.Signal, messages <-chan message) (*os.Pro
 		defer file.Close()
 		cmd.ExtraFiles, names = append(cmd.ExtraFiles, file), append(names, f.name)
 	}
-	cmd.Env = append(os.Environ(), notifyEnv+"="+k.conn.LocalAddr().String(), keeperEnv+"=1",
+	cmd.ExtraFiles = append(cmd.ExtraFiles, childs)
+	cmd.Env = append(os.Environ(), keeperEnv+"="+strconv.Itoa(firstFD+len(names)),
 		countEnv+"="+strconv.Itoa(len(names)), namesEnv+"="+strings.Join(names, ":"))
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
+	childs.Close()
 	k.ready = false
+	messages := make(chan message)
+	go receive(conn, messages)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	late := time.NewTimer(heirWithin)
@@ -131,13 +134,15 @@ func (k *keeper) run(signals <-chan os.Signal, messages <-chan message) (*os.Pro
 	for {
 		select {
 		case <-ended:
-			k.drain(messages, cmd.Process.Pid)
+			for m := range messages { // what it had said before it died; its end of the channel is closed
+				k.take(m)
+			}
 			return cmd.ProcessState, nil
 		case s := <-signals:
 			k.ending = k.ending || s != syscall.SIGHUP
 			_ = cmd.Process.Signal(s)
 		case m := <-messages:
-			k.take(m, cmd.Process.Pid)
+			k.take(m)
 		case <-late.C:
 			if !k.ready && len(k.kept) > 0 {
 				k.child.Log.Error("no data plane in time: what was kept is let go", "kept", len(k.kept))
@@ -153,10 +158,7 @@ func (k *keeper) crashed(s *os.ProcessState) bool {
 		return false
 	}
 	status, ok := s.Sys().(syscall.WaitStatus)
-	if ok && status.Signaled() {
-		return k.ready || len(k.kept) > 0
-	}
-	return k.ready && s.ExitCode() != 0
+	return k.served && (ok && status.Signaled() || s.ExitCode() != 0 && k.ready)
 }
 
 // loops notes a crash and says whether there were too many.
@@ -173,17 +175,13 @@ func (k *keeper) letGo() {
 	k.kept = nil
 }
 
-// take does what a message of the child says. Others' are passed over.
-func (k *keeper) take(m message, child int) {
-	if m.pid != child {
-		m.close()
-		return
-	}
+// take does what a message of the child says.
+func (k *keeper) take(m message) {
 	fields := m.fields()
 	name := fields["FDNAME"]
 	switch {
 	case fields["READY"] == "1":
-		k.ready = true
+		k.ready, k.served = true, true
 	case fields["FDSTORE"] == "1" && len(m.fds) == 1 && checkName(name) == nil && len(k.kept) < maxKept:
 		k.drop(name)
 		k.kept = append(k.kept, keptFD{name, m.fds[0]})
@@ -203,23 +201,10 @@ func (k *keeper) drop(name string) {
 	})
 }
 
-// drain takes what the child had said before it died.
-func (k *keeper) drain(messages <-chan message, child int) {
-	for {
-		select {
-		case m := <-messages:
-			k.take(m, child)
-		case <-time.After(drainPause):
-			return
-		}
-	}
-}
-
 // message is one datagram.
 type message struct {
 	text string
 	fds  []int
-	pid  int // of the sender, by the kernel's word
 }
 
 func (m *message) close() {
@@ -239,25 +224,20 @@ func (m *message) fields() map[string]string {
 	return out
 }
 
-// receive reads datagrams until the socket is closed.
+// receive reads datagrams until the child's end of the channel is closed, or ours.
 func receive(conn *net.UnixConn, to chan<- message) {
+	defer close(to)
 	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(253*4)+unix.CmsgSpace(unix.SizeofUcred))
+	oob := make([]byte, unix.CmsgSpace(253*4))
 	for {
 		n, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
-		if errors.Is(err, net.ErrClosed) {
+		if err != nil || n == 0 {
 			return
-		}
-		if err != nil {
-			time.Sleep(10 * time.Millisecond) // EMFILE and the like: they pass
-			continue
 		}
 		m := message{text: string(buf[:n])}
 		blocks, _ := unix.ParseSocketControlMessage(oob[:oobn])
 		for i := range blocks {
-			if cred, err := unix.ParseUnixCredentials(&blocks[i]); err == nil {
-				m.pid = int(cred.Pid)
-			} else if fds, err := unix.ParseUnixRights(&blocks[i]); err == nil {
+			if fds, err := unix.ParseUnixRights(&blocks[i]); err == nil {
 				m.fds = append(m.fds, fds...)
 			}
 		}

@@ -65,20 +65,20 @@ func child(what string) int {
 	return 0
 }
 
-func keep(t *testing.T, what string) (code int, err error, lives []string) {
+func keep(t *testing.T, what string) (code int, lives []string, err error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
 	t.Setenv(script, what)
 	t.Setenv(script+"_LOG", path)
 	code, err = Keep(context.Background(), Child{Path: os.Args[0], Log: slog.New(slog.DiscardHandler)})
 	b, _ := os.ReadFile(path)
-	return code, err, strings.Split(strings.TrimSpace(string(b)), "\n")
+	return code, strings.Split(strings.TrimSpace(string(b)), "\n"), err
 }
 
 // What a process had put in is there for the next one when it was killed, and what it had dropped is not. An end that is no crash ends the
 // keeper.
 func TestWhatIsKeptOutlivesAKill(t *testing.T) {
-	code, err, lives := keep(t, "end")
+	code, lives, err := keep(t, "end")
 	want := []string{"nothing", "nothing+ <nil> 1", "nothing++ <nil> 1"}
 	if err != nil || code != 0 || strings.Join(lives, "|") != strings.Join(want, "|") {
 		t.Errorf("code %d, %v, lives %q", code, err, lives)
@@ -87,7 +87,7 @@ func TestWhatIsKeptOutlivesAKill(t *testing.T) {
 
 // A process that dies again and again ends its keeper, and all that was kept.
 func TestACrashLoopEnds(t *testing.T) {
-	_, err, lives := keep(t, "loop")
+	_, lives, err := keep(t, "loop")
 	if !errors.Is(err, ErrCrashLoop) || len(lives) != loopCount {
 		t.Errorf("%v after %d lives", err, len(lives))
 	}

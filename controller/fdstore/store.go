@@ -26,7 +26,7 @@ const (
 	countEnv  = "LISTEN_FDS"
 	namesEnv  = "LISTEN_FDNAMES"
 	pidEnv    = "LISTEN_PID"
-	keeperEnv = "RSCCTL_KEEPER" // set by Keep: its child is known by its parent, not by LISTEN_PID
+	keeperEnv = "RSCCTL_KEEPER" // set by Keep: the descriptor of the channel to it, instead of a NOTIFY_SOCKET
 	firstFD   = 3
 	maxName   = 255
 
@@ -41,25 +41,32 @@ type Store struct {
 }
 
 // Open connects to the store that this process was started with. nil without an error: there is none.
-func Open() (*Store, error) {
-	path := os.Getenv(notifyEnv)
-	if path == "" {
+func Open() (s *Store, err error) {
+	s = &Store{path: os.Getenv(notifyEnv), fd: -1}
+	switch {
+	case InKeeper():
+		s.path = fmt.Sprintf("keeper %d", os.Getppid())
+		if s.fd, err = strconv.Atoi(os.Getenv(keeperEnv)); err == nil {
+			unix.CloseOnExec(s.fd)
+		}
+	case s.path == "":
 		return nil, nil
+	default:
+		if s.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+			err = unix.Connect(s.fd, &unix.SockaddrUnix{Name: s.path})
+		}
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
-		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-			wait := unix.NsecToTimeval(sendWithin.Nanoseconds())
-			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
-		}
-		if err != nil {
-			_ = unix.Close(fd)
-		}
+		wait := unix.NsecToTimeval(sendWithin.Nanoseconds())
+		err = unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("descriptor store %s: %w", path, err)
+		if s.fd >= 0 {
+			_ = unix.Close(s.fd)
+		}
+		return nil, fmt.Errorf("descriptor store %s: %w", s.path, err)
 	}
-	return &Store{path: path, fd: fd}, nil
+	return s, nil
 }
 
 // Path tells stores apart: two processes with the same one share what is kept. "" for nil.
@@ -92,7 +99,15 @@ func (s *Store) Drop(name string) error {
 }
 
 // Ready tells that what was inherited is in use.
-func (s *Store) Ready() error { return s.send("READY=1", nil) }
+func (s *Store) Ready() error { return s.Tell("READY=1") }
+
+// Tell tells the service manager, or the keeper, lines of sd_notify(3). A nil Store is nobody.
+func (s *Store) Tell(lines ...string) error {
+	if s == nil {
+		return nil
+	}
+	return s.send(strings.Join(lines, "\n"), nil)
+}
 
 // Main tells the service manager that this process is the service from now on, and waits until it knows: the one before may end then.
 func (s *Store) Main() error {

@@ -19,6 +19,7 @@ const (
 	Stream       Kind = "unix socket"
 	TCPListener  Kind = "listening tcp socket"
 	Memory       Kind = "memory file" // a regular file, memfd or other
+	Folder       Kind = "folder"
 	Event        Kind = "eventfd"
 	BPFMap       Kind = "bpf map"
 	BPFLink      Kind = "bpf link"
@@ -41,6 +42,8 @@ func KindOf(fd int) Kind {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return Memory
+	case unix.S_IFDIR:
+		return Folder
 	case unix.S_IFSOCK:
 		return socketKind(fd)
 	}

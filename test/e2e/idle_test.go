@@ -13,12 +13,11 @@ import (
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
-// workerSleeps returns how often the controller's workers have gone to sleep, by thread: they are the threads that wait in ppoll(2).
-func (r *rig) workerSleeps() map[string]string {
-	r.t.Helper()
+// workerSleeps returns how often the workers of a controller's process have gone to sleep, by thread: they are the threads that wait in ppoll(2).
+func workerSleeps(pid int) map[string]string {
 	ppoll := fmt.Sprintf("%d ", unix.SYS_PPOLL)
 	out := map[string]string{}
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", r.run.Process.Pid))
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	for _, task := range tasks {
 		call, _ := os.ReadFile(filepath.Join(task, "syscall"))
 		if !strings.HasPrefix(string(call), ppoll) {
@@ -38,13 +37,14 @@ func (r *rig) workerSleeps() map[string]string {
 func TestWorkersSleepThroughTheLooks(t *testing.T) {
 	r, _ := oneTapVM(t, netnstest.Options{NoIPv6: true, Queues: 2})
 	r.attach("user", macB)
+	pid := r.worker() // asking wakes them
 	r.eventually("no worker wakes for three looks", func() error {
-		before := r.workerSleeps()
+		before := workerSleeps(pid)
 		if len(before) != 2 {
 			return fmt.Errorf("%d workers asleep, of 2", len(before))
 		}
 		time.Sleep(3200 * time.Millisecond)
-		if after := r.workerSleeps(); fmt.Sprint(after) != fmt.Sprint(before) {
+		if after := workerSleeps(pid); fmt.Sprint(after) != fmt.Sprint(before) {
 			return fmt.Errorf("sleeps %v, then %v", before, after)
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,6 +53,7 @@ func TestMain(m *testing.M) {
 // rig is one host (side B of the pair, whose interface is the uplink) with a controller, and a wire with a sender (side A).
 type rig struct {
 	flags []string // of run, beside its places
+	under []string // a program that runs it, with its arguments
 	t     *testing.T
 	net   *netnstest.Network
 	dir   string
@@ -95,7 +97,8 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.log, r.done = &syncBuffer{}, make(chan error, 1)
-	r.run = exec.Command(product, append(append([]string{"run"}, r.places()...), r.flags...)...)
+	line := append(append(slices.Clone(r.under), product, "run"), append(r.places(), r.flags...)...)
+	r.run = exec.Command(line[0], line[1:]...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
 	if err := r.net.B.NS.Start(r.run); err != nil {
 		r.t.Fatal(err)

@@ -142,10 +142,10 @@ func TestAnHeirThatCannotBeOneIsRefused(t *testing.T) {
 		name, want string
 		flags      []string
 	}{
-		{"other places", "give the same", []string{"--state", t.TempDir()}},
-		{"nobody to replace", "no controller", []string{"--socket", filepath.Join(t.TempDir(), "nobody")}},
+		{"other places", "give the same", []string{"--socket", filepath.Join(r.dir, "ctl.sock"), "--state", t.TempDir()}},
+		{"nobody to replace", "no controller", []string{"--socket", filepath.Join(t.TempDir(), "nobody"), "--state", t.TempDir()}},
 	} {
-		out, code := r.cli(append(append([]string{"run", "--replace"}, r.places()...), c.flags...)...)
+		out, code := r.cli(append([]string{"run", "--replace"}, c.flags...)...)
 		if code == 0 || !strings.Contains(out, c.want) || strings.Count(strings.TrimSpace(out), "\n") > 0 {
 			t.Errorf("%s: exit %d: %s", c.name, code, out)
 		}

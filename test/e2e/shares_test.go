@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -15,19 +18,25 @@ import (
 // frozen runs fn while the controller's worker stands still: what comes meanwhile has to find room in the RX ring.
 func (r *rig) frozen(fn func()) {
 	r.t.Helper()
-	if err := r.run.Process.Signal(syscall.SIGSTOP); err != nil {
+	pid := r.worker()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		r.t.Fatal(err)
 	}
 	defer func() {
-		if err := r.run.Process.Signal(syscall.SIGCONT); err != nil {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			r.t.Fatal(err)
 		}
 	}()
 	r.eventually("the controller stands still", func() error {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(r.run.Process.Pid, &status, syscall.WUNTRACED|syscall.WNOHANG, nil)
-		if err != nil || pid != r.run.Process.Pid || !status.Stopped() {
-			return fmt.Errorf("status %v, %v", status, err)
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("process %d: no threads, %v", pid, err)
+		}
+		for _, thread := range threads {
+			status, err := os.ReadFile(thread)
+			if err != nil || !strings.Contains(string(status), "\nState:\tT") {
+				return fmt.Errorf("%s: %s, %v", thread, status, err)
+			}
 		}
 		return nil
 	})

@@ -4,6 +4,7 @@
 //
 //	go run ./test/hostvm [FLAG...] [PACKAGE...]         the tests of packages; by default those that need privileges
 //	go run ./test/hostvm [FLAG...] demo [FLAG...]       rscctl demo
+//	go run ./test/hostvm [FLAG...] systemd              the tests of the package and its service, under a real systemd
 //	go run ./test/hostvm [FLAG...] exec PROGRAM [ARG...]
 //
 // The VM has /dev/vhost-net; of a package named as PACKAGE@packet the tests named after taps run without it. ./test/vm runs as
@@ -83,6 +84,8 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		return s.exec(ctx, tmp, f.Args()[1:])
 	case "demo":
 		err = s.demo(ctx, tmp, f.Args())
+	case "systemd":
+		err = s.systemd(ctx, tmp)
 	default:
 		err = s.tests(ctx, tmp, f.Args())
 	}

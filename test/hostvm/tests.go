@@ -106,10 +106,15 @@ func (s *settings) tests(ctx context.Context, tmp string, packages []string) err
 }
 
 // test runs one package.
-func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) (err error) {
+func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) error {
 	if err := vhostNet(ctx, v, !r.packet); err != nil {
 		return err
 	}
+	return s.run(ctx, v, r, environment, r.folder())
+}
+
+// run runs a package's test program in a folder of the VM.
+func (s *settings) run(ctx context.Context, v *vm.VM, r testRun, env []string, folder string) (err error) {
 	pattern, verbose := s.pattern, "-test.v"
 	if pattern == "" {
 		pattern = r.pattern()
@@ -126,7 +131,7 @@ func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) (err error) {
 	}
 	result, err := v.Exec(ctx, control.Exec{
 		Args: []string{r.program(), verbose, "-test.timeout=" + testTimeout.String(), "-test.run=" + pattern},
-		Env:  environment, Dir: r.folder(),
+		Env:  env, Dir: folder,
 	}, out)
 	if err == nil && result.Exit != 0 {
 		err = errors.New(result.How)

@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 )
 
 // Two real guests on the two ends of a cable made of our parts: what one sends is completed and segmented, coalesced
-// again and put into the other's buffers. No network of this machine is involved and no privilege is needed.
+// again and put into the other's buffers. No network of this machine is involved and no privilege is needed. During the second
+// transfer the ports are handed over again and again, which neither QEMU nor the guests notice.
 func TestTwoGuestsOnACable(t *testing.T) {
 	needVM(t)
 	c := newCable(t)
@@ -25,6 +27,7 @@ func TestTwoGuestsOnACable(t *testing.T) {
 	for i, to := range []string{"10.79.0.2:5001", "[fd79::2]:5001"} {
 		const bytes = 60e6
 		seed := uint64(61 + i)
+		c.handing.Store(i > 0)
 		before, sender := nic(t, b), nic(t, a)
 		got := receiveAsync(t, b, control.Receive{Port: guestPort, Timeout: transferWithin})
 		var sent control.Transfer
@@ -44,12 +47,25 @@ func TestTwoGuestsOnACable(t *testing.T) {
 	if err := c.end(); err != nil {
 		t.Error(err)
 	}
+	for _, p := range c.ports {
+		if s := p.State(); s.Connections != 1 || s.Name != vhost.StateRunning {
+			t.Errorf("%d connections, %s: %s", s.Connections, s.Name, s.Reason)
+		}
+	}
+	if c.handed < 20 {
+		t.Errorf("%d hand-overs", c.handed)
+	}
+	t.Logf("%d hand-overs", c.handed)
 }
 
 // cable joins two ports. Everything but the hooks runs on its one goroutine.
 type cable struct {
 	sockets [2]string
+	configs [2]vhost.Config
 	ports   [2]*vhost.Port
+	handing atomic.Bool // ports are handed over, each four times a second
+	handed  int
+	next    time.Time // for the next one
 	table   *flowtable.Table
 	started chan int // ports whose rings have (re)started, for the table's configuration
 	stop    chan struct{}
@@ -68,19 +84,43 @@ func newCable(t *testing.T) *cable {
 	dir := t.TempDir()
 	for i := range c.ports {
 		c.sockets[i] = filepath.Join(dir, []string{"a", "b"}[i])
-		p, err := vhost.NewPort(vhost.Config{
+		c.configs[i] = vhost.Config{
 			Name: "cable", Socket: c.sockets[i], UID: -1, GID: -1, MaxPairs: 1, Logf: t.Logf,
 			Hooks: vhost.Hooks{Started: func(*vhost.Port) { c.started <- i }},
-		})
+		}
+		p, err := vhost.NewPort(c.configs[i])
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { p.Close() })
 		c.ports[i] = p
 	}
 	go func() { c.done <- c.run() }()
-	t.Cleanup(func() { _ = c.end() })
+	t.Cleanup(func() {
+		_ = c.end()
+		for _, p := range c.ports {
+			p.Close()
+		}
+	})
 	return c
+}
+
+// handOver packs each port and goes on with another one.
+func (c *cable) handOver() error {
+	for i, p := range c.ports {
+		st, files, err := p.Pack()
+		if errors.Is(err, vhost.ErrBusy) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if c.ports[i], err = vhost.Unpack(c.configs[i], st, files); err != nil {
+			c.ports[i] = p
+			return err
+		}
+		c.handed++
+	}
+	return nil
 }
 
 func (c *cable) guest(t *testing.T, end int, addrs ...string) *VM {
@@ -118,6 +158,12 @@ func (c *cable) run() error {
 				return err
 			}
 		default:
+		}
+		if c.handing.Load() && time.Now().After(c.next) {
+			if err := c.handOver(); err != nil {
+				return err
+			}
+			c.next = time.Now().Add(250 * time.Millisecond)
 		}
 		moved := 0
 		for i, p := range c.ports {

@@ -18,6 +18,7 @@ type Options struct {
 	CPUs   int    // 1
 	Memory string // "512M", shared with the back-end
 	Append string // more kernel arguments
+	Disk   string // a raw image, the guest's /dev/vda; what is written to it is forgotten with the VM
 
 	// Netdev is the back-end of the NIC without its id, for example "tap,ifname=tap0,script=no,downscript=no". VhostUser
 	// is its usual value: the socket where the back-end listens. Both empty: no NIC.
@@ -68,6 +69,9 @@ func (o *Options) args(console string) []string {
 		"-append", strings.TrimSpace("console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on " + o.Append),
 		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
 		"-chardev", "stdio,id=control,signal=off", "-serial", "chardev:control",
+	}
+	if o.Disk != "" {
+		a = append(a, "-drive", "if=none,id=disk,format=raw,snapshot=on,file="+o.Disk, "-device", "virtio-blk-pci,drive=disk")
 	}
 	netdev := o.Netdev
 	if o.VhostUser != "" {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets what the tests need and this machine lacks. Quick when everything is there; needs root only when it is not.
 #
-#   test/vm/setup.sh [vm] [net] [race] [prom] [generate] [dpdk]      (no argument: vm)
+#   test/vm/setup.sh [vm] [net] [race] [prom] [generate] [dpdk] [package] [systemd]      (no argument: vm)
 #
 #   vm        QEMU, and a guest kernel with its modules, unpacked into test/vm/.cache and not installed
 #   net       ethtool and iproute2 (ip, bridge), with which the privileged tests look at what was done from outside
@@ -9,6 +9,8 @@
 #   race      a C compiler for `go test -race`
 #   generate  clang and llvm-strip of the version `make generate` names
 #   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
+#   package   what reads the package's parts: systemd-analyze, man, zsh, fish
+#   systemd   a disk image of this distribution with systemd, made of its packages into test/vm/.cache
 #
 # RSCCTL_VM_KERNEL (a bzImage) and RSCCTL_VM_MODULES (its lib/modules/VERSION folder) replace the
 # downloaded kernel. A copy is kept in $XDG_CACHE_HOME/rscctl (~/.cache/rscctl) for other clones. On Debian and Ubuntu apt gets the rest; elsewhere this says what to install.
@@ -186,6 +188,57 @@ need_dpdk() {
 	[ -z "$missing" ] || install_packages "DPDK with testpmd and the net_virtio driver" "$missing"
 }
 
+need_package() {
+	missing=
+	have systemd-analyze || missing="systemd"
+	have man || missing="$missing man-db"
+	have zsh || missing="$missing zsh"
+	have fish || missing="$missing fish"
+	[ -z "$missing" ] || install_packages "systemd-analyze, man, zsh and fish" "$missing"
+}
+
+# need_systemd leaves .cache/systemd.ext4: the distribution's smallest system with systemd, from the sources that apt has here. A copy
+# outlives the clone; one of another release, or older than a month, is made anew.
+need_systemd() {
+	image=$cache/systemd.ext4
+	[ -r "$image" ] && return 0
+	release=$(. /etc/os-release && echo "$ID$VERSION_ID")
+	old=$kept/systemd-$release.ext4
+	if [ -n "$(find "$old" -mtime -30 2>/dev/null)" ]; then
+		mkdir -p "$cache"
+		cp --sparse=always "$old" "$image.new"
+		mv "$image.new" "$image"
+		return 0
+	fi
+	is_debian || die "no system for the VM (no apt): put an ext4 image of a system with systemd and dpkg at $image"
+	[ "$(id -u)" = 0 ] || die "making a system needs root: run this as root once"
+	missing=
+	have mmdebstrap || missing="mmdebstrap"
+	have mke2fs || missing="$missing e2fsprogs"
+	[ -z "$missing" ] || install_packages "mmdebstrap and mke2fs" "$missing"
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/system.XXXXXX")
+	trap 'rm -rf "$work"' EXIT INT TERM
+	chmod 755 "$work"
+	apt-config dump Acquire >"$work/apt.conf"
+	set --
+	for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+		if [ -s "$f" ] && grep -qE '^(deb |Types:)' "$f"; then set -- "$@" "$f"; fi
+	done
+	say "making a system with systemd of $release"
+	# shellcheck disable=SC2016
+	mmdebstrap --quiet --mode=root --variant=minbase --include=systemd,systemd-sysv,iproute2,kmod --aptopt="$work/apt.conf" \
+		--customize-hook='rm -rf "$1"/usr/share/doc/* "$1"/usr/share/locale/* "$1"/usr/share/man/*' \
+		--customize-hook='rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/resolv.conf' \
+		--customize-hook='echo rscctl-test >"$1"/etc/hostname' --customize-hook='chroot "$1" systemctl mask getty.target systemd-timesyncd.service' \
+		'' "$work/root" "$@" >&2
+	mke2fs -q -t ext4 -d "$work/root" "$image.new" 700M >&2
+	rm -rf "$work"
+	trap - EXIT INT TERM
+	mv "$image.new" "$image"
+	mkdir -p "$kept" 2>/dev/null && cp --sparse=always "$image" "$old.new" && mv "$old.new" "$old" || true
+}
+
 [ $# -gt 0 ] || set -- vm
 for what in "$@"; do
 	case $what in
@@ -198,6 +251,8 @@ for what in "$@"; do
 	prom) need_prom ;;
 	generate) need_generate ;;
 	dpdk) need_dpdk ;;
-	*) die "what is \"$what\"? vm, net, race, prom, generate or dpdk" ;;
+	package) need_package ;;
+	systemd) need_systemd ;;
+	*) die "what is \"$what\"? vm, net, race, prom, generate, dpdk, package or systemd" ;;
 	esac
 done

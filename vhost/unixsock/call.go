@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +46,11 @@ func (f folder) alive(name string) (bool, error) {
 		return true, err
 	}
 	defer unix.Close(fd)
-	err = f.in(name, func(name string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: name}) })
+	connect := func(name string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: name}) }
+	err = f.in(name, connect)
+	if err == unix.EACCES {
+		err = f.owning(name, connect)
+	}
 	switch err {
 	case unix.ECONNREFUSED:
 		return false, nil
@@ -53,6 +58,32 @@ func (f folder) alive(name string) (bool, error) {
 		return true, nil
 	}
 	return true, err
+}
+
+// owning calls fn with a name for a socket whose owner we are meanwhile. A socket that was given to somebody (Config.UID) can be his alone
+// by its mode, and a root without CAP_DAC_OVERRIDE, as in a service, could not even tell whether it is stale. All is done with one
+// descriptor of the file, whatever its name becomes meanwhile; who connects in this moment may be refused, and tries again.
+func (f folder) owning(name string, fn func(name string) error) error {
+	file, err := unix.Openat(f.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(file)
+	var st unix.Stat_t
+	if err := unix.Fstat(file, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return ErrNotSocket
+	}
+	if int(st.Uid) == os.Geteuid() || unix.Fchownat(file, "", os.Geteuid(), -1, unix.AT_EMPTY_PATH) != nil {
+		return unix.EACCES
+	}
+	err = fn(fmt.Sprintf("/proc/self/fd/%d", file))
+	if back := unix.Fchownat(file, "", int(st.Uid), -1, unix.AT_EMPTY_PATH); back != nil {
+		return fmt.Errorf("owner: %w", back)
+	}
+	return err
 }
 
 func random() string {

@@ -3,6 +3,9 @@
 // Command guest is the whole user space of the test VM: the kernel starts it as init from an initramfs that holds little
 // else. It loads the drivers, then does what package control's orders say, until it is told to power off.
 //
+// With the kernel argument "vm.root=DEVICE" it hands the machine over to the system on that disk, and takes orders there as a service:
+// see root.go.
+//
 // It is a static binary (CGO_ENABLED=0). Orders and answers go over the second serial port; the first is the console,
 // where a panic of this program, and then of the kernel, is seen.
 package main
@@ -28,12 +31,18 @@ func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 	}
+	if os.Getpid() != 1 {
+		os.Exit(1)
+	}
 	// Init must not return (the kernel would panic, with a long trace that hides the line above).
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
 func run() error {
+	if len(os.Args) == 2 && os.Args[1] == agentArg {
+		return takeOrders()
+	}
 	if os.Getpid() != 1 {
 		return fmt.Errorf("this is the init of a test VM: it must not run anywhere else (pid %d)", os.Getpid())
 	}
@@ -43,12 +52,20 @@ func run() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	if disk := rootDisk(); disk != "" {
+		return handOver(disk)
+	}
 	if err := checkKernel(); err != nil {
 		return err
 	}
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	return takeOrders()
+}
+
+// takeOrders does what comes over the control port, until it ends.
+func takeOrders() error {
 	port, err := openControl()
 	if err != nil {
 		return err
