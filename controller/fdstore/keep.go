@@ -46,6 +46,7 @@ type keeper struct {
 	lives   int  // of the child so far, this one included
 	ready   bool // the child that runs has said so
 	served  bool // one has: before, what is kept may still be another keeper's, whose child goes on with it
+	late    bool // it was killed because it did not in time
 	ending  bool // it was told to end
 	crashes []time.Time
 }
@@ -113,52 +114,74 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// A group of its own: ctrl-C is for the keeper, which passes it on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	var names []string
 	k.lives++
-	for _, f := range k.kept {
-		dup, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, firstFD)
-		if err != nil {
-			return nil, fmt.Errorf("keeper: %s: %w", f.name, err)
-		}
-		file := os.NewFile(uintptr(dup), f.name)
-		defer file.Close()
-		cmd.ExtraFiles, names = append(cmd.ExtraFiles, file), append(names, f.name)
+	inherits := len(k.kept) > 0
+	if err := k.start(cmd, childs); err != nil {
+		return nil, err
 	}
-	cmd.ExtraFiles = append(cmd.ExtraFiles, childs)
-	cmd.Env = append(os.Environ(), keeperEnv+"="+strconv.Itoa(firstFD+len(names)), lifeEnv+"="+strconv.Itoa(k.lives),
-		countEnv+"="+strconv.Itoa(len(names)), namesEnv+"="+strings.Join(names, ":"))
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
-	}
-	childs.Close()
-	k.ready = false
+	k.ready, k.late = false, false
 	messages := make(chan message)
 	go receive(conn, messages)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	var late <-chan time.Time
-	if len(names) > 0 {
+	if inherits {
 		late = time.After(heirWithin)
 	}
 	for {
 		select {
 		case <-ended:
-			for m := range messages { // what it had said before it died; its end of the channel is closed
+			for messages != nil { // what it had said before it died; its end of the channel is closed
+				m, more := <-messages
+				if !more {
+					break
+				}
 				k.take(m)
 			}
 			return cmd.ProcessState, nil
 		case s := <-signals:
 			k.ending = k.ending || s != syscall.SIGHUP
 			_ = cmd.Process.Signal(s)
-		case m := <-messages:
+		case m, more := <-messages:
+			if !more { // it has closed the channel, and goes on
+				messages = nil
+				continue
+			}
 			k.take(m)
 		case <-late:
 			if !k.ready {
 				k.child.Log.Error("no data plane in time: what was kept is let go", "kept", len(k.kept))
 				k.letGo()
+				k.late = true
+				_ = cmd.Process.Kill() // it has all of it, too
 			}
 		}
 	}
+}
+
+// start starts the child with duplicates of what is kept, and its end of the channel. None of them stays here: what is dropped later must
+// be closed, and so must the channel when the child dies.
+func (k *keeper) start(cmd *exec.Cmd, childs *os.File) error {
+	var names []string
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}()
+	for _, f := range k.kept {
+		dup, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, firstFD)
+		if err != nil {
+			return fmt.Errorf("keeper: %s: %w", f.name, err)
+		}
+		cmd.ExtraFiles, names = append(cmd.ExtraFiles, os.NewFile(uintptr(dup), f.name)), append(names, f.name)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, childs)
+	cmd.Env = append(os.Environ(), keeperEnv+"="+strconv.Itoa(firstFD+len(names)), lifeEnv+"="+strconv.Itoa(k.lives),
+		countEnv+"="+strconv.Itoa(len(names)), namesEnv+"="+strings.Join(names, ":"))
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	return nil
 }
 
 // crashed tells a death from an end: whoever was never ready has said why it could not be.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +45,9 @@ func child(what string) int {
 		say(fmt.Sprintf("error %v %v", err, serr))
 		return 98
 	}
+	if what == "drop" {
+		return dropped(store, files, say)
+	}
 	found := "nothing"
 	if fd, ok := files["note"]; ok {
 		b, err := ReadNote(fd)
@@ -54,6 +58,9 @@ func child(what string) int {
 		found = fmt.Sprintf("after %q: again %t", b, Again())
 	}
 	say(found)
+	if what == "slow" && found != "nothing" {
+		time.Sleep(time.Hour)
+	}
 	n, err := NewNote("child", 64)
 	if err != nil {
 		return 97
@@ -75,6 +82,26 @@ func child(what string) int {
 	return 0
 }
 
+// dropped keeps both ends of a pipe, dies, and then drops one of them, of which nothing must be left.
+func dropped(store *Store, files map[string]int, say func(string)) int {
+	if len(files) == 0 {
+		var p [2]int
+		if err := errors.Join(unix.Pipe2(p[:], unix.O_CLOEXEC), store.Put("read", p[0]), store.Put("write", p[1]), store.Ready()); err != nil {
+			say(err.Error())
+			return 96
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	end := []unix.PollFd{{Fd: int32(files["read"]), Events: unix.POLLIN}}
+	if err := errors.Join(unix.Close(files["write"]), store.Ready(), store.Drop("write"), store.Wait()); err != nil {
+		say(err.Error())
+		return 96
+	}
+	_, err := unix.Poll(end, 0)
+	say(fmt.Sprintf("closed: %t, %v", end[0].Revents&unix.POLLHUP != 0, err))
+	return 0
+}
+
 func keep(t *testing.T, what string) (code int, lives []string, err error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
@@ -91,6 +118,24 @@ func TestWhatIsKeptOutlivesAKill(t *testing.T) {
 	code, lives, err := keep(t, "end")
 	want := []string{"nothing", "nothing+ <nil> 1", "nothing++ <nil> 1"}
 	if err != nil || code != 0 || strings.Join(lives, "|") != strings.Join(want, "|") {
+		t.Errorf("code %d, %v, lives %q", code, err, lives)
+	}
+}
+
+// What is dropped is closed, also when it was handed to the process that runs: a listener or an AF_XDP socket that nobody has any more would
+// be in the way of the next.
+func TestWhatIsDroppedIsClosed(t *testing.T) {
+	code, lives, err := keep(t, "drop")
+	if err != nil || code != 0 || strings.Join(lives, "|") != "closed: true, <nil>" {
+		t.Errorf("code %d, %v, lives %q", code, err, lives)
+	}
+}
+
+// A process that is not ready in time is ended with all that was kept, which it has as well, and one after it begins anew: or that one would
+// go on with what the next could not have.
+func TestWhoIsLateIsReplaced(t *testing.T) {
+	code, lives, err := keep(t, "slow")
+	if err != nil || code != 0 || strings.Join(lives, "|") != "nothing|nothing+ <nil> 1|nothing" {
 		t.Errorf("code %d, %v, lives %q", code, err, lives)
 	}
 }
