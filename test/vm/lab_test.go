@@ -73,13 +73,18 @@ func emptyLab(t *testing.T) *lab {
 func (l *lab) socket() string  { return filepath.Join(l.dir, "vm0.sock") }
 func (l *lab) control() string { return filepath.Join(l.dir, "ctl.sock") }
 
+// launch starts a controller and waits for nothing.
+func (l *lab) launch(flags ...string) (*process, error) {
+	cmd := exec.Command(l.binary, append([]string{"run", "--socket", l.control(),
+		"--state", filepath.Join(l.dir, "state"), "--bpffs", filepath.Join(l.dir, "bpffs")}, flags...)...)
+	cmd.Stdout, cmd.Stderr = l.log, l.log
+	return startProcess(cmd, l.b.NS)
+}
+
 // run starts the controller and waits until it answers. A second run finds the VM in the state of the first.
 func (l *lab) run() {
 	l.t.Helper()
-	cmd := exec.Command(l.binary, "run", "--socket", l.control(),
-		"--state", filepath.Join(l.dir, "state"), "--bpffs", filepath.Join(l.dir, "bpffs"))
-	cmd.Stdout, cmd.Stderr = l.log, l.log
-	p, err := startProcess(cmd, l.b.NS)
+	p, err := l.launch()
 	if err != nil {
 		l.t.Fatal(err)
 	}

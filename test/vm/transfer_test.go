@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -92,6 +94,15 @@ func fromGuest(t *testing.T, v *VM, to *netnstest.Side, addr string, seed uint64
 		return err
 	})
 	defer l.Close()
+	r, err := receiveFrom(t.Context(), v, l, seed, bytes)
+	if err != nil {
+		t.Error(err)
+	}
+	return r
+}
+
+// receiveFrom lets the guest send to a listener of ours. It returns what came there.
+func receiveFrom(ctx context.Context, v *VM, l *net.TCPListener, seed uint64, bytes int64) (control.Transfer, error) {
 	type received struct {
 		t   *control.Transfer
 		err error
@@ -108,17 +119,20 @@ func fromGuest(t *testing.T, v *VM, to *netnstest.Side, addr string, seed uint64
 		r, err := peer.Receive(c, false)
 		done <- received{r, err}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, transferWithin)
+	defer cancel()
 	var sent control.Transfer
-	do(t, v, transferWithin, control.OpSend,
-		control.Send{To: l.Addr().String(), Bytes: bytes, Seed: seed, Timeout: transferWithin}, &sent)
-	if sent.Error != "" {
-		t.Errorf("guest: %s", sent.Error)
+	err := v.Do(ctx, control.OpSend, control.Send{To: l.Addr().String(), Bytes: bytes, Seed: seed, Timeout: transferWithin}, &sent)
+	if err != nil {
+		l.Close() // nothing need come
+	} else if sent.Error != "" {
+		err = fmt.Errorf("guest: %s", sent.Error)
 	}
 	r := <-done
 	if r.err != nil {
-		t.Errorf("receiver: %v", r.err)
+		err = errors.Join(err, fmt.Errorf("receiver: %w", r.err))
 	}
-	return *r.t
+	return *r.t, err
 }
 
 func nic(t *testing.T, v *VM) control.NIC {

@@ -65,6 +65,7 @@ type Addr struct {
 type NIC struct {
 	MAC      string            `json:"mac"`
 	Carrier  bool              `json:"carrier"`
+	Losses   uint64            `json:"losses"` // of the carrier, since the driver took the device
 	RxQueues int               `json:"rx_queues"`
 	Features string            `json:"features"` // the negotiated virtio bits as sysfs shows them: a '0' or '1' each, bit 0 first
 	Stats    map[string]uint64 `json:"stats"`    // /sys/class/net/NIC/statistics

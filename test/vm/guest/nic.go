@@ -82,6 +82,10 @@ func (g *guest) nic() (*control.NIC, error) {
 		Features: readLine(dir + "/device/features"),
 		Stats:    map[string]uint64{},
 	}
+	var err error
+	if n.Losses, err = readNumber(dir + "/carrier_down_count"); err != nil {
+		return nil, err
+	}
 	queues, _ := filepath.Glob(dir + "/queues/rx-*")
 	n.RxQueues = len(queues)
 	stats, err := os.ReadDir(dir + "/statistics")
@@ -89,14 +93,20 @@ func (g *guest) nic() (*control.NIC, error) {
 		return nil, err
 	}
 	for _, s := range stats {
-		v, err := strconv.ParseUint(readLine(filepath.Join(dir, "statistics", s.Name())), 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("counter %s: %w", s.Name(), err)
+		if n.Stats[s.Name()], err = readNumber(filepath.Join(dir, "statistics", s.Name())); err != nil {
+			return nil, err
 		}
-		n.Stats[s.Name()] = v
 	}
 	n.CPU = cpuTime()
 	return n, nil
+}
+
+func readNumber(file string) (uint64, error) {
+	v, err := strconv.ParseUint(readLine(file), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("counter %s: %w", filepath.Base(file), err)
+	}
+	return v, nil
 }
 
 // cpuTime reads the first line of /proc/stat: user nice system idle iowait irq softirq steal ..., in ticks of 1/100 s
