@@ -57,8 +57,10 @@ func runController(c *cli.Context, s streams) error {
 		}
 		return on("run", background())
 	}
-	if err := dropPrivileges(); err != nil {
-		log.Warn("capabilities: not all given up", "err", err)
+	if !fdstore.InKeeper() { // which has, for all that it starts
+		if err := dropPrivileges(); err != nil {
+			log.Warn("capabilities: not all given up", "err", err)
+		}
 	}
 	if under, code, err := keepAlive(c, log); under {
 		return exitWith(code, on("run", err))
