@@ -133,6 +133,9 @@ func (c *Controller) checkAll() {
 			for _, a := range u.sorted() {
 				c.checkVM(a, l)
 			}
+			if c.uplinks[u.name] != u { // its last VM was given up, and it is closed
+				continue
+			}
 			u.checkPartial()
 			u.checkSenders()
 			u.checkHangs(time.Now())

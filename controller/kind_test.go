@@ -29,6 +29,7 @@ type countingKind struct {
 	policies, checks int
 	plans, closes    int
 	boom             atomic.Bool // the next frame makes its guest panic
+	gone             error       // why the VM cannot be served any more
 }
 
 func (k *countingKind) plan(*Controller, *attachment, *netdev.Facts, bool) (changes, warnings []string, err error) {
@@ -57,7 +58,7 @@ func (k *countingKind) enforce(a *attachment, p api.Policy) error {
 	return a.setRules(p)
 }
 func (k *countingKind) uplinkMTU(int)                      {}
-func (k *countingKind) check(*attachment, *look) error     { k.checks++; return nil }
+func (k *countingKind) check(*attachment, *look) error     { k.checks++; return k.gone }
 func (k *countingKind) prepare(*Controller, *netdev.Facts) {}
 func (k *countingKind) pack(a *attachment, _ *parcel.Parcel, _ *packedVM) error {
 	return a.up.each(func(q *queue) error { return q.StopPort(a.idx) })
@@ -233,6 +234,22 @@ func TestARequestFitsOneKind(t *testing.T) {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
+}
+
+// A look that gives up the last VM of an interface, and so closes it, does not look at what it has closed.
+func TestALookEndsWithTheInterface(t *testing.T) {
+	withThird(t, func(r *thirdRig) error {
+		r.send()
+		r.eventually("ten segments", func() bool { return r.k.segments.Load() == 10 })
+		r.k.gone = errMoved
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		r.c.checkAll() // panics where it looks on
+		if len(r.c.uplinks) != 0 || len(r.c.waiting) != 1 {
+			t.Errorf("%d interfaces, waiting: %v", len(r.c.uplinks), r.c.waiting)
+		}
+		return nil
+	})
 }
 
 // A fault of ours in the look once a second costs that look: it is logged, nothing stays locked, and the next look is made.
