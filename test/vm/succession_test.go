@@ -229,9 +229,15 @@ func (l *lab) worker() (int, error) {
 // crash kills the process that works, and waits for the next one.
 func (l *lab) crash() error {
 	was, err := l.worker()
-	if err == nil {
-		err = syscall.Kill(was, syscall.SIGKILL)
+	if err != nil {
+		return err
 	}
+	return l.kill(was)
+}
+
+// kill is crash for who knows the process already, and the moment matters to.
+func (l *lab) kill(was int) error {
+	err := syscall.Kill(was, syscall.SIGKILL)
 	if err != nil {
 		return err
 	}
@@ -249,10 +255,14 @@ func (l *lab) crash() error {
 func (l *lab) crashing(t *testing.T, within int, what func()) {
 	t.Helper()
 	time.Sleep(2500 * time.Millisecond)
+	was, err := l.worker()
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		pause(0, within)
-		done <- l.crash()
+		done <- l.kill(was)
 	}()
 	defer func() {
 		if err := <-done; err != nil {

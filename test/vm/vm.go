@@ -139,7 +139,7 @@ type tail struct {
 
 var _ io.Writer = (*tail)(nil)
 
-const tailBytes = 16 << 10
+const tailBytes = 64 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
