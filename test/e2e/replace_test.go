@@ -120,18 +120,24 @@ func TestNobodyNoticesAReplacement(t *testing.T) {
 	if len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 2 || len(st.Waiting) != 0 {
 		t.Errorf("status: %+v", st)
 	}
+	for _, q := range st.Interfaces[0].Queues { // the kernel's word on what the heirs made of the rings
+		if q.RxInvalid+q.TxInvalid+q.RxTooLong != 0 {
+			t.Errorf("queue %d: %+v", q.ID, q)
+		}
+	}
 	if r.binary != product && st.Version != otherRelease {
 		t.Errorf("version %q works, not the other", st.Version)
 	}
 }
 
-// overrun is how many frames AF_XDP has dropped.
+// overrun is how many frames AF_XDP has dropped because nobody took those in front of them: they were in no ring. On a busy machine the
+// load alone does that.
 func (r *rig) overrun() (n uint64) {
 	r.t.Helper()
 	var st api.Status
 	r.json(&st, "status")
 	for _, q := range st.Interfaces[0].Queues {
-		n += q.RxRingFull + q.RxFillEmpty + q.RxTooLong + q.RxInvalid
+		n += q.RxRingFull + q.RxFillEmpty
 	}
 	return n
 }
