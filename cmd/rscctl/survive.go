@@ -39,9 +39,26 @@ func keepAlive(c *cli.Context, log *slog.Logger) (under bool, code int, err erro
 // readyEnv names the descriptor by which the process that background started says that it runs.
 const readyEnv = "RSCCTL_READY_FD"
 
+// A reload is tried so often: a host that is busy for a moment is no reason to keep an old version.
+const (
+	reloadTries = 3
+	reloadPause = time.Second
+)
+
 // background starts this command line once more, in a session of its own, and returns when that process runs; or ends as it did. A service
 // manager waits for the command that reloads a service, and the heir must live on.
 func background() error {
+	for try := 1; ; try++ {
+		err := backgroundOnce()
+		var ended *exitError
+		if try == reloadTries || !errors.As(err, &ended) || ended.code == exitUsage || ended.code == exitNoController {
+			return err
+		}
+		time.Sleep(reloadPause)
+	}
+}
+
+func backgroundOnce() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
