@@ -27,6 +27,7 @@ func TestThePackagesLife(t *testing.T) {
 	h := newHost(t)
 	h.network("vnet0", "fe"+dbMAC[2:])
 	pid := 0
+	var web *guest
 	step := func(name string, fn func()) {
 		t.Helper()
 		if !t.Run(name, func(t *testing.T) { h.t = t; fn() }) {
@@ -89,11 +90,15 @@ func TestThePackagesLife(t *testing.T) {
 			h.t.Errorf("systemd started it again %s times", n)
 		}
 	})
-	step("a newer package takes over while VMs are attached", func() {
-		out := h.must("dpkg -i --force-confold " + h.packages + "/" + second + ".deb")
+	step("a newer package takes over while a VM receives", func() {
+		web = h.boots(t, "/run/rscctl/web.sock", webMAC)
+		var out string
+		web.through(h, func() { out = h.must("dpkg -i --force-confold " + h.packages + "/" + second + ".deb") })
 		if strings.Contains(out, "could not be replaced") { // 2 s are little for an emulated machine beside others: the old process goes on
 			h.t.Logf("at the first try: %s", out)
-			h.eventually("the reload", func() error { _, err := h.try("systemctl reload rscctl"); return err })
+			web.through(h, func() {
+				h.eventually("the reload", func() error { _, err := h.try("systemctl reload rscctl"); return err })
+			})
 		}
 		pid = h.serves(second, pid, "db", "web", "web2")
 		if n := h.property("NRestarts"); n != "0" {
@@ -107,16 +112,20 @@ func TestThePackagesLife(t *testing.T) {
 	})
 	step("a crash is followed by a start", func() {
 		restarts := h.property("NRestarts")
-		h.signal(pid, syscall.SIGKILL)
-		pid = h.serves(second, pid, "db", "web", "web2")
+		web.through(h, func() {
+			h.signal(pid, syscall.SIGKILL)
+			pid = h.serves(second, pid, "db", "web", "web2")
+		})
 		if h.property("NRestarts") == restarts {
 			h.t.Error("it was not systemd that started it again")
 		}
 		h.must("journalctl --no-pager -u rscctl | grep -q 'gone on where the process before stood'")
 	})
 	step("a process that hangs is ended and started again", func() {
-		h.signal(pid, syscall.SIGSTOP)
-		pid = h.serves(second, pid, "db", "web", "web2")
+		web.through(h, func() {
+			h.signal(pid, syscall.SIGSTOP)
+			pid = h.serves(second, pid, "db", "web", "web2")
+		})
 		h.must("journalctl --no-pager -u rscctl | grep -q 'Watchdog timeout'")
 		h.must("journalctl --no-pager -u rscctl | grep -q 'goroutine .*running\\|SIGABRT'") // where it stood
 	})
