@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/parcel"
 )
 
@@ -263,5 +264,5 @@ func (h *heir) kill() {
 		return
 	}
 	_ = unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0)
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(h.pidfd), Events: unix.POLLIN}}, int(diesWithin.Milliseconds()))
+	_ = fdstore.Readable(h.pidfd, diesWithin)
 }

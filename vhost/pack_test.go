@@ -375,11 +375,11 @@ func TestABusyPortGoesOn(t *testing.T) {
 // goesOn fails the test unless the port serves its guest, and can be packed after all.
 func goesOn(t *testing.T, p *vhost.Port, g *guest, log *portLog, cfg vhost.Config) {
 	t.Helper()
-	waitFor(t, "rings run again", func() bool { return p.State().Name == vhost.StateRunning })
-	exchange(t, p, g, 0)
-	if err := g.SetCall(g.RX(0), true); err != nil {
+	if err := g.SetCall(g.RX(0), true); err != nil { // answered when the stop that was given up is over
 		t.Error(err)
 	}
+	waitFor(t, "rings run again", func() bool { return p.State().Name == vhost.StateRunning })
+	exchange(t, p, g, 0)
 	p = handOver(t, p, cfg)
 	exchange(t, p, g, 0)
 	if n := p.State().Connections; n != 1 || len(log.stopped) != 0 {

@@ -1,7 +1,6 @@
 package fdstore
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -137,10 +136,26 @@ func (s *Store) Wait() error {
 		return err
 	}
 	// sd_notify_barrier(3): the manager closes the descriptor when it has dealt with all before.
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}, int(sendWithin.Milliseconds())); err != nil || n == 0 {
-		return fmt.Errorf("descriptor store: the service manager does not answer: %w", cmp.Or(err, error(unix.ETIMEDOUT)))
+	if err := Readable(pipe[0], sendWithin); err != nil {
+		return fmt.Errorf("descriptor store: the service manager does not answer: %w", err)
 	}
 	return nil
+}
+
+// Readable waits until a descriptor can be read or its other end is closed, for at most so long: ETIMEDOUT. Signals, which the runtime sends
+// itself, end no wait.
+func Readable(fd int, within time.Duration) error {
+	for end := time.Now().Add(within); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(end).Milliseconds())))
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && err != unix.EINTR:
+			return err
+		case !time.Now().Before(end):
+			return unix.ETIMEDOUT
+		}
+	}
 }
 
 func (s *Store) send(text string, rights []byte) error {
