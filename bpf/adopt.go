@@ -17,6 +17,7 @@ import (
 type Parts struct {
 	Program  int               // descriptors
 	Link     int               // -1: not attached, or by a filter
+	LinkID   uint32            // the kernel's number of the link
 	Maps     map[string]int    //
 	Mode     string            // as Program.Mode says
 	IDs      map[string]uint32 // the kernel's numbers of the maps and, under "", of the program
@@ -52,7 +53,7 @@ func (p *Program) Parts() (Parts, error) {
 		RscMapShares: p.shares.FD(), RscMapExcluded: p.excluded.FD(), RscMapFlows: p.flows.FD(),
 	}}
 	var err error
-	if out.Link, err = linkFD(p.link); err != nil {
+	if out.Link, out.LinkID, err = linkFD(p.link); err != nil {
 		return Parts{}, fmt.Errorf("xdp: link: %w", err)
 	}
 	out.IDs = idsOf(p.prog, map[string]*ebpf.Map{
@@ -138,7 +139,7 @@ func adoptSame(o LoadOptions, parts *Parts, maps map[string]*ebpf.Map) (*Program
 	}
 	parts.Program = -1
 	p := &Program{
-		ifindex: o.Ifindex, readsTag: parts.ReadsTag, kept: true, placed: true, prog: prog, excludes: map[uint32][]uint16{}, excluded: maps[RscMapExcluded],
+		ifindex: o.Ifindex, readsTag: parts.ReadsTag, kept: true, prog: prog, excludes: map[uint32][]uint16{}, excluded: maps[RscMapExcluded],
 		ports: maps[RscMapPorts], outcomes: maps[RscMapOutcomes], xsks: maps[RscMapXsks], flows: maps[RscMapFlows], shares: maps[RscMapShares],
 	}
 	clear(maps)
@@ -150,13 +151,15 @@ func adoptSame(o LoadOptions, parts *Parts, maps map[string]*ebpf.Map) (*Program
 func (p *Program) TakePlace() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.link == nil || p.placed {
-		return nil
+	if p.link != nil { // also the same program: the link may be one that was detached, or have another heir's
+		if err := p.link.Update(p.prog); err != nil {
+			return fmt.Errorf("xdp: replace the program: %w", err)
+		}
 	}
-	if err := p.link.Update(p.prog); err != nil {
-		return fmt.Errorf("xdp: replace the program: %w", err)
+	clear(p.excludes) // they may have changed since it was made ready
+	if err := p.readExcluded(); err != nil {
+		return fmt.Errorf("xdp: %w", err)
 	}
-	p.placed = true
 	return nil
 }
 
@@ -177,16 +180,20 @@ func closeLink(l link.Link) error {
 	return l.Close()
 }
 
-// linkFD is the descriptor of a link, -1 for nil.
-func linkFD(l link.Link) (int, error) {
+// linkFD is the descriptor of a link and the kernel's number of it, -1 for nil.
+func linkFD(l link.Link) (fd int, id uint32, err error) {
 	if l == nil {
-		return -1, nil
+		return -1, 0, nil
 	}
 	raw, ok := l.(interface{ FD() int })
 	if !ok {
-		return -1, fmt.Errorf("%w: %T has no descriptor", ErrUnsupported, l)
+		return -1, 0, fmt.Errorf("%w: %T has no descriptor", ErrUnsupported, l)
 	}
-	return raw.FD(), nil
+	info, err := l.Info()
+	if err != nil {
+		return -1, 0, err
+	}
+	return raw.FD(), uint32(info.ID), nil
 }
 
 // openMaps opens the maps of parts, all of which are taken over.

@@ -27,7 +27,6 @@ type Program struct {
 	ifindex  int
 	readsTag bool // relies on how veth calls it: native mode only
 	kept     bool // outcomes are a predecessor's
-	placed   bool // an adopted one is on its interface
 	prog     *ebpf.Program
 	ports    *ebpf.Map
 	outcomes *ebpf.Map

@@ -16,11 +16,10 @@ func (p *TapProgram) Parts() (Parts, error) {
 	out := Parts{Program: p.prog.FD(), Link: -1, Mode: p.on.mode(), Object: objectOf(_RscTapBytes), Maps: map[string]int{RscTapMapOutcomes: p.outcomes.FD()},
 		IDs: idsOf(p.prog, map[string]*ebpf.Map{RscTapMapOutcomes: p.outcomes})}
 	if p.on != nil {
-		fd, err := linkFD(p.on.link)
-		if err != nil {
+		var err error
+		if out.Link, out.LinkID, err = linkFD(p.on.link); err != nil {
 			return Parts{}, fmt.Errorf("tc: link: %w", err)
 		}
-		out.Link = fd
 	}
 	return out, nil
 }

@@ -80,6 +80,7 @@ type Controller struct {
 	heard    map[*listening]bool     // traces and captures under way
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries  retries                 // when those are tried next
+	lenient  bool                    // a VM that cannot be unpacked is attached anew, and ends nobody else
 	touched  bool                    // the attach in progress has begun to change the host
 	restored bool                    // the state file was read: from now on ours is the truth
 	defaults *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy
@@ -192,19 +193,28 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.log.Info("metrics", "address", c.scrapes.Addr().String())
 			wg.Go(func() { c.serveMetrics(watching) })
 		}
-		served := make(chan error, 1)
-		go func() { served <- c.serve(ctx, c.listener) }()
+		ended := make(chan error, 1)
+		go func() {
+			err := c.serve(ctx, c.listener)
+			stop()
+			wg.Wait()
+			ended <- c.end(err)
+		}()
 		select {
-		case err = <-served:
-		case <-c.replaced:
+		case err = <-ended:
+			return err
+		case <-c.replaced: // also while it ends: the lock, which the end needs, is held for good
 			stop()
 			return ErrReplaced
 		}
-		stop()
-		wg.Wait()
-		if c.opt.Again != nil && c.opt.Again() && c.leave() {
-			return ErrReplaced
-		}
+	}
+	return errors.Join(err, c.shutdown())
+}
+
+// end leaves all to the process that comes, or takes it off the host. err is why Run ends.
+func (c *Controller) end(err error) error {
+	if c.opt.Again != nil && c.opt.Again() && c.leave() {
+		return ErrReplaced
 	}
 	return errors.Join(err, c.shutdown())
 }

@@ -19,7 +19,7 @@ import (
 const (
 	readyWithin = 10 * time.Second // for the heir's preparations, during which nothing stops
 	takesWithin = 2 * time.Second  // from the parcel to the heir's word that it runs
-	diesWithin  = time.Second      // of an heir that was killed
+	diesWithin  = 5 * time.Second  // of an heir that was killed
 )
 
 // handOver answers POST /v1/replace: it gives everything to the process that asks, or goes on. Only root may ask.
@@ -47,12 +47,18 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 	}
 	defer heir.close()
 	if err := c.announce(heir); err != nil {
-		heir.kill()
+		_ = heir.kill()
 		c.log.Error("not replaced: this controller goes on", "by", heir.pid, "err", err)
 		return
 	}
 	c.hush("another controller takes over: start it again")
 	c.mu.Lock()
+	defer func() {
+		if r := recover(); r != nil { // with everything packed: a crash is what the next process mends
+			go panic(r)
+			select {}
+		}
+	}()
 	if c.giveTo(heir) {
 		close(c.replaced) // with mu held: what this process still has is another's
 		select {}
@@ -154,18 +160,29 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	defer p.Close()
 	packedIn := time.Since(begin)
 	if err = h.take(p, release); err == nil {
+		if !c.opt.Service { // the end that follows is none that a keeper should mend
+			_ = c.opt.Store.Tell("STOPPING=1")
+		}
 		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
 		return true
 	}
-	h.kill() // or it might use what we are about to use
-	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
+	if c.opt.Service { // it may be the heir that the service manager takes for the service
+		_ = c.opt.Store.Main()
+	}
 	s, bad := readPacked(p)
+	gone := h.kill() // or it might use what we are about to use
+	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
+	if bad == nil {
+		bad = gone
+	}
 	if bad == nil {
 		bad = c.surviveHeir(&s)
 	}
+	c.lenient = true
 	if bad == nil {
 		bad = c.unpack(p, &s)
 	}
+	c.lenient = false
 	if bad == nil {
 		c.remember()
 		bad = c.forgetHeir(&s)
@@ -237,6 +254,7 @@ func (h *heir) take(p *parcel.Parcel, meanwhile func()) error {
 	if err != nil {
 		return err
 	}
+	_ = h.conn.SetReadDeadline(time.Now().Add(takesWithin)) // its word may be there already
 	answer, err := h.answer()
 	if err == nil && !answer.Running {
 		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
@@ -257,12 +275,15 @@ func (h *heir) refuse(err error) {
 	_ = json.NewEncoder(h.conn).Encode(api.ReplaceAnswer{Error: err.Error()})
 }
 
-// kill ends the heir and waits until it is gone.
-func (h *heir) kill() {
-	_ = h.conn.Close()
+// kill ends the heir and waits until it is gone. With an error it may live, and nothing that it was given may be used.
+func (h *heir) kill() error {
+	defer h.conn.Close() // afterwards: to the heir it says that we are gone
 	if h.pidfd < 0 {
-		return
+		return nil
 	}
 	_ = unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0)
-	_ = fdstore.Readable(h.pidfd, diesWithin)
+	if err := fdstore.Readable(h.pidfd, diesWithin); err != nil {
+		return fmt.Errorf("the new controller, process %d, does not end: %w", h.pid, err)
+	}
+	return nil
 }

@@ -49,6 +49,9 @@ func Replace(opt Options) (c *Controller, err error) {
 	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid()}); err != nil {
 		return nil, fmt.Errorf("replace: the controller before has gone on: %w", err) // and it kills us
 	}
+	var gone [1]byte // the one before ends now; should this process die before it has, two would go on
+	_ = conn.SetReadDeadline(time.Now().Add(takesWithin))
+	_, _ = conn.Read(gone[:])
 	c.inUse()
 	return c, nil
 }
@@ -267,7 +270,9 @@ func (c *Controller) dropReady() {
 // leavePlaces lets go of what takePlaces took, and leaves it to the controller before.
 func (c *Controller) leavePlaces() {
 	c.dropReady()
-	c.watcher.Close()
+	if c.watcher != nil {
+		c.watcher.Close()
+	}
 	if c.scrapes != nil {
 		_ = c.scrapes.Close()
 	}

@@ -205,7 +205,10 @@ func (k *keeper) conn(what string, l net.Listener) (name string) {
 	}
 	raw, err := c.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) { name = k.fd(what, int(fd)) })
+		err = raw.Control(func(fd uintptr) {
+			id, _ := idOf(int(fd)) // another address is another socket
+			name = k.fd(fmt.Sprintf("%s.%x", what, id.ino), int(fd))
+		})
 	}
 	k.note(err)
 	return name
@@ -220,7 +223,7 @@ func (k *keeper) program(what string, parts func() (bpf.Parts, error), outcomes 
 	s.Mode, s.Object, s.ReadsTag, s.Maps = p.Mode, p.Object, p.ReadsTag, map[string]string{}
 	s.Program = k.fd(fmt.Sprintf("%s.%d", what, p.IDs[""]), p.Program)
 	if p.Link >= 0 {
-		s.Link = k.fd(what+".link", p.Link)
+		s.Link, s.LinkID = k.fd(fmt.Sprintf("%s.link.%d", what, p.LinkID), p.Link), p.LinkID
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Maps)) {
 		s.Maps[name] = k.fd(fmt.Sprintf("%s.%s.%d", what, name, p.IDs[name]), p.Maps[name])

@@ -42,8 +42,9 @@ type packedListener struct {
 
 // packedProgram is a BPF program on its interface.
 type packedProgram struct {
-	Program  string            `json:"program"`        // descriptor
-	Link     string            `json:"link,omitempty"` // descriptor, "" where it is not attached, or by a filter
+	Program  string            `json:"program"`           // descriptor
+	Link     string            `json:"link,omitempty"`    // descriptor, "" where it is not attached, or by a filter
+	LinkID   uint32            `json:"link_id,omitempty"` // the kernel's number: a link of the same place may be another one
 	Mode     string            `json:"mode,omitempty"`
 	Object   string            `json:"object"` // tells versions of the program apart
 	ReadsTag bool              `json:"reads_tag,omitempty"`
@@ -96,6 +97,7 @@ type packedVM struct {
 	Partial    uint64      `json:"partial_warned"`
 	User       *packedUser `json:"vhost_user,omitempty"`
 	Tap        *packedTap  `json:"tap,omitempty"`
+	held       []string    // while it is unpacked: what the store may have of the port
 }
 
 // packedUser is a vhost-user port: its own state, and its descriptors by the names that the state gives them. Both are empty in what is

@@ -113,6 +113,7 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResp
 		c.saveInForce()
 		return api.PolicyResponse{}, err
 	}
+	c.remember()
 	r := v.policyResponse()
 	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", r.Effective, "hold_ns", policy.HoldNS)
 	return r, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/vhost"
 )
 
 // portKeeper is a vhost.Keeper over the store.
@@ -23,12 +24,12 @@ type portKeeper struct {
 	noted  bool // the note is in the store
 
 	mu      sync.Mutex
-	files   map[string]fileID // of names that are wanted
-	holder  map[fileID]string // the name that a file is kept under: the store keeps each once
-	aliases map[string]string // other names of it
+	files   map[string]fileID // by the port's names: what is kept, or was by the process before
+	stored  map[fileID]bool   // memory that is kept: the store keeps each file once, and a guest may give it several names
+	aliases map[string]string // the names of it: what it is kept as
 }
 
-// fileID is the identity of a file that may be given several names. Zero: it has one.
+// fileID is the identity of a memory file. Zero: another file, which has one name.
 type fileID struct{ dev, ino uint64 }
 
 // port keeps for one vhost-user port.
@@ -37,7 +38,7 @@ func (s *survivor) port(tag string) (*portKeeper, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &portKeeper{store: s.store, prefix: tag + portPart, name: portNoteName(tag, s.process), note: note, files: map[string]fileID{}, holder: map[fileID]string{}, aliases: map[string]string{}}, nil
+	return &portKeeper{store: s.store, prefix: tag + portPart, name: portNoteName(tag, s.process), note: note, files: map[string]fileID{}, stored: map[fileID]bool{}, aliases: map[string]string{}}, nil
 }
 
 // portNote is a port's state in its note, and which names stand for the file of another.
@@ -51,21 +52,37 @@ func portNoteName(tag string, process int) string {
 	return tag + portPart + notePrefix + strconv.Itoa(process)
 }
 
+// keptAs is what a file is kept as: memory by its identity, so that no name of it is free for another file before the last one is.
+func keptAs(name string, id fileID) string {
+	if id == (fileID{}) {
+		return name
+	}
+	return fmt.Sprintf("%s%x-%x", memoryPrefix, id.dev, id.ino)
+}
+
+// had notes what the store may have from the process before, so that Drop finds it.
+func (k *portKeeper) had(files []vhost.NamedFile) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, f := range files {
+		k.files[f.Name] = memoryID(f.FD)
+	}
+}
+
 // Put implements vhost.Keeper.
 func (k *portKeeper) Put(name string, fd int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	id := memoryID(fd)
-	if holder := k.holder[id]; id != (fileID{}) && holder != "" && holder != name {
-		k.files[name], k.aliases[name] = id, holder
-		return nil
-	}
-	if err := k.store.Put(k.prefix+name, fd); err != nil {
-		return err
+	as := keptAs(name, id)
+	if !k.stored[id] {
+		if err := k.store.Put(k.prefix+as, fd); err != nil {
+			return err
+		}
 	}
 	k.files[name] = id
 	if id != (fileID{}) {
-		k.holder[id] = name
+		k.stored[id], k.aliases[name] = true, as
 	}
 	return nil
 }
@@ -92,20 +109,18 @@ func memoryID(fd int) fileID {
 func (k *portKeeper) Drop(name string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	id, wanted := k.files[name]
+	id := k.files[name]
 	delete(k.files, name)
 	delete(k.aliases, name)
-	if !wanted || id == (fileID{}) {
-		return k.store.Drop(k.prefix + name)
-	}
-	for _, other := range k.files {
-		if other == id {
-			return nil
+	if id != (fileID{}) {
+		for _, other := range k.files {
+			if other == id {
+				return nil
+			}
 		}
+		delete(k.stored, id)
 	}
-	holder := k.holder[id]
-	delete(k.holder, id)
-	return k.store.Drop(k.prefix + holder)
+	return k.store.Drop(k.prefix + keptAs(name, id))
 }
 
 // Note implements vhost.Keeper.
@@ -152,23 +167,38 @@ func takePort(p *parcel.Parcel, tag string) (state []byte, files map[string]int,
 	if err != nil {
 		return nil, nil, err
 	}
+	kept := map[string]int{}
 	files = map[string]int{}
+	defer func() {
+		for _, fd := range kept {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}()
 	for _, f := range p.Files() {
-		if name, ours := strings.CutPrefix(f.Name, prefix); ours && !strings.HasPrefix(name, notePrefix) {
-			if files[name], err = p.TakeAny(f.Name); err != nil {
-				return nil, files, err
-			}
+		name, ours := strings.CutPrefix(f.Name, prefix)
+		to := files
+		switch {
+		case !ours || strings.HasPrefix(name, notePrefix):
+			continue
+		case strings.HasPrefix(name, memoryPrefix):
+			to = kept
 		}
-	}
-	for alias, of := range n.Aliases {
-		held, there := files[of]
-		if !there {
-			return nil, files, fmt.Errorf("%q, which stands for %q: %w", of, alias, parcel.ErrMissing)
-		}
-		if files[alias], err = unix.FcntlInt(uintptr(held), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-			delete(files, alias)
+		fd, err := p.TakeAny(f.Name)
+		if err != nil {
 			return nil, files, err
 		}
+		to[name] = fd
+	}
+	for alias, of := range n.Aliases {
+		held, there := kept[of]
+		if !there { // dropped behind the note; the state says what it needs
+			continue
+		}
+		fd, err := unix.FcntlInt(uintptr(held), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return nil, files, err
+		}
+		files[alias] = fd
 	}
 	return n.State, files, nil
 }

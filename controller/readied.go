@@ -14,6 +14,7 @@ import (
 // readied is what was made for an interface of the controller before while that went on: what takes long, and changes nothing.
 type readied struct {
 	prog   *bpf.Program
+	linkID uint32         // of the link that prog is for
 	queues []readiedQueue // by id; empty where the controller before did not say
 }
 
@@ -24,7 +25,7 @@ type readiedQueue struct {
 
 // readyUplink makes what it can of a preview.
 func readyUplink(p *parcel.Parcel, s *packedUplink) (r *readied, err error) {
-	r = &readied{}
+	r = &readied{linkID: s.Program.LinkID}
 	if r.prog, err = adoptProgram(p, s); err != nil {
 		return nil, err
 	}
@@ -58,9 +59,9 @@ func (r *readied) queue(id int) readiedQueue {
 	return r.queues[id]
 }
 
-// program gives the program away.
-func (r *readied) program() (p *bpf.Program) {
-	if r != nil {
+// program gives the program away, if it is for that link.
+func (r *readied) program(linkID uint32) (p *bpf.Program) {
+	if r != nil && r.linkID == linkID {
 		p, r.prog = r.prog, nil
 	}
 	return p
@@ -74,7 +75,7 @@ func (r *readied) close() (err error) {
 	for _, q := range r.queues {
 		err = errors.Join(err, q.umem.Close())
 	}
-	if p := r.program(); p != nil {
+	if p := r.program(r.linkID); p != nil {
 		err = errors.Join(err, p.Release())
 	}
 	return err

@@ -26,9 +26,10 @@ const (
 // vhost-user port keeps by itself. A tag belongs to one uplink or VM for as long as it is attached, whichever process serves it: systemd
 // keeps a file under one name.
 const (
-	statePrefix = "state-"
-	portPart    = ".port."
-	notePrefix  = "note-"
+	statePrefix  = "state-"
+	portPart     = ".port."
+	notePrefix   = "note-"
+	memoryPrefix = "mem-" // of guest memory, in "TAG.port.x"; no name of vhost.Port begins so
 )
 
 // survivor keeps what the next process needs after a crash of this one, in a store that outlives it. The controller's lock guards
@@ -69,7 +70,8 @@ func (c *Controller) surviveHeir(s *packed) error {
 	if err := c.survive(s.Process + 2); err != nil {
 		return err
 	}
-	c.survivor.inherit(append(s.Kept, statePrefix+strconv.Itoa(s.Process+1)))
+	// What the heir has dropped is not known: all is put again, and only the notes of before go.
+	c.survivor.inherit([]string{statePrefix + strconv.Itoa(s.Process), statePrefix + strconv.Itoa(s.Process+1)})
 	return old.note.Close()
 }
 
@@ -172,11 +174,22 @@ func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 	if err == nil {
 		s.Process, s.Kept, s.Store = process, names, opt.Store.Path()
 		c.mu.Lock()
+		c.lenient = true
 		err = c.goOn(p, &s)
+		c.lenient = false
 		c.mu.Unlock()
 	}
 	if err != nil {
 		c.leavePlaces()
+		if c.survivor != nil { // it may have begun to keep
+			err = errors.Join(err, c.survivor.forget())
+			names = append(names, c.survivor.name)
+		}
+		for _, u := range s.Uplinks {
+			for _, vm := range u.VMs {
+				names = append(names, portNoteName(vm.Tag, process+1))
+			}
+		}
 		for _, name := range names {
 			err = errors.Join(err, opt.Store.Drop(name))
 		}
@@ -222,8 +235,21 @@ func (c *Controller) keptNames() []string {
 	return names
 }
 
+// forgetPort drops what the port of a VM had kept, when nobody goes on with it: its front-end sees the connection end, and comes again.
+func (c *Controller) forgetPort(vm *packedVM) {
+	if c.survivor == nil || vm.User == nil {
+		return
+	}
+	for _, name := range slices.AppendSeq(vm.held, maps.Keys(vm.User.Files)) {
+		if err := c.opt.Store.Drop(vm.Tag + portPart + name); err != nil {
+			c.log.Warn("descriptor store", "vm", vm.VM.Name, "err", err)
+		}
+	}
+}
+
 // inherit notes what the store has from a process before.
 func (s *survivor) inherit(names []string) {
+	s.store.Has(names...)
 	for _, name := range names {
 		if !strings.Contains(name, portPart) {
 			s.known[name] = false

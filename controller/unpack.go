@@ -107,7 +107,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 
 // unpackProgram goes on with an interface's program: this version's, which was made ready before the other stopped, or is now.
 func unpackProgram(p *parcel.Parcel, s *packedUplink, ready *readied) (prog *bpf.Program, err error) {
-	if prog = ready.program(); prog == nil {
+	if prog = ready.program(s.Program.LinkID); prog == nil { // also when the interface's program was attached anew meanwhile
 		if prog, err = adoptProgram(p, s); err != nil {
 			return nil, err
 		}
@@ -166,7 +166,8 @@ func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM) err
 	for i := range list {
 		vm := &list[i]
 		err := c.unpackVM(p, u, vm)
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, errMoved) || err != nil && c.lenient {
+			c.forgetPort(vm)
 			u.log.Error("VM not taken over: it waits", "vm", vm.VM.Name, "err", err)
 			c.wait(u.name, vm.VM, err.Error())
 			continue
@@ -197,7 +198,7 @@ func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
 		err = a.kind.unpack(a, p, vm)
 	}
 	if err != nil {
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, errMoved) || c.lenient {
 			return errors.Join(err, u.removeVM(a))
 		}
 		return err

@@ -48,6 +48,7 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	files := make([]vhost.NamedFile, 0, len(byName))
 	for name, fd := range byName {
 		files = append(files, vhost.NamedFile{Name: name, FD: fd})
+		vm.held = append(vm.held, keptAs(name, memoryID(fd)))
 	}
 	var state vhost.PortState
 	if err == nil {
@@ -55,6 +56,9 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	}
 	if err == nil {
 		err = k.wire(a)
+	}
+	if keeper, ok := k.cfg.Keep.(*portKeeper); ok {
+		keeper.had(files)
 	}
 	if err != nil {
 		for _, f := range files {

@@ -148,6 +148,9 @@ func (k *keeper) run(signals <-chan os.Signal) (*os.ProcessState, error) {
 				continue
 			}
 			k.take(m)
+			if len(k.kept) == 0 { // it has let go of everything by itself, and begins anew
+				late = nil
+			}
 		case <-late:
 			if !k.ready {
 				k.child.Log.Error("no data plane in time: what was kept is let go", "kept", len(k.kept))
@@ -212,6 +215,8 @@ func (k *keeper) take(m message) {
 	fields := m.fields()
 	name := fields["FDNAME"]
 	switch {
+	case fields["STOPPING"] == "1":
+		k.ending = true
 	case fields["READY"] == "1":
 		k.ready, k.served = true, true
 	case fields["FDSTORE"] == "1" && len(m.fds) == 1 && checkName(name) == nil && len(k.kept) < maxKept:

@@ -29,6 +29,7 @@ const (
 	lifeEnv   = "RSCCTL_KEEPER_LIFE" // the number of the child's life, from 1
 	firstFD   = 3
 	maxName   = 255
+	maxNames  = 120 << 10 // bytes of all names: they are one variable of the next process, and Linux takes 128 KiB of each (MAX_ARG_STRLEN)
 
 	sendWithin = time.Second // a store that does not listen any more must not hold who tells it something
 )
@@ -38,11 +39,14 @@ type Store struct {
 	path string
 	mu   sync.Mutex // one name, one file: what is told arrives in order
 	fd   int
+
+	names map[string]bool // of what is kept, as far as this process knows
+	bytes int             // of the names, with what separates them
 }
 
 // Open connects to the store that this process was started with. nil without an error: there is none.
 func Open() (s *Store, err error) {
-	s = &Store{path: os.Getenv(notifyEnv), fd: -1}
+	s = &Store{path: os.Getenv(notifyEnv), fd: -1, names: map[string]bool{}}
 	switch {
 	case InKeeper():
 		s.path = fmt.Sprintf("keeper %d", os.Getppid())
@@ -87,13 +91,19 @@ func Again() bool {
 }
 
 // Put keeps a duplicate of fd under a name, in place of what was kept under it. systemd keeps one file under one name, whatever else it
-// is put under.
+// is put under. ErrTooBig: the names of all that is kept would be too long for a next process to start with.
 func (s *Store) Put(name string, fd int) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.names[name] && s.bytes+len(name)+1 > maxNames {
+		return fmt.Errorf("descriptor store: %s: names of %d bytes with those of %d others: %w", name, s.bytes+len(name)+1, len(s.names), ErrTooBig)
+	}
+	s.count(name)
 	// FDPOLL=0: a connection whose other end has gone must stay until we say so.
-	return s.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(fd))
+	return s.sendLocked("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(fd))
 }
 
 // Drop closes what is kept under a name. A name that is not kept is no error.
@@ -101,7 +111,33 @@ func (s *Store) Drop(name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return s.send("FDSTOREREMOVE=1\nFDNAME="+name, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names[name] {
+		delete(s.names, name)
+		s.bytes -= len(name) + 1
+	}
+	return s.sendLocked("FDSTOREREMOVE=1\nFDNAME="+name, nil)
+}
+
+// Has tells that something is kept under these names since a process before. A nil Store keeps nothing.
+func (s *Store) Has(names ...string) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		s.count(name)
+	}
+}
+
+// count notes a name. The caller holds mu.
+func (s *Store) count(name string) {
+	if !s.names[name] {
+		s.names[name] = true
+		s.bytes += len(name) + 1
+	}
 }
 
 // Ready tells that what was inherited is in use.
@@ -161,6 +197,10 @@ func Readable(fd int, within time.Duration) error {
 func (s *Store) send(text string, rights []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.sendLocked(text, rights)
+}
+
+func (s *Store) sendLocked(text string, rights []byte) error {
 	if err := unix.Sendmsg(s.fd, []byte(text), rights, nil, 0); err != nil {
 		return fmt.Errorf("descriptor store: %w", err)
 	}
