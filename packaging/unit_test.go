@@ -93,6 +93,10 @@ func TestTheUnitKeepsItsPromises(t *testing.T) {
 			t.Errorf("%s=%q, want %q", key, got, want)
 		}
 	}
+	if start, reload := set["ExecStart"], set["ExecReload"]; len(start) != 1 || len(reload) != 1 ||
+		reload[0] != strings.Replace(start[0], " run ", " run --replace --background ", 1) {
+		t.Errorf("a reload is %q: not the process of %q beside the one that runs", reload, start)
+	}
 	caps := strings.Fields(strings.Join(set["CapabilityBoundingSet"], " "))
 	if len(caps) != 6 {
 		t.Errorf("%d capabilities: %q", len(caps), caps)

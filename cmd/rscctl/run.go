@@ -38,7 +38,12 @@ once, and by 'rscctl doctor' beforehand. Capabilities that nothing here needs ar
 	}
 }
 
-func runController(c *cli.Context, s streams) error {
+func runController(c *cli.Context, s streams) (err error) {
+	defer func() {
+		if err != nil {
+			sayEnd(exitCode(err))
+		}
+	}()
 	if _, err := positionals(c, 0, 0, ""); err != nil {
 		return err
 	}

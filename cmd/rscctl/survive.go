@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -36,8 +37,15 @@ func keepAlive(c *cli.Context, log *slog.Logger) (under bool, code int, err erro
 	return true, code, err
 }
 
-// readyEnv names the descriptor by which the process that background started says that it runs.
-const readyEnv = "RSCCTL_READY_FD"
+// Between the processes of a reload.
+const (
+	readyEnv  = "RSCCTL_READY_FD" // the descriptor by which the heir says that it runs, or its exit code
+	orphanEnv = "RSCCTL_ORPHAN"   // for the process between the one that waits and the heir: it starts that one and ends
+	bornEnv   = "RSCCTL_BORN_OF"  // for the heir: that process's number
+)
+
+// orphanWithin is how long an heir waits for the end of the process that started it.
+const orphanWithin = 500 * time.Millisecond
 
 // A reload is tried so often: a host that is busy for a moment is no reason to keep an old version.
 const (
@@ -48,6 +56,9 @@ const (
 // background starts this command line once more, in a session of its own, and returns when that process runs; or ends as it did. A service
 // manager waits for the command that reloads a service, and the heir must live on.
 func background() error {
+	if os.Getenv(orphanEnv) != "" {
+		return bear()
+	}
 	for try := 1; ; try++ {
 		err := backgroundOnce()
 		var ended *exitError
@@ -68,31 +79,60 @@ func backgroundOnce() error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(self, slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return a == "--"+backgroundFlag })...)
+	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{w}
-	cmd.Env = append(os.Environ(), readyEnv+"=3")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	cmd.Env = append(os.Environ(), orphanEnv+"=1")
+	err = cmd.Run()
 	w.Close()
 	if err != nil {
 		return err
 	}
-	if n, _ := r.Read(make([]byte, 1)); n == 1 {
+	code := [1]byte{exitFailed}
+	_, _ = r.Read(code[:]) // nothing: it died
+	if code[0] == exitDone {
 		return nil
 	}
-	_ = cmd.Wait()
-	return &exitError{max(exitFailed, cmd.ProcessState.ExitCode())}
+	return &exitError{int(code[0])}
 }
 
-// sayReady tells the process that background was called in.
-func sayReady() {
+// bear starts the heir and ends, so that the service manager is the heir's parent: of a process that is another's child it does not wait for
+// the end, and kills it when the service is stopped.
+func bear() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return a == "--"+backgroundFlag })...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{os.NewFile(firstExtra, "ready")}
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, orphanEnv+"=") }),
+		readyEnv+"="+strconv.Itoa(firstExtra), bornEnv+"="+strconv.Itoa(os.Getpid()))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd.Start()
+}
+
+// firstExtra is the descriptor that a process has the first of its exec.Cmd's ExtraFiles as.
+const firstExtra = 3
+
+// orphaned waits until the process that started this one has ended.
+func orphaned() {
+	born, err := strconv.Atoi(os.Getenv(bornEnv))
+	if err != nil {
+		return
+	}
+	for end := time.Now().Add(orphanWithin); os.Getppid() == born && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// sayEnd tells the process that waits for this one: exitDone when it runs.
+func sayEnd(code int) {
 	fd, err := strconv.Atoi(os.Getenv(readyEnv))
 	if err != nil {
 		return
 	}
 	_ = os.Unsetenv(readyEnv)
 	f := os.NewFile(uintptr(fd), "ready")
-	_, _ = f.Write([]byte{1})
+	_, _ = f.Write([]byte{byte(code)})
 	f.Close()
 }
 
@@ -114,11 +154,14 @@ func exitWith(code int, err error) error {
 func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controller.Options) (*controller.Controller, error) {
 	if c.Bool("replace") && !fdstore.Again() { // who was taken over from is gone by the second life
 		if opt.Service {
-			opt.Succeed = opt.Store.Main
+			opt.Succeed = func() error {
+				orphaned()
+				return opt.Store.Main()
+			}
 		}
 		ctl, err := controller.Replace(opt)
 		if err == nil {
-			sayReady()
+			sayEnd(exitDone)
 		}
 		return ctl, err
 	}
@@ -126,7 +169,16 @@ func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controlle
 		return controller.New(opt)
 	}
 	start := time.Now()
+	opt.Store.Has(slices.Collect(maps.Keys(files))...)
+	late := time.AfterFunc(recoverWithin, func() { // what is kept holds frames that nobody takes: the next process begins anew
+		log.Error("not gone on in time: what was kept is let go", "kept", len(files))
+		for name := range files {
+			_ = opt.Store.Drop(name)
+		}
+		os.Exit(exitFailed)
+	})
 	ctl, err := controller.Recover(opt, files)
+	late.Stop()
 	if err == nil {
 		log.Warn("gone on where the process before stood", "kept", len(files), "ms", time.Since(start).Milliseconds())
 		return ctl, nil
@@ -134,6 +186,9 @@ func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controlle
 	log.Error("nothing is gone on with: the VMs are attached anew", "err", err)
 	return newSoon(opt)
 }
+
+// recoverWithin is a keeper's own bound, for where the service manager is the keeper.
+const recoverWithin = 2 * time.Second
 
 // newSoon is controller.New for the moment in which the store still has what it was told to drop: the lock and the control socket.
 func newSoon(opt controller.Options) (ctl *controller.Controller, err error) {

@@ -145,7 +145,25 @@ func TestThePackagesLife(t *testing.T) {
 	})
 	step("what was removed goes on after an installation", func() {
 		h.must("dpkg -i --force-confold " + h.packages + "/" + second + ".deb")
-		h.serves(second, 0, "db", "web", "web2")
+		pid = h.serves(second, 0, "db", "web", "web2")
+	})
+	step("who took over has its time to undo all when the service is stopped", func() {
+		h.eventually("the reload", func() error { _, err := h.try("systemctl reload rscctl"); return err })
+		h.serves(second, pid, "db", "web", "web2")
+		h.must("systemctl stop rscctl")
+		log := h.must("journalctl --no-pager -u rscctl")
+		if strings.Contains(log, "not our child") { // systemd does not wait for the end of another's child
+			h.t.Errorf("who took over had another parent:\n%s", log)
+		}
+		if log = log[max(strings.LastIndex(log, "msg=replaced"), 0):]; strings.Contains(log, "signal SIGKILL") {
+			h.t.Errorf("killed while it ended:\n%s", log)
+		}
+		for _, dev := range []string{"up0", "up1"} {
+			if out := h.must("ip link show " + dev); strings.Contains(out, "xdp") {
+				h.t.Errorf("a program is left: %s", out)
+			}
+		}
+		h.must("systemctl start rscctl")
 	})
 	step("purge leaves nothing", func() {
 		h.must("dpkg -P rscctl")
