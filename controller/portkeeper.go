@@ -87,6 +87,16 @@ func (k *portKeeper) Put(name string, fd int) error {
 	return nil
 }
 
+// leave ends the use of the note, which the store has: nobody writes it here any more.
+func (k *portKeeper) leave() error {
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.note.Close()
+}
+
 // idOf is the identity of any file, and its kind as st_mode has it.
 func idOf(fd int) (fileID, uint32) {
 	var st unix.Stat_t

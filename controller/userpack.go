@@ -31,7 +31,7 @@ func (k *userKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	}
 	b, merr := json.Marshal(state)
 	u.Port, vm.User = b, u
-	return errors.Join(err, merr)
+	return errors.Join(err, merr, k.keeper().leave())
 }
 
 // keep: the port keeps what is its own by itself, as its front-end speaks.
@@ -57,7 +57,7 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	if err == nil {
 		err = k.wire(a)
 	}
-	if keeper, ok := k.cfg.Keep.(*portKeeper); ok {
+	if keeper := k.keeper(); keeper != nil {
 		keeper.had(files)
 	}
 	if err != nil {
@@ -68,9 +68,15 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	}
 	port, err := vhost.Unpack(k.cfg, state, files)
 	if err != nil {
-		return err
+		return errors.Join(err, k.keeper().leave())
 	}
 	return k.steer(a, port)
+}
+
+// keeper is what the port keeps itself with, nil for nothing.
+func (k *userKind) keeper() *portKeeper {
+	keeper, _ := k.cfg.Keep.(*portKeeper)
+	return keeper
 }
 
 // take takes the port's state and files: those that pack put in, or those that the port kept. What is in files is the caller's, also

@@ -58,8 +58,15 @@ func noteSum(head, content []byte) uint32 {
 	return crc32.Update(crc32.ChecksumIEEE(head[:12]), crc32.IEEETable, content)
 }
 
-// Close frees what this process has of it.
-func (n *Note) Close() error { return unix.Close(n.fd) }
+// Close frees what this process has of it. A second one does nothing, and a Write after it fails.
+func (n *Note) Close() error {
+	if n.fd < 0 {
+		return nil
+	}
+	fd := n.fd
+	n.fd = -1
+	return unix.Close(fd)
+}
 
 // ReadNote returns the last content that was written whole. The descriptor stays the caller's. Error: ErrDamaged.
 func ReadNote(fd int) ([]byte, error) {
