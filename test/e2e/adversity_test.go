@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
@@ -76,11 +77,17 @@ func TestAnInterfaceThatLeavesIsWaitedFor(t *testing.T) {
 	uplink(r.net.B.NS, netlink.LinkDel)
 	r.eventually("it is deleted", gone)
 	r.net.B.Do(t, func() error {
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: dev}, PeerName: "peer0"}); err != nil {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "new0"}, PeerName: "peer0"}); err != nil {
 			return err
 		}
-		l, err := netlink.LinkByName(dev)
+		if err := netdev.SetOffload("peer0", netdev.TxVLAN, false); err != nil { // kernels before 6.8 do not show XDP the tag
+			return err
+		}
+		l, err := netlink.LinkByName("new0")
 		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetName(l, dev); err != nil {
 			return err
 		}
 		return netlink.LinkSetUp(l)
