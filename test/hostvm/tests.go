@@ -20,7 +20,7 @@ const (
 	module      = "github.com/rscctl/rscctl"
 	productPath = "/tests/rscctl"
 	packetOnly  = "@packet" // marks a package whose tap tests run without /dev/vhost-net
-	testTimeout = 25 * time.Minute
+	testTimeout = 40 * time.Minute
 )
 
 // privileged are the packages that touch the network's configuration and can run in the VM's small user space.
