@@ -119,6 +119,9 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 		t.Logf("%s: %v", f.code, err)
 		seen[f.code] = true
 	}
+	if netnstest.Emulated() { // the documents are not there, and say the same on each machine
+		return
+	}
 	doc, err := os.ReadFile("../../docs/architecture.md")
 	if err != nil {
 		t.Fatal(err)
