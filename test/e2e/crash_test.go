@@ -45,6 +45,9 @@ func (r *rig) crash() {
 // A crash is a hiccup: the process that works is killed at random moments, and the next one goes on with the same connections, rings and
 // sockets, also after an upgrade. The transfers of a vhost-user VM and of a VM on a tap arrive whole, and every packet of the last process is explained.
 func TestACrashIsAHiccup(t *testing.T) {
+	if netnstest.Emulated() {
+		t.Skip("allowed: 2 s from a crash to the next process are too few for an emulated machine under eight streams: the unit stage runs it on a real one, and test/systemd in a VM without them")
+	}
 	r, g, load := twoVMs(t)
 	r.replace()
 	for range replacements() {
