@@ -17,6 +17,7 @@ import (
 // top at a real controller: bulk TCP is seen as merged while it runs, with its reason and the worker's processor time; a VM whose
 // front-end is missing is marked; the screen outlives a controller that is killed, and goes on with the next one.
 func TestTopShowsWhatAControllerDoes(t *testing.T) {
+	netnstest.Need(t, netnstest.Device("/dev/ptmx")) // a terminal
 	r := newRig(t, netnstest.Options{Queues: 2, NoIPv6: true})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	r.attach("absent", "52:54:00:00:00:0b")
