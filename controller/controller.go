@@ -80,7 +80,6 @@ type Controller struct {
 	heard    map[*listening]bool     // traces and captures under way
 	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries  retries                 // when those are tried next
-	lenient  bool                    // a VM that cannot be unpacked is attached anew, and ends nobody else
 	touched  bool                    // the attach in progress has begun to change the host
 	restored bool                    // the state file was read: from now on ours is the truth
 	defaults *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy

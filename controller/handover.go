@@ -178,11 +178,9 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	if bad == nil {
 		bad = c.surviveHeir(&s)
 	}
-	c.lenient = true
 	if bad == nil {
-		bad = c.unpack(p, &s)
+		bad = c.unpack(p, &s, eachForItself)
 	}
-	c.lenient = false
 	if bad == nil {
 		c.remember()
 		bad = c.forgetHeir(&s)

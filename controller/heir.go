@@ -103,15 +103,11 @@ func (s singly) Read(b []byte) (int, error) { return s.UnixConn.Read(b[:min(1, l
 // makeReady makes what takes time, while the controller before goes on: the programs that this version has otherwise, the mappings of
 // the NIC's memory, the workers' tables.
 func (c *Controller) makeReady(conn *net.UnixConn) error {
-	p, err := parcel.Receive(conn)
+	p, s, err := receivePacked(conn)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	s, err := readPacked(p)
-	if err != nil {
-		return err
-	}
 	c.ready = map[int]*readied{}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
@@ -124,22 +120,30 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 
 // receive takes the parcel and goes on with what is in it.
 func (c *Controller) receive(conn *net.UnixConn) error {
-	p, err := parcel.Receive(conn)
+	p, s, err := receivePacked(conn)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	s, err := readPacked(p)
-	if err != nil {
-		return err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.goOn(p, &s)
+	return c.goOn(p, &s, allOrNothing)
+}
+
+// receivePacked reads a parcel, which is the caller's to close, and its state.
+func receivePacked(conn *net.UnixConn) (p *parcel.Parcel, s packed, err error) {
+	if p, err = parcel.Receive(conn); err != nil {
+		return nil, s, err
+	}
+	if s, err = readPacked(p); err != nil {
+		p.Close()
+		return nil, s, err
+	}
+	return p, s, nil
 }
 
 // goOn takes what is in a parcel. The caller holds mu.
-func (c *Controller) goOn(p *parcel.Parcel, s *packed) error {
+func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking) error {
 	if err := c.survive(s.Process + 1); err != nil {
 		return err
 	}
@@ -151,7 +155,7 @@ func (c *Controller) goOn(p *parcel.Parcel, s *packed) error {
 		c.survivor.inherit(s.Kept)
 	}
 	c.tags = s.Tags
-	if err := c.unpack(p, s); err != nil {
+	if err := c.unpack(p, s, how); err != nil {
 		return err
 	}
 	c.dropReady()

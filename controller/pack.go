@@ -102,8 +102,7 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 		s.Metrics, s.Scrapes = c.opt.Metrics, keep.conn("metrics", c.scrapes)
 	}
 	if c.pinsLock != nil {
-		id, _ := idOf(int(c.pinsLock.Fd()))
-		s.Pins = keep.fd(fmt.Sprintf("pins.%x", id.ino), int(c.pinsLock.Fd()))
+		s.Pins = keep.file("pins", int(c.pinsLock.Fd()))
 	}
 	if c.flows != nil && c.flowsPin == "" {
 		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())
@@ -196,7 +195,13 @@ func (k *keeper) fd(what string, fd int) (name string) {
 	return name
 }
 
-// conn is fd for a listener.
+// file is fd for what may be another one the next time: another folder, a socket on another address.
+func (k *keeper) file(what string, fd int) (name string) {
+	id, _ := idOf(fd)
+	return k.fd(fmt.Sprintf("%s.%x", what, id.ino), fd)
+}
+
+// conn is file for a listener.
 func (k *keeper) conn(what string, l net.Listener) (name string) {
 	c, ok := l.(syscall.Conn)
 	if !ok {
@@ -205,10 +210,7 @@ func (k *keeper) conn(what string, l net.Listener) (name string) {
 	}
 	raw, err := c.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) {
-			id, _ := idOf(int(fd)) // another address is another socket
-			name = k.fd(fmt.Sprintf("%s.%x", what, id.ino), int(fd))
-		})
+		err = raw.Control(func(fd uintptr) { name = k.file(what, int(fd)) })
 	}
 	k.note(err)
 	return name

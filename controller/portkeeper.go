@@ -69,6 +69,16 @@ func (k *portKeeper) had(files []vhost.NamedFile) {
 	}
 }
 
+// portNotes are the names of the notes that the VMs' ports have in one process.
+func (s *packed) portNotes(process int) (names []string) {
+	for _, u := range s.Uplinks {
+		for _, vm := range u.VMs {
+			names = append(names, portNoteName(vm.Tag, process))
+		}
+	}
+	return names
+}
+
 // Put implements vhost.Keeper.
 func (k *portKeeper) Put(name string, fd int) error {
 	k.mu.Lock()

@@ -43,13 +43,16 @@ type survivor struct {
 	known   map[string]bool // what the store has, ports' own left out; true: of use in the state that is being written
 }
 
+// stateName is the name of the note of a process.
+func stateName(process int) string { return statePrefix + strconv.Itoa(process) }
+
 // newSurvivor begins to keep. serial tells this process's note from those before.
 func newSurvivor(s *fdstore.Store, serial int) (*survivor, error) {
 	note, err := fdstore.NewNote("rscctl-state", stateRoom)
 	if err != nil {
 		return nil, err
 	}
-	return &survivor{store: s, process: serial, name: statePrefix + strconv.Itoa(serial), note: note, known: map[string]bool{}}, nil
+	return &survivor{store: s, process: serial, name: stateName(serial), note: note, known: map[string]bool{}}, nil
 }
 
 // survive begins to keep, where there is a store. The caller holds mu, or is New.
@@ -71,7 +74,7 @@ func (c *Controller) surviveHeir(s *packed) error {
 		return err
 	}
 	// What the heir has dropped is not known: all is put again, and only the notes of before go.
-	c.survivor.inherit([]string{statePrefix + strconv.Itoa(s.Process), statePrefix + strconv.Itoa(s.Process+1)})
+	c.survivor.inherit([]string{stateName(s.Process), stateName(s.Process + 1)})
 	return old.note.Close()
 }
 
@@ -80,13 +83,7 @@ func (c *Controller) forgetHeir(s *packed) error {
 	if c.survivor == nil {
 		return nil
 	}
-	var names []string
-	for _, u := range s.Uplinks {
-		for _, vm := range u.VMs {
-			names = append(names, portNoteName(vm.Tag, s.Process), portNoteName(vm.Tag, s.Process+1))
-		}
-	}
-	return c.dropStrays(names)
+	return c.dropStrays(append(s.portNotes(s.Process), s.portNotes(s.Process+1)...))
 }
 
 // remember writes what a process after this one needs, should this one die now. The caller holds mu.
@@ -174,23 +171,15 @@ func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 	if err == nil {
 		s.Process, s.Kept, s.Store = process, names, opt.Store.Path()
 		c.mu.Lock()
-		c.lenient = true
-		err = c.goOn(p, &s)
-		c.lenient = false
+		err = c.goOn(p, &s, eachForItself)
 		c.mu.Unlock()
 	}
 	if err != nil {
 		c.leavePlaces()
 		if c.survivor != nil { // it may have begun to keep
 			err = errors.Join(err, c.survivor.forget())
-			names = append(names, c.survivor.name)
 		}
-		for _, u := range s.Uplinks {
-			for _, vm := range u.VMs {
-				names = append(names, portNoteName(vm.Tag, process+1))
-			}
-		}
-		for _, name := range names {
+		for _, name := range append(names, s.portNotes(process+1)...) {
 			err = errors.Join(err, opt.Store.Drop(name))
 		}
 		return nil, fmt.Errorf("recover: %w", err)
@@ -325,7 +314,7 @@ func recovered(p *parcel.Parcel, files map[string]int) (serial int, err error) {
 			serial = max(serial, n)
 		}
 	}
-	fd, terr := p.Take(statePrefix+strconv.Itoa(serial), parcel.Memory)
+	fd, terr := p.Take(stateName(serial), parcel.Memory)
 	if terr != nil {
 		return serial, errors.Join(err, terr)
 	}

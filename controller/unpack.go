@@ -19,6 +19,19 @@ import (
 // errMoved means that a VM of a parcel cannot be served now for a reason that is the host's, not the parcel's: it waits.
 var errMoved = errors.New("it has changed meanwhile")
 
+// unpacking is what a VM that cannot be unpacked means.
+type unpacking int
+
+const (
+	allOrNothing  unpacking = iota // the error of unpack: the process that packed it goes on with all
+	eachForItself                  // nobody else goes on: it waits, is attached anew, and ends no other
+)
+
+// waits tells an error because of which only the VM waits.
+func (how unpacking) waits(err error) bool {
+	return errors.Is(err, errMoved) || err != nil && how == eachForItself
+}
+
 // readPacked decodes a parcel's state.
 func readPacked(p *parcel.Parcel) (s packed, err error) {
 	if err := json.Unmarshal(p.State, &s); err != nil {
@@ -29,7 +42,7 @@ func readPacked(p *parcel.Parcel) (s packed, err error) {
 
 // unpack goes on with the uplinks of a parcel. With an error nothing of them is kept, and nothing of the host was undone. The caller
 // holds mu.
-func (c *Controller) unpack(p *parcel.Parcel, s *packed) (err error) {
+func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err error) {
 	var opened []*uplink
 	defer func() {
 		if err == nil {
@@ -50,7 +63,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed) (err error) {
 		opened = append(opened, u)
 		c.uplinks[u.name] = u
 		c.pulses.add(u)
-		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs); err != nil {
+		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs, how); err != nil {
 			return fmt.Errorf("interface %s: %w", u.name, err)
 		}
 		if _, err := c.watcher.Add(u.name); err != nil {
@@ -162,11 +175,11 @@ func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, ready rea
 }
 
 // unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.
-func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM) error {
+func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM, how unpacking) error {
 	for i := range list {
 		vm := &list[i]
-		err := c.unpackVM(p, u, vm)
-		if errors.Is(err, errMoved) || err != nil && c.lenient {
+		err := c.unpackVM(p, u, vm, how)
+		if how.waits(err) {
 			c.forgetPort(vm)
 			u.log.Error("VM not taken over: it waits", "vm", vm.VM.Name, "err", err)
 			c.wait(u.name, vm.VM, err.Error())
@@ -179,7 +192,7 @@ func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM) err
 	return nil
 }
 
-func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
+func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM, how unpacking) error {
 	a, err := c.checkRequest(attachAgain(u.name, vm.VM))
 	if err != nil {
 		return err
@@ -198,7 +211,7 @@ func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) error {
 		err = a.kind.unpack(a, p, vm)
 	}
 	if err != nil {
-		if errors.Is(err, errMoved) || c.lenient {
+		if how.waits(err) {
 			return errors.Join(err, u.removeVM(a))
 		}
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -169,7 +168,6 @@ func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controlle
 		return controller.New(opt)
 	}
 	start := time.Now()
-	opt.Store.Has(slices.Collect(maps.Keys(files))...)
 	late := time.AfterFunc(recoverWithin, func() { // what is kept holds frames that nobody takes: the next process begins anew
 		log.Error("not gone on in time: what was kept is let go", "kept", len(files))
 		for name := range files {
