@@ -131,24 +131,29 @@ func printApplied(p *printer, a *applied) {
 
 // readDescription reads a file, or with - standard input.
 func readDescription(name string, stdin io.Reader) (*apply.File, error) {
-	switch name {
-	case "":
+	if name == "" {
 		return nil, usagef("apply: which description? give -f FILE, or -f - for standard input")
-	case "-":
-		f, err := apply.Read(stdin)
-		if err != nil {
-			return nil, fmt.Errorf("standard input: %w", err)
-		}
-		return f, nil
 	}
-	file, err := os.Open(name)
+	in, what, err := openInput(name, stdin)
 	if err != nil {
-		return nil, fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
+		return nil, err
 	}
-	defer file.Close()
-	f, err := apply.Read(file)
+	defer in.Close()
+	f, err := apply.Read(in)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return f, nil
+}
+
+// openInput opens a file, or with - standard input. what names it in messages.
+func openInput(name string, stdin io.Reader) (in io.ReadCloser, what string, err error) {
+	if name == "-" {
+		return io.NopCloser(stdin), "standard input", nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
+	}
+	return f, name, nil
 }

@@ -20,7 +20,7 @@ func flowsCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "iface", Usage: "only flows of interface `I`"},
 		&cli.StringFlag{Name: "vm", Usage: "only flows to VM `NAME`"},
-		&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + sortKeys(), Value: string(api.FlowSorts[0])},
+		&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + listed(api.FlowSorts), Value: string(api.FlowSorts[0])},
 		&cli.IntFlag{Name: "limit", Usage: "print at most `N` flows", DefaultText: strconv.Itoa(mostFlows) + ", in JSON all, with --watch what fits the window"},
 	}
 	return &cli.Command{
@@ -43,7 +43,7 @@ func flows(c *cli.Context, s streams) error {
 	}
 	q := api.FlowsQuery{Iface: c.String("iface"), VM: c.String("vm"), Sort: api.FlowSort(c.String("sort")), Limit: c.Int("limit")}
 	if !slices.Contains(api.FlowSorts, q.Sort) {
-		return usagef("flows: --sort %s: no such key: say one of %s", q.Sort, sortKeys())
+		return usagef("flows: --sort %s: no such key: say one of %s", q.Sort, listed(api.FlowSorts))
 	}
 	if c.IsSet("limit") && q.Limit < 1 {
 		return usagef("flows: --limit %d: not a number of flows: say 1 and above", q.Limit)
@@ -136,9 +136,10 @@ func endFlows(p *printer, list *api.Flows) error {
 	return p.flush()
 }
 
-func sortKeys() string {
-	words := make([]string, len(api.FlowSorts))
-	for i, key := range api.FlowSorts {
+// listed names keys for a message.
+func listed[K ~string](keys []K) string {
+	words := make([]string, len(keys))
+	for i, key := range keys {
 		words[i] = string(key)
 	}
 	return strings.Join(words, ", ")

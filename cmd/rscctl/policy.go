@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -120,22 +119,18 @@ const maxPolicyFile = 64 << 10
 
 // policyFile reads what 'policy get -o json' prints. Only what it says of the policy is taken.
 func policyFile(name string, stdin io.Reader) (api.PolicyPatch, error) {
-	from, what := stdin, "standard input"
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return api.PolicyPatch{}, fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
-		}
-		defer f.Close()
-		from, what = f, name
+	from, what, err := openInput(name, stdin)
+	if err != nil {
+		return api.PolicyPatch{}, err
 	}
+	defer from.Close()
 	var in struct {
 		api.PolicyResponse
 		Policy *api.PolicyPatch `json:"policy"`
 	}
 	d := json.NewDecoder(io.LimitReader(from, maxPolicyFile))
 	d.DisallowUnknownFields()
-	err := d.Decode(&in)
+	err = d.Decode(&in)
 	if err == nil && in.Policy == nil {
 		err = errors.New("it has no policy")
 	}

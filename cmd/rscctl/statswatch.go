@@ -59,7 +59,7 @@ func (v statsChange) print(w io.Writer) error {
 			}
 		}
 		rx := func(q *api.Queue) uint64 { return q.RxFrames }
-		p.row(name, grouped(q.RxFrames), d.delta(rx), d.rate(rx), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate(lost), d.cpu(), p.health(q.Health))
+		p.row(name, grouped(q.RxFrames), d.delta(rx), d.rate(rx), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate((*api.Queue).Lost), d.cpu(), p.health(q.Health))
 	}
 	return p.flush()
 }

@@ -206,16 +206,13 @@ func (v statusView) printQueues(p *printer) {
 			name, held := nic.Name+"/"+strconv.Itoa(q.ID), fmt.Sprintf("%d/%d", q.Held, q.Chunks)
 			if v.watched {
 				d := v.since(nic.Name, q)
-				p.row(name, many(q.RxFrames), d.rate(func(q *api.Queue) uint64 { return q.RxFrames }), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate(lost), held, d.cpu(), p.health(q.Health))
+				p.row(name, many(q.RxFrames), d.rate(func(q *api.Queue) uint64 { return q.RxFrames }), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate((*api.Queue).Lost), held, d.cpu(), p.health(q.Health))
 			} else {
-				p.row(name, many(q.RxFrames), many(q.TxFrames), many(lost(q)), held, duration(time.Duration(q.CPUNS)), p.health(q.Health))
+				p.row(name, many(q.RxFrames), many(q.TxFrames), many(q.Lost()), held, duration(time.Duration(q.CPUNS)), p.health(q.Health))
 			}
 		}
 	}
 }
-
-// lost is what a queue lost before the worker had it, and on its way out.
-func lost(q *api.Queue) uint64 { return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.TxRingFull }
 
 func printPorts(p *printer, st *api.Status) {
 	p.line("")

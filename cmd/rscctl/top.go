@@ -27,20 +27,12 @@ a row says that something is wrong with it, an x that it does not work.
 Keys: q ends, s orders by the next figure, r reverses, / filters by a part of a name, p pauses, tab goes to the other table,
 enter shows all of one VM, arrows move.`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + topKeys(), Value: string(top.Keys[0])},
+			&cli.StringFlag{Name: "sort", Usage: "order by `KEY`: " + listed(top.Keys), Value: string(top.Keys[0])},
 			&cli.StringFlag{Name: "filter", Usage: "show only what has `TEXT` in its name or its interface's", DefaultText: "everything"},
 			intervalFlag("looks"), socketFlag(),
 		},
 		Action: func(c *cli.Context) error { return on("top", runTop(c, s)) },
 	}
-}
-
-func topKeys() string {
-	var words []string
-	for _, k := range top.Keys {
-		words = append(words, string(k))
-	}
-	return strings.Join(words, ", ")
 }
 
 const (
@@ -54,7 +46,7 @@ func runTop(c *cli.Context, s streams) error {
 	}
 	key := top.Key(c.String("sort"))
 	if !slices.Contains(top.Keys, key) {
-		return usagef("top: --sort %s: no such key: say one of %s", key, topKeys())
+		return usagef("top: --sort %s: no such key: say one of %s", key, listed(top.Keys))
 	}
 	interval, err := watchInterval(c)
 	if err != nil {

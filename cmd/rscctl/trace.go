@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -89,19 +90,14 @@ func trace(c *cli.Context, s streams) error {
 		}
 		return nil
 	})
-	if err == errEnough || errors.Is(err, context.Canceled) {
+	if err == errEnough {
 		return nil
 	}
-	return err
+	return ended(err)
 }
 
 func isFate(k api.TraceEventKind) bool {
-	for _, f := range api.TraceFates {
-		if k == f {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(api.TraceFates, k)
 }
 
 func checkEvents(list string) error {
@@ -140,12 +136,7 @@ func within(c *cli.Context, name string, least, most int) (int, error) {
 
 func printEvent(w io.Writer, e *api.TraceEvent, asJSON bool) error {
 	if asJSON {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(append(line, '\n'))
-		return err
+		return json.NewEncoder(w).Encode(e)
 	}
 	var err error
 	switch {

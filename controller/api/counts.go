@@ -24,41 +24,35 @@ func ByCount(m map[string]uint64) (out []Count) {
 
 // Add adds what was counted of the same VM before: by another process, or on another worker. Held is a level and no count: it stays.
 func (s *VMStats) Add(o *VMStats) {
-	for _, p := range s.counts(o) {
-		*p.to += p.n
-	}
+	s.RxPackets += o.RxPackets
+	s.RxBytes += o.RxBytes
+	s.Superframes += o.Superframes
+	s.MergedPackets += o.MergedPackets
+	s.GuestFrames += o.GuestFrames
+	s.GuestBytes += o.GuestBytes
+	s.Recut += o.Recut
+	s.Interrupts += o.Interrupts
+	s.TxFrames += o.TxFrames
+	s.TxBytes += o.TxBytes
+	s.TxWireFrames += o.TxWireFrames
+	s.LocalFrames += o.LocalFrames
+	s.LatePackets += o.LatePackets
+	s.FeedUnsent += o.FeedUnsent
+	s.StalledNS += o.StalledNS
+	s.Rests += o.Rests
+	s.TapDropped += o.TapDropped
+	s.FrameBytesSum += o.FrameBytesSum
+	s.HoldNSSum += o.HoldNSSum
 	s.Unexplained += o.Unexplained
-	for _, p := range s.named(o) {
-		*p.to = addNamed(*p.to, p.from)
-	}
+	s.Passed = addNamed(s.Passed, o.Passed)
+	s.Sealed = addNamed(s.Sealed, o.Sealed)
+	s.Dropped = addNamed(s.Dropped, o.Dropped)
+	s.TxDropped = addNamed(s.TxDropped, o.TxDropped)
+	s.QEMU = addNamed(s.QEMU, o.QEMU)
+	s.Virtio = addNamed(s.Virtio, o.Virtio)
+	s.Vhost = addNamed(s.Vhost, o.Vhost)
+	s.TapOutcomes = addNamed(s.TapOutcomes, o.TapOutcomes)
 	s.FrameBytes, s.HoldNS = addBuckets(s.FrameBytes, o.FrameBytes), addBuckets(s.HoldNS, o.HoldNS)
-}
-
-type countPair struct {
-	to *uint64
-	n  uint64
-}
-
-func (s *VMStats) counts(o *VMStats) []countPair {
-	return []countPair{
-		{&s.RxPackets, o.RxPackets}, {&s.RxBytes, o.RxBytes}, {&s.Superframes, o.Superframes}, {&s.MergedPackets, o.MergedPackets},
-		{&s.GuestFrames, o.GuestFrames}, {&s.GuestBytes, o.GuestBytes}, {&s.Recut, o.Recut}, {&s.Interrupts, o.Interrupts},
-		{&s.TxFrames, o.TxFrames}, {&s.TxBytes, o.TxBytes}, {&s.TxWireFrames, o.TxWireFrames}, {&s.LocalFrames, o.LocalFrames},
-		{&s.LatePackets, o.LatePackets}, {&s.FeedUnsent, o.FeedUnsent}, {&s.StalledNS, o.StalledNS}, {&s.Rests, o.Rests},
-		{&s.TapDropped, o.TapDropped}, {&s.FrameBytesSum, o.FrameBytesSum}, {&s.HoldNSSum, o.HoldNSSum},
-	}
-}
-
-type namedPair struct {
-	to   *map[string]uint64
-	from map[string]uint64
-}
-
-func (s *VMStats) named(o *VMStats) []namedPair {
-	return []namedPair{
-		{&s.Passed, o.Passed}, {&s.Sealed, o.Sealed}, {&s.Dropped, o.Dropped}, {&s.TxDropped, o.TxDropped},
-		{&s.QEMU, o.QEMU}, {&s.Virtio, o.Virtio}, {&s.Vhost, o.Vhost}, {&s.TapOutcomes, o.TapOutcomes},
-	}
 }
 
 func addNamed(to, from map[string]uint64) map[string]uint64 {
@@ -97,3 +91,6 @@ func (q *Queue) Add(o *Queue) {
 	q.GroupUnusable += o.GroupUnusable
 	q.CPUNS += o.CPUNS
 }
+
+// Lost is what the queue lost before the worker had it, and on its way out.
+func (q *Queue) Lost() uint64 { return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.TxRingFull }

@@ -85,8 +85,8 @@ func (u *Uplink) workerTrouble(err error) string {
 	return fmt.Sprintf("%v: its frames wait or are lost, but VMs on taps have the kernel's path; 'rscctl detach %s' and attach again, or restart the controller", err, u.Name)
 }
 
-// ownHealth is what is wrong with a VM, whatever its interface is like. p has its warnings.
-func (u *Uplink) ownHealth(vm *VM, p *api.Port) verdict {
+// portHealth is what is wrong with a VM. What its interface lacks, it lacks too. p has its warnings.
+func (u *Uplink) portHealth(vm *VM, p *api.Port) api.Health {
 	v := newVerdict()
 	if why := notServed(p); why != "" {
 		v.down(why)
@@ -96,7 +96,10 @@ func (u *Uplink) ownHealth(vm *VM, p *api.Port) verdict {
 	if n := t.Unexplained(); n != 0 {
 		v.degraded(fmt.Sprintf("%d packets are unexplained: a fault of ours: please report it", n))
 	}
-	return v
+	if why := u.linkTrouble(); why != "" {
+		v.degraded(why)
+	}
+	return v.Health
 }
 
 // notServed says why a port serves no guest, "" when it does.

@@ -40,11 +40,7 @@ func (u *Uplink) status() api.Interface {
 		if n := u.PartialChecksums(vm); n > 0 && !vm.PartialPast {
 			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
 		}
-		own := u.ownHealth(vm, &p)
-		if why := u.linkTrouble(); why != "" {
-			own.degraded(why)
-		}
-		p.Health = own.Health
+		p.Health = u.portHealth(vm, &p)
 		i.Ports = append(i.Ports, p)
 	}
 	return i

@@ -186,7 +186,6 @@ func (s *span) queue(name string, was, now *api.Queue) Queue {
 		return q
 	}
 	q.CPU, q.Rx, q.Tx = s.rate(was.CPUNS, now.CPUNS)/1e9, s.rate(was.RxFrames, now.RxFrames), s.rate(was.TxFrames, now.TxFrames)
-	lost := func(q *api.Queue) uint64 { return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.TxRingFull }
-	q.Lost = s.rate(lost(was), lost(now))
+	q.Lost = s.rate(was.Lost(), now.Lost())
 	return q
 }
