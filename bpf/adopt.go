@@ -48,31 +48,56 @@ func objectOf(object []byte) string {
 func (p *Program) Parts() (Parts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := Parts{Program: p.prog.FD(), Mode: p.mode, Object: objectOf(_RscBytes), ReadsTag: p.readsTag, Maps: map[string]int{
-		RscMapPorts: p.ports.FD(), RscMapOutcomes: p.outcomes.FD(), RscMapXsks: p.xsks.FD(),
-		RscMapShares: p.shares.FD(), RscMapExcluded: p.excluded.FD(), RscMapFlows: p.flows.FD(),
-	}}
+	maps := map[string]*ebpf.Map{
+		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
+	}
+	out := Parts{Program: p.prog.FD(), Mode: p.mode, ReadsTag: p.readsTag, Maps: map[string]int{}}
+	for name, m := range maps {
+		out.Maps[name] = m.FD()
+	}
+	out.Object, out.IDs = p.told.of(_RscBytes, p.prog, maps)
 	var err error
 	if out.Link, out.LinkID, err = linkFD(p.link); err != nil {
 		return Parts{}, fmt.Errorf("xdp: link: %w", err)
 	}
-	out.IDs = idsOf(p.prog, map[string]*ebpf.Map{
-		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
-	})
 	return out, nil
+}
+
+// told is what never changes of a program that is loaded. To tell it takes some ten system calls, and Parts is asked each second.
+type told struct {
+	object string
+	ids    map[string]uint32 // nil: not asked yet
+}
+
+func (t *told) of(object []byte, prog *ebpf.Program, maps map[string]*ebpf.Map) (string, map[string]uint32) {
+	if t.ids == nil {
+		t.object, t.ids = objectOf(object), idsOf(prog, maps)
+	}
+	ids := t.ids
+	for _, id := range ids {
+		if id == 0 { // the kernel may tell the next time
+			t.ids = nil
+		}
+	}
+	return t.object, ids
 }
 
 // idsOf are the kernel's numbers of a program and its maps, 0 where it does not tell.
 func idsOf(prog *ebpf.Program, maps map[string]*ebpf.Map) map[string]uint32 {
-	out := map[string]uint32{}
-	if info, err := prog.Info(); err == nil {
-		id, _ := info.ID()
-		out[""] = uint32(id)
-	}
+	out := map[string]uint32{"": progID(prog)}
 	for name, m := range maps {
 		out[name] = mapID(m)
 	}
 	return out
+}
+
+func progID(prog *ebpf.Program) uint32 {
+	info, err := prog.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return uint32(id)
 }
 
 func mapID(m *ebpf.Map) uint32 {
@@ -110,9 +135,6 @@ func Adopt(o LoadOptions, parts Parts, outcomes map[string]uint64) (_ *Program, 
 		p.link, err = openLink(parts.Link, link.XDPType)
 		parts.Link = -1
 		p.mode = parts.Mode
-	}
-	if err == nil {
-		err = p.readExcluded()
 	}
 	if err != nil {
 		if p != nil {
@@ -156,7 +178,7 @@ func (p *Program) TakePlace() error {
 			return fmt.Errorf("xdp: replace the program: %w", err)
 		}
 	}
-	clear(p.excludes) // they may have changed since it was made ready
+	// Not before: they may change while it is made ready.
 	if err := p.readExcluded(); err != nil {
 		return fmt.Errorf("xdp: %w", err)
 	}

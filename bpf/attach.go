@@ -90,11 +90,4 @@ func (p *Program) Mode() string {
 }
 
 // ID is the kernel's id of the program, by which its interface shows it while it is attached; 0 when the kernel does not tell.
-func (p *Program) ID() uint32 {
-	info, err := p.prog.Info()
-	if err != nil {
-		return 0
-	}
-	id, _ := info.ID()
-	return uint32(id)
-}
+func (p *Program) ID() uint32 { return progID(p.prog) }

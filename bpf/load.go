@@ -38,6 +38,7 @@ type Program struct {
 	mu   sync.Mutex // of what follows
 	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
 	mode string
+	told told
 
 	excludes map[uint32][]uint16 // what the map excluded holds, by PortValue.Port, sorted
 }

@@ -33,8 +33,9 @@ type TapProgram struct {
 	outcomes *ebpf.Map
 	flows    *ebpf.Map // nil when shared
 
-	mu sync.Mutex // of what follows
-	on *tcAttachment
+	mu   sync.Mutex // of what follows
+	on   *tcAttachment
+	told told
 }
 
 // LoadTap loads the program for one tap; it does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.

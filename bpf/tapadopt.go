@@ -13,8 +13,8 @@ import (
 func (p *TapProgram) Parts() (Parts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := Parts{Program: p.prog.FD(), Link: -1, Mode: p.on.mode(), Object: objectOf(_RscTapBytes), Maps: map[string]int{RscTapMapOutcomes: p.outcomes.FD()},
-		IDs: idsOf(p.prog, map[string]*ebpf.Map{RscTapMapOutcomes: p.outcomes})}
+	out := Parts{Program: p.prog.FD(), Link: -1, Mode: p.on.mode(), Maps: map[string]int{RscTapMapOutcomes: p.outcomes.FD()}}
+	out.Object, out.IDs = p.told.of(_RscTapBytes, p.prog, map[string]*ebpf.Map{RscTapMapOutcomes: p.outcomes})
 	if p.on != nil {
 		var err error
 		if out.Link, out.LinkID, err = linkFD(p.on.link); err != nil {
