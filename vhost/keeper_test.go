@@ -208,7 +208,7 @@ func TestAQuestionCostsAKeeperTwoNotes(t *testing.T) {
 		if _, err := c.Write(message(user.GetFeatures, 1, nil)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readFull(c, make([]byte, user.HeaderSize+8)); err != nil {
+		if _, err := io.ReadFull(c, make([]byte, user.HeaderSize+8)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,8 +6,6 @@ import (
 	"net"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rscctl/rscctl/vhost/unixsock"
 	"github.com/rscctl/rscctl/vhost/user"
 )
@@ -101,11 +99,11 @@ func (p *Port) packed(k *packing, waiting *net.UnixConn) packed {
 		own = append(own, NamedFile{Name: listenerFile, FD: fd})
 	}
 	if waiting != nil {
-		fd, err := dupConn(waiting)
+		fd, err := unixsock.Dup(waiting)
 		if err != nil {
 			p.withdraw(k)
 			user.CloseFiles(own)
-			return packed{err: err}
+			return packed{err: fmt.Errorf("connection: %w", err)}
 		}
 		own = append(own, NamedFile{Name: waitingFile, FD: fd})
 	}
@@ -141,13 +139,19 @@ func (p *Port) withdraw(k *packing) bool {
 		return false
 	}
 	k.withdrawn = true
-	if p.packing == k {
-		p.packing = nil
-		if p.session != nil {
-			p.session.Unpause()
-		}
-	}
+	p.unask(k)
 	return true
+}
+
+// unask forgets a Pack that came to nothing. The caller holds mu.
+func (p *Port) unask(k *packing) {
+	if p.packing != k {
+		return
+	}
+	p.packing = nil
+	if p.session != nil {
+		p.session.Unpause()
+	}
 }
 
 // packUp does what Pack waits for, if it does, with the session that Run has been paused for, or nil. It says whether the port is
@@ -164,12 +168,12 @@ func (p *Port) packUp(s *user.Session) bool {
 	defer func() {
 		if r := recover(); r != nil { // a mistake of ours: the port goes on
 			p.thaw(s)
-			p.giveUpPack(k, s, user.FaultError(r))
+			p.giveUpPack(k, user.FaultError(r))
 		}
 	}()
 	if s != nil {
 		if err := s.Freeze(); err != nil {
-			p.giveUpPack(k, s, fmt.Errorf("%w: %w", ErrBusy, err))
+			p.giveUpPack(k, fmt.Errorf("%w: %w", ErrBusy, err))
 			return false
 		}
 	}
@@ -177,7 +181,7 @@ func (p *Port) packUp(s *user.Session) bool {
 	dups, err := user.DupFiles(files)
 	if err != nil {
 		p.thaw(s)
-		p.giveUpPack(k, s, err)
+		p.giveUpPack(k, err)
 		return false
 	}
 	p.mu.Lock()
@@ -206,28 +210,11 @@ func (p *Port) thaw(s *user.Session) {
 }
 
 // giveUpPack answers that the port goes on.
-func (p *Port) giveUpPack(k *packing, s *user.Session, err error) {
+func (p *Port) giveUpPack(k *packing, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.packing == k {
-		p.packing = nil
-		if s != nil {
-			s.Unpause()
-		}
-	}
+	p.unask(k)
 	k.answer <- packed{err: err}
-}
-
-func dupConn(c *net.UnixConn) (fd int, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	cerr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	if err := errors.Join(cerr, err); err != nil {
-		return -1, fmt.Errorf("connection: %w", err)
-	}
-	return fd, nil
 }
 
 // Unpack makes a Port that goes on where another one was, by Pack or by what a Keeper
@@ -323,9 +310,8 @@ func (p *Port) unpack(st *PortState, files *user.Files) (waiting *net.UnixConn, 
 	if st.FrontEnd == nil {
 		return waiting, nil, nil
 	}
-	if st.Pending != "" {
+	if st.Pending != "" { // nobody takes its connection, which ends with the rest
 		p.last = fmt.Errorf("%.32q was half done when the process before ended: %w", st.Pending, ErrHalfDone)
-		user.HangUp(st.FrontEnd, files)
 		return waiting, nil, nil
 	}
 	s, err = user.RestoreSession(p.sessionConfig(p.sessions), st.FrontEnd, files)

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,22 +264,13 @@ func TestAMessageHalfSentIsReadByTheHeir(t *testing.T) {
 		}
 		answer := make([]byte, user.HeaderSize+8)
 		_ = c.SetReadDeadline(time.Now().Add(patience))
-		if _, err := readFull(c, answer); err != nil || answer[user.HeaderSize] != 0 {
+		if _, err := io.ReadFull(c, answer); err != nil || answer[user.HeaderSize] != 0 {
 			t.Errorf("after %d bytes: %v, %x", n, err, answer)
 		}
 		if st := pack(t, p); !bytes.Contains(st.state, []byte(`"call":"call-0-1-1"`)) {
 			t.Errorf("after %d bytes: %s", n, st.state)
 		} else {
 			user.CloseFiles(st.files)
-		}
-	}
-}
-
-func readFull(c net.Conn, b []byte) (int, error) {
-	for n := 0; ; {
-		k, err := c.Read(b[n:])
-		if n += k; n == len(b) || err != nil {
-			return n, err
 		}
 	}
 }
@@ -401,7 +392,7 @@ func TestAFrontEndThatComesMeanwhileIsServed(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = heir.Close() })
-		if _, err := readFull(conn, make([]byte, user.HeaderSize+8)); err != nil {
+		if _, err := io.ReadFull(conn, make([]byte, user.HeaderSize+8)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -425,7 +416,7 @@ func TestAFrontEndThatComesMeanwhileIsServed(t *testing.T) {
 		exchange(t, heir, first, 0)
 		_ = first.Close()
 		<-log.stopped
-		if _, err := readFull(second, make([]byte, user.HeaderSize+8)); err != nil {
+		if _, err := io.ReadFull(second, make([]byte, user.HeaderSize+8)); err != nil {
 			t.Error(err)
 		}
 	})

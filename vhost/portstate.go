@@ -68,10 +68,7 @@ func (st *PortState) checkSchema() error {
 // of it.
 func (p *Port) state(s *user.Session) (st PortState, files []NamedFile) {
 	c := p.Counters()
-	st = PortState{Schema: PortSchema, Name: p.cfg.Name, Socket: p.cfg.Socket, Connect: p.cfg.Connect, Counters: c.Named()}
-	for name, n := range c.TxDropped {
-		st.Counters[dropPrefix+name] = n
-	}
+	st = PortState{Schema: PortSchema, Name: p.cfg.Name, Socket: p.cfg.Socket, Connect: p.cfg.Connect, Counters: c.all()}
 	if p.l != nil {
 		id := p.l.ID()
 		st.ID, st.Listener = &id, listenerFile
@@ -98,20 +95,24 @@ const (
 
 const dropPrefix = "tx_dropped_"
 
+// all are the counters by their names in PortState.Counters.
+func (c *Counters) all() map[string]uint64 {
+	out := c.Named()
+	for name, n := range c.TxDropped {
+		out[dropPrefix+name] = n
+	}
+	return out
+}
+
 // carry makes the counters go on from st's.
 func (p *Port) carry(st *PortState) {
 	for i := range numCounters {
 		var one [numCounters]uint64
 		one[i] = 1
 		c := named(&one)
-		for name, n := range c.Named() {
+		for name, n := range c.all() {
 			if n == 1 {
 				p.carried[i] = st.Counters[name]
-			}
-		}
-		for name, n := range c.TxDropped {
-			if n == 1 {
-				p.carried[i] = st.Counters[dropPrefix+name]
 			}
 		}
 	}

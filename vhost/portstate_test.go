@@ -6,9 +6,9 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -253,7 +253,7 @@ func TestAParcelWithWrongFilesIsRefused(t *testing.T) {
 			if kind(f.Name) == "call" && fd == event { // one that the peer reads may be a semaphore
 				continue
 			}
-			what, _ := os.Readlink("/proc/self/fd/" + openName(fd))
+			what, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 			replace([]string{"", "the other end of "}[n%2]+what, fd)
 		}
 	}
@@ -264,8 +264,6 @@ func TestAParcelWithWrongFilesIsRefused(t *testing.T) {
 func isEvent(name string) bool {
 	return strings.HasPrefix(name, "kick") || strings.HasPrefix(name, "call")
 }
-
-func openName(fd int) string { b, _ := json.Marshal(fd); return string(b) }
 
 // Unknown names are of a newer writer that says that older readers may read it, and left-over files are a crash's.
 func TestAStateWithMoreThanIsKnownIsTaken(t *testing.T) {
@@ -358,7 +356,7 @@ func FuzzPortState(f *testing.F) {
 		}
 		before := openFDs(t)
 		for _, f := range files {
-			delete(before, openName(f.FD))
+			delete(before, strconv.Itoa(f.FD))
 		}
 		heir, err := vhost.Unpack(cfg, st, files)
 		switch {
@@ -381,19 +379,6 @@ func FuzzPortState(f *testing.F) {
 		if n := mapsOf(t, "rscctl-guest"); n != maps {
 			t.Errorf("%d mappings, %d before", n, maps)
 		}
-		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			left := 0
-			for n, what := range openFDs(t) {
-				if before[n] != what {
-					left++
-				}
-			}
-			if left == 0 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%d descriptors left", left)
-			}
-		}
+		closedSince(t, before)
 	})
 }

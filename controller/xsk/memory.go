@@ -91,12 +91,12 @@ func noteOf(c Config, p Parts) (n [noteWords]uint64, err error) {
 	if err != nil {
 		return n, explain("socket's cookie", err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(p.Umem, &st); err != nil {
-		return n, explain("UMEM memory", err)
+	umem, err := fileOf(p.Umem)
+	if err != nil {
+		return n, err
 	}
 	pair := func(a, b int) uint64 { return uint64(a)<<32 | uint64(uint32(b)) }
-	n[noteMagic], n[noteSocket], n[noteUmem] = magic, cookie, st.Ino
+	n[noteMagic], n[noteSocket], n[noteUmem] = magic, cookie, umem.ino
 	n[noteQueue], n[noteChunks] = pair(c.Ifindex, c.Queue), pair(c.Chunks, c.ChunkSize)
 	n[noteRxTx], n[noteFillComp] = pair(c.RxSize, c.TxSize), pair(c.FillSize, c.CompSize)
 	if c.NeedWakeup {

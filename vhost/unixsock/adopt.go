@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,13 +52,21 @@ func (l *Listener) ID() FileID { return l.id }
 // Dup returns another descriptor of the socket, closed on exec, which is the caller's. Connections that wait for Accept wait for it
 // too.
 func (l *Listener) Dup() (fd int, err error) {
-	raw, err := l.SyscallConn()
+	if fd, err = Dup(l.UnixListener); err != nil {
+		return -1, fmt.Errorf("socket %s: %w", l.path, err)
+	}
+	return fd, nil
+}
+
+// Dup returns another descriptor of a socket, closed on exec, which is the caller's.
+func Dup(c syscall.Conn) (fd int, err error) {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return -1, err
 	}
 	cerr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
 	if err := errors.Join(cerr, err); err != nil {
-		return -1, fmt.Errorf("socket %s: %w", l.path, err)
+		return -1, err
 	}
 	return fd, nil
 }

@@ -214,20 +214,6 @@ func RestoreSession(cfg SessionConfig, st *SessionState, files *Files) (*Session
 	return s, nil
 }
 
-// HangUp ends the connection of a session that nobody can go on with: the front-end
-// sees it closed, if it does not already.
-func HangUp(st *SessionState, files *Files) {
-	fd, err := files.Take(st.Connection)
-	if err != nil {
-		return
-	}
-	if c, err := AdoptConn(fd); err == nil {
-		conn := NewConn(c)
-		_ = conn.shutdown()
-		_ = conn.Close()
-	}
-}
-
 // Resume tells the device that rings run. On the goroutine that will call Run, before it.
 func (s *Session) Resume() {
 	var err error
@@ -262,7 +248,7 @@ func (s *Session) restore(st *SessionState, files *Files) (err error) {
 		return fmt.Errorf("protocol features %#x: %w: %w", uint64(extra), ErrParcel, ErrFeatures)
 	}
 	switch {
-	case st.MTU < 0 || st.MTU > 65535:
+	case st.MTU < 0 || st.MTU > largestMTU:
 		return fmt.Errorf("MTU %d: %w", st.MTU, ErrParcel)
 	case st.Refusals < 0:
 		return fmt.Errorf("%d refusals: %w", st.Refusals, ErrParcel)
