@@ -36,7 +36,7 @@ func checkFolder(cfg vhost.Config, own ...string) error {
 		return withRemedy(err)
 	}
 	if folders, boxed := writable(string(b), own); boxed {
-		return fmt.Errorf("%w: this service may make sockets below %s only: choose a path there, or add ReadWritePaths=%s to the unit ('systemctl edit rscctl') and restart it",
+		return fmt.Errorf("%w: this service may make sockets below %s only: choose a path there, or add ReadWritePaths=%s to the unit ('systemctl edit rscctl') and reload it",
 			err, strings.Join(folders, ", "), filepath.Dir(cfg.Socket))
 	}
 	return withRemedy(err)
