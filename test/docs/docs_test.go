@@ -78,8 +78,7 @@ func script(blocks []string) string {
 	text := strings.Join(blocks, "\n")
 	started := false
 	for line := range strings.Lines(text) {
-		words, comment, _ := strings.Cut(strings.TrimSpace(line), " #")
-		_ = comment
+		words, _, _ := strings.Cut(strings.TrimSpace(line), " #")
 		switch {
 		case strings.TrimPrefix(words, "bin/") == "rscctl run" || strings.HasPrefix(strings.TrimPrefix(words, "bin/"), "rscctl run "):
 			words, started = "start "+words, true

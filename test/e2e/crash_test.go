@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"syscall"
@@ -35,7 +36,10 @@ func (r *rig) crash() {
 		if code != 0 {
 			return errors.New(out)
 		}
-		if r.json(&st, "status"); st.PID == was {
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			return err
+		}
+		if st.PID == was {
 			return errNotYet
 		}
 		return nil

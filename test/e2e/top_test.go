@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/terminal"
@@ -32,24 +31,16 @@ func TestTopShowsWhatAControllerDoes(t *testing.T) {
 	}
 	shows("both VMs", `(?m)^>x absent .* no front-end is.*\n   vm0 `)
 
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				netnstest.Bulk(t, r.net.A, g.side, 16<<20, false, time.Minute)
-			}
-		}
-	}()
+	stop := make(chan struct{})
+	done := r.transfers(g.side, stop)
 	//           name   bit/s        pkt/s      frm/s      segments           hold            drop/s  why
 	shows("merged traffic", `(?m)^   vm0 +[0-9.]+[MG] +[0-9.]+k +[0-9.]+k? +([2-9]|[1-9][0-9])(\.[0-9])? +[0-9.]+[num]s +\S+ [0-9]+% [a-z_]+`)
 	shows("a worker's processor time", `(?m)^   \S+/[01] running +[1-9][0-9]*% +[0-9.]+k`)
 	shows("what came before", `(?m)^   vm0 .*[▂▃▄▅▆▇█]$`)
 	close(stop)
-	<-done
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 	shows("silence", `(?m)^   vm0 +0 +0 +0 +-`)
 
 	term.Resize(20, 10)
