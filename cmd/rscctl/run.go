@@ -52,6 +52,9 @@ func runController(c *cli.Context, s streams) (err error) {
 			return usagef("run: %v", err)
 		}
 	}
+	if c.String("config") == "-" {
+		return usagef("run: --config -: name a file: it is read again at each reload")
+	}
 	log, err := newLogger(c, s.err)
 	if err != nil {
 		return err
