@@ -136,7 +136,7 @@ func TestCrashesDuringTheRestoreLoseNoVM(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.launch()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // until the first attach has written the state
+		for end := time.Now().Add(netnstest.Patience(10 * time.Second)); ; time.Sleep(time.Millisecond) { // until the first attach has written the state
 			if now, err := os.Stat(file); err == nil && !os.SameFile(before, now) {
 				break
 			}

@@ -306,7 +306,7 @@ func TestACaptureOfATapAndAFullDisk(t *testing.T) {
 	full := r.listen("capture", "vm0", "-w", filepath.Join(dir, "full"))
 	guest := r.listen("capture", "vm0", "-w", filepath.Join(r.dir, "guest"), "--side", "guest")
 	trace := r.listen("trace", "vm0", "-o", "json", "--events", "seal")
-	r.merged(r.net.A, vm, 2<<20, false)
+	netnstest.Bulk(t, r.net.A, vm.Guest, 2<<20, false, time.Minute)
 	if code := full.end(0); code != 1 || !strings.Contains(full.errs.String(), "full: no space left on device") || !strings.Contains(full.out.String(), "tcpdump -i vm0") {
 		t.Errorf("exit %d, %s%s", code, &full.out, &full.errs)
 	}

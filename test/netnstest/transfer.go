@@ -115,22 +115,33 @@ type sinkResult struct {
 // Sink listens on an address of this side (port 0: any) and takes one connection. It ends with the test.
 func (s *Side) Sink(t testing.TB, addr netip.AddrPort) *Sink {
 	t.Helper()
+	k, err := s.Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+// Listen is Sink for any goroutine; the caller closes it.
+func (s *Side) Listen(addr netip.AddrPort) (*Sink, error) {
 	k := &Sink{done: make(chan sinkResult, 1)}
-	s.Do(t, func() (err error) {
+	err := s.NS.Do(func() (err error) {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false)
 		k.ln, err = lc.Listen(context.Background(), "tcp", addr.String())
 		return err
 	})
-	a, err := netip.ParseAddrPort(k.ln.Addr().String())
 	if err != nil {
-		t.Fatalf("sink: address: %v", err)
+		return nil, fmt.Errorf("sink: %w", err)
 	}
-	k.Addr = a
-	t.Cleanup(func() { k.ln.Close() })
+	k.Addr = k.ln.Addr().(*net.TCPAddr).AddrPort()
 	go k.serve()
-	return k
+	return k, nil
 }
+
+// Close ends the listening, and with it a Wait for a connection that never came.
+func (k *Sink) Close() { k.ln.Close() }
 
 func (k *Sink) serve() {
 	conn, err := k.ln.Accept()

@@ -139,12 +139,12 @@ func (g *guest) through(h *host, fn func()) {
 	fn()
 	close(stop)
 	if err := <-done; err != nil {
-		h.t.Error(err)
+		h.t.Errorf("%v\n%s", err, h.journal())
 	}
 	h.t.Logf("%d transfers meanwhile", whole.Load())
 	select {
 	case <-g.Done():
-		h.t.Errorf("the front-end's connection ended: %v", g.Err())
+		h.t.Errorf("the front-end's connection ended: %v\n%s", g.Err(), h.journal())
 	default:
 	}
 }
