@@ -37,9 +37,6 @@ type Options struct {
 	Watchdog      time.Duration // how often that one wants to hear of it; 0: not at all, or as the process before was told
 	// Store outlives this process: what a next one needs to go on after a crash is kept there. nil: a crash ends everything.
 	Store *fdstore.Store
-	// Succeed is called by Replace when all is this process's, and before the one before ends; nil: nothing is to be told. With an error
-	// that one goes on.
-	Succeed func() error
 	// Again tells, when Run's context has ended, whether a next process will go on with what is in Store; nil: none will.
 	Again func() bool
 }

@@ -160,14 +160,14 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	defer p.Close()
 	packedIn := time.Since(begin)
 	if err = h.take(p, release); err == nil {
+		err = c.succeededBy(h)
+	}
+	if err == nil {
 		if !c.opt.Service { // the end that follows is none that a keeper should mend
 			_ = c.opt.Store.Tell("STOPPING=1")
 		}
 		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
 		return true
-	}
-	if c.opt.Service { // it may be the heir that the service manager takes for the service
-		_ = c.opt.Store.Main()
 	}
 	s, bad := readPacked(p)
 	gone := h.kill() // or it might use what we are about to use
@@ -190,6 +190,21 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 		c.attachAnew(&s)
 	}
 	return false
+}
+
+// succeededBy tells the service manager which process is the service from now on. It is told by this process and not by the heir: an heir
+// whose word comes too late is killed, and a service whose process is killed is ended with all that belongs to it.
+func (c *Controller) succeededBy(h *heir) error {
+	if !c.opt.Service {
+		return nil
+	}
+	if err := c.opt.Store.Main(h.pid); err != nil {
+		return err
+	}
+	if err := c.opt.Store.Wait(); err != nil { // it will see: what it is told comes before the end of this process
+		c.log.Warn("service manager", "err", err)
+	}
+	return nil
 }
 
 // attachAnew is what is left when a parcel cannot be gone on with: its VMs wait, and are attached as after a crash. The caller holds mu.

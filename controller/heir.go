@@ -38,9 +38,6 @@ func Replace(opt Options) (c *Controller, err error) {
 	if err == nil {
 		err = c.receive(conn)
 	}
-	if err == nil && opt.Succeed != nil {
-		err = opt.Succeed()
-	}
 	if err != nil {
 		c.leavePlaces()
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})

@@ -153,10 +153,7 @@ func exitWith(code int, err error) error {
 func begin(c *cli.Context, log *slog.Logger, files map[string]int, opt controller.Options) (*controller.Controller, error) {
 	if c.Bool("replace") && !fdstore.Again() { // who was taken over from is gone by the second life
 		if opt.Service {
-			opt.Succeed = func() error {
-				orphaned()
-				return opt.Store.Main()
-			}
+			orphaned()
 		}
 		ctl, err := controller.Replace(opt)
 		if err == nil {

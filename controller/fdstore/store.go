@@ -151,13 +151,8 @@ func (s *Store) Tell(lines ...string) error {
 	return s.send(strings.Join(lines, "\n"), nil)
 }
 
-// Main tells the service manager that this process is the service from now on, and waits until it knows: the one before may end then.
-func (s *Store) Main() error {
-	if err := s.send("MAINPID="+strconv.Itoa(os.Getpid()), nil); err != nil {
-		return err
-	}
-	return s.Wait()
-}
+// Main tells the service manager that a process is the service from now on. When Wait has returned it knows.
+func (s *Store) Main(pid int) error { return s.send("MAINPID="+strconv.Itoa(pid), nil) }
 
 // Wait returns when all that was put, dropped and told before is done: a socket that was dropped may be in the way of the next one until then.
 func (s *Store) Wait() error {

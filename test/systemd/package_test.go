@@ -87,7 +87,7 @@ func TestThePackagesLife(t *testing.T) {
 		h.eventually("the reload", func() error { _, err := h.try("systemctl reload rscctl"); return err })
 		pid = h.serves(first, pid, "db", "web", "web2") // by another process, which systemd takes for the service
 		if n := h.property("NRestarts"); n != "0" {
-			h.t.Errorf("systemd started it again %s times", n)
+			h.t.Errorf("systemd started it again %s times\n%s", n, h.journal())
 		}
 	})
 	step("a newer package takes over while a VM receives", func() {
@@ -102,9 +102,9 @@ func TestThePackagesLife(t *testing.T) {
 		}
 		pid = h.serves(second, pid, "db", "web", "web2")
 		if n := h.property("NRestarts"); n != "0" {
-			h.t.Errorf("it was no upgrade but a start: %s restarts", n)
+			h.t.Errorf("it was no upgrade but a start: %s restarts\n%s", n, h.journal())
 		}
-		h.must("journalctl --no-pager -u rscctl | grep -q 'msg=replaced'")
+		h.t.Log(h.must("journalctl --no-pager -o cat -u rscctl | grep 'msg=replaced'"))
 		if strings.Contains(out, "goes down") {
 			h.t.Errorf("an upgrade says what a removal ends: %s", out)
 		}
