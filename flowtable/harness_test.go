@@ -21,6 +21,7 @@ type (
 	onPort    struct{ port, frame any }     // port is an int, frame as above
 	setPort   func(c *flowtable.PortConfig) // SetPort of port 0
 	clearPort flowtable.Reason              // ClearPort of port 0
+	single    bool                          // Single of port 0
 )
 
 // output is one frame as it was delivered, copied.
@@ -269,6 +270,8 @@ func (r *runner) step(port uint32, s any) {
 		r.cfg[0] = c // not before: what was held leaves by the old rules
 	case clearPort:
 		r.tab.ClearPort(0, flowtable.Reason(s), r.now)
+	case single:
+		r.tab.Single(0, bool(s), r.now)
 	default:
 		r.tb.Fatalf("scenario: %T", s)
 	}

@@ -15,7 +15,9 @@ type port struct {
 	bytes  [2]uint32 // by PortConfig
 	guest  int       // by LimitFrame, Ethernet length; 0: no limit
 	maxSeg uint32
-	gate   [2]Reason // IPv4, IPv6: why everything is passed, or open
+	may    [2]Reason // IPv4, IPv6: why everything is passed by PortConfig, or open
+	gate   [2]Reason // the same with single
+	single bool      // by Single
 	oldest uint32    // slots in the order of their first packets
 	newest uint32
 	active uint32 // 1 + index in Table.active, 0: no slots
@@ -57,7 +59,8 @@ func (p *port) configure(c *PortConfig) error {
 	if c.MaxSegments > 0 {
 		p.maxSeg = uint32(min(c.MaxSegments, math.MaxUint16))
 	}
-	p.gate = [2]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6)}
+	p.may = [2]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6)}
+	p.shutAll(p.single)
 	p.csum, p.ecn, p.rscInfo = c.GuestCsum, c.ECN, c.RSCExt
 	p.fixedID, p.pshClose = c.FixedID, c.PSHClose
 	p.tagged = p.rules.tags(c)
@@ -70,6 +73,16 @@ func (p *port) limit(frame int) {
 	p.guest, p.maxIP = frame, p.bytes
 	if frame > 0 {
 		p.maxIP = shorten(p.bytes, frame)
+	}
+}
+
+// shutAll passes everything, or what PortConfig allows.
+func (p *port) shutAll(single bool) {
+	p.single, p.gate = single, p.may
+	for i, r := range p.gate {
+		if single && r == open {
+			p.gate[i] = ReasonGuestRefuses
+		}
 	}
 }
 

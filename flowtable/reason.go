@@ -61,6 +61,7 @@ const (
 	ReasonFamilyOff                     // policy: IPv4 or IPv6 is off
 	ReasonPolicyOff                     // policy: coalescing is off
 	ReasonNotNegotiated                 // the guest did not negotiate GUEST_CSUM and the family's TSO
+	ReasonGuestRefuses                  // the guest seems to drop superframes
 	ReasonGuestNoBuffers                // the guest has too few buffers; from here on why a packet was dropped, never given by a Table
 	ReasonPortDown                      // the port is not running
 	ReasonSourceMAC                     // foreign source address
@@ -83,7 +84,7 @@ var reasonNames = [NumReasons]string{
 	"not_ip", "not_tcp", "vlan_stack", "vlan_tag", "malformed", "truncated", "trailer", "fragment", "ip_options",
 	"ext_header", "reserved_flag", "bad_ip_checksum", "bad_tcp_checksum", "noncanonical_checksum", "partial_checksum",
 	"syn", "rst", "urg", "cwr", "no_ack", "pure_ack", "dup_ack", "window_update", "empty", "gso_input", "port_excluded",
-	"family_off", "policy_off", "not_negotiated", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
+	"family_off", "policy_off", "not_negotiated", "guest_refuses", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
 	"bad_length", "control_frame", "hairpin", "group_share", "isolated",
 }
 

@@ -115,6 +115,15 @@ func (t *Table) LimitFrame(index uint32, frame int) {
 	}
 }
 
+// Single says whether every packet of a port leaves alone, for the reason guest_refuses, where PortConfig would let it merge. It
+// outlives SetPort. What is held leaves first, for the reason policy.
+func (t *Table) Single(index uint32, on bool, now int64) {
+	if uint64(index) < uint64(len(t.ports)) && t.ports[index].single != on {
+		t.ClearPort(index, ReasonPolicy, now)
+		t.ports[index].shutAll(on)
+	}
+}
+
 // ClearPort gives out everything held for a port, oldest first, for the reason r.
 func (t *Table) ClearPort(index uint32, r Reason, now int64) {
 	t.tick(now)

@@ -40,6 +40,7 @@ func (s *VMStats) Add(o *VMStats) {
 	s.FeedUnsent += o.FeedUnsent
 	s.StalledNS += o.StalledNS
 	s.Rests += o.Rests
+	s.Refusals += o.Refusals
 	s.TapDropped += o.TapDropped
 	s.FrameBytesSum += o.FrameBytesSum
 	s.HoldNSSum += o.HoldNSSum

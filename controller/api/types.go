@@ -300,6 +300,7 @@ type VMStats struct {
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
 	Rests         uint64            `json:"rests"`                  // times that the VM had to rest for that
+	Refusals      uint64            `json:"superframe_refusals"`    // times that the guest was found to drop superframes
 	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered
 	FrameBytesSum uint64            `json:"frame_bytes_sum"`        // of those frames

@@ -16,6 +16,7 @@ type PortCounters struct {
 	SizeSum    uint64                      // their bytes
 	StalledNS  uint64                      // that the worker slept because of the VM's memory
 	Rests      uint64                      // times that the VM had to rest for it
+	Refusals   uint64                      // times that the guest was found to drop superframes
 }
 
 // Add adds another worker's counts of the same VM.
@@ -36,6 +37,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	c.SizeSum += o.SizeSum
 	c.StalledNS += o.StalledNS
 	c.Rests += o.Rests
+	c.Refusals += o.Refusals
 }
 
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.

@@ -189,13 +189,19 @@ func (w *Worker) PausePort(index uint32) error {
 	return w.do(func() { w.pausePort(index) })
 }
 
-// SetRules replaces a VM's rules. What is held under the old ones is delivered before it returns.
+// SetRules replaces a VM's rules. What is held under the old ones is delivered before it returns. A guest that was found to drop
+// superframes is tried again.
 func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
-	return w.tell(func() error {
-		err := w.table.SetPort(index, rules, w.now)
-		w.flush()
-		return err
-	})
+	return w.tell(func() error { return w.setRules(index, rules) })
+}
+
+func (w *Worker) setRules(index uint32, rules flowtable.PortConfig) error {
+	err := w.table.SetPort(index, rules, w.now)
+	if p := w.port(index); p != nil {
+		w.forgive(p)
+	}
+	w.flush()
+	return err
 }
 
 // SetMTU replaces Config.MTU.

@@ -28,7 +28,7 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
-	q.push(sf)
+	q.push(sf).seq = w.sequenceOf(sf)
 	w.touch(p)
 }
 
@@ -144,6 +144,8 @@ func (w *Worker) settleBurst(p *port, n int) {
 		p.delivered(f)
 		if f.cut { // its pieces were copies
 			w.nic.FreeAll(f.Refs)
+		} else {
+			w.watch(p, f)
 		}
 		p.out.pop()
 	}

@@ -47,6 +47,7 @@ type port struct {
 	held    int  // chunks that the guest has not given back
 	pollAt  int  // place of the guest's descriptor in the poll set
 	senders *senderSet
+	refusal refusal
 	probes  []*Probe  // that hear of its frames; nil: none
 	sources []*egress // of Worker.egress, the VM's
 	source  int       // the one that is polled next
@@ -89,6 +90,7 @@ func (w *Worker) addPort(cfg PortConfig) error {
 	l := w.table.Ledger(cfg.Index)
 	l.Reset() // the index may have been another VM's
 	w.table.LimitFrame(cfg.Index, 0)
+	w.table.Single(cfg.Index, false, w.now)
 	p := &port{PortConfig: cfg, id: meta.PortID(cfg.Index, cfg.Generation), ledger: l, out: newOutQueue(l)}
 	if cfg.NoteSenders {
 		p.senders = &senderSet{}
@@ -134,6 +136,9 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 	if err := w.table.SetPort(index, rules, w.now); err != nil {
 		_, _ = g.Close()
 		return err
+	}
+	if !p.paused { // after a pause it is the same guest
+		w.forgive(p)
 	}
 	p.guest, p.err, p.paused = g, nil, false
 	if p.out.n > 0 {

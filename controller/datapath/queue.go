@@ -8,6 +8,7 @@ type outFrame struct {
 	Frame
 	entry flowtable.Entry // booked when the frame has reached its fate
 	fixed bool            // the packets' IPv4 ID stands still
+	seq   sequence        // the caller of push fills it
 
 	// A superframe that the guest does not take whole is cut again, and leaves in pieces, for the reason why.
 	cut  bool
@@ -41,8 +42,8 @@ func (q *outQueue) at(i int) *outFrame {
 	return &q.frames[(q.head+uint32(i))&uint32(len(q.frames)-1)]
 }
 
-// push appends a copy of what the table gives out. The caller has checked full.
-func (q *outQueue) push(sf *flowtable.Superframe) {
+// push appends a copy of what the table gives out, and returns it. The caller has checked full.
+func (q *outQueue) push(sf *flowtable.Superframe) *outFrame {
 	f := q.at(q.n)
 	q.n++
 	h := &f.Hdr
@@ -55,6 +56,7 @@ func (q *outQueue) push(sf *flowtable.Superframe) {
 	f.cut, f.done, f.puts, f.all = false, 0, 0, false
 	q.chunks += len(f.Refs)
 	q.ledger.Enqueue(&f.entry)
+	return f
 }
 
 func (q *outQueue) front() *outFrame { return q.at(0) }

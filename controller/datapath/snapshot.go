@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"time"
+
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 )
@@ -22,11 +24,12 @@ type Snapshot struct {
 type PortSnapshot struct {
 	Index    uint32
 	Addr     Addr
-	Running  bool  // it has a guest
-	Hungry   bool  // the guest has no room
-	Err      error // why the guest is finished, nil while it is not
-	Waiting  int   // frames in the output queue
-	InGuest  int   // chunks that the guest has not given back
+	Running  bool          // it has a guest
+	Single   time.Duration // how long the guest gets no superframes from now on, because it seems to drop them; 0: it gets them
+	Hungry   bool          // the guest has no room
+	Err      error         // why the guest is finished, nil while it is not
+	Waiting  int           // frames in the output queue
+	InGuest  int           // chunks that the guest has not given back
 	Ledger   flowtable.Ledger
 	Counters PortCounters
 }
@@ -55,7 +58,7 @@ func (w *Worker) snapshot() *Snapshot {
 	s.Kernel, s.KernelErr = w.nic.Stats()
 	for _, p := range w.list {
 		s.Ports = append(s.Ports, PortSnapshot{
-			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Hungry: p.hungry, Err: p.err,
+			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Single: p.refusal.singleFor(w.clock()), Hungry: p.hungry, Err: p.err,
 			Waiting: p.out.n, InGuest: p.held, Ledger: *p.ledger, Counters: p.cnt,
 		})
 	}

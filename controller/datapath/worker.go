@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"runtime"
 	"runtime/debug"
@@ -69,6 +70,9 @@ type Worker struct {
 	txLeft int  // chunks that the guest's frame in hand still needs: copies for others leave them alone
 	txNeed int  // TX slots that the frame wants which found too few
 	owed   bool // somebody could go on, and has used up its part of this turn
+
+	seed   maphash.Seed
+	judged bool // a guest was found to drop superframes, or is to be tried again
 
 	wary   bool  // somebody has made the worker wait: see stall
 	stepAt int64 // when the step began
@@ -148,7 +152,7 @@ func New(cfg Config) (*Worker, error) {
 		table: w.table, cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
-		cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
+		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	if w.clock == nil {
 		start := time.Now()
@@ -231,6 +235,9 @@ func (w *Worker) step() bool {
 		return false
 	}
 	w.stepBegins()
+	if w.judged {
+		w.carryOut()
+	}
 	w.turn++
 	w.owed = false
 	w.reap()

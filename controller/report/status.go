@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 )
@@ -40,10 +41,25 @@ func (u *Uplink) status() api.Interface {
 		if n := u.PartialChecksums(vm); n > 0 && !vm.PartialPast {
 			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
 		}
+		if d := u.single(vm); d > 0 {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("the guest seems to drop superframes: it gets its packets one by one, and is tried again in %s: see 'rscctl why %s'", d.Round(time.Second), p.VM))
+		}
 		p.Health = u.portHealth(vm, &p)
 		i.Ports = append(i.Ports, p)
 	}
 	return i
+}
+
+// single is how long a VM gets no superframes on some queue, because its guest seems to drop them.
+func (u *Uplink) single(vm *VM) (longest time.Duration) {
+	for i := range u.Queues {
+		if s := u.Queues[i].Seen; s != nil {
+			if p := s.Port(vm.Index); p != nil {
+				longest = max(longest, p.Single)
+			}
+		}
+	}
+	return longest
 }
 
 // metadata tells whether the XDP program's description arrives with the frames. Before the first frame nobody knows.

@@ -161,6 +161,10 @@ func (x *explainer) lost() {
 			x.because(Lost, r, "%d %s were dropped", r.N, d.what)
 		}
 	}
+	if s.Refusals > 0 {
+		x.say(Lost, takesNone,
+			"The guest was found %d times to drop superframes: their bytes came again, and reached it only one by one. It got single packets for a while each time.", s.Refusals)
+	}
 	if s.Rests > 0 {
 		x.say(Lost, "look for what frees the VM's memory under it: a balloon, swap on the host",
 			"The VM rested %d times, and got and sent nothing meanwhile, because its memory made workers sleep for %v in all.", s.Rests, time.Duration(s.StalledNS).Round(time.Millisecond))

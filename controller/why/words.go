@@ -14,6 +14,7 @@ const (
 	onTheWire = "look for what changes packets on the way: a balancer, a router with two paths, a tunnel"
 	damage    = "look for a bad cable, NIC or driver between the sender and here"
 	shown     = "rscctl policy get %s"
+	takesNone = "look in the guest: at an XDP program, at a kernel that 'rscctl doctor' names, and at what it forwards to; 'rscctl policy set %s --coalesce off' keeps it so"
 	ours      = "a fault of ours: please report it"
 )
 
@@ -75,6 +76,7 @@ var words = map[string]word{
 	"family_off":            {"the policy has their IP version off", shown},
 	"policy_off":            {"the policy has coalescing off", "rscctl policy set %s --coalesce on"},
 	"not_negotiated":        {"the guest's driver did not negotiate checksum and TSO for what it receives", "give the NIC guest_csum, guest_tso4, guest_tso6 and mrg_rxbuf (QEMU's default), and a driver in the guest that takes them: 'rscctl status' lists what was negotiated"},
+	"guest_refuses":         {"the guest seemed to drop superframes, and got its packets one by one", takesNone},
 
 	"guest_no_buffers": {"the guest gave no buffers, or rested: it does not keep up", "more vCPU or queue pairs for the VM, a longer ring ('ethtool -G' in the guest, rx_queue_size in QEMU)"},
 	"port_down":        {"the VM's port was not running: it boots, reboots, or is disconnected", ""},

@@ -208,6 +208,14 @@ func (g *Guest) Stats() Stats {
 	return s
 }
 
+// RefuseSuperframes makes the guest throw superframes away, as a kernel with a fault or an XDP program does, or take them again. It
+// may be called at any time, from any goroutine.
+func (g *Guest) RefuseSuperframes(on bool) {
+	for _, p := range g.pairs {
+		p.c.shared.refuses.Store(on)
+	}
+}
+
 // Close stops the loops and the rings, in this order, ends the connection and with it removes the tap. It returns the
 // error that ended the Guest before, if one did. It may be called again.
 func (g *Guest) Close() error {

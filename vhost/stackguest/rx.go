@@ -166,7 +166,9 @@ func (r *rxRing) turn(tap int, budget int, c *counts) (int, error) {
 			c.rxBytes += uint64(len(frame))
 			c.countTCP(&r.hdr, frame)
 			fault = virtio.CheckRx(&r.hdr, frame, r.feat)
-			if _, errno := writev(tap, r.iov); errno != 0 {
+			if r.hdr.GSOType != virtio.GSONone && c.shared.refuses.Load() {
+				c.dropped++
+			} else if _, errno := writev(tap, r.iov); errno != 0 {
 				c.tapError(errno)
 			}
 		}

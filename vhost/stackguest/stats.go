@@ -26,13 +26,14 @@ type Stats struct {
 	TapErrors  uint64 // frames the tap did not take for another reason
 	FirstTap   string // the first such error in words
 	Sleeps     uint64 // times the loop waited
+	Dropped    uint64 // superframes thrown away, see RefuseSuperframes
 }
 
 // counts are one loop's plain counters. publish makes them visible, once per turn.
 type counts struct {
 	rxFrames, rxBytes, rxBuffers, dataFrames, segments, largest uint64
 	txFrames, txBytes                                           uint64
-	violations, tapRefused, tapErrors, sleeps                   uint64
+	violations, tapRefused, tapErrors, sleeps, dropped          uint64
 
 	shared *shared
 }
@@ -41,7 +42,9 @@ type counts struct {
 type shared struct {
 	rxFrames, rxBytes, rxBuffers, dataFrames, segments, largest atomic.Uint64
 	txFrames, txBytes                                           atomic.Uint64
-	violations, tapRefused, tapErrors, sleeps                   atomic.Uint64
+	violations, tapRefused, tapErrors, sleeps, dropped          atomic.Uint64
+
+	refuses atomic.Bool // the loop reads it
 
 	mu       sync.Mutex // first, firstTap
 	first    string
@@ -62,6 +65,7 @@ func (c *counts) publish() {
 	s.tapRefused.Store(c.tapRefused)
 	s.tapErrors.Store(c.tapErrors)
 	s.sleeps.Store(c.sleeps)
+	s.dropped.Store(c.dropped)
 }
 
 // violation counts one; the first is kept in words.
@@ -102,6 +106,7 @@ func (s *shared) addTo(t *Stats) {
 	t.TapRefused += s.tapRefused.Load()
 	t.TapErrors += s.tapErrors.Load()
 	t.Sleeps += s.sleeps.Load()
+	t.Dropped += s.dropped.Load()
 	s.mu.Lock()
 	if t.First == "" {
 		t.First = s.first
