@@ -98,7 +98,7 @@ Lists take -o json, or --json. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), completionCommand(s), manCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), hookCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), completionCommand(s), manCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {

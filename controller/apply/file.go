@@ -172,10 +172,17 @@ func (p *Policy) check() error {
 
 // request attaches the VM with the policy that it has, the defaults filled in.
 func (v *VM) request(defaults api.Policy) api.AttachRequest {
+	req := v.Request()
+	req.Policy = v.Policy.patch().Over(defaults).Patch()
+	return req
+}
+
+// Request attaches the VM. Of its policy it says what the description says, and leaves the rest as the controller has it.
+func (v *VM) Request() api.AttachRequest {
 	return api.AttachRequest{
 		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
 		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, Isolate: v.Isolate, AnyMemory: v.AnyMemory,
-		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: v.Policy.patch().Over(defaults).Patch(),
+		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: v.Policy.patch(),
 	}
 }
 

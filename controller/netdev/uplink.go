@@ -220,11 +220,7 @@ type wayIn struct {
 
 // remedy says what an operator does instead. Commands in it do what they say.
 func (s linkSet) remedy(l linkInfo, vlan uint16) string {
-	ways := s.waysIn(l, vlan, map[int]bool{})
-	if hw := slices.DeleteFunc(slices.Clone(ways), func(w wayIn) bool { return w.link.kind != "" && !w.link.bus }); len(hw) > 0 {
-		ways = hw // beside hardware the other ports of a bridge are containers and VMs
-	}
-	if len(ways) > 0 {
+	if ways := s.bestWaysIn(l, vlan); len(ways) > 0 {
 		var use []string
 		for _, w := range ways {
 			c := "'rscctl attach " + w.link.name

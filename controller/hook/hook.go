@@ -1,0 +1,161 @@
+// Package hook attaches and detaches a VM's interfaces as the VM starts and stops, when libvirt or Proxmox VE calls.
+//
+// Who starts VMs waits for a hook, and takes a failure of it for a reason not to start the VM, or to end one that runs. So every call is
+// bounded in time, reads a bounded input, and fails for one reason alone: a VM on vhost-user whose socket cannot be had, because its QEMU
+// does not start without. Everything else that goes wrong is said, and the VM goes on by the kernel's path.
+//
+// Nothing here asks libvirt or Proxmox VE for anything: both hold locks on the VM while the hook runs.
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/netdev"
+)
+
+// ErrInput is returned for a description that cannot be used: it cannot be read, is too large, or contradicts itself.
+var ErrInput = errors.New("wrong description")
+
+// Bounds of one call.
+const (
+	Deadline  = 30 * time.Second       // of all of it: an attach may wait for a link that flaps
+	patience  = 2 * time.Second        // for a controller that starts
+	mustWait  = 10 * time.Second       // the same, where the VM cannot start without: at boot VMs are started beside the controller
+	retryDial = 100 * time.Millisecond // between two tries
+	maxPorts  = 64
+)
+
+// Controller is what a hook needs of one. api.Client is one.
+type Controller interface {
+	Config(context.Context) (*api.Config, error)
+	Attach(context.Context, api.AttachRequest) (*api.AttachResponse, error)
+	Detach(context.Context, api.DetachRequest) (*api.DetachResponse, error)
+}
+
+// Host is where a hook acts.
+type Host struct {
+	Controller Controller
+	WaysIn     func(dev string, vlan uint16) ([]netdev.WayIn, error) // netdev.Handle's
+	Done       func(format string, args ...any)                      // told what was attached and detached; nil: nobody is
+	Failed     func(error)                                           // told each failure, unless it is returned
+}
+
+// port is one interface of a VM.
+type port struct {
+	req    api.AttachRequest // without Iface: it is looked for behind bridge
+	bridge string
+}
+
+// attach attaches ports and returns what failed. It waits for a controller, at most as long as wait.
+func (h *Host) attach(ctx context.Context, ports []port, wait time.Duration) (failures []error) {
+	end := time.Now().Add(wait)
+	for _, p := range ports {
+		err := h.locate(&p)
+		if err == nil {
+			err = patiently(ctx, end, func() error {
+				_, err := h.Controller.Attach(ctx, p.req)
+				return err
+			})
+		}
+		if err != nil {
+			failures = append(failures, fmt.Errorf("VM %s: %w", p.req.VM, err))
+		} else {
+			h.done("attached %s to %s", p.req.VM, p.req.Iface)
+		}
+		if errors.Is(err, api.ErrNoController) {
+			break // nor is there one for the next
+		}
+	}
+	return failures
+}
+
+// locate finds the interface by which a port's frames come in. A bridge that has none to attach is left to the controller, which says why.
+func (h *Host) locate(p *port) error {
+	switch {
+	case p.req.Iface != "":
+		return nil
+	case p.bridge == "":
+		return fmt.Errorf("%w: it is in no bridge that leads to an interface: name the interface", ErrInput)
+	}
+	ways, err := h.WaysIn(p.bridge, uint16(p.req.VLAN))
+	switch {
+	case err != nil:
+		return err
+	case len(ways) > 1:
+		return fmt.Errorf("%w: frames for %s come in by %s or %s: name the interface", ErrInput, p.bridge, ways[0].Name, ways[1].Name)
+	case len(ways) == 1:
+		p.req.Iface, p.req.VLAN = ways[0].Name, int(ways[0].VLAN)
+	default:
+		p.req.Iface = p.bridge
+	}
+	return nil
+}
+
+// detach takes off the VMs that the controller has and which belong to the VM called name, and returns what failed.
+func (h *Host) detach(ctx context.Context, name string, ours func(vm string) bool) (failures []error) {
+	var config *api.Config
+	err := patiently(ctx, time.Now().Add(patience), func() (err error) {
+		config, err = h.Controller.Config(ctx)
+		return err
+	})
+	if err != nil {
+		return []error{fmt.Errorf("VM %s: not detached: %w", name, err)}
+	}
+	for _, vm := range config.VMs {
+		if !ours(vm.VM) {
+			continue
+		}
+		switch _, err := h.Controller.Detach(ctx, api.DetachRequest{Iface: vm.Iface, VM: vm.VM}); {
+		case err == nil:
+			h.done("detached %s from %s", vm.VM, vm.Iface)
+		case !errors.Is(err, api.ErrUnknownVM) && !errors.Is(err, api.ErrUnknownIface): // somebody else did it
+			failures = append(failures, fmt.Errorf("VM %s: %w", vm.VM, err))
+		}
+	}
+	return failures
+}
+
+func (h *Host) done(format string, args ...any) {
+	if h.Done != nil {
+		h.Done(format, args...)
+	}
+}
+
+func (h *Host) failed(failures ...error) {
+	for _, err := range failures {
+		h.Failed(err)
+	}
+}
+
+// patiently tries again until end while there is no controller.
+func patiently(ctx context.Context, end time.Time, try func() error) error {
+	for {
+		err := try()
+		if !errors.Is(err, api.ErrNoController) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryDial):
+		}
+	}
+}
+
+// readBounded reads all of an input of at most limit bytes. A longer one is read to its end too, so that the writer is not cut off.
+func readBounded(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		_, _ = io.Copy(io.Discard, r)
+		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrInput, limit)
+	}
+	return b, nil
+}
