@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -96,13 +97,31 @@ func (h *Host) locate(p *port) error {
 	return nil
 }
 
-// detach takes off the VMs that the controller has and which belong to the VM called name, and returns what failed.
-func (h *Host) detach(ctx context.Context, name string, ours func(vm string) bool) (failures []error) {
-	var config *api.Config
-	err := patiently(ctx, time.Now().Add(patience), func() (err error) {
+// missing are the ports that are not served. Those that are stay as they are: what an operator has switched meanwhile counts.
+func (h *Host) missing(ctx context.Context, ports []port) ([]port, error) {
+	config, err := h.config(ctx)
+	if err != nil {
+		return nil, err
+	}
+	served := map[string]bool{}
+	for _, vm := range config.VMs {
+		served[vm.VM] = !slices.Contains(config.Waiting, vm.VM)
+	}
+	return slices.DeleteFunc(ports, func(p port) bool { return served[p.req.VM] }), nil
+}
+
+// config asks the controller for its VMs.
+func (h *Host) config(ctx context.Context) (config *api.Config, err error) {
+	err = patiently(ctx, time.Now().Add(patience), func() error {
 		config, err = h.Controller.Config(ctx)
 		return err
 	})
+	return config, err
+}
+
+// detach takes off the VMs that the controller has and which belong to the VM called name, and returns what failed.
+func (h *Host) detach(ctx context.Context, name string, ours func(vm string) bool) (failures []error) {
+	config, err := h.config(ctx)
 	if err != nil {
 		return []error{fmt.Errorf("VM %s: not detached: %w", name, err)}
 	}

@@ -103,8 +103,12 @@ func (h *Host) Libvirt(ctx context.Context, name, operation, sub string, in io.R
 		h.failed(wrong...)
 	case "started begin": // what is wrong was told at prepare
 		h.failed(h.attach(ctx, taps, patience)...)
-	default: // libvirt has been started anew, or was given a QEMU that runs: mostly there is nothing left to do
-		h.failed(append(wrong, h.attach(ctx, append(sockets, taps...), patience)...)...)
+	default: // libvirt has been started anew, or was given a QEMU that runs
+		missing, err := h.missing(ctx, append(sockets, taps...))
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("VM %s: %w", name, err))
+		}
+		h.failed(append(wrong, h.attach(ctx, missing, patience)...)...)
 	}
 	return nil
 }

@@ -17,13 +17,14 @@ import (
 
 // controller remembers what was asked of it. Test/e2e has a real one.
 type controller struct {
-	asked  []string
-	vms    []api.AttachRequest
-	refuse error
+	asked   []string
+	vms     []api.AttachRequest
+	waiting []string
+	refuse  error
 }
 
 func (c *controller) Config(context.Context) (*api.Config, error) {
-	return &api.Config{VMs: c.vms}, c.refuse
+	return &api.Config{VMs: c.vms, Waiting: c.waiting}, c.refuse
 }
 
 func (c *controller) Attach(_ context.Context, r api.AttachRequest) (*api.AttachResponse, error) {
@@ -152,6 +153,9 @@ func TestLibvirtsCallsAttachAndDetach(t *testing.T) {
 			h, said := host(c)
 			for _, call := range calls {
 				c.asked, *said = nil, nil
+				if call == "reconnect begin" || call == "attach begin" { // as after a crash of the controller that kept nothing
+					c.vms = nil
+				}
 				operation, sub, _ := strings.Cut(call, " ")
 				err := h.Libvirt(t.Context(), "web1", operation, sub, strings.NewReader(tc.xml))
 				if call == "release end" {
@@ -205,6 +209,20 @@ func TestAPortsPolicyGoesWithIt(t *testing.T) {
 	if p.Coalesce == nil || *p.Coalesce || p.HoldNS == nil || *p.HoldNS != 20000 || p.ExcludePorts == nil || !slices.Equal(*p.ExcludePorts, []uint16{22, 443}) ||
 		p.IPv4 != nil || p.MaxBytes != nil || r.SocketMode != "0600" || !r.Bypass {
 		t.Errorf("%+v %+v", r, p)
+	}
+}
+
+// When libvirt is started anew what is served is left alone, and what waits or is missing is attached.
+func TestAReconnectLeavesAloneWhatIsServed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		waiting []string
+		asked   int
+	}{"served": {nil, 0}, "waits": {[]string{"web1"}, 1}} {
+		c := &controller{vms: []api.AttachRequest{{VM: "web1", Iface: "eth1"}}, waiting: tc.waiting}
+		h, said := host(c)
+		if err := h.Libvirt(t.Context(), "web1", "reconnect", "begin", strings.NewReader(domainXML(`<x:port/>`, tapNIC))); err != nil || len(*said) > 0 || len(c.asked) != tc.asked {
+			t.Errorf("%s: asked %q, said %q: %v", name, c.asked, *said, err)
+		}
 	}
 }
 

@@ -44,7 +44,10 @@ func CheckProxmox(id, phase string) error {
 
 // Proxmox does what one call of a Proxmox VE hookscript stands for, for VM id. The first interface (net0) is called as the VM, 100, and
 // another one as the VM with its number, 100i1, as in the names of their taps. form is attached for each interface, with the interface's own
-// address, tap, tag and bridge in it; open opens the VM's configuration. All that fails is told to h.Failed: no VM waits for a tap's ring.
+// address, tap, tag and bridge in it; open opens the VM's configuration. All that fails is told to h.Failed, for a VM on its tap works without.
+//
+// A tap's name is Proxmox VE's word for whose it is, and at this moment there is no other: QEMU's command line is not to be read without
+// CAP_SYS_PTRACE, the tap has an address of its own, and the guest has not sent yet.
 func (h *Host) Proxmox(ctx context.Context, id, phase string, form api.AttachRequest, open func() (io.ReadCloser, error)) {
 	switch phase {
 	case PostStart:
@@ -95,7 +98,7 @@ func parseProxmox(id, text string, form api.AttachRequest) (ports []port, err er
 			continue
 		}
 		n := strings.TrimPrefix(key, "net")
-		p.req.VM, p.req.Tap = id, "tap"+id+"i"+n
+		p.req.VM, p.req.Tap, p.req.TrustTap = id, "tap"+id+"i"+n, true
 		if n != "0" {
 			p.req.VM += "i" + n
 		}

@@ -69,7 +69,7 @@ func TestProxmoxTakesWhatIsGivenBeside(t *testing.T) {
 		t.Fatalf("%d attached", len(c.vms))
 	}
 	for _, r := range c.vms {
-		if r.Iface != "eth7" || !r.Bypass || r.Policy.HoldNS == nil || *r.Policy.HoldNS != ns {
+		if r.Iface != "eth7" || !r.TrustTap || !r.Bypass || r.Policy.HoldNS == nil || *r.Policy.HoldNS != ns {
 			t.Errorf("%+v", r)
 		}
 	}
