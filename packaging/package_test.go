@@ -22,6 +22,8 @@ var files = map[string]string{
 	"./usr/share/fish/vendor_completions.d/rscctl.fish": "-rw-r--r--",
 	"./usr/share/rscctl/prometheus/rscctl.rules.yml":    "-rw-r--r--",
 	"./usr/share/rscctl/grafana/rscctl.json":            "-rw-r--r--",
+	"./usr/share/rscctl/libvirt/qemu":                   "-rwxr-xr-x",
+	"./usr/share/rscctl/proxmox/rscctl":                 "-rwxr-xr-x",
 	"./usr/share/doc/rscctl/copyright":                  "-rw-r--r--",
 	"./usr/share/doc/rscctl/changelog.gz":               "-rw-r--r--",
 	"./usr/share/doc/rscctl/README.md":                  "-rw-r--r--",
