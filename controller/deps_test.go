@@ -50,6 +50,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"controller/hostchange": bans("changes of the host, whoever wants them", "flowtable/packet", "vhost", "bpf", "controller/api", "controller/datapath", "cmd"),
 		"controller/parcel":     bans("a state and descriptors, whatever they are for", "flowtable", "vhost", "bpf", "controller/api", "controller/datapath", "controller/state", "cmd"),
 		"controller/fdstore":    bans("descriptors and their names, whatever they are for", "flowtable", "vhost", "bpf", "controller/api", "controller/parcel", "controller/state", "cmd"),
+		"controller/hook":       bans("a client among others: it reads what others say of a VM, and looks at the host's interfaces alone", "controller/datapath", "controller/report", "controller/state", "vhost", "bpf", "cmd"),
 		"controller/apply":      bans("a client among others: it knows what crosses the control socket", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"),
 		"controller/pcapng":     bans("it writes what crossed the control socket, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"),
 		"controller/metrics":    bans("it shows what a look saw, whoever looked, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable/packet", "vhost", "bpf", "cmd"),
