@@ -97,11 +97,17 @@ func hookProxmox(c *cli.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(c.Context, hook.Deadline)
 	defer cancel()
 	h := hookHost(c, s)
-	h.Done = func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) } // into the log of the task
+	p := newPrinter(s.out)
+	h.Done = func(what string, warnings []string) { // into the log of the task
+		p.line("%s", what)
+		for _, w := range warnings {
+			p.line("  warning: %s", w)
+		}
+	}
 	h.Proxmox(ctx, args[0], args[1], form, func() (io.ReadCloser, error) {
 		return os.Open(filepath.Join(c.String("configs"), args[0]+".conf"))
 	})
-	return nil
+	return p.flush()
 }
 
 // hookHost is this host, with failures that are told and do not end the command.

@@ -42,7 +42,7 @@ type Controller interface {
 type Host struct {
 	Controller Controller
 	WaysIn     func(dev string, vlan uint16) ([]netdev.WayIn, error) // netdev.Handle's
-	Done       func(format string, args ...any)                      // told what was attached and detached; nil: nobody is
+	Done       func(what string, warnings []string)                  // told what was attached and detached; nil: nobody is
 	Failed     func(error)                                           // told each failure, unless it is returned
 }
 
@@ -59,14 +59,15 @@ func (h *Host) attach(ctx context.Context, ports []port, wait time.Duration) (fa
 		err := h.locate(&p)
 		if err == nil {
 			err = patiently(ctx, end, func() error {
-				_, err := h.Controller.Attach(ctx, p.req)
+				resp, err := h.Controller.Attach(ctx, p.req)
+				if err == nil {
+					h.done("attached "+p.req.VM+" to "+p.req.Iface, resp.Warnings)
+				}
 				return err
 			})
 		}
 		if err != nil {
 			failures = append(failures, fmt.Errorf("VM %s: %w", p.req.VM, err))
-		} else {
-			h.done("attached %s to %s", p.req.VM, p.req.Iface)
 		}
 		if errors.Is(err, api.ErrNoController) {
 			break // nor is there one for the next
@@ -78,6 +79,8 @@ func (h *Host) attach(ctx context.Context, ports []port, wait time.Duration) (fa
 // locate finds the interface by which a port's frames come in. A bridge that has none to attach is left to the controller, which says why.
 func (h *Host) locate(p *port) error {
 	switch {
+	case p.req.Tap == "" && p.req.VhostUser == "":
+		return fmt.Errorf("%w: its interface has neither a tap nor a socket: use one in a bridge, or on vhost-user", ErrInput)
 	case p.req.Iface != "":
 		return nil
 	case p.bridge == "":
@@ -129,9 +132,9 @@ func (h *Host) detach(ctx context.Context, name string, ours func(vm string) boo
 		if !ours(vm.VM) {
 			continue
 		}
-		switch _, err := h.Controller.Detach(ctx, api.DetachRequest{Iface: vm.Iface, VM: vm.VM}); {
+		switch resp, err := h.Controller.Detach(ctx, api.DetachRequest{Iface: vm.Iface, VM: vm.VM}); {
 		case err == nil:
-			h.done("detached %s from %s", vm.VM, vm.Iface)
+			h.done("detached "+vm.VM+" from "+vm.Iface, resp.Warnings)
 		case !errors.Is(err, api.ErrUnknownVM) && !errors.Is(err, api.ErrUnknownIface): // somebody else did it
 			failures = append(failures, fmt.Errorf("VM %s: %w", vm.VM, err))
 		}
@@ -139,9 +142,9 @@ func (h *Host) detach(ctx context.Context, name string, ours func(vm string) boo
 	return failures
 }
 
-func (h *Host) done(format string, args ...any) {
+func (h *Host) done(what string, warnings []string) {
 	if h.Done != nil {
-		h.Done(format, args...)
+		h.Done(what, warnings)
 	}
 }
 

@@ -144,7 +144,7 @@ func vmNames(domain string, wishes []wish) (out []string) {
 	for _, w := range wishes {
 		vm := domain
 		for _, a := range w.Attrs {
-			if a.Name.Local == "name" {
+			if ours(a) && a.Name.Local == "name" {
 				vm = a.Value
 			}
 		}
@@ -199,7 +199,7 @@ func (d *domain) ports(domain string, wishes []wish) (sockets, taps []port, fail
 
 func (w wish) read(vm *apply.VM) error {
 	for _, a := range w.Attrs {
-		if a.Name.Space != "" || a.Name.Local == "xmlns" { // declarations of namespaces, and others' attributes
+		if !ours(a) {
 			continue
 		}
 		if err := vm.Set(a.Name.Local, a.Value); err != nil {
@@ -207,6 +207,11 @@ func (w wish) read(vm *apply.VM) error {
 		}
 	}
 	return nil
+}
+
+// ours tells our attributes, with our prefix or without, from others' and from declarations of namespaces.
+func ours(a xml.Attr) bool {
+	return a.Name.Space == Namespace || a.Name.Space == "" && a.Name.Local != "xmlns"
 }
 
 // nic finds an interface by its address, or the only one.

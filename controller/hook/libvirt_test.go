@@ -123,6 +123,14 @@ func TestLibvirtsCallsAttachAndDetach(t *testing.T) {
 			"attach begin":    {"attach nowhere web1 52:54:00:00:00:0f vlan 0 tap vnet5"},
 			"release end":     {"detach nowhere web1"},
 		}},
+		"attributes with our prefix, and another's": {xml: domainXML(`<x:port x:name="w2" y:name="w3" xmlns:y="http://other/"/>`, tapNIC), asked: map[string][]string{
+			"started begin":   {"attach eth1 w2 52:54:00:00:00:0a vlan 0 tap vnet0"},
+			"reconnect begin": {"attach eth1 w2 52:54:00:00:00:0a vlan 0 tap vnet0"},
+			"attach begin":    {"attach eth1 w2 52:54:00:00:00:0a vlan 0 tap vnet0"},
+			"release end":     {"detach eth1 w2"},
+		}},
+		"an interface without a tap": {xml: domainXML(`<x:port iface="eth1"/>`, strings.ReplaceAll(tapNIC, "<target dev='vnet0'/>", "")), said: map[string]string{
+			"started begin": "neither a tap", "reconnect begin": "neither a tap", "attach begin": "neither a tap"}},
 		"a bridge that leads to two": {xml: domainXML(`<x:port/>`, overNIC), said: map[string]string{
 			"started begin": "eth2 or eth3", "reconnect begin": "eth2 or eth3", "attach begin": "eth2 or eth3"}},
 		"which interface?": {xml: domainXML(`<x:port/>`, tapNIC, overNIC), said: map[string]string{

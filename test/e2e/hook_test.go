@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -176,6 +177,32 @@ func TestLibvirtsHookSaysWhatGoesWrong(t *testing.T) {
 	}
 	if _, err := exec.LookPath("/usr/bin/rscctl"); err != nil {
 		h.libvirt(h.domain(socket), "web1", "prepare", "begin")
+	}
+}
+
+// What a hook says is in the system log as well, one line: libvirt drops the standard error of a hook that ends well.
+func TestWhatAHookSaysIsInTheSystemLog(t *testing.T) {
+	netnstest.Need(t, netnstest.Tool("unshare"), netnstest.Tool("mount"))
+	dir := t.TempDir() // becomes /run, where a system log is looked for last
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "log"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `[ ! -S /dev/log ] || mount --bind "$1/log" /dev/log; mount --bind "$1" /run && shift && exec "$@"`, "sh", dir,
+		product, "hook", "libvirt", "--syslog", "web1", "prepare", "begin", "-")
+	cmd.Stdin = strings.NewReader("<domain>\n")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "rscctl: hook: domain web1: ") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := make([]byte, 4096)
+	_ = l.SetReadDeadline(time.Now().Add(netnstest.Patience(5 * time.Second)))
+	n, err := l.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line := strings.TrimSuffix(string(b[:n]), "\n"); !strings.Contains(line, "rscctl[") || !strings.Contains(line, "hook: domain web1: ") || strings.Contains(line, "\n") {
+		t.Errorf("%q", line)
 	}
 }
 
