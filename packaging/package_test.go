@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // files are all that the package has beside documents, with their modes.
@@ -177,5 +179,23 @@ func TestVersionsGrow(t *testing.T) {
 	note(`1\.0\.0\+1\.g[0-9a-f]{7}\+dirty`)
 	for i := 1; i < len(versions); i++ {
 		run(t, "dpkg", "--compare-versions", versions[i-1], "lt", versions[i])
+	}
+}
+
+// Purge takes the link to the libvirt hook that an administrator made, and leaves a file of theirs in its place alone.
+func TestPurgeTakesTheLinkToTheHook(t *testing.T) {
+	netnstest.Need(t, netnstest.Tool("unshare"))
+	const hook = "/etc/libvirt/hooks/qemu.d/rscctl"
+	for put, left := range map[string]string{
+		"ln -s /usr/share/rscctl/libvirt/qemu " + hook: "",
+		"ln -s /usr/local/bin/other " + hook:           hook,
+		"touch " + hook:                                hook,
+		"true":                                         "",
+	} {
+		script := "set -e; for d in /etc /run /var/lib /sys/fs/bpf; do mount -t tmpfs tmpfs $d; done; mkdir -p /etc/libvirt/hooks/qemu.d; " + put + "; " +
+			"DPKG_MAINTSCRIPT_PACKAGE=rscctl sh scripts/postrm purge; find /etc/libvirt -name rscctl"
+		if got := strings.TrimSpace(run(t, "unshare", "--mount", "sh", "-c", script)); got != left {
+			t.Errorf("after %q purge leaves %q, want %q", put, got, left)
+		}
 	}
 }
