@@ -2,7 +2,6 @@ package controller
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -10,28 +9,11 @@ import (
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-// Bounds of what an operator may ask.
-const (
-	maxHold         = 10 * time.Millisecond // beyond it TCP's own timers suffer
-	minMaxBytes     = 1500
-	maxMaxBytes     = 65535 // IP length
-	maxExcludePorts = 64
-)
-
 // applyPatch returns base with the patch's fields, or an ErrUsage that names the field and its bounds.
 func applyPatch(base api.Policy, p api.PolicyPatch) (api.Policy, error) {
 	out := p.Over(base)
-	switch {
-	case !slices.Contains(api.Profiles, out.Profile):
-		return base, fmt.Errorf("policy: profile %q: %w: use gro or rsc", out.Profile, ErrUsage)
-	case out.HoldNS < 0 || out.HoldNS > maxHold.Nanoseconds():
-		return base, fmt.Errorf("policy: hold %s: %w: use 0 to %s", time.Duration(out.HoldNS), ErrUsage, maxHold)
-	case out.MaxBytes < minMaxBytes || out.MaxBytes > maxMaxBytes:
-		return base, fmt.Errorf("policy: max-bytes %d: %w: use %d to %d (IP length)", out.MaxBytes, ErrUsage, minMaxBytes, maxMaxBytes)
-	case out.MaxSegments < 0 || out.MaxSegments == 1 || out.MaxSegments > maxMaxBytes:
-		return base, fmt.Errorf("policy: max-segments %d: %w: use 0 (no limit) or 2 to %d", out.MaxSegments, ErrUsage, maxMaxBytes)
-	case len(out.ExcludePorts) > maxExcludePorts:
-		return base, fmt.Errorf("policy: exclude-port: %d ports: %w: at most %d", len(out.ExcludePorts), ErrUsage, maxExcludePorts)
+	if err := out.Check(); err != nil {
+		return base, fmt.Errorf("policy: %w: %w", ErrUsage, err)
 	}
 	return out, nil
 }

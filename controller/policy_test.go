@@ -46,7 +46,7 @@ func TestPolicyPatchIsTakenOrRefusedWhole(t *testing.T) {
 }
 
 func make65Ports() []uint16 {
-	p := make([]uint16, maxExcludePorts+1)
+	p := make([]uint16, api.MaxExcludePorts+1)
 	for i := range p {
 		p[i] = uint16(i)
 	}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 
@@ -40,16 +44,23 @@ func usagef(format string, args ...any) error {
 // execute runs one command line (without the program's name) and returns the exit code. It writes at most one line about
 // an error, to s.err.
 func execute(ctx context.Context, args []string, s streams) int {
+	help := &helpWriter{to: s.out}
 	app := newApp(s)
+	app.Writer = help
 	line, err := rearrange(app, args)
 	if err == nil {
-		err = app.RunContext(ctx, append([]string{app.Name}, line...))
+		if err = app.RunContext(ctx, append([]string{app.Name}, line...)); err == nil && help.err != nil {
+			err = fmt.Errorf("help: %w", help.err)
+		}
 	}
 	if err == nil {
 		return exitDone
 	}
 	if child := (*exitError)(nil); errors.As(err, &child) {
 		return child.code // it has said why
+	}
+	if to := (*os.PathError)(nil); errors.As(err, &to) && to.Path == os.Stdout.Name() {
+		err = fmt.Errorf("%w: make room there, or have it written elsewhere", err)
 	}
 	fmt.Fprintf(s.err, "rscctl: %s\n", oneLine(err.Error()))
 	return exitCode(err)
@@ -66,9 +77,44 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// oneLine keeps the promise of one line per error, whatever a library put into it.
+// oneLine keeps the promise of one line per error, whatever a library or a name has put into it: what moves a terminal's cursor or
+// colours it is written as Go writes it, and of a word without end the beginning is kept.
 func oneLine(text string) string {
-	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	var b strings.Builder
+	word := 0
+	for _, r := range text {
+		if word++; unicode.IsSpace(r) {
+			word = 0
+		}
+		switch {
+		case word == longestWord:
+			b.WriteString("...")
+		case word > longestWord:
+		case r == '\t':
+			b.WriteByte(' ')
+		case !unicode.IsPrint(r):
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// longestWord is longer than any path or name that this program takes.
+const longestWord = 300
+
+// helpWriter is a writer whose first error is kept: the package that prints the help throws it away.
+type helpWriter struct {
+	to  io.Writer
+	err error
+}
+
+func (w *helpWriter) Write(b []byte) (int, error) {
+	n, err := w.to.Write(b)
+	w.err = cmp.Or(w.err, err)
+	return n, err
 }
 
 func newApp(s streams) *cli.App {
@@ -119,6 +165,10 @@ func finish(c *cli.Command, path string) {
 		if len(c.Flags) > 0 {
 			c.UsageText += " [flags]"
 		}
+	}
+	if act := c.Action; act != nil {
+		verb := strings.TrimPrefix(path, "rscctl ")
+		c.Action = func(c *cli.Context) error { return on(verb, act(c)) }
 	}
 	for _, sub := range c.Subcommands {
 		finish(sub, path+" "+sub.Name)

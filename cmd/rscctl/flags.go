@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -140,8 +141,11 @@ func parseHold(v string) (time.Duration, error) {
 
 func count(name, v string) (int, error) {
 	n, err := strconv.Atoi(v)
-	if err != nil || n < 0 {
-		return 0, usagef("--%s %s: not a count: say a whole number of 0 and above", name, v)
+	switch {
+	case errors.Is(err, strconv.ErrRange) && !strings.HasPrefix(v, "-"):
+		return 0, usagef("--%s %s: too large a number: give a smaller one", name, v)
+	case err != nil || n < 0:
+		return 0, usagef("--%s %s: not a count: say a whole number", name, v)
 	}
 	return n, nil
 }

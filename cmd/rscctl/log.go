@@ -32,7 +32,7 @@ func newLogger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[c.String("log-level")]
 	if !ok {
-		return nil, usagef("run: log-level %q: use debug, info, warn or error", c.String("log-level"))
+		return nil, usagef("run: --log-level %s: no such level: say debug, info, warn or error", c.String("log-level"))
 	}
 	o := &slog.HandlerOptions{Level: level}
 	if journal(w) {
@@ -49,6 +49,6 @@ func newLogger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, o)), nil
 	default:
-		return nil, usagef("run: log-format %q: use text or json", format)
+		return nil, usagef("run: --log-format %s: no such format: say text or json", format)
 	}
 }

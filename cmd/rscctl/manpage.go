@@ -140,7 +140,12 @@ func roff(s string) string {
 func manCommand(s streams) *cli.Command {
 	return &cli.Command{
 		Name: "man", Usage: "print the manual page", Hidden: true,
-		Action: func(c *cli.Context) error { return writeMan(s.out, c.App) },
+		Action: func(c *cli.Context) error {
+			if _, err := positionals(c, 0, 0, ""); err != nil {
+				return err
+			}
+			return writeMan(s.out, c.App)
+		},
 	}
 }
 

@@ -61,6 +61,27 @@ func TestTheBinaryItself(t *testing.T) {
 	}
 
 	fake := newFake(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range []string{"status", "stats", "flows", "why web", "export", "policy get web", "version", "help", "status --help", "completion bash", "man", "status --watch"} {
+		cmd := exec.Command(bin, strings.Fields(args)...)
+		var errs strings.Builder
+		cmd.Stdout, cmd.Stderr, cmd.Env = full, &errs, append(os.Environ(), "RSCCTL_SOCKET="+fake.socket)
+		_ = cmd.Run() // its exit code tells
+		if code := cmd.ProcessState.ExitCode(); code != exitFailed || strings.Count(errs.String(), "no space left on device: make room") != 1 {
+			t.Errorf("%s on a full disk: exit %d, %q", args, code, errs.String())
+		}
+		oneErrorLine(t, errs.String())
+	}
+	empty := exec.Command(bin, "status")
+	empty.Env = append(os.Environ(), "RSCCTL_SOCKET=")
+	if out, _ := empty.CombinedOutput(); strings.Contains(string(out), "missing address") || strings.Contains(string(out), "control socket :") {
+		t.Errorf("an empty variable names no place: %s", out)
+	}
+
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		asked := fake.count()
 		cmd := exec.Command(bin, "stats", "--watch", "--interval", "20ms", "--socket", fake.socket)

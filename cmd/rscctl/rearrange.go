@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +18,7 @@ import (
 //	verb [subverb] --flag=value ... -- positional ...
 //
 // On the way it finds what the package would let through, or name by words that help nobody: unknown flags by their own name, a
-// flag without its value or with one of another type, and a flag given twice.
+// flag without its value, with an empty one (a variable of a script that is not set) or with one of another type, and a flag given twice.
 
 type parsed struct {
 	flags []flagUse
@@ -25,21 +26,20 @@ type parsed struct {
 }
 
 type flagUse struct {
+	typed string // as it stands on the command line, dashes and all
 	name  string
 	value string
 	given bool // a value was given
+	short bool // a value is needed, and the line ends here
 }
 
 func rearrange(app *cli.App, args []string) ([]string, error) {
-	p, err := split(args, takesValue(app, args))
-	if err != nil {
-		return nil, err
-	}
+	p := split(args, takesValue(app, args))
 	path, flags := []string(nil), []cli.Flag{cli.HelpFlag, cli.VersionFlag}
 	level := app.Commands
 	asked := len(p.words) > 1 && (p.words[0] == "help" || p.words[0] == "h")
 	if asked { // help VERB is VERB --help
-		p.words, p.flags = p.words[1:], append(p.flags, flagUse{name: "help"})
+		p.words, p.flags = p.words[1:], append(p.flags, flagUse{typed: "--help", name: "help"})
 	}
 	for len(p.words) > 0 {
 		c := find(level, p.words[0])
@@ -76,28 +76,30 @@ func rearrange(app *cli.App, args []string) ([]string, error) {
 }
 
 // split sorts arguments into flags and words. "--" ends the flags, a lone "-" is a word.
-func split(args []string, takes map[string]bool) (parsed, error) {
-	var p parsed
+func split(args []string, takes map[string]bool) (p parsed) {
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		switch {
 		case arg == "--":
 			p.words = append(p.words, args[i+1:]...)
-			return p, nil
+			return p
 		case len(arg) < 2 || arg[0] != '-':
 			p.words = append(p.words, arg)
 			continue
 		}
-		name, value, given := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
-		if takes[name] && !given {
-			if i++; i == len(args) {
-				return p, usagef("%s: needs a value: see the verb's --help", arg)
+		use := flagUse{}
+		use.typed, use.value, use.given = strings.Cut(arg, "=")
+		use.name = strings.TrimPrefix(use.typed[1:], "-")
+		if takes[use.name] && !use.given {
+			if i++; i < len(args) {
+				use.value, use.given = args[i], true
+			} else {
+				use.short = true
 			}
-			value, given = args[i], true
 		}
-		p.flags = append(p.flags, flagUse{name, value, given})
+		p.flags = append(p.flags, use)
 	}
-	return p, nil
+	return p
 }
 
 // render writes the flags of one verb in a form that cannot be misread.
@@ -111,7 +113,10 @@ func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {
 	for _, u := range uses {
 		f := lookup(known, u.name)
 		if f == nil {
-			return nil, usagef("%s--%s: no such flag: %s%s", on, u.name, flagHint(u.name, known), help)
+			return nil, usagef("%s%s: no such flag: %s%s", on, u.typed, flagHint(u.name, known), help)
+		}
+		if _, isBool := f.(*cli.BoolFlag); u.short || u.given && u.value == "" && !isBool {
+			return nil, usagef("%s%s: needs a value: %s", on, u.typed, help)
 		}
 		name := f.Names()[0]
 		if _, repeats := f.(*cli.StringSliceFlag); seen[name] && !repeats {
@@ -123,7 +128,11 @@ func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {
 			continue
 		}
 		if want := mistyped(f, u.value); want != "" {
-			return nil, usagef("%s--%s %s: %s, %s", on, name, u.value, want, help)
+			between := " "
+			if u.value == "" {
+				between = "="
+			}
+			return nil, usagef("%s--%s%s%s: %s, %s", on, name, between, u.value, want, help)
 		}
 		line = append(line, "--"+name+"="+u.value)
 	}
@@ -139,7 +148,9 @@ func mistyped(f cli.Flag, value string) string {
 			return "takes no value: give the flag alone"
 		}
 	case *cli.IntFlag:
-		if _, err = strconv.Atoi(value); err != nil {
+		if _, err = strconv.Atoi(value); errors.Is(err, strconv.ErrRange) {
+			return "too large a number: give a smaller one"
+		} else if err != nil {
 			return "not a whole number: give one"
 		}
 	case *cli.DurationFlag:

@@ -49,7 +49,7 @@ func runController(c *cli.Context, s streams) (err error) {
 	}
 	if c.IsSet("metrics") {
 		if _, err := metrics.Address(c.String("metrics")); err != nil {
-			return usagef("run: %v", err)
+			return usagef("run: --metrics %s: %v", c.String("metrics"), metrics.ErrAddress)
 		}
 	}
 	if c.String("config") == "-" {

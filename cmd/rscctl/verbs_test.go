@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -222,6 +225,60 @@ func TestWatchAppendsUntilInterrupted(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "VERDICTS"); n < 2 || strings.Contains(out.String(), "\x1b") {
 		t.Errorf("%d pages in %q", n, out.String())
+	}
+}
+
+// A watch of JSON is JSON and nothing else, however it is asked for.
+func TestAWatchOfJSONIsJSON(t *testing.T) {
+	fake := newFake(t)
+	for _, verb := range []string{"status", "stats", "flows"} {
+		for _, how := range []string{"--json", "--output=json"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			asked := fake.count()
+			var out, errs bytes.Buffer
+			done := make(chan int)
+			go func() {
+				done <- execute(ctx, []string{verb, "--watch", how, "--interval", "10ms", "--socket", fake.socket}, streams{out: &out, err: &errs})
+			}()
+			for fake.count() < asked+3 {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+			if code := <-done; code != exitDone || errs.Len() > 0 {
+				t.Fatalf("%s %s: exit %d, %q", verb, how, code, errs.String())
+			}
+			for d, n := json.NewDecoder(&out), 0; ; n++ {
+				var page struct{ Schema int }
+				if err := d.Decode(&page); err == io.EOF && n >= 2 {
+					break
+				} else if err != nil || page.Schema != api.Schema {
+					t.Fatalf("%s %s: object %d: %v, %+v", verb, how, n, err, page)
+				}
+			}
+		}
+	}
+}
+
+// What a name or a library has in it never reaches the terminal as a command to it, and never makes a second line.
+func TestAnErrorIsOneLineOfVisibleText(t *testing.T) {
+	for name, want := range map[string]string{
+		"a\x1b[31mred":                 `a\x1b[31mred: no such verb`,
+		"a\nb\r\nc":                    "a; b; c: no such verb",
+		"a\tb\x00\x07":                 `a b\x00\a: no such verb`,
+		"\u202eb":                      `\u202eb: no such verb`,
+		"Größe":                        "Größe: no such verb",
+		strings.Repeat("x", 100_000):   strings.Repeat("x", longestWord-1) + "... no such verb",
+		strings.Repeat("word ", 1_000): strings.Repeat("word ", 1_000) + ": no such verb",
+	} {
+		code, _, errs := rscctl(t, name)
+		if oneErrorLine(t, errs); code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("%.100q: exit %d, %.400q", name, code, errs)
+		}
+		for _, r := range strings.TrimSuffix(errs, "\n") {
+			if !unicode.IsPrint(r) {
+				t.Errorf("%.100q: %q is written", name, r)
+			}
+		}
 	}
 }
 

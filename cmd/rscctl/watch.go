@@ -32,7 +32,10 @@ func watch(c *cli.Context, s streams, show func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	asJSON := c.String("output") == "json"
+	asJSON, err := format(c)
+	if err != nil {
+		return err
+	}
 	repaint := isTerminal(s.out) && !dumb() && !asJSON
 	tick := time.NewTicker(interval)
 	defer tick.Stop()

@@ -2,8 +2,18 @@ package api
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
+)
+
+// Bounds of what an operator may ask of a policy.
+const (
+	MaxHold         = 10 * time.Millisecond // beyond it TCP's own timers suffer
+	MinMaxBytes     = 1500
+	MaxMaxBytes     = 65535 // IP length
+	MaxExcludePorts = 64
 )
 
 // BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
@@ -12,6 +22,25 @@ func BuiltinPolicy() Policy {
 		Coalesce: true, IPv4: true, IPv6: true, Profile: ProfileGRO,
 		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
 	}
+}
+
+// Check is nil, or names the first field that is out of its bounds, and these.
+func (p Policy) Check() error {
+	switch {
+	case !slices.Contains(Profiles, p.Profile):
+		return fmt.Errorf("profile %q: use gro or rsc", p.Profile)
+	case p.HoldNS < 0 || p.HoldNS > MaxHold.Nanoseconds():
+		return fmt.Errorf("hold %s: use 0 to %s", time.Duration(p.HoldNS), MaxHold)
+	case p.MaxBytes < MinMaxBytes || p.MaxBytes > MaxMaxBytes:
+		return fmt.Errorf("max-bytes %d: use %d to %d (IP length)", p.MaxBytes, MinMaxBytes, MaxMaxBytes)
+	case p.MaxSegments < 0 || p.MaxSegments == 1 || p.MaxSegments > MaxMaxBytes:
+		return fmt.Errorf("max-segments %d: use 0 (no limit) or 2 to %d", p.MaxSegments, MaxMaxBytes)
+	case len(p.ExcludePorts) > MaxExcludePorts:
+		return fmt.Errorf("exclude-port: %d ports: at most %d", len(p.ExcludePorts), MaxExcludePorts)
+	case slices.Contains(p.ExcludePorts, 0):
+		return errors.New("exclude-port 0: use 1 to 65535")
+	}
+	return nil
 }
 
 // Over is base with the patch's fields. The ports are in order, each once.

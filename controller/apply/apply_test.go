@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 )
@@ -312,7 +313,15 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		"version: 1\nvms: [" + vm + ", vlan: 4095}]":                                            "1 to 4094",
 		"version: 1\nvms: [" + vm + ", vlan: many}]":                                            "many",
 		"version: 1\nvms: [" + vm + ", policy: {hold: soon}}]":                                  "soon",
-		"version: 1\nvms: [" + vm + ", policy: {hold: -1us}}]":                                  "negative",
+		"version: 1\nvms: [" + vm + ", policy: {hold: -1us}}]":                                  "0 to 10ms",
+		"version: 1\nvms: [" + vm + ", policy: {hold: 11ms}}]":                                  "VM a: hold 11ms: use 0 to 10ms",
+		"version: 1\nvms: [" + vm + ", policy: {hold: 50}}]":                                    "line 2: hold: 50: not a duration: say for example 50us",
+		"version: 1\nvms: [" + vm + ", policy: {max-bytes: 1}}]":                                "1500 to 65535",
+		"version: 1\nvms: [" + vm + ", policy: {exclude-ports: 22}}]":                           "line 2: 22: wrong value: say a list of TCP ports, such as [22, 443]",
+		"version: 1\nvms: [" + vm + ", isolated: true}]":                                        "line 2: isolated: no such name: did you mean isolate? say one of name, iface,",
+		"version: 1\nvms:\n- {vlan: x}\n- {vlan: y}":                                            "line 3: x: wrong value: say a whole number (and 1 more)",
+		"version: 1\nvms: {a: b}":                                                               "line 2: names with values: wrong value: say a list of VMs",
+		"hello":                                                                                 "line 1: hello: wrong value: say a description, which begins with 'version: 1'",
 		"version: 1\ndefault-policy: {profile: tso}\nvms: []":                                   "default-policy: profile",
 		"version: 1\nvms: [" + vm + ", policy: {profile: tso}}]":                                "gro or rsc",
 		"version: 1\nvms: [" + vm + ", policy: {exclude-ports: [70000]}}]":                      "70000",
@@ -323,6 +332,15 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		f, err := Read(strings.NewReader(text))
 		if !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), word) {
 			t.Errorf("%q: %v, %+v", text, err, f)
+		}
+		if err != nil && (strings.Contains(err.Error(), "yaml") || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%q: in the words of the program that reads it, or in more than a line: %v", text, err)
+		}
+	}
+	for hold, want := range map[string]time.Duration{"0": 0, "'0'": 0, "1ms": time.Millisecond} {
+		f, err := Read(strings.NewReader("version: 1\nvms: [" + vm + ", policy: {hold: " + hold + "}}]"))
+		if err != nil || time.Duration(*f.VMs[0].Policy.Hold) != want {
+			t.Errorf("hold %s: %v", hold, err)
 		}
 	}
 	if _, err := Read(strings.NewReader(`{"version": 1, "vms": [` + `{"name": "a", "iface": "e", "mac": "52:54:00:00:00:01", "tap": "t", "policy": {"hold": "5us"}}]}`)); err != nil {

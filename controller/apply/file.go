@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -53,15 +54,31 @@ type VM struct {
 
 // Policy has the names of the policy flags. What is nil is the controller's default.
 type Policy struct {
-	Coalesce     *bool          `yaml:"coalesce,omitempty"`
-	IPv4         *bool          `yaml:"ipv4,omitempty"`
-	IPv6         *bool          `yaml:"ipv6,omitempty"`
-	Profile      *api.Profile   `yaml:"profile,omitempty"`
-	Hold         *time.Duration `yaml:"hold,omitempty"`
-	MaxBytes     *int           `yaml:"max-bytes,omitempty"`
-	MaxSegments  *int           `yaml:"max-segments,omitempty"`
-	ExcludePorts *[]uint16      `yaml:"exclude-ports,omitempty,flow"`
+	Coalesce     *bool        `yaml:"coalesce,omitempty"`
+	IPv4         *bool        `yaml:"ipv4,omitempty"`
+	IPv6         *bool        `yaml:"ipv6,omitempty"`
+	Profile      *api.Profile `yaml:"profile,omitempty"`
+	Hold         *Hold        `yaml:"hold,omitempty"`
+	MaxBytes     *int         `yaml:"max-bytes,omitempty"`
+	MaxSegments  *int         `yaml:"max-segments,omitempty"`
+	ExcludePorts *[]uint16    `yaml:"exclude-ports,omitempty,flow"`
 }
+
+// Hold is a time as the flag takes it: 50us, 1ms, 0.
+type Hold time.Duration
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (h *Hold) UnmarshalYAML(n *yaml.Node) error {
+	d, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: hold: %s: not a duration: say for example 50us, 300us, 1ms or 0", n.Line, shown(n.Value))
+	}
+	*h = Hold(d)
+	return nil
+}
+
+// MarshalYAML implements yaml.Marshaler.
+func (h Hold) MarshalYAML() (any, error) { return time.Duration(h).String(), nil }
 
 // Read reads and checks a file. The error is ErrFile, or the reader's.
 func Read(r io.Reader) (*File, error) {
@@ -71,7 +88,7 @@ func Read(r io.Reader) (*File, error) {
 	if err := d.Decode(&f); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: it is empty", ErrFile)
 	} else if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFile, err)
+		return nil, fmt.Errorf("%w: %w", ErrFile, readable(err))
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the first document", ErrFile)
@@ -84,9 +101,14 @@ func Read(r io.Reader) (*File, error) {
 
 // Write writes a file that Read takes.
 func (f *File) Write(w io.Writer) error {
-	e := yaml.NewEncoder(w)
+	var text bytes.Buffer // the package says twice, in its own words, what w fails with
+	e := yaml.NewEncoder(&text)
 	e.SetIndent(2)
-	return errors.Join(e.Encode(f), e.Close())
+	if err := errors.Join(e.Encode(f), e.Close()); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
 }
 
 // WriteJSON writes the same as JSON, under the same names.
@@ -160,15 +182,7 @@ func (v *VM) check() error {
 	return v.Policy.check()
 }
 
-func (p *Policy) check() error {
-	switch {
-	case p.Hold != nil && *p.Hold < 0:
-		return fmt.Errorf("hold %v: it cannot be negative", *p.Hold)
-	case p.Profile != nil && !slices.Contains(api.Profiles, *p.Profile):
-		return fmt.Errorf("profile %q: use gro or rsc", *p.Profile)
-	}
-	return nil
-}
+func (p *Policy) check() error { return p.patch().Over(api.BuiltinPolicy()).Check() }
 
 // request attaches the VM with the policy that it has, the defaults filled in.
 func (v *VM) request(defaults api.Policy) api.AttachRequest {
@@ -192,7 +206,7 @@ func (p *Policy) patch() api.PolicyPatch {
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 	if p.Hold != nil {
-		ns := p.Hold.Nanoseconds()
+		ns := time.Duration(*p.Hold).Nanoseconds()
 		out.HoldNS = &ns
 	}
 	return out
@@ -219,12 +233,12 @@ func Export(c *api.Config) *File {
 
 // beside is what p has beside the defaults.
 func beside(p, defaults api.Policy) (out Policy) {
-	hold := time.Duration(p.HoldNS)
+	hold := Hold(p.HoldNS)
 	differs(&out.Coalesce, &p.Coalesce, defaults.Coalesce)
 	differs(&out.IPv4, &p.IPv4, defaults.IPv4)
 	differs(&out.IPv6, &p.IPv6, defaults.IPv6)
 	differs(&out.Profile, &p.Profile, defaults.Profile)
-	differs(&out.Hold, &hold, time.Duration(defaults.HoldNS))
+	differs(&out.Hold, &hold, Hold(defaults.HoldNS))
 	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)
 	differs(&out.MaxSegments, &p.MaxSegments, defaults.MaxSegments)
 	if !slices.Equal(p.ExcludePorts, defaults.ExcludePorts) {

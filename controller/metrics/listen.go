@@ -12,7 +12,7 @@ import (
 )
 
 // ErrAddress is returned for an address that cannot be one.
-var ErrAddress = errors.New("use [HOST]:PORT or PORT; without a host only this machine can scrape")
+var ErrAddress = errors.New("not an address: say [HOST]:PORT or PORT; without a host only this machine can scrape")
 
 // connectionsAtOnce bounds what anybody who reaches the address takes of the controller's descriptors.
 const connectionsAtOnce = 64
