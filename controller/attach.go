@@ -224,6 +224,9 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 	u := c.uplinks[req.Iface]
 	found := c.detachWaiting(req, &resp)
 	if u == nil && !found {
+		if len(c.waiting[req.Iface]) > 0 {
+			return resp, fmt.Errorf("detach: interface %s: %w", req.Iface, c.unknownVM(req.VM))
+		}
 		return resp, fmt.Errorf("detach: %w", c.unknownIface(req.Iface))
 	}
 	var errs []error

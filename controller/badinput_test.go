@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -93,6 +95,9 @@ func TestValuesOutOfRangeAreNamedWithTheirRange(t *testing.T) {
 		{"mac", `"00:00:00:00:00:00"`, "unicast"}, {"mac", `"52:54:00:00:00:01:02:03"`, "52:54"}, {"vlan", "-1", "1 to 4094"}, {"vlan", "4095", "1 to 4094"},
 		{"socket_mode", `"0999"`, "octal"}, {"socket_mode", `"7777"`, "octal"}, {"socket_mode", `"rw"`, "octal"}, {"socket_owner", `"nosuch-user:x"`, "QEMU"},
 		{"socket_owner", `"root:nosuch-group"`, "QEMU"}, {"tap", `"vnet0"`, "either"},
+		{"iface", `"eth0\u0000x"`, "no interface has such a name"}, {"iface", `"../eth0"`, "no interface has such a name"}, {"tap", `"vnet0\n"`, "no interface has such a name"},
+		{"socket_owner", `":"`, "QEMU"}, {"socket_owner", `"-1:-1"`, "QEMU"}, {"vhost_user", `"a.sock"`, "from /"}, {"vhost_user", `"/run/a\u0000.sock"`, "visible"}, {"vhost_user", `"/run/a\u001b[31m"`, "visible"},
+		{"policy", `{"exclude_ports":[0]}`, "1 to 65535"},
 		{"policy", `{"hold_ns":-1}`, "10ms"}, {"policy", `{"hold_ns":10000001}`, "10ms"}, {"policy", `{"max_bytes":1499}`, "1500 to 65535"}, {"policy", `{"max_bytes":65536}`, "1500 to 65535"},
 		{"policy", `{"max_segments":1}`, "2 to"}, {"policy", `{"max_segments":-1}`, "2 to"}, {"policy", `{"profile":"lro"}`, "gro or rsc"}, {"policy", `{"profile":"off"}`, "gro or rsc"},
 	} {
@@ -109,10 +114,18 @@ func TestValuesOutOfRangeAreNamedWithTheirRange(t *testing.T) {
 			t.Errorf("%s %s: %d %s %s", tt.field, tt.value, status, code, message)
 		}
 	}
-	for target, says := range map[string]string{"/v1/flows?limit=many": "number", "/v1/flows?limit=-1": "number", "/v1/flows?sort=colour": "bytes, packets"} {
+	for target, says := range map[string]string{"/v1/flows?limit=many": "number", "/v1/flows?limit=-1": "number", "/v1/flows?sort=colour": "bytes, packets",
+		"/v1/policy": "name one", "/v1/flows?ifcae=a": "did you mean iface? /v1/flows has iface, vm, sort, limit", "/v1/stats?iface=a": "unknown parameter", "/v1/config?x": "has none",
+		"/v1/trace?vm=a&event=seal": "did you mean events?", "/v1/capture?vm=a&limit=1": "unknown parameter"} {
 		if status, code, message := ask(h, "GET", target, ""); status != http.StatusBadRequest || code != "usage" || !strings.Contains(message, says) {
 			t.Errorf("%s: %d %s %s", target, status, code, message)
 		}
+	}
+	long := `{"vm":"` + strings.Repeat("x", maxRequest) + `"}`
+	rec := httptest.NewRecorder()
+	(&front{handler: h, log: c.log}).ServeHTTP(rec, httptest.NewRequest("POST", "/v1/attach", strings.NewReader(long)).WithContext(context.WithValue(t.Context(), peerKey{}, peer{access: mayWrite})))
+	if !strings.Contains(rec.Body.String(), fmt.Sprintf("it is longer than %d bytes", maxRequest)) {
+		t.Errorf("a long request: %d %s", rec.Code, rec.Body)
 	}
 	for _, r := range []struct{ method, target string }{{"GET", "/v1/attach"}, {"POST", "/v1/status"}, {"DELETE", "/v1/policy"}, {"GET", "/"}, {"GET", "/v2/status"}} {
 		if status, _, _ := ask(h, r.method, r.target, "{}"); status != http.StatusMethodNotAllowed && status != http.StatusNotFound {

@@ -38,6 +38,9 @@ func (c *Controller) serveCapture(w http.ResponseWriter, r *http.Request) {
 }
 
 func captureConfig(r *http.Request) (cfg datapath.ProbeConfig, head api.CaptureHead, err error) {
+	if err := checkParams(r, "vm", "side", "snaplen", "flow"); err != nil {
+		return cfg, head, err
+	}
 	head = api.CaptureHead{Schema: api.Schema, Side: api.Side(r.FormValue("side")), SnapLen: api.MaxSnapLen, Deeds: datapath.DeedNames(), Reasons: reasonNames()}
 	switch head.Side {
 	case "":

@@ -18,6 +18,7 @@ import (
 	"github.com/rscctl/rscctl/controller/metrics"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
+	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/unixsock"
 )
@@ -68,20 +69,21 @@ type Controller struct {
 	serving  chan struct{} // closed when the state is restored
 	pulses   pulses
 
-	mu       sync.Mutex
-	tags     int              // given to uplinks and VMs
-	survivor *survivor        // nil without Options.Store
-	stirred  uint64           // what the workers had moved when it was last written
-	ready    map[int]*readied // by ifindex, while a hand-over is under way
-	uplinks  map[string]*uplink
-	heard    map[*listening]bool     // traces and captures under way
-	waiting  map[string][]*waitingVM // by interface; VMs of the state that are not attached now
-	retries  retries                 // when those are tried next
-	touched  bool                    // the attach in progress has begun to change the host
-	restored bool                    // the state file was read: from now on ours is the truth
-	defaults *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy
-	unsaved  error                   // why the state file is behind; nil when it is not
-	warnings []string
+	mu         sync.Mutex
+	tags       int              // given to uplinks and VMs
+	survivor   *survivor        // nil without Options.Store
+	stirred    uint64           // what the workers had moved when it was last written
+	ready      map[int]*readied // by ifindex, while a hand-over is under way
+	uplinks    map[string]*uplink
+	heard      map[*listening]bool // traces and captures under way
+	heardLimit vhost.LogLimit
+	waiting    map[string][]*waitingVM // by interface; VMs of the state that are not attached now
+	retries    retries                 // when those are tried next
+	touched    bool                    // the attach in progress has begun to change the host
+	restored   bool                    // the state file was read: from now on ours is the truth
+	defaults   *api.Policy             // of VMs of which attach says nothing else; nil: api.BuiltinPolicy
+	unsaved    error                   // why the state file is behind; nil when it is not
+	warnings   []string
 }
 
 // New checks the places, takes the state's lock and listens on the control socket. It changes no interface.

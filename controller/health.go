@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -91,12 +92,19 @@ func (c *Controller) follow(e netdev.Event) (look bool) {
 	}
 	switch e.Kind {
 	case netdev.Down, netdev.CarrierOff:
-		u.log.Warn("link is down")
+		u.linkSays(slog.LevelWarn, "link is down")
 	case netdev.Up, netdev.CarrierOn:
-		u.log.Info("link is up")
+		u.linkSays(slog.LevelInfo, "link is up")
 	}
 	c.checkUplink(u)
 	return true // what is in a bridge with it, and the VMs that were taken off
+}
+
+// linkSays logs what the link does, as often as whoever has its other end may make it.
+func (u *uplink) linkSays(level slog.Level, what string) {
+	if left, ok := u.limit.Allow(what); ok {
+		u.log.Log(context.Background(), level, what, "lines_left_out", left)
+	}
 }
 
 // vmChanged looks at once, instead of at the next tick, at the VM that an interface belongs to. The caller holds mu.

@@ -76,7 +76,7 @@ func (c *Controller) listen(what, vm string, cfg datapath.ProbeConfig) (*listeni
 		l.probes = append(l.probes, p)
 	}
 	c.heard[l] = true
-	c.log.Info(what+" begins", "vm", vm)
+	c.heardSays(what+" begins", vm)
 	return l, nil
 }
 
@@ -86,7 +86,14 @@ func (c *Controller) unlisten(what string, l *listening) {
 	defer c.mu.Unlock()
 	delete(c.heard, l)
 	c.takeOff(l)
-	c.log.Info(what+" ends", "vm", l.vm)
+	c.heardSays(what+" ends", l.vm)
+}
+
+// heardSays logs that somebody listens, or no longer: whoever may look may do that in a loop.
+func (c *Controller) heardSays(what, vm string) {
+	if left, ok := c.heardLimit.Allow(what); ok {
+		c.log.Info(what, "vm", vm, "lines_left_out", left)
+	}
 }
 
 // hush ends all traces and captures, and waits a moment for the words to be said.

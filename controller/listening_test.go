@@ -22,7 +22,7 @@ func TestListenersThatCannotBeAreRefused(t *testing.T) {
 	capture := func(q api.CaptureQuery) error { _, err := c.Capture(ctx, q); return err }
 	for what, call := range map[string]struct{ got, want error }{
 		"a trace of nobody":          {trace(api.TraceQuery{VM: "x"}), api.ErrUnknownVM},
-		"a trace of no name":         {trace(api.TraceQuery{}), api.ErrUnknownVM},
+		"a trace of no name":         {trace(api.TraceQuery{}), api.ErrUsage},
 		"of odd events":              {trace(api.TraceQuery{VM: "x", Events: "seal,hold"}), api.ErrUsage},
 		"of an odd flow":             {trace(api.TraceQuery{VM: "x", Flow: "1.2.3"}), api.ErrUsage},
 		"a capture of nobody":        {capture(api.CaptureQuery{VM: "x"}), api.ErrUnknownVM},

@@ -52,6 +52,9 @@ func (c *Controller) unknownIface(name string) error {
 		known = append(known, iface)
 	}
 	for iface := range c.waiting {
+		if iface == name {
+			return fmt.Errorf("interface %s: %w: its VMs wait: 'rscctl status' says for what", name, ErrUnknownIface)
+		}
 		known = append(known, iface)
 	}
 	return fmt.Errorf("interface %s: %w: %s'rscctl status' lists what is", name, ErrUnknownIface, near.Hint(name, known))

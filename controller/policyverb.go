@@ -14,6 +14,9 @@ func (c *Controller) findVM(name string) (*attachment, error) {
 			return v, nil
 		}
 	}
+	if name == "" {
+		return nil, fmt.Errorf("VM: %w: name one", ErrUsage)
+	}
 	return nil, c.unknownVM(name)
 }
 

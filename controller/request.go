@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
@@ -29,6 +30,11 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 	if req.Iface == "" {
 		return fail("interface: %w: name one", ErrUsage)
 	}
+	for what, name := range map[string]string{"interface": req.Iface, "tap": req.Tap} {
+		if strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
+			return fail("%s %q: %w: no interface has such a name: 'ip link' lists those there are", what, name, ErrUsage)
+		}
+	}
 	if len(req.VM) > maxVMName || !vmName.MatchString(req.VM) {
 		return fail("VM name %q: %w: use letters, digits, blanks and _.:@,=+()[]#~- (at most %d bytes, a letter or a digit first)", req.VM, ErrUsage, maxVMName)
 	}
@@ -37,7 +43,7 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 		return fail("MAC %q: %w: write it as 52:54:00:12:34:56", req.MAC, ErrUsage)
 	}
 	if mac[0]&1 != 0 || [macLen]byte(mac) == [macLen]byte{} {
-		return fail("MAC %s: %w: a VM's address is a unicast one", req.MAC, ErrUsage)
+		return fail("MAC %s: %w: a VM's address is a unicast one: give that of its NIC", req.MAC, ErrUsage)
 	}
 	if req.VLAN < 0 || req.VLAN > maxVLAN {
 		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
@@ -58,10 +64,11 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error
 	for _, u := range c.uplinks {
 		for _, v := range u.vms {
 			if v.req.VM == req.VM {
-				return fmt.Errorf("attach: VM %s: %w on %s: detach it first, or choose another name", req.VM, ErrTaken, u.name)
+				return fmt.Errorf("attach: VM %s: %w on %s: 'rscctl detach %s --vm %s' first, or choose another name", req.VM, ErrTaken, u.name, u.name, api.ShellWord(req.VM))
 			}
 			if u.name == req.Iface && v.addr == addr {
-				return fmt.Errorf("attach: MAC %s VLAN %d on %s: %w by VM %s: detach that, or give this VM another address", req.MAC, req.VLAN, u.name, ErrTaken, v.req.VM)
+				return fmt.Errorf("attach: MAC %s%s on %s: %w by VM %s: 'rscctl detach %s --vm %s' first, or give this VM another address",
+					req.MAC, inVLAN(req.VLAN), u.name, ErrTaken, v.req.VM, u.name, api.ShellWord(v.req.VM))
 			}
 		}
 	}
@@ -73,6 +80,14 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error
 		}
 	}
 	return nil
+}
+
+// inVLAN names an access port's VLAN.
+func inVLAN(id int) string {
+	if id == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in VLAN %d", id)
 }
 
 // checkClaim refuses what another VM has: its socket, its tap. The caller holds mu.
@@ -95,8 +110,11 @@ func (c *Controller) checkClaim(a *attachment) error {
 func parseOwner(s string) (uid, gid int, err error) {
 	uid, gid = -1, -1
 	u, g, _ := strings.Cut(s, ":")
+	if u == "" && g == "" {
+		return 0, 0, fmt.Errorf("socket owner %q: %w: it names nobody: say USER:GROUP, whom QEMU runs as", s, ErrUsage)
+	}
 	if u != "" {
-		if uid, err = strconv.Atoi(u); err != nil {
+		if uid, err = strconv.Atoi(u); err != nil || uid < 0 {
 			who, err := user.Lookup(u)
 			if err != nil {
 				return 0, 0, fmt.Errorf("socket owner %q: %w: this host has no user %q: name the one that QEMU runs as", s, ErrUsage, u)

@@ -1,22 +1,27 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/near"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/unixsock"
 )
@@ -85,14 +90,14 @@ func (l patient) Accept() (net.Conn, error) {
 
 func (c *Controller) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }))
+	mux.HandleFunc("GET /v1/status", query(func(r *http.Request) (any, error) { return c.Status(r.FormValue("iface")) }, "iface"))
 	mux.HandleFunc("GET /v1/policy", query(func(r *http.Request) (any, error) {
 		if r.FormValue("default") == "true" {
 			return c.DefaultPolicy(), nil
 		}
 		return c.GetPolicy(r.FormValue("vm"))
-	}))
-	mux.HandleFunc("GET /v1/stats", query(func(r *http.Request) (any, error) { return c.Stats(r.FormValue("vm")) }))
+	}, "default", "vm"))
+	mux.HandleFunc("GET /v1/stats", query(func(r *http.Request) (any, error) { return c.Stats(r.FormValue("vm")) }, "vm"))
 	mux.HandleFunc("GET /v1/config", query(func(*http.Request) (any, error) { return c.Config(), nil }))
 	mux.HandleFunc("GET /v1/flows", query(func(r *http.Request) (any, error) {
 		limit := 0
@@ -104,7 +109,7 @@ func (c *Controller) routes() http.Handler {
 			limit = n
 		}
 		return c.Flows(r.FormValue("iface"), r.FormValue("vm"), api.FlowSort(r.FormValue("sort")), limit)
-	}))
+	}, "iface", "vm", "sort", "limit"))
 	mux.HandleFunc("GET /v1/trace", c.serveTrace)
 	mux.HandleFunc("GET "+capturePath, c.serveCapture)
 	mux.HandleFunc("POST /v1/attach", command(c.log, c.Attach))
@@ -192,15 +197,30 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	return nil
 }
 
-func query(f func(*http.Request) (any, error)) http.HandlerFunc {
+// query answers a request. params are those that it may have behind the question mark.
+func query(f func(*http.Request) (any, error), params ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		v, err := f(r)
+		err := checkParams(r, params...)
+		var v any
+		if err == nil {
+			v, err = f(r)
+		}
 		if err != nil {
 			refuse(w, err)
 			return
 		}
 		reply(w, http.StatusOK, v)
 	}
+}
+
+// checkParams refuses parameters that a request does not have: what was meant to choose would choose nothing.
+func checkParams(r *http.Request, params ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(r.URL.Query())) {
+		if !slices.Contains(params, name) {
+			return fmt.Errorf("request: %w: unknown parameter %q: %s%s has %s", ErrUsage, name, near.Hint(name, params), r.URL.Path, cmp.Or(strings.Join(params, ", "), "none"))
+		}
+	}
+	return nil
 }
 
 // command answers a request that changes something, and has it in the log who asked for it.

@@ -153,6 +153,19 @@ func TestAVMThatCannotBeAttachedWaitsWithItsCause(t *testing.T) {
 	if len(list) != 1 || list[0].VM != "a" || list[0].Iface != "eth1" || list[0].Cause != "tap vnet3: no such device" || list[0].Since.IsZero() {
 		t.Fatalf("waiting: %+v", list)
 	}
+	// Of an interface whose VMs wait nobody means another one by the same name.
+	for what, ask := range map[string]func() error{
+		"VM a: no such VM is attached: it waits for eth1": func() error { _, err := c.GetPolicy("a"); return err },
+		"VM b2: no such VM": func() error { _, err := c.Detach(api.DetachRequest{Iface: "eth1", VM: "b2"}); return err },
+		"its VMs wait":      func() error { _, err := c.Flows("eth1", "", "", 0); return err },
+	} {
+		if what == "its VMs wait" { // and none is attached
+			delete(c.uplinks, "eth1")
+		}
+		if err := ask(); err == nil || !strings.Contains(err.Error(), what) || strings.Contains(err.Error(), "did you mean eth1") {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
 	var resp api.DetachResponse
 	if !c.detachWaiting(api.DetachRequest{Iface: "eth1", VM: "a"}, &resp) || len(c.waiting) != 0 {
 		t.Errorf("detached %v, still waiting %v", resp.VMs, c.waiting)

@@ -16,7 +16,9 @@ import (
 func (c *Controller) serveTrace(w http.ResponseWriter, r *http.Request) {
 	cfg := datapath.ProbeConfig{Kind: datapath.ProbeFates}
 	var err error
-	cfg.Deeds, err = traceEvents(r.FormValue("events"))
+	if err = checkParams(r, "vm", "flow", "events"); err == nil {
+		cfg.Deeds, err = traceEvents(r.FormValue("events"))
+	}
 	if err == nil {
 		cfg.Flow, err = flowMatch(r.FormValue("flow"))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
+	"github.com/rscctl/rscctl/vhost"
 )
 
 // Sizes of one NIC queue. The UMEM holds the frames of the fill ring and the RX ring, what the flow table holds, what
@@ -53,6 +54,7 @@ type uplink struct {
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
+	limit    vhost.LogLimit // of lines that the other end of the link can provoke
 
 	senders     string    // what is wrong with the frames to come, "" for nothing
 	sendersSeen time.Time // when that was looked at

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
@@ -40,6 +43,9 @@ func newUserKind(req *api.AttachRequest) (kind, error) {
 		Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, MaxBuffers: vhost.LinuxBuffers,
 		Mode: defaultMode, UID: -1, GID: -1, AnyMemory: req.AnyMemory,
 	}}
+	if !filepath.IsAbs(req.VhostUser) || strings.ContainsFunc(req.VhostUser, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return nil, fmt.Errorf("socket %q: %w: name it from / on, in visible characters, such as /run/rscctl/web1.sock", req.VhostUser, ErrUsage)
+	}
 	if req.SocketMode != "" {
 		m, err := strconv.ParseUint(req.SocketMode, 8, 12)
 		if err != nil || m > 0o777 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 )
 
@@ -12,6 +13,7 @@ import (
 func JSONError(err error) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
+	var long *http.MaxBytesError
 	switch {
 	case err == nil:
 		return nil
@@ -27,6 +29,8 @@ func JSONError(err error) error {
 		return fmt.Errorf("%s cannot be %s %s", orDocument(kind.Field), article, kind.Value)
 	case errors.As(err, &syntax):
 		return fmt.Errorf("it is no JSON at byte %d", syntax.Offset)
+	case errors.As(err, &long):
+		return fmt.Errorf("it is longer than %d bytes", long.Limit)
 	case strings.HasPrefix(err.Error(), "json: "):
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}

@@ -175,6 +175,9 @@ func (g Guest) unproved(t tapView) error {
 	if against := g.judge(t).against; len(against) > 0 {
 		return fmt.Errorf("tap %s: %w: %s: name the tap of %s, or let that VM send a frame", t.name, ErrUnproved, strings.Join(against, "; "), g.MAC)
 	}
+	if !t.carrier && len(t.held) == 0 {
+		return fmt.Errorf("tap %s: %w: nobody has it open: start the VM, or vouch for the tap with --trust-tap", t.name, ErrUnproved)
+	}
 	return fmt.Errorf("tap %s: %w: %s: let the VM send a frame, name its libvirt domain with --domain, or vouch for the tap with --trust-tap",
 		t.name, ErrUnproved, lookedFor)
 }

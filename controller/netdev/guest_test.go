@@ -255,7 +255,7 @@ func TestLibvirtIsAskedWithinABound(t *testing.T) {
 		t.Errorf("%q, %v", tap, err)
 	}
 	virsh("echo \"error: failed to get domain 'db1'\" >&2; exit 1")
-	if _, err := ask(); !errors.Is(err, netdev.ErrLibvirt) || !strings.Contains(err.Error(), "failed to get domain") || strings.Contains(err.Error(), "\n") {
+	if _, err := ask(); !errors.Is(err, netdev.ErrLibvirt) || !strings.Contains(err.Error(), "failed to get domain 'db1': see 'virsh list'") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("unknown domain: %v", err)
 	}
 	virsh("exec sleep 1000")

@@ -61,6 +61,7 @@ func TestTheTapOfAVMIsFoundByProof(t *testing.T) {
 		"did not come back":                  {asks(func(g *Guest) { g.Follow = true }), []tapView{b}, "", ErrUnproved, []string{macA}},
 		"no such tap":                        {asks(func(g *Guest) { g.Tap = "nosuch0" }), []tapView{b}, "", ErrNotTap, []string{"nosuch0"}},
 		"nothing is known":                   {asks(func(g *Guest) { g.Tap = "tap5" }), []tapView{plain}, "", ErrUnproved, []string{"tap5", "--domain", "--trust-tap", "send a frame"}},
+		"nobody has it open":                 {asks(func(g *Guest) { g.Tap = "tap5" }), []tapView{but(plain, func(t *tapView) { t.carrier = false })}, "", ErrUnproved, []string{"nobody has it open: start the VM"}},
 		"the operator's word":                {asks(func(g *Guest) { g.Tap, g.Trust = "tap5", true }), []tapView{plain, b}, "tap5", nil, nil},
 		"the operator's word, other tap":     {asks(func(g *Guest) { g.Tap, g.Trust, g.Follow = "tap9", true, true }), []tapView{plain}, "", ErrUnproved, nil},
 		"the operator's word, elsewhere":     {asks(func(g *Guest) { g.Tap, g.Trust = "tap5", true }), []tapView{but(plain, func(t *tapView) { t.elsewhere = "vnet1" })}, "", ErrUnproved, []string{"vnet1"}},

@@ -24,7 +24,7 @@ const maxDomain = 256
 // environment says which libvirt (LIBVIRT_DEFAULT_URI); without it root's is qemu:///system.
 func DomainTap(ctx context.Context, domain string, mac net.HardwareAddr) (string, error) {
 	if domain == "" || len(domain) > maxDomain || strings.ContainsAny(domain, "\x00\n") {
-		return "", fmt.Errorf("domain %q: %w: it is no name", domain, ErrLibvirt)
+		return "", fmt.Errorf("domain %q: %w: it is no name: give the one that 'virsh list' shows", domain, ErrLibvirt)
 	}
 	virsh, err := exec.LookPath("virsh")
 	if err != nil {
@@ -40,9 +40,9 @@ func DomainTap(ctx context.Context, domain string, mac net.HardwareAddr) (string
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("domain %s: %w: no answer from virsh in %v: see 'systemctl status libvirtd'", domain, ErrLibvirt, libvirtWait)
 	case errors.As(err, &failed):
-		return "", fmt.Errorf("domain %s: %w: %s", domain, ErrLibvirt, firstLine(failed.Stderr))
+		return "", fmt.Errorf("domain %s: %w: %s: see 'virsh list' and 'systemctl status libvirtd', or name the tap with --tap", domain, ErrLibvirt, firstLine(failed.Stderr))
 	case err != nil:
-		return "", fmt.Errorf("domain %s: %w: %v", domain, ErrLibvirt, err)
+		return "", fmt.Errorf("domain %s: %w: %v: name the tap with --tap", domain, ErrLibvirt, err)
 	default:
 		return tapOf(domain, string(out), mac)
 	}

@@ -64,19 +64,27 @@ func (x *explainer) state() {
 	if p == nil {
 		return
 	}
+	reason := ""
+	if p.StopReason != "" {
+		reason = " (" + p.StopReason + ")"
+	}
 	switch {
 	case p.State == api.PortRunning:
-	case p.StopReason != "":
-		x.say(State, "", "The VM is not served: its port is %s: %s.", p.State, p.StopReason)
-	case p.Socket != "":
-		x.say(State, "start the VM with its vhost-user socket at "+p.Socket, "The VM is not served: its port is %s, no front-end is connected.", p.State)
+	case p.State == api.PortConnected:
+		x.say(State, "look at the guest's network driver", "The VM is not served: its guest's rings do not run%s.", reason)
+	case p.State != api.PortWaiting:
+		x.say(State, "", "The VM is not served: its port is %s%s.", p.State, reason)
+	case p.Tap != "":
+		x.say(State, "start the VM", "The VM is not served: nobody has tap %s open.", p.Tap)
+	case p.Mode == api.ModeConnect:
+		x.say(State, "start the VM", "The VM is not served: nobody serves %s%s.", p.Socket, reason)
 	default:
-		x.say(State, "start the VM", "The VM is not served: its port is %s, nobody has tap %s open.", p.State, p.Tap)
+		x.say(State, "start the VM with its vhost-user socket at "+p.Socket, "The VM is not served: no front-end is connected to it%s.", reason)
 	}
 	if p.State == api.PortRunning && p.StopReason != "" {
 		x.say(State, "", "The kernel's path brings the VM its frames, not rscctl: %s.", p.StopReason)
 	}
-	if p.PolicyNote != "" {
+	if p.PolicyNote != "" && p.State == api.PortRunning {
 		x.say(State, "", "The rules in force are %s: %s.", p.Effective, p.PolicyNote)
 	}
 	for _, w := range p.Warnings {
@@ -86,7 +94,11 @@ func (x *explainer) state() {
 
 func (x *explainer) silent() {
 	do := "see what comes in at all: 'rscctl stats' shows the interface's outcomes; the VM's MAC and VLAN are those of attach"
-	if p := x.vm.Port; p != nil && p.Mode == api.ModeKernel {
+	switch p := x.vm.Port; {
+	case p == nil:
+	case p.State != api.PortRunning || p.StopReason != "":
+		do = "" // why is said above
+	case !p.Policy.Coalesce && p.Mode == api.ModeKernel:
 		do = "rscctl policy set %s --coalesce on"
 	}
 	x.say(Merged, do, "No packet has come to rscctl for this VM.")

@@ -103,9 +103,12 @@ func TestAVMThatIsNotServedSaysSoFirst(t *testing.T) {
 		want string
 	}{
 		"waits":         {VM{Waiting: &api.Waiting{VM: "db1", Iface: "eth1", Cause: "tap vnet9: no such device"}}, "it waits for what it needs, and comes back by itself: tap vnet9: no such device. -> "},
-		"no front-end":  {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Socket: "/run/db1.sock"}}, "no front-end is connected. -> start the VM with its vhost-user socket at /run/db1.sock"},
-		"no reader":     {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Tap: "vnet3"}}, "nobody has tap vnet3 open. -> start the VM"},
-		"failed":        {VM{Stats: stats(), Port: &api.Port{State: api.PortFailed, StopReason: "bad descriptor"}}, "its port is failed: bad descriptor. -> "},
+		"no front-end":  {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Socket: "/run/db1.sock"}}, "no front-end is connected to it. -> start the VM with its vhost-user socket at /run/db1.sock"},
+		"thrown out":    {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Socket: "/run/db1.sock", StopReason: "peer closed", PolicyNote: "no driver"}}, "no front-end is connected to it (peer closed). -> start the VM with its vhost-user socket at /run/db1.sock"},
+		"no server":     {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Socket: "/run/db1.sock", Mode: api.ModeConnect}}, "nobody serves /run/db1.sock. -> start the VM"},
+		"no driver":     {VM{Stats: stats(), Port: &api.Port{State: api.PortConnected, Socket: "/run/db1.sock"}}, "its guest's rings do not run. -> look at the guest's network driver"},
+		"no reader":     {VM{Stats: stats(), Port: &api.Port{State: api.PortWaiting, Tap: "vnet3", StopReason: "no VM has the tap open"}}, "nobody has tap vnet3 open. -> start the VM"},
+		"failed":        {VM{Stats: stats(), Port: &api.Port{State: api.PortFailed, StopReason: "bad descriptor"}}, "its port is failed (bad descriptor). -> "},
 		"halted":        {VM{Stats: stats(), Port: &api.Port{State: api.PortRunning, StopReason: "rules are there"}}, "The kernel's path brings the VM its frames, not rscctl: rules are there. -> "},
 		"other profile": {VM{Stats: stats(), Port: &api.Port{State: api.PortRunning, Effective: api.ProfileGRO, PolicyNote: "no RSC_EXT"}}, "The rules in force are gro: no RSC_EXT. -> "},
 		"a warning":     {VM{Stats: stats(), Port: &api.Port{State: api.PortRunning, Warnings: []string{"its senders are odd"}}}, "its senders are odd. -> "},
@@ -116,6 +119,15 @@ func TestAVMThatIsNotServedSaysSoFirst(t *testing.T) {
 		}
 		if a.VM != "db1" || a.Iface != "eth1" {
 			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	// What would change nothing is not advised: the policy merges already, and what is missing is said above.
+	for _, p := range []api.Port{
+		{State: api.PortWaiting, Tap: "vnet3", Mode: api.ModeKernel, Policy: api.BuiltinPolicy()}, {State: api.PortWaiting, Socket: "/s"},
+		{State: api.PortRunning, Mode: api.ModeKernel, Policy: api.BuiltinPolicy(), StopReason: "rules are there"},
+	} {
+		if got := about(Explain(VM{Stats: stats(), Port: &p}), Merged); len(got) != 1 || got[0] != "No packet has come to rscctl for this VM. -> " {
+			t.Errorf("%+v: %q", p, got)
 		}
 	}
 	got := about(Explain(VM{Stats: stats(), Port: &api.Port{State: api.PortRunning, Mode: api.ModeKernel}}), Merged)
