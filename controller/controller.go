@@ -76,6 +76,7 @@ type Controller struct {
 	ready      map[int]*readied // by ifindex, while a hand-over is under way
 	uplinks    map[string]*uplink
 	heard      map[*listening]bool // traces and captures under way
+	deaf       string              // why the control socket could not be made anew, as it was logged
 	heardLimit vhost.LogLimit
 	waiting    map[string][]*waitingVM // by interface; VMs of the state that are not attached now
 	retries    retries                 // when those are tried next
@@ -186,14 +187,18 @@ func (c *Controller) Run(ctx context.Context) error {
 		close(c.serving)
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
-		wg.Go(func() { c.watch(watching) })
+		// What listens ends with Run, and not when an heir takes it over: its end would remove the file.
+		listening, deafen := context.WithCancel(ctx)
+		first := c.listener
+		wg.Go(func() { c.watch(watching, func(l *unixsock.Listener) { wg.Go(func() { _ = c.serve(listening, l) }) }) })
 		if c.scrapes != nil {
 			c.log.Info("metrics", "address", c.scrapes.Addr().String())
 			wg.Go(func() { c.serveMetrics(watching) })
 		}
 		ended := make(chan error, 1)
 		go func() {
-			err := c.serve(ctx, c.listener)
+			err := c.serve(listening, first)
+			deafen()
 			stop()
 			wg.Wait()
 			ended <- c.end(err)

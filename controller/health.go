@@ -12,10 +12,11 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/report"
+	"github.com/rscctl/rscctl/vhost/unixsock"
 )
 
-// watch follows the links and looks at everything once a second, until ctx ends.
-func (c *Controller) watch(ctx context.Context) {
+// watch follows the links and looks at everything once a second, until ctx ends. serve answers on a control socket beside the first.
+func (c *Controller) watch(ctx context.Context, serve func(*unixsock.Listener)) {
 	tick := time.NewTimer(healthEvery)
 	defer tick.Stop()
 	var looked time.Time
@@ -35,6 +36,7 @@ func (c *Controller) watch(ctx context.Context) {
 				c.checkAll()
 				c.wakeWaiting()
 				c.saveAgain()
+				c.listenAgain(serve)
 				c.rememberCounts()
 				next = c.nextLook()
 			})

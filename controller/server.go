@@ -53,6 +53,26 @@ func listenControl(path, group string) (*unixsock.Listener, error) {
 	return l, nil
 }
 
+// listenAgain makes the control socket anew when somebody has removed its file, or its folder: nobody could ask or end a controller that is
+// not to be reached. The old one is kept until the end, because who is connected by it stays so. The caller holds mu.
+func (c *Controller) listenAgain(serve func(*unixsock.Listener)) {
+	if _, ours := c.listener.Group(); ours {
+		return
+	}
+	l, err := listenControl(c.opt.Socket, c.opt.SocketGroup)
+	if err != nil {
+		if c.deaf != err.Error() {
+			c.deaf = err.Error()
+			c.log.Error("the control socket's file is gone, and cannot be made anew: it is tried again each second", "err", err)
+		}
+		return
+	}
+	c.deaf = ""
+	c.log.Warn("the control socket's file was gone: it is made anew", "socket", c.opt.Socket)
+	c.listener = l
+	serve(l)
+}
+
 // socketGroup is the number of the group that the control socket is to have, -1 for the process'.
 func socketGroup(path, group string) (int, error) {
 	if group == "" {

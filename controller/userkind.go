@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -271,6 +272,9 @@ func (k *userKind) describe(a *attachment, vm *report.VM) error {
 	p.State, p.StopReason, p.QueuePairs, p.QueueSize = api.PortState(s.Name), s.Reason, s.Pairs, s.QueueSize
 	if s.Warning != "" {
 		p.Warnings = append(p.Warnings, s.Warning)
+	}
+	if _, err := os.Lstat(k.cfg.Socket); errors.Is(err, fs.ErrNotExist) && !k.cfg.Connect {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("its socket's file %s is gone, so no front-end can connect: 'rscctl detach %s --vm %s', and attach it again", k.cfg.Socket, a.up.name, api.ShellWord(a.req.VM)))
 	}
 	c := port.Counters()
 	vm.Interrupts, vm.TxDropped, vm.Vhost = c.Calls, c.TxDropped, c.Named()

@@ -97,7 +97,7 @@ func TestAnInterfaceThatLeavesIsWaitedFor(t *testing.T) {
 }
 
 // Whoever removes the folders of sockets takes nothing from VMs that are connected: what is attached stays, is shown where it can be asked
-// for, is detached, and the next start makes the folder anew.
+// for, and is detached. The control socket comes back by itself.
 func TestAFolderOfSocketsThatIsRemoved(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
 	dev := r.net.B.Dev
@@ -112,15 +112,25 @@ func TestAFolderOfSocketsThatIsRemoved(t *testing.T) {
 	if r.portOf("a") == nil {
 		t.Error("the VM is gone with its socket's folder")
 	}
+	r.says(0, []string{"its socket's file", "and attach it again"}, "status")
 	r.says(1, []string{folder, "make it"}, "attach", dev, "--vm", "b", "--mac", macB, "--vhost-user", filepath.Join(folder, "b.sock"))
 	r.must("detach", dev)
 	r.untouched(t)
 	if err := os.Remove(filepath.Join(r.dir, "ctl.sock")); err != nil {
 		t.Fatal(err)
 	}
-	r.says(3, []string{"no controller", "--socket"}, "status")
-	r.stop()
-	r.start()
+	r.eventually("the control socket is made anew", func() error {
+		if out, code := r.cli("status"); code != 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
+	r.attach("a", macA)
+	r.replace() // an heir has the new one
+	if r.portOf("a") == nil {
+		t.Error("the heir lacks the VM")
+	}
+	r.must("detach", dev)
 }
 
 // On a full disk what would have to be kept is refused, what is taken away is taken away, and both are said; with room again the state is

@@ -34,7 +34,7 @@ func TestWhatAPeerProvokesDoesNotFillTheLog(t *testing.T) {
 			defer c.Close()
 			// Nothing, half a header, an unknown request, one that is too long, bytes of no protocol.
 			_, _ = c.Write([][]byte{nil, word(1), word(9999, 1, 0), word(5, 1, 1<<31), []byte(strings.Repeat("\xff\x1b[31m\n", 20))}[i%5]) // it may hang up first
-			_ = c.SetReadDeadline(time.Now().Add(2 * time.Millisecond)) // it may wait for more, too
+			_ = c.SetReadDeadline(time.Now().Add(2 * time.Millisecond))                                                                    // it may wait for more, too
 			_, _ = c.Read(make([]byte, 1))
 		},
 		"link": func(i int) {
