@@ -146,14 +146,22 @@ func readDescription(name string, stdin io.Reader) (*apply.File, error) {
 	return f, nil
 }
 
-// openInput opens a file, or with - standard input. what names it in messages.
+// openInput opens a file, or with - standard input, where there is one (not nil). what names it in messages.
 func openInput(name string, stdin io.Reader) (in io.ReadCloser, what string, err error) {
 	if name == "-" {
 		return io.NopCloser(stdin), "standard input", nil
 	}
+	remedy := "name a file this user may read"
+	if stdin != nil {
+		remedy += ", or - for standard input"
+	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: name a file this user may read, or - for standard input", err)
+		return nil, "", fmt.Errorf("%w: %s", err, remedy)
+	}
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		f.Close()
+		return nil, "", fmt.Errorf("%s: is a folder: %s", name, remedy)
 	}
 	return f, name, nil
 }

@@ -69,9 +69,11 @@ func runDoctor(c *cli.Context, s streams) error {
 			}
 		}
 	}
-	if asJSON {
+	switch {
+	case asJSON:
 		err = printJSON(s.out, report)
-	} else {
+	case failed != nil && c.Bool("undo") && len(report.Undone) == 0: // and whether there was something is not known
+	default:
 		err = printReport(newPrinter(s.out), report, c.Bool("undo"), c.Bool("verbose"))
 	}
 	if n := doctor.Count(report.Findings, doctor.Error); n > 0 && failed == nil {

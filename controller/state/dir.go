@@ -32,15 +32,23 @@ type Dir struct {
 
 // Open makes the directory if need be, takes its lock (ErrLocked) and reads the undo list. It changes no file.
 func Open(path string) (*Dir, error) {
-	const remedy = "choose another directory with --state"
 	if err := os.MkdirAll(path, 0o750); err != nil {
-		return nil, fmt.Errorf("state: %w: %s", err, remedy)
+		return nil, unusable(err)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("state: %w: %s", err, remedy)
+		return nil, unusable(err)
 	}
 	return openLocked(path, lock)
+}
+
+// unusable says what to do about a directory that cannot be had.
+func unusable(err error) error {
+	remedy := "choose another directory with --state"
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		remedy = "run it as root"
+	}
+	return fmt.Errorf("state: %w: %s", err, remedy)
 }
 
 // Adopt is Open with the lock that another process holds and hands over, by a descriptor that is taken over, also with an error. Until

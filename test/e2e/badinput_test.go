@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -112,6 +114,34 @@ func TestVerbsWithoutAControllerExitWithThree(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, "ctl.sock")); err == nil {
 		t.Error("the control socket is left")
+	}
+}
+
+// Who is not root is told so, and not to choose other places.
+func TestWhoIsNotRootIsToldSo(t *testing.T) {
+	netnstest.Need(t, netnstest.AFXDP)
+	binary := filepath.Join(os.TempDir(), fmt.Sprintf("rscctl-e2e-%d", os.Getpid())) // t.TempDir lets nobody else in
+	b, err := os.ReadFile(product)
+	if err == nil {
+		err = os.WriteFile(binary, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(binary) })
+	dir := t.TempDir()
+	for _, args := range []string{"run", "purge", "doctor --undo", "demo", "observe lo --seconds 1"} {
+		line := strings.Fields(args)
+		if line[0] != "observe" && line[0] != "demo" {
+			line = append(line, "--state", filepath.Join(dir, "state"))
+		}
+		cmd := exec.Command(binary, line...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54322, Gid: 54322}}
+		cmd.Dir = "/"
+		out, _ := cmd.CombinedOutput() // its exit code tells
+		if text := string(out); cmd.ProcessState.ExitCode() != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "root") || strings.Contains(text, "choose another") {
+			t.Errorf("%s: %v: %s", args, cmd.ProcessState, text)
+		}
 	}
 }
 
