@@ -53,6 +53,11 @@ func (c *Controller) reattach(a *attachment, req api.AttachRequest) (api.AttachR
 		return resp, err
 	case req.DryRun:
 		resp.Deed = api.DeedChanged
+		if len(anew) > 0 {
+			if err := c.tryNew(a, req); err != nil {
+				return resp, fmt.Errorf("%w; VM %s is unchanged", err, req.VM)
+			}
+		}
 		return resp, nil
 	}
 	req.Policy = policy.Patch()

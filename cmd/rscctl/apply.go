@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,31 +86,45 @@ func runApply(c *cli.Context, s streams) error {
 		return err
 	}
 	p, done, failed := newPrinter(s.out), []applied{}, 0
-	for _, step := range apply.Plan(f, config, c.Bool("prune")) {
+	plan := apply.Plan(f, config, c.Bool("prune"))
+	var unwritten error
+	for _, step := range plan {
+		if c.Context.Err() != nil {
+			break
+		}
 		a := applied{Step: step}
 		if a.Warnings, err = carryOut(c.Context, cl, &step, c.Bool("dry-run")); err != nil {
 			a.Error, failed = oneLine(err.Error()), failed+1
+			if c.Context.Err() != nil {
+				a.Error = "interrupted: 'rscctl status' says whether it was done"
+			}
 		}
 		if done = append(done, a); !asJSON {
 			printApplied(p, &a)
+			unwritten = cmp.Or(unwritten, p.flush()) // now: a step may take a while, and the next be interrupted
 		}
 	}
 	if asJSON {
-		err = printJSON(s.out, struct {
+		unwritten = printJSON(s.out, struct {
 			Schema int       `json:"schema"`
 			DryRun bool      `json:"dry_run"`
 			Steps  []applied `json:"steps"`
 		}{api.Schema, c.Bool("dry-run"), done})
 	} else {
-		if len(done) == 0 {
+		if len(plan) == 0 {
 			p.line("nothing to do")
 		}
-		err = p.flush()
+		unwritten = cmp.Or(unwritten, p.flush())
 	}
-	if failed > 0 {
-		return errors.Join(fmt.Errorf("%s", plural(failed, "step failed", "steps failed")), err)
+	switch {
+	case len(done) < len(plan):
+		err = fmt.Errorf("interrupted: %d of %d steps were not begun: apply again for these", len(plan)-len(done), len(plan))
+	case failed > 0:
+		err = fmt.Errorf("%s", plural(failed, "step failed", "steps failed"))
+	default:
+		err = nil
 	}
-	return err
+	return errors.Join(err, unwritten)
 }
 
 func carryOut(ctx context.Context, cl *api.Client, step *apply.Step, dry bool) ([]string, error) {

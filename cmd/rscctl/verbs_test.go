@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -256,6 +257,32 @@ func TestAWatchOfJSONIsJSON(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// An apply that is interrupted says what it has done, and how much it has not begun.
+func TestAnInterruptedApplySaysHowFarItCame(t *testing.T) {
+	fake := newFake(t)
+	text := "version: 1\nvms:\n"
+	for i := range 1000 {
+		text += fmt.Sprintf("- {name: v%d, iface: eth0, mac: \"52:54:00:00:%02x:%02x\", tap: t%d}\n", i, i>>8, i&255, i)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs bytes.Buffer
+	done := make(chan int)
+	go func() {
+		done <- execute(ctx, []string{"apply", "-f", "-", "--socket", fake.socket}, streams{in: strings.NewReader(text), out: &out, err: &errs})
+	}()
+	for fake.count() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if code := <-done; code != exitFailed || !strings.Contains(errs.String(), "apply: interrupted: ") || !strings.Contains(errs.String(), "of 1000 steps were not begun") {
+		t.Errorf("exit %d, %q", code, errs.String())
+	}
+	if oneErrorLine(t, errs.String()); !strings.HasPrefix(out.String(), "attach v0 to eth0\n") || strings.Contains(out.String(), "context") {
+		t.Errorf("%.300q", out.String())
 	}
 }
 

@@ -167,14 +167,15 @@ func (s *Step) change(ctx context.Context, c Controller) (warnings []string, err
 	return warnings, fmt.Errorf("%w; it is attached as it was", err)
 }
 
-// Try asks the controller whether it would attach the VM of an Attach step. Of detaching and changing nothing can be asked beforehand.
+// Try asks the controller whether it would attach the VM of an Attach step, or change that of a Change step where interface and address
+// stay. Of detaching, and of a VM that moves, nothing can be asked beforehand: its name is taken, by itself.
 func (s *Step) Try(ctx context.Context, c Controller) (warnings []string, err error) {
-	switch s.Deed {
-	case Attach:
+	switch {
+	case s.Deed == Attach, s.Deed == Change && s.was.Iface == s.want.Iface && s.was.MAC == s.want.MAC:
 		dry := s.want
 		dry.DryRun = true
 		return attach(ctx, c, dry)
-	case Wait:
+	case s.Deed == Wait:
 		return nil, ErrWaits
 	}
 	return nil, nil

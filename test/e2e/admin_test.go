@@ -78,6 +78,7 @@ func TestAttachedAgainAVMIsWhatItIsToBe(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	r.says(1, []string{"folder", "is unchanged"}, "attach", dev, "--vm", name, "--mac", macA, "--vhost-user", filepath.Join(r.dir, "no", "web.sock"))
+	r.says(1, []string{"folder", "is unchanged"}, "attach", dev, "--vm", name, "--mac", macA, "--vhost-user", filepath.Join(r.dir, "no", "web.sock"), "--dry-run")
 	if running() != nil {
 		t.Error("a request that cannot be met took the VM off")
 	}

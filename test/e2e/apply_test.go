@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -59,6 +60,13 @@ func TestWhatIsExportedIsApplied(t *testing.T) {
 	var st api.Status
 	if r.json(&st, "status"); len(st.Interfaces) != 1 || len(st.Interfaces[0].Ports) != 1 || st.Interfaces[0].Ports[0].VM != "user" {
 		t.Errorf("status %+v", st.Interfaces)
+	}
+	moved := regexp.MustCompile(`vhost-user: \S+`).ReplaceAllString(before, "vhost-user: "+filepath.Join(r.dir, "no", "x.sock"))
+	if err := os.WriteFile(file, []byte(moved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.cli("apply", "-f", file, "--dry-run"); code != 1 || !strings.Contains(out, "does not exist") || !strings.Contains(out, "1 step failed") {
+		t.Errorf("a change that would be refused, tried: exit %d: %s", code, out)
 	}
 	// A file that asks for what the host has not changes nothing of the rest.
 	if err := os.WriteFile(file, []byte(before+"  - {name: x, iface: nosuch0, mac: \"52:54:00:00:00:77\", vhost-user: /run/x.sock}\n"), 0o600); err != nil {
