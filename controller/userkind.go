@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -124,7 +125,9 @@ func (k *userKind) open(a *attachment) error {
 		return err
 	}
 	port, err := vhost.NewPort(k.cfg)
-	if err != nil {
+	if errno := syscall.Errno(0); errors.As(err, &errno) { // what Check of vhost has no word for: a folder of /proc, a full disk
+		return fmt.Errorf("attach: %w: make room there, or name a socket in another folder such as /run/rscctl", err)
+	} else if err != nil {
 		return err
 	}
 	return k.steer(a, port)

@@ -44,6 +44,10 @@ func TestWrongAttachesSayWhyAndLeaveNothing(t *testing.T) {
 		{"path too long", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", "/tmp/" + strings.Repeat("x", 120)}, 1, "long"},
 		{"live socket", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("live")}, 1, sock("live")},
 		{"another kind of file", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", plain}, 1, plain},
+		{"folder of the kernel's", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", "/proc/x.sock"}, 1, "name a socket in another folder"},
+		{"line break in the path", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("x\ny")}, 2, `x\ny`},
+		{"escape in the path", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("x\x1b[31m")}, 2, "visible characters"},
+		{"owner of nobody", append([]string{dev, "--socket-owner", ":"}, good...), 2, "names nobody"},
 		{"missing folder", []string{dev, "--vm", "x", "--mac", macA, "--vhost-user", sock("no/x.sock")}, 1, sock("no")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
