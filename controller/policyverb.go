@@ -118,7 +118,7 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResp
 	}
 	c.remember()
 	r := v.policyResponse()
-	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", r.Effective, "hold_ns", policy.HoldNS)
+	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", policy.Profile, "in_effect", r.Effective, "hold_ns", policy.HoldNS)
 	return r, nil
 }
 

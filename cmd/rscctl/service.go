@@ -37,6 +37,7 @@ func (s *service) attend(ctx context.Context) {
 		select {
 		case <-s.hangups:
 			s.notify(daemon.SdNotifyReloading, "MONOTONIC_USEC="+fmt.Sprint(monotonic().Microseconds()))
+			s.log.Info("asked to look at everything anew, by SIGHUP", "config", s.config)
 			s.ctl.LookAgain()
 			s.ready(s.configure(ctx))
 		case <-ctx.Done():

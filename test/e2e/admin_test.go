@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,17 @@ func (r *rig) says(code int, words []string, args ...string) {
 			r.t.Errorf("rscctl %s: no %q in\n%s", strings.Join(args, " "), w, out)
 		}
 	}
+}
+
+// logs waits for a text in the controller's log, which is read by a goroutine of its own.
+func (r *rig) logs(text string) {
+	r.t.Helper()
+	r.eventually("the log says "+text, func() error {
+		if !strings.Contains(r.log.String(), text) {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 }
 
 // portOf is what status says of a VM, nil when it is not attached.
@@ -168,6 +180,8 @@ func TestTheDefaultPolicyIsThatOfVMsToCome(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
 	r.attach("before", macA)
 	r.must("policy", "set", "--default", "--hold", "10us", "--exclude-port", "22")
+	r.must("policy", "set", "before", "--profile", "rsc")
+	r.logs("profile=rsc in_effect=off") // what was asked for, and what is in force
 	r.says(2, []string{"10ms"}, "policy", "set", "--default", "--hold", "1s")
 	r.stop()
 	r.start()

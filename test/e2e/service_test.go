@@ -72,6 +72,7 @@ func TestAServiceManagerIsTold(t *testing.T) {
 		t.Errorf("reloading without its moment: %q", text)
 	}
 	m.wait("READY=1")
+	r.logs("by SIGHUP")
 	if err := r.run.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
