@@ -6,7 +6,7 @@ BIN        := bin/rscctl
 TOOL       := go tool -modfile=tools/go.mod
 EBPF       := github.com/cilium/ebpf
 
-.PHONY: all build package demo test test-all generate check fuzz clean
+.PHONY: all build package demo report test test-all generate check fuzz clean
 
 all: build
 
@@ -20,6 +20,10 @@ package:
 # The whole path on this machine in under a minute: needs root, Linux and Go, nothing else.
 demo: build
 	$(BIN) demo
+
+# What this machine is and how fast, in a file that you read and may send: rscctl-report.md. As root it has a short demo in it.
+report: build
+	$(BIN) report
 
 # Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
 # this kernel and, in a throw-away VM, on a second one.

@@ -57,6 +57,7 @@ func TestImportsPointDownOnly(t *testing.T) {
 		"controller/top":        append(bans("it reads what the controller answered, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable", "vhost", "bpf", "cmd"), ban{"charm.land", "it lays out a screen and knows no terminal"}),
 		"controller/why":        bans("it reads what the controller answered, and is tested without one", "controller/datapath", "controller/netdev", "controller/report", "controller/state", "flowtable/packet", "vhost", "bpf", "cmd"),
 		"controller/doctor":     bans("it looks at a host, with a controller or without", "flowtable/packet", "vhost", "controller/api", "controller/datapath", "controller/report", "cmd"),
+		"controller/survey":     bans("it describes a machine, with a controller or without", "flowtable/packet", "vhost", "controller/datapath", "controller/report", "cmd"),
 		"controller":            bans("the command line is above it", "cmd"),
 	}
 	for pkg, banned := range never {

@@ -124,8 +124,8 @@ func newApp(s streams) *cli.App {
 		UsageText: `rscctl VERB [flags]   (flags may stand anywhere; 'rscctl help VERB' lists them)`,
 		Version:   version(),
 		Description: `The controller ('rscctl run') merges consecutive TCP segments of a flow into one large frame and puts it into
-a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, purge,
-replay and demo need no controller. 'rscctl observe' tells whether this host needs it at all.
+a VM's virtio-net receive queue. Every other verb talks to it over its control socket; observe, doctor, report,
+purge, replay and demo need no controller. 'rscctl observe' tells whether this host needs it at all.
 
 A first session, as root:
    rscctl run &
@@ -144,7 +144,7 @@ Lists take -o json, or --json. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no
 		Action:         noVerb,
 		Commands: []*cli.Command{
 			runCommand(s), attachCommand(s), detachCommand(s), statusCommand(s), flowsCommand(s), policyCommand(s),
-			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), applyCommand(s), exportCommand(s), hookCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), completionCommand(s), manCommand(s), demoChildCommand(),
+			statsCommand(s), whyCommand(s), topCommand(s), traceCommand(s), captureCommand(s), observeCommand(s), doctorCommand(s), reportCommand(s), applyCommand(s), exportCommand(s), hookCommand(s), purgeCommand(s), replayCommand(s), demoCommand(s), versionCommand(s), completionCommand(s), manCommand(s), demoChildCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/rscctl/rscctl/test/netnstest"
+)
+
+// A machine on which all has a name that tells: what rscctl report writes of it has none of them, though doctor speaks of some.
+func TestTheReportDoesNotSayWhoseMachineItIs(t *testing.T) {
+	bin := built(t)
+	mac := net.HardwareAddr{0x52, 0x54, 0, 0x5e, 0xc2, 0xe7}
+	n := netnstest.Pair(t, netnstest.Options{MACB: mac, KeepTxChecksum: true})
+	rename := func(s *netnstest.Side, name string) {
+		s.Do(t, func() error {
+			l, err := netlink.LinkByName(s.Dev)
+			if err != nil {
+				return err
+			}
+			for _, err := range []error{netlink.LinkSetDown(l), netlink.LinkSetName(l, name), netlink.LinkSetUp(l)} {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	rename(n.A, "acmepeer0")
+	rename(n.B, "acmenic0")
+	n.B.Do(t, func() error {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "acmebr0"}}
+		if err := netlink.LinkAdd(bridge); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName("acmenic0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(l, bridge)
+	})
+
+	vm := exec.Command("/bin/sh", "-c", "read line", "-name", "guest=acmevm0,debug-threads=on", "-uuid", "6f1c7a52-8b1e-4c55-9d3a-0b6f5ec2e777")
+	vm.Args[0] = "/usr/bin/qemu-system-x86_64"
+	stdin, err := vm.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Wait()
+	defer stdin.Close()
+
+	home := filepath.Join(t.TempDir(), "acmehome")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) (string, error) {
+		t.Helper()
+		cmd := exec.Command("sh", append([]string{"-c", `hostname acmehost0.acme.example && exec "$@"`, "-", bin}, args...)...)
+		cmd.Dir = home
+		cmd.Env = append(os.Environ(), "HOME="+home, "USER=acmeuser", "SUDO_USER=acmeadmin")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		err := n.B.NS.Run(cmd)
+		return out.String(), err
+	}
+	// --bpffs of a user's: doctor says where it is.
+	more := []string{"acmenic0", "--bpffs", filepath.Join(home, "acmepins")}
+	heard, _ := run(append([]string{"doctor", "--verbose"}, more...)...) // its exit code says what it found
+	for _, told := range []string{"acmenic0", "acmepeer0", "acmebr0", "acmepins", n.A.NS.Name()} {
+		if !strings.Contains(heard, told) {
+			t.Fatalf("doctor does not speak of %s: this shows nothing\n%s", told, heard)
+		}
+	}
+
+	report := append([]string{"report", "--no-demo", "--socket", filepath.Join(home, "none")}, more...)
+	said, err := run(report...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	if !strings.Contains(said, "rscctl-report.md") || !strings.Contains(said, "read it before you send it") {
+		t.Errorf("said: %s", said)
+	}
+	path := filepath.Join(home, "rscctl-report.md")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode() != 0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for _, secret := range []string{"acme", "52:54:00", "5e:c2:e7", "5ec2e7", "10.77.0", "fd77:", "fe80:", "6f1c7a52", n.A.NS.Name(), n.B.NS.Name(), home} {
+		if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+			t.Errorf("%s stands in the report", secret)
+		}
+	}
+	for _, fact := range []string{"| nic0 | veth veth |", `"subject":"nic0"`, `"id":"peer.tx_checksum"`, "its peer nic0-peer leaves TCP checksums", "| kernel | ", "| processor | ", "| VMs that run | ", "--no-demo"} {
+		if !strings.Contains(text, fact) {
+			t.Errorf("%s does not stand in the report", fact)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+
+	// A file that is there is somebody's.
+	if said, err := run(report...); err == nil || !strings.Contains(said, "say --overwrite") {
+		t.Errorf("written over: %v %s", err, said)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := run(append(report, "--overwrite")...); err != nil {
+		t.Errorf("%v %s", err, said)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("written over with mode %v", info.Mode())
+	}
+	if said, err := run("report", "acmenone0", "-w", "other.md", "--no-demo"); err == nil || !strings.Contains(said, "acmenone0") {
+		t.Errorf("an interface that is not there: %v %s", err, said)
+	}
+	if _, err := os.Stat(filepath.Join(home, "other.md")); err == nil {
+		t.Error("half a report is left")
+	}
+}
