@@ -1,21 +1,8 @@
 // Package api holds what crosses the control socket: requests, responses and the client. It knows nothing of the controller's inside.
 //
 // Transport: HTTP/1.1 with JSON bodies over a Unix stream socket. Every list carries "schema".
-// Paths (method, request body, response body):
-//
-//	GET  /v1/status?iface=I             -            Status
-//	POST /v1/attach                     AttachRequest   AttachResponse
-//	POST /v1/detach                     DetachRequest   DetachResponse
-//	GET  /v1/flows?iface=&vm=&sort=&limit=   -       Flows
-//	GET  /v1/policy?vm=V                -            PolicyResponse
-//	POST /v1/policy                     PolicyRequest   PolicyResponse
-//	GET  /v1/stats?vm=V                 -            Stats
-//	GET  /v1/config                     -            Config
-//	POST /v1/replace                    ReplaceRequest  none: the connection goes on with ReplaceProtocol
-//	GET  /v1/trace?vm=V&flow=&events=   -            a stream: lines of TraceEvent, until either side ends it
-//	GET  /v1/capture?vm=V&side=&flow=&snaplen=   -   a stream: a line of CaptureHead, then CaptureBlocks
-//
-// An error is an HTTP status of 400 and above with an ErrorBody; kinds in errors.go lists the codes.
+// docs/api.md lists the requests with their parameters, and every field; tests hold it to the code. An error is an HTTP status of 400 and
+// above with an ErrorBody; kinds in errors.go lists the codes.
 package api
 
 import "time"
