@@ -6,7 +6,7 @@ BIN        := bin/rscctl
 TOOL       := go tool -modfile=tools/go.mod
 EBPF       := github.com/cilium/ebpf
 
-.PHONY: all build package demo report test test-all generate check fuzz clean
+.PHONY: all build package demo report bench test test-all generate check fuzz clean
 
 all: build
 
@@ -24,6 +24,12 @@ demo: build
 # What this machine is and how fast, in a file that you read and may send: rscctl-report.md. As root it has a short demo in it.
 report: build
 	$(BIN) report
+
+# What a segment costs, each figure beside its floor: compare ratios of one run. Two minutes; needs no root.
+bench:
+	go test -run XXX -bench 'SegmentToGuest/flows=(1|64)$$' -count 5 ./controller/datapath
+	go test -run XXX -bench 'Coalesce/flows=(1|64|1024)$$' -count 5 ./flowtable
+	go test -run XXX -bench 'Deliver' ./vhost
 
 # Unit, race, privileged and VM tests. What is missing is installed (Debian, Ubuntu) or named. The privileged tests run on
 # this kernel and, in a throw-away VM, on a second one.
