@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -64,22 +65,25 @@ func runReport(c *cli.Context, s streams) error {
 	if file == nil {
 		return err
 	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		_ = os.Remove(path) // nobody is to send half a report
+	if err = errors.Join(err, file.Close()); err == nil && file.Name() != path {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(file.Name()) // nobody is to send half a report
 		return err
 	}
 	fmt.Fprintf(s.out, "%s is written: read it before you send it. It says how fast this machine is and what is in it, and should not say whose it is.\n", path)
 	return nil
 }
 
-// createReport makes the file before anything is measured: who may not write it hears so at once.
-func createReport(path string, overwrite bool) (*os.File, error) {
+// createReport makes the file before anything is measured: who may not write it hears so at once. What is to be written over stays until
+// there is another.
+func createReport(path string, overwrite bool) (f *os.File, err error) {
 	if overwrite {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: name a file this user may write", err)
-		}
+		f, err = os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // of mode 0600
+	} else {
+		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, reportMode)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, reportMode)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("%s: it is there already: name another file with -w, or say --overwrite", path)

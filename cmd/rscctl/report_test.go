@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/urfave/cli/v2"
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/test/netnstest"
@@ -132,10 +133,43 @@ func TestTheReportDoesNotSayWhoseMachineItIs(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("written over with mode %v", info.Mode())
 	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, err := run("report", "acmenone0", "--overwrite", "--no-demo"); err == nil {
+		t.Errorf("of nothing: %s", said)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("a report that failed took the one before with it: %v", err)
+	}
 	if said, err := run("report", "acmenone0", "-w", "other.md", "--no-demo"); err == nil || !strings.Contains(said, "acmenone0") {
 		t.Errorf("an interface that is not there: %v %s", err, said)
 	}
-	if _, err := os.Stat(filepath.Join(home, "other.md")); err == nil {
-		t.Error("half a report is left")
+	if files, err := os.ReadDir(home); err != nil || len(files) != 1 {
+		t.Errorf("half a report is left: %v %v", files, err)
+	}
+}
+
+// What a controller calls its VMs, their domains, sockets and owners is taken out as well.
+func TestTheReportKnowsTheNamesOfAController(t *testing.T) {
+	fake := newFake(t)
+	var got map[string]string
+	app := &cli.App{Flags: []cli.Flag{socketFlag()}, Action: func(c *cli.Context) error {
+		got = theirNames(c)
+		return nil
+	}}
+	for socket, want := range map[string]map[string]string{fake.socket: {"web": "VM", "db": "VM", "/run/rscctl/web.sock": "PATH"}, fake.socket + "x": {}} {
+		if err := app.Run([]string{"rscctl", "--socket", socket}); err != nil {
+			t.Fatal(err)
+		}
+		for name, word := range want {
+			if got[name] != word {
+				t.Errorf("%s stands for %q in %v", name, got[name], got)
+			}
+		}
+		if _, empty := got[""]; empty || len(want) == 0 && len(got) > 0 {
+			t.Errorf("%v", got)
+		}
 	}
 }

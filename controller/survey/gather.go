@@ -38,6 +38,7 @@ type NIC struct {
 	Speed string // Mbit/s, "" where it is not told
 	PCI   string // vendor:device, "" of what is not on a PCI bus
 	GRO   string // "on" or "off", "" where it is not told
+	TSO   string // likewise
 }
 
 // Gather looks at the machine, for a second or two. ctx bounds the programs that are asked for their version.
@@ -82,11 +83,12 @@ func nic(i doctor.Interface) NIC {
 		n.PCI = strings.TrimPrefix(vendor, "0x") + ":" + strings.TrimPrefix(word(sys, "device/device"), "0x")
 	}
 	_ = netdev.With(func(h *netdev.Handle) error { // it may be gone by now
-		on, _, err := h.Offload(i.Name, "generic-receive-offload")
-		if err == nil {
-			n.GRO = onOff(on)
+		for feature, to := range map[string]*string{"generic-receive-offload": &n.GRO, "tcp-segmentation-offload": &n.TSO} {
+			if on, _, err := h.Offload(i.Name, feature); err == nil {
+				*to = onOff(on)
+			}
 		}
-		return err
+		return nil
 	})
 	return n
 }

@@ -82,7 +82,7 @@ func (r *Report) table(b *strings.Builder, s *Scrubber) {
 
 // nics are the interfaces, a column each figure.
 func (r *Report) nics(b *strings.Builder, s *Scrubber) {
-	b.WriteString("\n| interface | driver | PCI | link, Mbit/s | MTU | RX queues, of | TX | native XDP | zero-copy | XDP on it | GRO | LRO | GRO-HW | RX VLAN |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("\n| interface | driver | PCI | link, Mbit/s | MTU | RX queues, of | TX | native XDP | zero-copy | XDP on it | GRO | LRO | GRO-HW | RX VLAN | TSO |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range r.NICs {
 		n := &r.NICs[i]
 		link := "down"
@@ -94,7 +94,7 @@ func (r *Report) nics(b *strings.Builder, s *Scrubber) {
 			native, zero = yesNo(n.Features.Native()), yesNo(n.Features.ZeroCopy())
 		}
 		cells := []string{n.Name, strings.TrimSpace(n.Kind + " " + n.Driver), n.PCI, link, fmt.Sprint(n.MTU), fmt.Sprintf("%d, %d", n.RxQueues, n.MaxRxQueues), fmt.Sprint(n.TxQueues),
-			native, zero, n.XDP.Mode, n.GRO, onOff(n.LRO), onOff(n.GROHW), onOff(n.RxVLAN)}
+			native, zero, n.XDP.Mode, n.GRO, onOff(n.LRO), onOff(n.GROHW), onOff(n.RxVLAN), n.TSO}
 		for k := range cells {
 			cells[k] = cell(s.Text(cells[k]))
 		}
