@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Every field of the file can be set from text, but for the way to the VM and where its policy stands.
@@ -32,7 +33,7 @@ func TestEveryFieldCanBeSetFromText(t *testing.T) {
 			}
 		}
 	}
-	if vm.Name != "null" || vm.SocketMode != "0600" || *vm.Policy.Coalesce || vm.Policy.Hold.Microseconds() != 20 || !slices.Equal(*vm.Policy.ExcludePorts, []uint16{22, 443}) {
+	if vm.Name != "null" || vm.SocketMode != "0600" || *vm.Policy.Coalesce || time.Duration(*vm.Policy.Hold) != 20*time.Microsecond || !slices.Equal(*vm.Policy.ExcludePorts, []uint16{22, 443}) {
 		t.Errorf("%+v %+v", vm, vm.Policy)
 	}
 }
