@@ -58,9 +58,13 @@ func (g *guest) calm(t *testing.T) {
 	}
 }
 
-// otherVersion is the product built once more from the same tree, with another version string.
+// otherVersion is the product built once more from the same tree, with another version string, or the one that is named: an older version,
+// built from its own tree.
 func otherVersion(t *testing.T) string {
 	t.Helper()
+	if named := os.Getenv("RSCCTL_OTHER"); named != "" {
+		return named
+	}
 	bin := filepath.Join(t.TempDir(), "rscctl-other")
 	if out, err := exec.Command("go", "build", "-o", bin, "-ldflags", "-X main.release="+otherRelease, "../../cmd/rscctl").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
