@@ -36,17 +36,25 @@ type Flows struct {
 	open map[string]*ebpf.Map // of those in vms; kept open, because programs are loaded with them
 }
 
-// OpenFlows opens the flow maps pinned at pinPath, or makes an empty set and pins it there (mode 0600, missing folders 0700).
-// entries is the room for flows of each VM, 0: DefaultFlowEntries. When pinPath is empty or not on a BPF filesystem, nothing is
-// pinned and pinned is false; nothing is ever mounted. What an older version pinned there is replaced, because its rows mean
-// something else. Error: ErrPermission, ErrUnsupported.
-func OpenFlows(pinPath string, entries int) (f *Flows, pinned bool, err error) {
+// FlowSpec is what the programs need a VM's flow map to be. It is read from their object, which takes a millisecond.
+type FlowSpec struct{ rows *ebpf.MapSpec }
+
+// NewFlowSpec reads it. entries is the room for flows of each VM, 0: DefaultFlowEntries.
+func NewFlowSpec(entries int) (*FlowSpec, error) {
 	rows, err := flowMapSpec(entries)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	f = &Flows{spec: rows, open: map[string]*ebpf.Map{}}
-	outer := flowsSpec(rows)
+	return &FlowSpec{rows}, nil
+}
+
+// OpenFlows opens the flow maps pinned at pinPath, or makes an empty set and pins it there (mode 0600, missing folders 0700).
+// When pinPath is empty or not on a BPF filesystem, nothing is
+// pinned and pinned is false; nothing is ever mounted. What an older version pinned there is replaced, because its rows mean
+// something else. Error: ErrPermission, ErrUnsupported.
+func OpenFlows(pinPath string, spec *FlowSpec) (f *Flows, pinned bool, err error) {
+	f = &Flows{spec: spec.rows, open: map[string]*ebpf.Map{}}
+	outer := flowsSpec(spec.rows)
 	if pinPath == "" || !OnBPFFS(filepath.Dir(pinPath)) {
 		f.vms, err = ebpf.NewMap(outer)
 		return f, false, flowsError(err)
@@ -84,19 +92,14 @@ func (f *Flows) ID() uint32 { return mapID(f.vms) }
 
 // AdoptFlows goes on with the flow maps of another process, pinned or not. The descriptor is taken over, also with an error. What an
 // older version made is left, and counting begins anew. Errors: ErrParts, and those of OpenFlows.
-func AdoptFlows(fd, entries int) (f *Flows, same bool, err error) {
-	rows, err := flowMapSpec(entries)
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, false, err
-	}
+func AdoptFlows(fd int, spec *FlowSpec) (f *Flows, same bool, err error) {
 	m, err := ebpf.NewMapFromFD(fd)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, false, fmt.Errorf("flow maps: %w: %w", ErrParts, err)
 	}
-	outer := flowsSpec(rows)
-	f = &Flows{spec: rows, open: map[string]*ebpf.Map{}, vms: m}
+	outer := flowsSpec(spec.rows)
+	f = &Flows{spec: spec.rows, open: map[string]*ebpf.Map{}, vms: m}
 	if sameMap(m, outer) {
 		return f, true, nil
 	}

@@ -32,10 +32,19 @@ func bpffs(t *testing.T) string {
 	return dir
 }
 
+func flowSpec(t *testing.T, entries int) *FlowSpec {
+	t.Helper()
+	spec, err := NewFlowSpec(entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
 func openFlows(t *testing.T, pin string, entries int) *Flows {
 	t.Helper()
 	netnstest.Need(t, netnstest.BPF)
-	f, pinned, err := OpenFlows(pin, entries)
+	f, pinned, err := OpenFlows(pin, flowSpec(t, entries))
 	if err != nil || pinned != (pin != "") {
 		t.Fatalf("pinned %t, %v", pinned, err)
 	}
@@ -153,7 +162,7 @@ func TestPinnedFlowsOfAnotherLayoutAreNotRead(t *testing.T) {
 func TestWithoutABPFFilesystemNothingIsPinned(t *testing.T) {
 	netnstest.Need(t, netnstest.BPF)
 	dir := t.TempDir()
-	f, pinned, err := OpenFlows(filepath.Join(dir, "rscctl", "flows"), 64)
+	f, pinned, err := OpenFlows(filepath.Join(dir, "rscctl", "flows"), flowSpec(t, 64))
 	if err != nil || pinned {
 		t.Fatalf("pinned %t, %v", pinned, err)
 	}

@@ -70,10 +70,12 @@ type Controller struct {
 	pulses   pulses
 
 	mu         sync.Mutex
-	tags       int              // given to uplinks and VMs
-	survivor   *survivor        // nil without Options.Store
-	stirred    uint64           // what the workers had moved when it was last written
-	ready      map[int]*readied // by ifindex, while a hand-over is under way
+	tags       int       // given to uplinks and VMs
+	survivor   *survivor // nil without Options.Store
+	stirred    uint64    // what the workers had moved when it was last written
+	rows       *bpf.FlowSpec
+	ready      map[int]*readied   // by ifindex, while a hand-over is under way
+	checked    map[string]checked // by the VM's name, likewise
 	uplinks    map[string]*uplink
 	heard      map[*listening]bool // traces and captures under way
 	deaf       string              // why the control socket could not be made anew, as it was logged
@@ -153,10 +155,22 @@ func (c *Controller) openFlows() (err error) {
 	return err
 }
 
+// flowRows is what a flow map has to be, which is found out once.
+func (c *Controller) flowRows() (_ *bpf.FlowSpec, err error) {
+	if c.rows == nil {
+		c.rows, err = bpf.NewFlowSpec(bpf.DefaultFlowEntries)
+	}
+	return c.rows, err
+}
+
 // loadFlows is openFlows once the pins are this controller's.
 func (c *Controller) loadFlows() error {
 	pin := filepath.Join(c.opt.BPFFS, flowsPinName)
-	m, pinned, err := bpf.OpenFlows(pin, bpf.DefaultFlowEntries)
+	rows, err := c.flowRows()
+	if err != nil {
+		return err
+	}
+	m, pinned, err := bpf.OpenFlows(pin, rows)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (c *Controller) announce(h *heir) error {
 	return err
 }
 
-// preview describes the uplinks as far as their programs and the NIC's memory go. The caller holds mu.
+// preview describes the uplinks as far as their programs, the NIC's memory and the names of their VMs go. The caller holds mu.
 func (c *Controller) preview(b bag) (s packed, err error) {
 	keep := keeper{bag: b, err: &err}
 	for name, u := range c.uplinks {
@@ -136,6 +136,9 @@ func (c *Controller) preview(b bag) (s packed, err error) {
 				umem = keep.fd(fmt.Sprintf("%s.q%d.umem", u.tag, q.id), q.sock.Parts().Umem)
 			}
 			one.Queues = append(one.Queues, packedQueue{Umem: umem})
+		}
+		for _, a := range u.sorted() {
+			one.VMs = append(one.VMs, packedVM{VM: a.saved()})
 		}
 		s.Uplinks = append(s.Uplinks, one)
 	}

@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/metrics"
@@ -98,18 +100,24 @@ type singly struct{ *net.UnixConn }
 func (s singly) Read(b []byte) (int, error) { return s.UnixConn.Read(b[:min(1, len(b))]) }
 
 // makeReady makes what takes time, while the controller before goes on: the programs that this version has otherwise, the mappings of
-// the NIC's memory, the workers' tables.
+// the NIC's memory, the workers' tables, what is looked up for each VM.
 func (c *Controller) makeReady(conn *net.UnixConn) error {
 	p, s, err := receivePacked(conn)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	c.ready = map[int]*readied{}
+	if _, err := c.flowRows(); err != nil {
+		return err
+	}
+	c.ready, c.checked = map[int]*readied{}, map[string]checked{}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
 		if c.ready[u.Index], err = readyUplink(p, u); err != nil {
 			return fmt.Errorf("interface %s: %w", u.Iface, err)
+		}
+		for n := range u.VMs {
+			c.checkAhead(attachAgain(u.Iface, u.VMs[n].VM))
 		}
 	}
 	return json.NewEncoder(conn).Encode(api.ReplaceAnswer{Ready: true})
@@ -239,7 +247,12 @@ func (c *Controller) takeFlows(p *parcel.Parcel, s *packed) error {
 	if err != nil {
 		return err
 	}
-	c.flows, _, err = bpf.AdoptFlows(fd, bpf.DefaultFlowEntries)
+	rows, err := c.flowRows()
+	if err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	c.flows, _, err = bpf.AdoptFlows(fd, rows)
 	return err
 }
 
@@ -265,7 +278,7 @@ func (c *Controller) dropReady() {
 	for _, r := range c.ready {
 		_ = r.close()
 	}
-	c.ready = nil
+	c.ready, c.checked = nil, nil
 }
 
 // leavePlaces lets go of what takePlaces took, and leaves it to the controller before.

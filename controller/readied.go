@@ -2,10 +2,13 @@ package controller
 
 import (
 	"errors"
+	"fmt"
+	"reflect"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/controller/xsk"
@@ -21,6 +24,34 @@ type readied struct {
 type readiedQueue struct {
 	worker *datapath.Worker // not started
 	umem   *xsk.Ahead       // nil where the socket cannot be adopted
+}
+
+// checked is a VM that was looked at in front of a hand-over. The users and groups of its socket are looked up for it, which may take long
+// where they are not this machine's.
+type checked struct {
+	asked api.AttachRequest
+	vm    *attachment
+}
+
+// checkAhead does for a VM what checkPacked would do. What is wrong will be told there.
+func (c *Controller) checkAhead(req api.AttachRequest) {
+	if a, err := c.checkRequest(req); err == nil {
+		c.checked[req.VM] = checked{req, a}
+	}
+}
+
+// checkPacked is checkRequest, or what checkAhead found for the same request. The policy is worked out now: by now it is known what new VMs get.
+func (c *Controller) checkPacked(req api.AttachRequest) (*attachment, error) {
+	ahead, ok := c.checked[req.VM]
+	if delete(c.checked, req.VM); !ok || !reflect.DeepEqual(ahead.asked, req) {
+		return c.checkRequest(req)
+	}
+	policy, err := applyPatch(c.newPolicy(), req.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	ahead.vm.policy = policy
+	return ahead.vm, nil
 }
 
 // readyUplink makes what it can of a preview.

@@ -193,7 +193,7 @@ func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM, how
 }
 
 func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM, how unpacking) error {
-	a, err := c.checkRequest(attachAgain(u.name, vm.VM))
+	a, err := c.checkPacked(attachAgain(u.name, vm.VM))
 	if err != nil {
 		return err
 	}

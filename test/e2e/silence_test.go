@@ -147,12 +147,12 @@ type watched struct {
 }
 
 // watch loads the VMs with eight TCP streams in all, one in four of them out of the VM, and begins to ask each.
-func (r *rig) watch(vms map[string]*netnstest.Side) *watched {
+func (r *rig) watch(vms map[string]*netnstest.Side, streams int) *watched {
 	r.t.Helper()
 	w := &watched{r: r, stop: make(chan struct{})}
 	for name, side := range vms {
 		w.names, w.probe, w.found = append(w.names, name), append(w.probe, r.silenceOf(side)), append(w.found, nil)
-		for i := range 8 / len(vms) {
+		for i := range streams / len(vms) {
 			if i == 0 {
 				w.done = append(w.done, r.between(side, r.net.A, w.stop))
 			} else {
