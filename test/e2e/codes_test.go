@@ -17,7 +17,7 @@ import (
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
-// Every code of docs/architecture.md is what a client of the real controller gets for a fault of that kind. Two have tests of their own: no
+// Every code of docs/api.md is what a client of the real controller gets for a fault of that kind. Two have tests of their own: no
 // operator can provoke the worker's, and for permission one has to be somebody else.
 func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
@@ -122,7 +122,7 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 	if netnstest.Emulated() { // the documents are not there, and say the same on each machine
 		return
 	}
-	doc, err := os.ReadFile("../../docs/architecture.md")
+	doc, err := os.ReadFile("../../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
