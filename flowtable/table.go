@@ -116,10 +116,10 @@ func (t *Table) LimitFrame(index uint32, frame int) {
 }
 
 // Single says whether every packet of a port leaves alone, for the reason guest_refuses, where PortConfig would let it merge. It
-// outlives SetPort. What is held leaves first, for the reason policy.
+// outlives SetPort. What is held leaves first, for the same reason.
 func (t *Table) Single(index uint32, on bool, now int64) {
 	if uint64(index) < uint64(len(t.ports)) && t.ports[index].single != on {
-		t.ClearPort(index, ReasonPolicy, now)
+		t.ClearPort(index, ReasonGuestRefuses, now)
 		t.ports[index].shutAll(on)
 	}
 }

@@ -28,7 +28,7 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
-	q.push(sf).seq = w.sequenceOf(sf)
+	q.push(sf).seq = w.sequenceOf(p, sf)
 	w.touch(p)
 }
 

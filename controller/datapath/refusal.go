@@ -17,19 +17,20 @@ import (
 // not show that: it acknowledges superframes, or nothing.
 //
 // Such a VM gets its packets one by one for a while, and is tried then with the superframes of one burst, again and again: while all else
-// comes alone, what it drops is sent again at once, and tells. After a trial in vain the next while is longer. A VM that stands the trial
-// cannot be accused for as long as it was kept short: a sender alone can look like this, if it wants to.
+// comes alone, what it drops is sent again at once, and tells. After a trial in vain the next while is longer, up to a minute. A VM that
+// stands the trial cannot be accused for as long as it was kept short. A sender that forges segments of flows that are none can look like
+// this, also in trials: it costs the VM the merging, and nobody else anything (docs/security.md).
 const (
 	refusalFlows   = 64                     // flows of a VM that are watched at a time, a power of two
 	refusalRanges  = 8                      // of a flow's bytes that are remembered, each from superframes without a gap between
 	refusalWindow  = 1 << 30                // bytes in such a range, far from where comparisons wrap: as many as TCP may have on their way (RFC 7323)
-	refusalQuiet   = 100 * time.Millisecond // what comes again after less is no timeout
+	refusalQuiet   = 50 * time.Millisecond  // what comes again after less is no timeout
 	refusalKeep    = 15 * time.Second       // what is known for longer is forgotten, and the flow's place is another's: timeouts grow to seconds
 	refusalStrikes = 2                      // so many times is no accident,
 	refusalSpan    = 150 * time.Millisecond // unless all of them are from one: senders of many flows repeat together
 	refusalTaken   = 2                      // nor if one in so many flows that stood has taken superframes
 	refusalPause   = 10 * time.Second       // the first one
-	refusalLongest = 10 * time.Minute
+	refusalLongest = time.Minute
 	refusalAnswer  = time.Second // what is dropped in a trial comes again within
 	refusalRounds  = 2           // bursts of a trial with the same outcome, which decide
 )
@@ -43,6 +44,7 @@ type refusal struct {
 	since   int64  // when the first of the strikes was
 	last    int64
 
+	some  bool // flows has some
 	mode  refusalMode
 	until int64         // the end of a pause, of the wait for an answer, or of the time in which nobody is accused
 	pause time.Duration // the last one
@@ -66,13 +68,15 @@ func (r *refusal) single() bool { return r.mode == refused || r.mode == answerin
 
 // refusalFlow is a flow of which the guest has got superframes.
 type refusalFlow struct {
-	flow   uint64                  // its hash; 0: none
-	got    [refusalRanges]seqRange // what superframes brought last, and nothing else since
-	oldest int                     // in got: the next one's place
-	at     int64                   // when the flow was heard of last
-	head   uint32                  // where it began again last
-	headAt int64                   // and when; 0: it has not
-	again  bool                    // something came again
+	flow    uint64                  // its hash; 0: none
+	got     [refusalRanges]seqRange // what superframes brought last, and nothing else since
+	oldest  int                     // in got: the next one's place
+	at      int64                   // when the flow was heard of last
+	head    uint32                  // where it began again last
+	headAt  int64                   // and when; 0: it has not
+	settled bool                    // it had begun again before that, and everything in front of there is settled
+	again   bool                    // something came again
+	gone    seqRange                // from the first to the last of those that there was no place for any more
 }
 
 // seqRange is bytes of a flow, by their sequence numbers. They wrap, and so do their differences.
@@ -89,8 +93,8 @@ type sequence struct {
 
 // sequenceOf reads it from the headers of a TCP frame with payload: at most one tag, and no IP options or extension headers, with which
 // nothing is merged. Other frames have none.
-func (w *Worker) sequenceOf(sf *flowtable.Superframe) (s sequence) {
-	if !sf.TCP || sf.Segments == 0 || len(sf.Frags) == 0 {
+func (w *Worker) sequenceOf(p *port, sf *flowtable.Superframe) (s sequence) {
+	if !sf.TCP || sf.Segments == 0 || len(sf.Frags) == 0 || sf.GSOType == 0 && !p.refusal.some { // or nobody will ask
 		return s
 	}
 	b := sf.Frags[0]
@@ -138,6 +142,7 @@ func (w *Worker) watch(p *port, f *outFrame) {
 		if super && (e.flow == 0 || w.now-e.at > refusalKeep.Nanoseconds()) {
 			*e = refusalFlow{flow: f.seq.flow, at: w.now}
 			e.grow(f.seq.first, f.payload())
+			r.some = true
 			w.tried(r)
 		}
 		return
@@ -193,11 +198,23 @@ func (e *refusalFlow) grow(first, n uint32) {
 		}
 		return
 	}
-	e.got[e.oldest] = seqRange{first, first + n}
+	e.put(seqRange{first, first + n})
+}
+
+// put finds a place for a range: what was there must not count as come alone.
+func (e *refusalFlow) put(n seqRange) {
+	for i := range e.got {
+		if r := &e.got[i]; r.start == r.end {
+			*r = n
+			return
+		}
+	}
+	e.gone.cover(e.got[e.oldest])
+	e.got[e.oldest] = n
 	e.oldest = (e.oldest + 1) % refusalRanges
 }
 
-// shrink books that n bytes came alone. What stands behind them in the same range is forgotten, but at its beginning.
+// shrink books that n bytes came alone.
 func (e *refusalFlow) shrink(first, n uint32) {
 	for i := range e.got {
 		switch r := &e.got[i]; {
@@ -205,7 +222,11 @@ func (e *refusalFlow) shrink(first, n uint32) {
 		case first == r.start:
 			r.start += min(n, r.end-r.start)
 		default:
+			rest := seqRange{first + n, r.end}
 			r.end = first
+			if int32(rest.end-rest.start) > 0 {
+				e.put(rest)
+			}
 		}
 	}
 }
@@ -213,17 +234,36 @@ func (e *refusalFlow) shrink(first, n uint32) {
 // settle forgets what is in front of a byte, because it was acknowledged. It reports whether any of it had come as a superframe, and not
 // alone since.
 func (e *refusalFlow) settle(seq uint32) (taken bool) {
+	taken = e.gone.cut(seq)
 	for i := range e.got {
-		r := &e.got[i]
-		if r.start == r.end || int32(seq-r.start) <= 0 {
-			continue
-		}
-		taken = true
-		if r.start = seq; int32(r.end-seq) <= 0 {
-			*r = seqRange{}
-		}
+		taken = e.got[i].cut(seq) || taken
 	}
 	return taken
+}
+
+// cut takes what is in front of a byte off a range, and reports whether there was any.
+func (r *seqRange) cut(seq uint32) bool {
+	if r.start == r.end || int32(seq-r.start) <= 0 {
+		return false
+	}
+	if r.start = seq; int32(r.end-seq) <= 0 {
+		*r = seqRange{}
+	}
+	return true
+}
+
+// cover makes a range reach over another one.
+func (r *seqRange) cover(o seqRange) {
+	if r.start == r.end {
+		*r = o
+		return
+	}
+	if int32(o.start-r.start) < 0 {
+		r.start = o.start
+	}
+	if int32(o.end-r.end) > 0 {
+		r.end = o.end
+	}
 }
 
 // stood hears that a flow was silent and begins again, with a byte that a superframe had brought. It reports that the guest is found out.
@@ -231,15 +271,20 @@ func (e *refusalFlow) settle(seq uint32) (taken bool) {
 // or further on the next time.
 func (r *refusal) stood(e *refusalFlow, first uint32, now int64) bool {
 	head, known := e.head, e.headAt != 0 && now-e.headAt <= refusalKeep.Nanoseconds()
-	e.head, e.headAt = first, now
-	if !known || int32(first-head) <= 0 || now < r.until {
+	on := int32(first - head)
+	settled := known && on >= 0 && e.settled // from there to head: that is what is judged now
+	e.head, e.headAt, e.settled = first, now, known && (on > 0 || on == 0 && e.settled)
+	if !known || on <= 0 || now < r.until {
 		return false
 	}
 	if r.strikes == 0 || now-r.last > refusalKeep.Nanoseconds() {
 		r.strikes, r.taken, r.since = 0, 0, now
 	}
-	if e.settle(head) {
+	switch taken := e.settle(head); {
+	case taken:
 		r.taken++
+		return false
+	case !settled: // nothing is known of what was before
 		return false
 	}
 	r.strikes++
@@ -306,11 +351,8 @@ func (w *Worker) carryOut() {
 
 // singleFor is how long the guest gets no superframes from now on at least, 0 where it gets them. One that is being tried gets hardly any.
 func (r *refusal) singleFor(now int64) time.Duration {
-	switch r.mode {
-	case superframes:
+	if !r.single() {
 		return 0
-	case trying:
-		return 1
 	}
-	return time.Duration(max(r.until-now, 1)) // it is tried with the next frame
+	return time.Duration(max(r.until-now, 0)) // then it is tried with what comes next
 }

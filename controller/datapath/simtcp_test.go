@@ -33,7 +33,8 @@ type simFlow struct {
 	heard     time.Duration // when something new was acknowledged last
 	probed    bool
 
-	writes time.Duration // the application writes a few segments so often; 0: always
+	noProbes bool
+	writes   time.Duration // the application writes a few segments so often; 0: always
 
 	got   map[int]bool // the receiver's
 	want  int          // the first that it has not
@@ -84,7 +85,7 @@ func (f *simFlow) sends(now time.Duration) (out []int) {
 		for s := f.una; s < f.next; s++ {
 			f.lost[s] = !f.sacked[s]
 		}
-	case flying > 0 && quiet >= simProbe && !f.probed:
+	case flying > 0 && quiet >= simProbe && !f.probed && !f.noProbes:
 		f.probed = true
 		return []int{f.next - 1}
 	}
@@ -96,6 +97,9 @@ func (f *simFlow) sends(now time.Duration) (out []int) {
 		}
 	}
 	for ; flying < f.window && f.next < min(f.una+simWindow, f.written(now)); flying++ {
+		if f.next == f.una { // the timer runs from here
+			f.heard = now
+		}
 		out = append(out, f.next)
 		f.next++
 	}
@@ -135,6 +139,8 @@ type simNet struct {
 	flows []*simFlow
 	now   time.Duration
 
+	cuts       int                           // of 100 segments that come as the last of their burst, wherever they stand in the flow
+	noProbes   bool                          // of senders with their last segment
 	wireLoses  float64                       // of the segments
 	guestTakes func(super bool, at int) bool // of the at-th frame; nil: each
 	stands     func(now time.Duration) bool  // the guest does nothing; nil: never
@@ -164,12 +170,13 @@ func (n *simNet) tick() {
 	n.now += simTick
 	n.r.advance(simTick)
 	for _, f := range n.flows {
+		f.noProbes = n.noProbes
 		f.hears(n.now)
 		for _, s := range f.sends(n.now) {
 			if n.random.Float64() < n.wireLoses {
 				continue
 			}
-			if n.r.inject(f.frame(n.vm, s)); len(n.r.nic.rx) == BurstFrames {
+			if n.r.inject(f.frame(n.vm, s)); len(n.r.nic.rx) == BurstFrames || n.random.IntN(100) < n.cuts {
 				n.r.w.step()
 			}
 		}
