@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -24,7 +25,7 @@ var ErrInput = errors.New("wrong description")
 
 // Bounds of one call.
 const (
-	Deadline  = 30 * time.Second       // of all of it: an attach may wait for a link that flaps
+	Deadline  = 30 * time.Second       // of all of it, reading the input among it: an attach may wait for a link that flaps
 	patience  = 2 * time.Second        // for a controller that starts
 	mustWait  = 10 * time.Second       // the same, where the VM cannot start without: at boot VMs are started beside the controller
 	retryDial = 100 * time.Millisecond // between two tries
@@ -52,11 +53,20 @@ type port struct {
 	bridge string
 }
 
-// attach attaches ports and returns what failed. It waits for a controller, at most as long as wait.
+// attach attaches ports and returns what failed. It waits for a controller, at most as long as wait. A VM that is served by another way is
+// left alone: whose description has its name and address need not be whose VM it is, and a changed way would take its frames.
 func (h *Host) attach(ctx context.Context, ports []port, wait time.Duration) (failures []error) {
 	end := time.Now().Add(wait)
+	var served map[string]api.AttachRequest // asked for once there is something to attach
 	for _, p := range ports {
 		err := h.locate(&p)
+		if err == nil && served == nil {
+			served, err = h.served(ctx, end)
+		}
+		if vm, ok := served[p.req.VM]; err == nil && ok && !sameWay(vm, p.req) {
+			err = fmt.Errorf("it is %w by the VM on %s, and was left alone: 'rscctl detach %s --vm %s' first, or choose another name",
+				api.ErrTaken, way(vm), vm.Iface, api.ShellWord(vm.VM))
+		}
 		if err == nil {
 			err = patiently(ctx, end, func() error {
 				resp, err := h.Controller.Attach(ctx, p.req)
@@ -102,34 +112,61 @@ func (h *Host) locate(p *port) error {
 
 // missing are the ports that are not served. Those that are stay as they are: what an operator has switched meanwhile counts.
 func (h *Host) missing(ctx context.Context, ports []port) ([]port, error) {
-	config, err := h.config(ctx)
+	served, err := h.served(ctx, time.Now().Add(patience))
 	if err != nil {
 		return nil, err
 	}
-	served := map[string]bool{}
-	for _, vm := range config.VMs {
-		served[vm.VM] = !slices.Contains(config.Waiting, vm.VM)
-	}
-	return slices.DeleteFunc(ports, func(p port) bool { return served[p.req.VM] }), nil
+	return slices.DeleteFunc(ports, func(p port) bool {
+		_, ok := served[p.req.VM]
+		return ok
+	}), nil
 }
 
-// config asks the controller for its VMs.
-func (h *Host) config(ctx context.Context) (config *api.Config, err error) {
-	err = patiently(ctx, time.Now().Add(patience), func() error {
+// served are the VMs that are attached and do not wait, by name.
+func (h *Host) served(ctx context.Context, end time.Time) (map[string]api.AttachRequest, error) {
+	config, err := h.config(ctx, end)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]api.AttachRequest{}
+	for _, vm := range config.VMs {
+		if !slices.Contains(config.Waiting, vm.VM) {
+			out[vm.VM] = vm
+		}
+	}
+	return out, nil
+}
+
+// config asks the controller for its VMs, and waits for one until end.
+func (h *Host) config(ctx context.Context, end time.Time) (config *api.Config, err error) {
+	err = patiently(ctx, end, func() error {
 		config, err = h.Controller.Config(ctx)
 		return err
 	})
 	return config, err
 }
 
+// sameWay tells whether two requests reach the VM by the same socket or the same tap.
+func sameWay(a, b api.AttachRequest) bool {
+	return filepath.Clean(a.VhostUser) == filepath.Clean(b.VhostUser) && a.Tap == b.Tap
+}
+
+// way names the socket or the tap of a VM.
+func way(vm api.AttachRequest) string {
+	if vm.VhostUser != "" {
+		return "socket " + vm.VhostUser
+	}
+	return "tap " + vm.Tap
+}
+
 // detach takes off the VMs that the controller has and which belong to the VM called name, and returns what failed.
-func (h *Host) detach(ctx context.Context, name string, ours func(vm string) bool) (failures []error) {
-	config, err := h.config(ctx)
+func (h *Host) detach(ctx context.Context, name string, ours func(vm api.AttachRequest) bool) (failures []error) {
+	config, err := h.config(ctx, time.Now().Add(patience))
 	if err != nil {
 		return []error{fmt.Errorf("VM %s: not detached: %w", name, err)}
 	}
 	for _, vm := range config.VMs {
-		if !ours(vm.VM) {
+		if !ours(vm) {
 			continue
 		}
 		switch resp, err := h.Controller.Detach(ctx, api.DetachRequest{Iface: vm.Iface, VM: vm.VM}); {
@@ -169,8 +206,32 @@ func patiently(ctx context.Context, end time.Time, try func() error) error {
 	}
 }
 
-// readBounded reads all of an input of at most limit bytes. A longer one is read to its end too, so that the writer is not cut off.
-func readBounded(r io.Reader, limit int64) ([]byte, error) {
+// readBounded opens and reads all of an input of at most limit bytes, until ctx ends. A longer one is read to its end too, so that the writer
+// is not cut off. A read of a terminal, or of a file system that hangs, cannot be called off: then it ends with the process.
+func readBounded(ctx context.Context, limit int64, open func() (io.ReadCloser, error)) ([]byte, error) {
+	type result struct {
+		b   []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		b, err := readAll(limit, open)
+		done <- result{b, err}
+	}()
+	select {
+	case r := <-done:
+		return r.b, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: it has no end yet: give it from a pipe or a file: %w", ErrInput, context.Cause(ctx))
+	}
+}
+
+func readAll(limit int64, open func() (io.ReadCloser, error)) ([]byte, error) {
+	r, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/apply"
 )
 
@@ -70,7 +71,7 @@ const (
 // domain called name. A domain whose metadata has no port of ours is none of ours, and nothing is asked of a controller. The error is that the
 // domain cannot start; all else that fails is told to h.Failed. An operation that is not known is passed over, as libvirt may get new ones.
 func (h *Host) Libvirt(ctx context.Context, name, operation, sub string, in io.Reader) error {
-	b, err := readBounded(in, maxXML)
+	b, err := readBounded(ctx, maxXML, func() (io.ReadCloser, error) { return io.NopCloser(in), nil })
 	if err != nil {
 		h.failed(fmt.Errorf("domain %s: %w", name, err))
 		return nil
@@ -90,7 +91,9 @@ func (h *Host) Libvirt(ctx context.Context, name, operation, sub string, in io.R
 	}
 	if operation == "release end" {
 		names := vmNames(name, wishes)
-		h.failed(h.detach(ctx, name, func(vm string) bool { return slices.Contains(names, vm) })...)
+		h.failed(h.detach(ctx, name, func(vm api.AttachRequest) bool {
+			return slices.Contains(names, vm.VM) && slices.ContainsFunc(d.Interfaces, func(n nic) bool { return n.is(vm) })
+		})...)
 		return nil
 	}
 	sockets, taps, wrong := d.ports(name, wishes)
@@ -111,6 +114,22 @@ func (h *Host) Libvirt(ctx context.Context, name, operation, sub string, in io.R
 		h.failed(append(wrong, h.attach(ctx, missing, patience)...)...)
 	}
 	return nil
+}
+
+// is tells whether a VM is attached by this interface. Its address and its way count, because a clone has the names of the domain that it was
+// made of, and a domain that failed to start is released, too.
+func (n *nic) is(vm api.AttachRequest) bool {
+	mine, err := net.ParseMAC(n.MAC.Address)
+	theirs, bad := net.ParseMAC(vm.MAC)
+	return err == nil && bad == nil && bytes.Equal(mine, theirs) && sameWay(vm, n.way())
+}
+
+// way is how QEMU is reached by this interface.
+func (n *nic) way() api.AttachRequest {
+	if n.Type == vhostUser {
+		return api.AttachRequest{VhostUser: n.Source.Path}
+	}
+	return api.AttachRequest{Tap: n.Target.Dev}
 }
 
 func parseDomain(b []byte) (*domain, error) {

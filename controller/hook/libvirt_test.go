@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // controller remembers what was asked of it. Test/e2e has a real one.
@@ -231,6 +233,74 @@ func TestAReconnectLeavesAloneWhatIsServed(t *testing.T) {
 		if err := h.Libvirt(t.Context(), "web1", "reconnect", "begin", strings.NewReader(domainXML(`<x:port/>`, tapNIC))); err != nil || len(*said) > 0 || len(c.asked) != tc.asked {
 			t.Errorf("%s: asked %q, said %q: %v", name, c.asked, *said, err)
 		}
+	}
+}
+
+// A domain that has another's name for a port, as a clone has, or its address, too, changes nothing of the VM that is served, neither when it
+// starts nor when it is released.
+func TestADomainCannotTouchAnothersVM(t *testing.T) {
+	ofTap := api.AttachRequest{VM: "web1", Iface: "eth1", MAC: "52-54-00-00-00-0A", Tap: "vnet0"}
+	ofSocket := api.AttachRequest{VM: "web1", Iface: "eth1", MAC: "52:54:00:00:00:0b", VhostUser: "/nowhere/s"}
+	for name, tc := range map[string]struct {
+		served api.AttachRequest
+		nic    string
+		starts string // what prepare or started say; "": nothing is attached, or what there is in the same way
+		ends   bool   // release detaches
+	}{
+		"the same tap":                  {ofTap, tapNIC, "", true},
+		"the same socket":               {ofSocket, sockNIC, "", true},
+		"another tap":                   {ofTap, strings.Replace(tapNIC, "vnet0", "vnet7", 1), "tap vnet0, and was left alone: 'rscctl detach eth1 --vm web1'", false},
+		"another socket":                {ofSocket, strings.Replace(sockNIC, "/nowhere/s", "/nowhere/mine", 1), "socket /nowhere/s, and was left alone", false},
+		"a socket for a tap":            {ofTap, strings.Replace(sockNIC, "0b'", "0a'", 1), "tap vnet0, and was left alone", false},
+		"no tap yet":                    {ofTap, strings.Replace(tapNIC, "<target dev='vnet0'/>", "", 1), "neither a tap", false},
+		"another address, a reused tap": {ofTap, strings.Replace(tapNIC, "0a'", "1a'", 1), "", false}, // the controller refuses it
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &controller{vms: []api.AttachRequest{tc.served}}
+			h, said := host(c)
+			xml := domainXML(`<x:port iface="eth1"/>`, tc.nic)
+			var words []string
+			for _, operation := range []string{"prepare", "started"} {
+				if err := h.Libvirt(t.Context(), "web1", operation, "begin", strings.NewReader(xml)); err != nil {
+					words = append(words, err.Error())
+				}
+			}
+			words = append(words, *said...)
+			if attached := len(c.asked) > 0; attached != (tc.starts == "") || !strings.Contains(strings.Join(words, "\n"), tc.starts) {
+				t.Errorf("the start asked %q and said %q, want %q", c.asked, words, tc.starts)
+			}
+			c.vms, c.asked = []api.AttachRequest{tc.served}, nil
+			if err := h.Libvirt(t.Context(), "web1", "release", "end", strings.NewReader(xml)); err != nil || (len(c.asked) > 0) != tc.ends {
+				t.Errorf("the release asked %q: %v", c.asked, err)
+			}
+		})
+	}
+}
+
+// An input that has no end, such as a terminal, keeps no call from ending.
+func TestAnInputWithoutAnEndIsGivenUp(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &controller{}
+	h, said := host(c)
+	done := make(chan error)
+	go func() {
+		err := h.Libvirt(ctx, "web1", "reconnect", "begin", r)
+		h.Proxmox(ctx, "100", PostStart, api.AttachRequest{}, func() (io.ReadCloser, error) { return r, nil })
+		done <- err
+	}()
+	if _, err := io.WriteString(w, "<domain>"); err != nil { // it is reading
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil || len(*said) != 2 || !strings.Contains((*said)[0], "no end yet") || !strings.Contains((*said)[1], "no end yet") || len(c.asked) > 0 {
+			t.Errorf("%v, said %q, asked %q", err, *said, c.asked)
+		}
+	case <-time.After(netnstest.Patience(10 * time.Second)):
+		t.Fatal("it waits on")
 	}
 }
 

@@ -51,26 +51,27 @@ func CheckProxmox(id, phase string) error {
 func (h *Host) Proxmox(ctx context.Context, id, phase string, form api.AttachRequest, open func() (io.ReadCloser, error)) {
 	switch phase {
 	case PostStart:
-		ports, err := h.proxmoxPorts(id, form, open)
+		ports, err := proxmoxPorts(ctx, id, form, open)
 		if err != nil {
 			h.failed(fmt.Errorf("VM %s: %w", id, err))
 		}
 		h.failed(h.attach(ctx, ports, patience)...)
 	case PostStop: // whatever its configuration says by now
-		h.failed(h.detach(ctx, id, func(vm string) bool {
-			rest, ok := strings.CutPrefix(vm, id)
+		h.failed(h.detach(ctx, id, func(vm api.AttachRequest) bool {
+			rest, ok := strings.CutPrefix(vm.VM, id)
 			return ok && (rest == "" || strings.HasPrefix(rest, "i") && netKey.MatchString("net"+rest[1:]))
 		})...)
 	}
 }
 
-func (h *Host) proxmoxPorts(id string, form api.AttachRequest, open func() (io.ReadCloser, error)) ([]port, error) {
-	f, err := open()
-	if err != nil {
-		return nil, fmt.Errorf("%w: is this the node that runs the VM?", err)
-	}
-	defer f.Close()
-	b, err := readBounded(f, maxConfig)
+func proxmoxPorts(ctx context.Context, id string, form api.AttachRequest, open func() (io.ReadCloser, error)) ([]port, error) {
+	b, err := readBounded(ctx, maxConfig, func() (io.ReadCloser, error) {
+		f, err := open()
+		if err != nil {
+			return nil, fmt.Errorf("%w: is this the node that runs the VM?", err)
+		}
+		return f, nil
+	})
 	if err != nil {
 		return nil, err
 	}
