@@ -182,15 +182,26 @@ func TestVersionsGrow(t *testing.T) {
 	}
 }
 
-// Purge takes the link to the libvirt hook that an administrator made, and leaves a file of theirs in its place alone.
-func TestPurgeTakesTheLinkToTheHook(t *testing.T) {
+// Purge takes the copy of the libvirt hook that an administrator made, or a link to it, and leaves a file of theirs in its place alone.
+func TestPurgeTakesTheCopyOfTheHook(t *testing.T) {
 	netnstest.Need(t, netnstest.Tool("unshare"))
 	const hook = "/etc/libvirt/hooks/qemu.d/rscctl"
+	doc, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipe := regexp.MustCompile(`(?m)^.*/usr/share/rscctl/libvirt/qemu ` + hook).FindString(string(doc))
+	if recipe == "" {
+		t.Fatal("operations.md does not say how the hook is put into its place")
+	}
+	recipe = strings.ReplaceAll(recipe, "/usr/share/rscctl/", "")
 	for put, left := range map[string]string{
-		"ln -s /usr/share/rscctl/libvirt/qemu " + hook: "",
-		"ln -s /usr/local/bin/other " + hook:           hook,
-		"touch " + hook:                                hook,
-		"true":                                         "",
+		recipe + " && [ ! -L " + hook + " ]":                     "", // AppArmor judges a link by where it leads
+		"cp libvirt/qemu " + hook + "; echo exec mine >>" + hook: hook,
+		"ln -s /usr/share/rscctl/libvirt/qemu " + hook:           "",
+		"ln -s /usr/local/bin/other " + hook:                     hook,
+		"touch " + hook:                                          hook,
+		"true":                                                   "",
 	} {
 		script := "set -e; for d in /etc /run /var/lib /sys/fs/bpf; do mount -t tmpfs tmpfs $d; done; mkdir -p /etc/libvirt/hooks/qemu.d; " + put + "; " +
 			"DPKG_MAINTSCRIPT_PACKAGE=rscctl sh scripts/postrm purge; find /etc/libvirt -name rscctl"

@@ -166,7 +166,7 @@ func TestThePackagesLife(t *testing.T) {
 		h.must("systemctl start rscctl")
 	})
 	step("purge leaves nothing", func() {
-		h.must("mkdir -p /etc/libvirt/hooks/qemu.d && ln -s /usr/share/rscctl/libvirt/qemu /etc/libvirt/hooks/qemu.d/rscctl") // as an administrator does
+		h.must("install -D -m 0755 /usr/share/rscctl/libvirt/qemu /etc/libvirt/hooks/qemu.d/rscctl") // as an administrator does
 		h.must("dpkg -P rscctl")
 		h.must("rmdir /var/lib/rscctl-sockets") // the test's own
 		if left := h.leftovers(); len(left) > 0 {
