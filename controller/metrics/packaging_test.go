@@ -42,6 +42,35 @@ func TestAlertsAndDashboardNameWhatThereIs(t *testing.T) {
 	}
 }
 
+// Every metric is in operations.md, by its name or by the beginning of it, and what is there is a metric.
+func TestTheDocumentedMetricsAreThoseThatThereAre(t *testing.T) {
+	b, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(b), "\n## Metrics\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	metrics := regexp.MustCompile(`(?m)^# TYPE (rscctl_\S+)`).FindAllStringSubmatch(scrape(t, sample()), -1)
+	found := map[string]bool{}
+	for _, m := range regexp.MustCompile("`(rscctl_[a-z_]+\\*?)").FindAllStringSubmatch(section, -1) {
+		matched := 0
+		for _, metric := range metrics {
+			prefix, many := strings.CutSuffix(m[1], "*")
+			if metric[1] == m[1] || many && strings.HasPrefix(metric[1], prefix) {
+				matched, found[metric[1]] = matched+1, true
+			}
+		}
+		if matched == 0 {
+			t.Errorf("operations.md: no metric %s", m[1])
+		}
+	}
+	for _, metric := range metrics {
+		if !found[metric[1]] {
+			t.Errorf("operations.md does not have %s", metric[1])
+		}
+	}
+}
+
 // What Grafana needs of a dashboard: an id for each panel, a place that no other has, and something to show.
 func TestTheDashboardsPanelsHaveTheirPlaces(t *testing.T) {
 	b, err := os.ReadFile("../../packaging/grafana/rscctl.json")

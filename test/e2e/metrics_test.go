@@ -66,6 +66,14 @@ func (r *rig) promtool(in []byte, args ...string) (out string, err error) {
 	return b.String(), err
 }
 
+// The alerts fire when their test file says, and then only.
+func TestAlertsFireWhenTheyShould(t *testing.T) {
+	prometheusTools(t)
+	if out, err := exec.Command("promtool", "test", "rules", "../../packaging/prometheus/rscctl.rules_test.yml").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // A real Prometheus scrapes a controller that serves a VM, finds nothing to complain about in the metrics and the alert rules, and
 // knows what was merged. A controller without --metrics listens nowhere.
 func TestAPrometheusKnowsWhatWasMerged(t *testing.T) {
