@@ -98,6 +98,19 @@ func script(blocks []string) string {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// Where the README tells how to start, it says how to build the program before it runs it: nobody has to have read what stands above.
+func TestTheREADMEBuildsBeforeItRuns(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, start, ok := strings.Cut(string(text), "\n## Start it\n")
+	build, run := strings.Index(start, "\ngo build -o bin/rscctl ./cmd/rscctl\n"), strings.Index(start, "\nbin/rscctl ")
+	if !ok || run < 0 || build < 0 || build > run {
+		t.Errorf("\"Start it\" is there: %t; it builds at byte %d and runs at %d", ok, build, run)
+	}
+}
+
 // What the documents tell to type, typed in their order on a machine as they suppose it, does what they say: every command ends with 0.
 func TestDocumentedCommandsRun(t *testing.T) {
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP)
