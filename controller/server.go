@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -233,11 +234,19 @@ func query(f func(*http.Request) (any, error), params ...string) http.HandlerFun
 	}
 }
 
-// checkParams refuses parameters that a request does not have: what was meant to choose would choose nothing.
+// checkParams refuses parameters that a request does not have, that cannot be read or that are given twice: what was meant to choose would
+// choose nothing, or something else.
 func checkParams(r *http.Request, params ...string) error {
-	for _, name := range slices.Sorted(maps.Keys(r.URL.Query())) {
-		if !slices.Contains(params, name) {
+	given, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return fmt.Errorf("request: %w: parameters %q: %w: write them as URLs do, ; as %%3B", ErrUsage, r.URL.RawQuery, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		switch {
+		case !slices.Contains(params, name):
 			return fmt.Errorf("request: %w: unknown parameter %q: %s%s has %s", ErrUsage, name, near.Hint(name, params), r.URL.Path, cmp.Or(strings.Join(params, ", "), "none"))
+		case len(given[name]) > 1:
+			return fmt.Errorf("request: %w: parameter %q is given %d times: give it once", ErrUsage, name, len(given[name]))
 		}
 	}
 	return nil

@@ -154,3 +154,26 @@ func TestMalformedRequestsAreUsageErrors(t *testing.T) {
 		}
 	}
 }
+
+// A parameter that cannot be read, or that two values compete for, chooses nothing: the answer would be of another VM than the one meant.
+func TestParametersThatCannotBeReadAreUsageErrors(t *testing.T) {
+	_, socket := serveFor(t, offHost(t, t.TempDir()).routes(), mayWrite)
+	web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
+	}}}
+	defer web.CloseIdleConnections()
+	for query, want := range map[string]string{
+		"/v1/stats?vm=a;b": "semicolon", "/v1/stats?vm=%zz": "%zz", "/v1/stats?vm=a&vm=b": "2 times", "/v1/flows?limit=1&limit=1": "2 times", "/v1/config?;": "semicolon",
+		"/v1/trace?vm=a&vm=b": "2 times", "/v1/capture?vm=a;side=guest": "semicolon", "/v1/status?ifac=a": "iface",
+	} {
+		resp, err := web.Get("http://rscctl" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest || !bytes.Contains(text, []byte(`{"error":{"code":"usage","message":"`)) || !bytes.Contains(text, []byte(want)) {
+			t.Errorf("%s: %d %s", query, resp.StatusCode, text)
+		}
+	}
+}
