@@ -175,11 +175,14 @@ func (x *explainer) lost() {
 	}
 	if s.Refusals > 0 {
 		x.say(Lost, takesNone,
-			"The guest was found %d times to drop superframes: their bytes came again, and reached it only one by one. It got single packets for a while each time.", s.Refusals)
+			"The guest was found %s to drop superframes: their bytes came again, and reached it only one by one. It got single packets for a while each time.", times(s.Refusals))
 	}
 	if s.Rests > 0 {
 		x.say(Lost, "look for what frees the VM's memory under it: a balloon, swap on the host",
-			"The VM rested %d times, and got and sent nothing meanwhile, because its memory made workers sleep for %v in all.", s.Rests, time.Duration(s.StalledNS).Round(time.Millisecond))
+			"The VM rested %s, and got and sent nothing meanwhile, because its memory made workers sleep for %v in all.", times(s.Rests), time.Duration(s.StalledNS).Round(time.Millisecond))
+	}
+	if n := s.Vhost["spared"]; n > 0 {
+		x.say(Lost, "", "An interrupt or a kick of the VM took too much CPU time and went a slower way, %s: its front-end is slow or watches them many times.", times(n)).Packets = n
 	}
 	for _, l := range []struct {
 		n    uint64
@@ -189,7 +192,6 @@ func (x *explainer) lost() {
 		{s.TapDropped, "%d frames found the tap's queue full: the VM does not keep up.", "more vCPU or queues for the VM, or a longer txqueuelen of the tap"},
 		{s.FeedUnsent, "%d frames were posted to vhost-net and not sent when the feed was closed.", ""},
 		{s.Vhost["calls_lost"], "%d interrupts could not be given to the guest.", ""},
-		{s.Vhost["spared"], "%d times an interrupt or a kick of the VM took too much CPU time and went a slower way: its front-end is slow or watches them many times.", ""},
 		{uint64(max(s.Unexplained, 0)), "%d packets came in and are nowhere.", ours},
 		{uint64(max(-s.Unexplained, 0)), "%d packets are counted that never came in.", ours},
 	} {
@@ -209,7 +211,7 @@ func (x *explainer) queues() {
 	}
 	if hangs > 0 {
 		x.say(Lost, "look what takes the workers their processors: 'top -H', a VM's vCPU pinned to the same core, a debugger on the controller",
-			"%d times a worker of the interface took nothing for 5 ms and more while frames waited: %d frames of VMs on taps went unmerged by the kernel's path.", hangs, around).Packets = around
+			"A worker of the interface took nothing for 5 ms and more while frames waited, %s: %d frames of VMs on taps went unmerged by the kernel's path.", times(hangs), around).Packets = around
 	}
 	if n := full + empty; n > 0 {
 		x.say(Lost, "give the interface more queues ('ethtool -L') or the host a faster core", "%d frames of the interface, of whatever VM, came faster than its workers took them.", n).Packets = n
@@ -257,6 +259,14 @@ func quantile(h []api.Bucket, pct uint64) (text string, ok bool) {
 		return "at most " + time.Duration(b.Le).String(), true
 	}
 	return "", false
+}
+
+// times is how often something happened.
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 func percent(n, of uint64) string {

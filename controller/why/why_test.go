@@ -166,9 +166,9 @@ func TestEveryLossIsToldWithWhoseFaultItIs(t *testing.T) {
 	for _, want := range []string{
 		"9 packets for the VM were dropped because the VM's port was not running", "7 packets for the VM were dropped because the guest gave no buffers, or rested",
 		"rested 13 times", "made workers sleep for 1.5s in all", "3 frames of the VM were dropped because the VM sent from an address that is not its own", "--allow-spoof", "4 frames found the tap's queue full",
-		"5 frames were posted", "8 interrupts", "2 times", "6 packets came in and are nowhere. -> a fault of ours: please report it",
+		"5 frames were posted", "8 interrupts", "a slower way, 2 times: ", "6 packets came in and are nowhere. -> a fault of ours: please report it",
 		"23 frames of the interface", "1 frames of the interface were longer",
-		"3 times a worker", "41 frames of VMs on taps went unmerged",
+		"while frames waited, 3 times: 41 frames of VMs on taps went unmerged",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
@@ -176,6 +176,21 @@ func TestEveryLossIsToldWithWhoseFaultItIs(t *testing.T) {
 	}
 	s.Unexplained = -6
 	if all = strings.Join(about(Explain(VM{Stats: s}), Lost), "\n"); !strings.Contains(all, "6 packets are counted that never came in. -> a fault of ours") || strings.Contains(all, "nowhere") {
+		t.Error(all)
+	}
+}
+
+// What happened one time happened once.
+func TestOneTimeIsOnce(t *testing.T) {
+	s := stats()
+	s.Refusals, s.Rests, s.Vhost = 1, 1, map[string]uint64{"spared": 1}
+	all := strings.Join(about(Explain(VM{Stats: s, Queues: []api.Queue{{Hangs: 1, HangPassed: 40}}}), Lost), "\n")
+	for _, want := range []string{"was found once to drop", "rested once, and", "a slower way, once: ", "while frames waited, once: 40 frames"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	if strings.Contains(all, "1 times") {
 		t.Error(all)
 	}
 }
