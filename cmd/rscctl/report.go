@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/demo"
 	"github.com/rscctl/rscctl/controller/survey"
@@ -65,11 +66,17 @@ func runReport(c *cli.Context, s streams) error {
 	if file == nil {
 		return err
 	}
-	if err = errors.Join(err, file.Close()); err == nil && file.Name() != path {
-		err = os.Rename(file.Name(), path)
+	made, bad := file.Stat()
+	err = errors.Join(err, bad, file.Close())
+	if ours := bad == nil && made.Mode().IsRegular(); ours {
+		if err == nil && file.Name() != path {
+			err = os.Rename(file.Name(), path)
+		}
+		if err != nil {
+			_ = os.Remove(file.Name()) // nobody is to send half a report
+		}
 	}
 	if err != nil {
-		_ = os.Remove(file.Name()) // nobody is to send half a report
 		return err
 	}
 	fmt.Fprintf(s.out, "%s is written: read it before you send it. It says how fast this machine is and what is in it, and should not say whose it is.\n", path)
@@ -77,17 +84,32 @@ func runReport(c *cli.Context, s streams) error {
 }
 
 // createReport makes the file before anything is measured: who may not write it hears so at once. What is to be written over stays until
-// there is another.
+// there is another. A device and a FIFO are written into; no other thing that is no file is touched.
 func createReport(path string, overwrite bool) (f *os.File, err error) {
-	if overwrite {
-		f, err = os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // of mode 0600
-	} else {
-		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, reportMode)
-	}
+	at, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, fs.ErrExist):
+	case err != nil: // there is nothing, or making the file says what is wrong
+	case at.Mode()&(fs.ModeCharDevice|fs.ModeNamedPipe) != 0:
+		return openReport(path, unix.O_NOFOLLOW)
+	case at.Mode()&fs.ModeSymlink != 0:
+		return nil, fmt.Errorf("%s: it is a link: name what it leads to with -w, or - for standard output", path)
+	case !at.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: it is no file: name one with -w", path)
+	case !overwrite:
 		return nil, fmt.Errorf("%s: it is there already: name another file with -w, or say --overwrite", path)
-	case err != nil:
+	}
+	if !overwrite {
+		return openReport(path, os.O_CREATE|os.O_EXCL)
+	}
+	if f, err = os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*"); err != nil { // of mode 0600
+		return nil, fmt.Errorf("%w: name a file this user may write", err)
+	}
+	return f, nil
+}
+
+func openReport(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|flags, reportMode)
+	if err != nil {
 		return nil, fmt.Errorf("%w: name a file this user may write", err)
 	}
 	return f, nil

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/test/netnstest"
 )
@@ -148,6 +151,72 @@ func TestTheReportDoesNotSayWhoseMachineItIs(t *testing.T) {
 	}
 	if files, err := os.ReadDir(home); err != nil || len(files) != 1 {
 		t.Errorf("half a report is left: %v %v", files, err)
+	}
+}
+
+// --overwrite takes the place of a file and of nothing else: a device and a FIFO are written into, and stay, whatever becomes of the report.
+func TestAReportTakesThePlaceOfFilesOnly(t *testing.T) {
+	bin := built(t)
+	n := netnstest.Pair(t, netnstest.Options{NoIPv6: true})
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(unix.Mknod(in("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))), unix.Mkfifo(in("fifo"), 0o600), os.WriteFile(in("file"), []byte("kept"), 0o600),
+		os.Symlink("file", in("link")), os.Symlink("none", in("dangling")), os.Mkdir(in("folder"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	fifo, err := unix.Open(in("fifo"), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a reader, who waits for no writer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fifo)
+	if _, err := unix.FcntlInt(uintptr(fifo), unix.F_SETPIPE_SZ, 1<<20); err != nil { // room for all of it
+		t.Fatal(err)
+	}
+	types := func() string {
+		var b strings.Builder
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			fmt.Fprintf(&b, "%s %v\n", f.Name(), f.Type())
+		}
+		return b.String()
+	}
+	before := types()
+	report := func(iface, to string, more ...string) (string, error) {
+		var out bytes.Buffer
+		cmd := exec.Command(bin, append([]string{"report", iface, "--no-demo", "-w", to}, more...)...)
+		cmd.Stdout, cmd.Stderr = &out, &out
+		err := n.B.NS.Run(cmd)
+		return out.String(), err
+	}
+	for _, more := range [][]string{nil, {"--overwrite"}} {
+		for _, to := range []string{"null", "fifo"} {
+			if said, err := report(n.B.Dev, in(to), more...); err != nil {
+				t.Errorf("to %s %q: %v %s", to, more, err, said)
+			}
+			if said, err := report("none0", in(to), more...); err == nil {
+				t.Errorf("of nothing to %s: %s", to, said)
+			}
+		}
+		for to, want := range map[string]string{"link": "it is a link", "dangling": "it is a link", "folder": "it is no file"} {
+			// Of an interface that is not there: the first fault is the one that is said.
+			if said, err := report("none0", in(to), more...); err == nil || !strings.Contains(said, want) {
+				t.Errorf("to %s %q: %v %s", to, more, err, said)
+			}
+		}
+	}
+	if after := types(); after != before {
+		t.Errorf("there was\n%sand there is\n%s", before, after)
+	}
+	if b, err := os.ReadFile(in("file")); err != nil || string(b) != "kept" {
+		t.Errorf("the file behind the link: %q %v", b, err)
+	}
+	got := make([]byte, 1<<20)
+	read, err := unix.Read(fifo, got)
+	if err != nil || strings.Count(string(got[:max(0, read)]), "# rscctl report") != 2 {
+		t.Errorf("out of the FIFO, which got two reports: %v\n%s", err, got[:max(0, read)])
 	}
 }
 
