@@ -202,19 +202,29 @@ func (c *Controller) Run(ctx context.Context) error {
 		watching, stop := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		// What listens ends with Run, and not when an heir takes it over: its end would remove the file.
-		listening, deafen := context.WithCancel(ctx)
-		first := c.listener
-		wg.Go(func() { c.watch(watching, func(l *unixsock.Listener) { wg.Go(func() { _ = c.serve(listening, l) }) }) })
+		listening, deafen := context.WithCancelCause(ctx)
+		serve := func(l *unixsock.Listener) {
+			wg.Go(func() {
+				if err := c.serve(listening, l); err != nil {
+					deafen(err)
+				}
+			})
+		}
+		serve(c.listener)
+		wg.Go(func() { c.watch(watching, serve) })
 		if c.scrapes != nil {
 			c.log.Info("metrics", "address", c.scrapes.Addr().String())
 			wg.Go(func() { c.serveMetrics(watching) })
 		}
 		ended := make(chan error, 1)
 		go func() {
-			err := c.serve(listening, first)
-			deafen()
+			<-listening.Done()
 			stop()
 			wg.Wait()
+			var err error
+			if ctx.Err() == nil {
+				err = context.Cause(listening)
+			}
 			ended <- c.end(err)
 		}()
 		select {

@@ -55,23 +55,32 @@ func listenControl(path, group string) (*unixsock.Listener, error) {
 }
 
 // listenAgain makes the control socket anew when somebody has removed its file, or its folder: nobody could ask or end a controller that is
-// not to be reached. The old one is kept until the end, because who is connected by it stays so. The caller holds mu.
+// not to be reached. Who is connected by the old one is served to his end. Only watch calls it, without mu: it makes files.
 func (c *Controller) listenAgain(serve func(*unixsock.Listener)) {
-	if _, ours := c.listener.Group(); ours {
+	c.mu.Lock()
+	old := c.listener
+	c.mu.Unlock()
+	if _, ours := old.Group(); ours {
 		return
 	}
 	l, err := listenControl(c.opt.Socket, c.opt.SocketGroup)
-	if err != nil {
-		if c.deaf != err.Error() {
-			c.deaf = err.Error()
-			c.log.Error("the control socket's file is gone, and cannot be made anew: it is tried again each second", "err", err)
+	c.guarded(func() {
+		if err != nil {
+			if c.deaf != err.Error() {
+				c.deaf = err.Error()
+				c.log.Error("the control socket's file is gone, and cannot be made anew: it is tried again each second", "err", err)
+			}
+			return
 		}
-		return
+		c.deaf = ""
+		c.log.Warn("the control socket's file was gone: it is made anew", "socket", c.opt.Socket)
+		c.listener = l
+		c.remember() // a process after a crash is to have this one
+	})
+	if err == nil {
+		serve(l)
+		_ = old.Leave()
 	}
-	c.deaf = ""
-	c.log.Warn("the control socket's file was gone: it is made anew", "socket", c.opt.Socket)
-	c.listener = l
-	serve(l)
 }
 
 // socketGroup is the number of the group that the control socket is to have, -1 for the process'.
@@ -90,7 +99,7 @@ func controlConfig(path string, gid int) unixsock.Config {
 	return unixsock.Config{Path: path, Mode: sockMode, UID: -1, GID: gid, Backlog: sockBacklog}
 }
 
-// serve answers requests until ctx ends.
+// serve answers requests until ctx ends, or l was left and the last request by it has ended.
 func (c *Controller) serve(ctx context.Context, l *unixsock.Listener) error {
 	f := &front{handler: c.routes(), log: c.log, who: func(conn *net.UnixConn) peer { return peerOf(conn, l.Group, c.opt.GroupMayWrite) }}
 	return f.serve(ctx, patient{l})
@@ -150,7 +159,7 @@ type front struct {
 
 type peerKey struct{}
 
-// serve answers until ctx ends.
+// serve answers as serveUntil does.
 func (f *front) serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           f,
@@ -201,13 +210,18 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.handler.ServeHTTP(w, r)
 }
 
-// serveUntil serves until ctx ends, and then gives requests under way a moment.
+// serveUntil serves until ctx ends, and then gives requests under way a moment. They have until ctx ends when l is closed before.
 func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
 	case err := <-done:
-		return err
+		if !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if srv.Shutdown(ctx) == nil {
+			return nil
+		}
 	case <-ctx.Done():
 	}
 	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)
