@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	readyWithin = 10 * time.Second // for the heir's preparations, during which nothing stops
-	takesWithin = 2 * time.Second  // from the parcel to the heir's word that it runs
-	diesWithin  = 5 * time.Second  // of an heir that was killed
+	readyWithin = 10 * time.Second                 // for the heir's preparations, during which nothing stops
+	takesWithin = 2 * time.Second                  // from the parcel to the heir's word that it runs
+	endsWithin  = fdstore.MainWithin + takesWithin // from that word to the end of the process before, which tells the service manager
+	diesWithin  = 5 * time.Second                  // of an heir that was killed
 )
 
 // handOver answers POST /v1/replace: it gives everything to the process that asks, or goes on. Only root may ask.

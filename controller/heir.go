@@ -48,11 +48,17 @@ func Replace(opt Options) (c *Controller, err error) {
 	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid()}); err != nil {
 		return nil, fmt.Errorf("replace: the controller before has gone on: %w", err) // and it kills us
 	}
-	var gone [1]byte // the one before ends now; should this process die before it has, two would go on
-	_ = conn.SetReadDeadline(time.Now().Add(takesWithin))
-	_, _ = conn.Read(gone[:])
+	awaitEnd(conn)
 	c.inUse()
 	return c, nil
+}
+
+// awaitEnd waits until the process before, at the other end of conn, has ended: should this one die before that, two would go on, and until
+// that the one before may kill this one, which must not have said yet that it is in use. It ends as soon as it has told the service manager.
+func awaitEnd(conn *net.UnixConn) {
+	var gone [1]byte
+	_ = conn.SetReadDeadline(time.Now().Add(endsWithin))
+	_, _ = conn.Read(gone[:])
 }
 
 // askFor asks the controller at the socket for its parcel, which follows on the connection.

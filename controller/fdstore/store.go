@@ -34,6 +34,9 @@ const (
 	sendWithin = time.Second // a store that does not listen any more must not hold who tells it something
 )
 
+// MainWithin is how long Main and Wait take together at most, of a service manager that does not answer: two words and an answer.
+const MainWithin = 3 * sendWithin
+
 // Store is a store of descriptors. Its methods are safe for concurrent use.
 type Store struct {
 	path string
@@ -151,11 +154,16 @@ func (s *Store) Tell(lines ...string) error {
 	return s.send(strings.Join(lines, "\n"), nil)
 }
 
-// Main tells the service manager that a process is the service from now on. When Wait has returned it knows.
-func (s *Store) Main(pid int) error { return s.send("MAINPID="+strconv.Itoa(pid), nil) }
+// Main tells the service manager that a process is the service from now on. When Wait has returned it knows. A nil Store
+// is nobody.
+func (s *Store) Main(pid int) error { return s.Tell("MAINPID=" + strconv.Itoa(pid)) }
 
 // Wait returns when all that was put, dropped and told before is done: a socket that was dropped may be in the way of the next one until then.
+// With a nil Store that is at once.
 func (s *Store) Wait() error {
+	if s == nil {
+		return nil
+	}
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("descriptor store: %w", err)

@@ -52,3 +52,11 @@ func TestNoMoreIsKeptThanAProcessCanStartWith(t *testing.T) {
 		t.Errorf("Linux does not take a variable of that size: %v", err)
 	}
 }
+
+// Where there is no store, what is told is told to nobody.
+func TestNoStoreIsNobody(t *testing.T) {
+	var s *Store
+	if err := errors.Join(s.Tell("STOPPING=1"), s.Ready(), s.Main(1), s.Wait()); err != nil {
+		t.Error(err)
+	}
+}
