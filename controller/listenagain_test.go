@@ -89,7 +89,7 @@ func TestAControlSocketThatIsRemovedIsMadeAnew(t *testing.T) {
 			}
 		}
 		r.eventually("nothing of those before is left", func() bool {
-			last = inUse(t);
+			last = inUse(t)
 			return last.goroutines <= first.goroutines && last.descriptors <= first.descriptors
 		})
 		hears()

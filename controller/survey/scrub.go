@@ -34,19 +34,28 @@ var everybodys = []string{"root", "localhost", "lo", "host", "linux", "debian", 
 // Forms of what is taken out wherever it stands.
 var (
 	uuidForm = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
-	// Of MAC and IPv6 addresses; a time of the day has fewer colons.
+	// Of MAC and IPv6 addresses, and of half of one; a time of the day and a PCI address have fewer colons.
 	colonForm = regexp.MustCompile(`(?i)[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*`)
-	macForm   = regexp.MustCompile(`(?i)[0-9a-f]{1,2}(?:-[0-9a-f]{1,2}){5,}|[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4}`)
+	// Of mail, of a login, of an instance of a unit.
+	atForm = regexp.MustCompile(`[\w.+-]+@[\w-][\w.-]*`)
+	// Of hosts: what ends as the names of networks do. Countries whose letters are a file's are left out: so, sh, md, rs, py.
+	hostForm = regexp.MustCompile(`(?i)\b(?:[a-z0-9_-]+\.)+(?:com|net|org|edu|gov|mil|int|info|biz|io|dev|app|cloud|tech|online|site|xyz|arpa|local|lan|home|internal|intranet|corp|private|localdomain|example|test|invalid|eu|us|uk|de|fr|nl|be|at|ch|it|es|pt|pl|cz|sk|se|no|fi|dk|ie|ru|ua|cn|jp|kr|tw|in|au|nz|ca|br|mx|ar|cl|za|tr|il|ir|gr|hu|ro|bg|hr|si|lt|lv|ee|lu|li|is|me|tv|ai|co|cc)\b`)
+	macForm  = regexp.MustCompile(`(?i)[0-9a-f]{1,2}(?:-[0-9a-f]{1,2}){5,}|[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4}`)
 	// An address without separators, as in enx525400123456; the hash in a Go module's version has a date in front.
 	hexForm  = regexp.MustCompile(`(?i)(?:\b[0-9]{14}-)?[0-9a-f]{12,}`)
 	ipv4Form = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+`)
-	pathForm = regexp.MustCompile("(^|[^\\w/.~-])((?:~[\\w.-]*)?/[^\\s\"'`,;|)]+)")
-	// systems are the folders whose paths are the same everywhere.
-	systems = regexp.MustCompile(`^/(sys|proc|dev|usr|boot|etc|lib|bin|sbin|var/lib/rscctl|run/rscctl|run/netns)(/|$)`)
+	pathForm = regexp.MustCompile("(^|[^\\w/.~])((?:~[\\w.-]*)?/[^\\s\"'`,;|)]+)")
+	// systems are the paths that are the same everywhere, each to its end: below a folder of the system there can be anybody's names.
+	systems = regexp.MustCompile(`^/(?:sys|proc|dev|usr|boot|etc|lib|bin|sbin|run|tmp` +
+		`|dev/(?:kvm|vhost-net|net|net/tun|null|zero|shm|hugepages|vfio|vfio/vfio)` +
+		`|proc/(?:stat|modules|cpuinfo|meminfo|config\.gz|version|version_signature|net|sys|net/snmp6?|sys/(?:net/(?:core|bridge)|kernel|vm)(?:/[a-z0-9_-]+)?|(?:self|thread-self|[0-9]+)/(?:cmdline|ns/[a-z]+|net/[a-z0-9_]+))` +
+		`|sys/(?:fs|fs/bpf|fs/bpf/rscctl(?:/flows)?|kernel/btf(?:/vmlinux)?|class/net(?:/(?:nic|if)[0-9]+(?:-peer)?(?:/(?:queues|device|speed|mtu|operstate))?)?)` +
+		`|usr/(?:s?bin|lib|libexec)(?:/(?:rscctl|qemu-kvm|qemu-system-[a-z0-9_]+|libvirtd|virtqemud|virsh|ethtool|bpftool|ip))?` +
+		`|etc/(?:os-release|rscctl|default/rscctl|libvirt|libvirt/qemu\.conf)|lib/modules|var/lib/rscctl|run/(?:rscctl|rscctl/rscctl\.sock|netns|libvirt))/?$`)
 )
 
 const (
-	fewColons  = 3            // and fewer are a time's
+	fewColons  = 2            // between digits, and fewer, are a time's
 	moduleHash = 14 + 1 + 12  // date, dash, hash
 	address    = "ADDRESS"    // what stands for one
 	someID     = "IDENTIFIER" // for a UUID, or another number that long
@@ -55,9 +64,11 @@ const (
 // Text is a text without names of this machine, addresses, UUIDs and paths of its users.
 func (s *Scrubber) Text(text string) string {
 	text = uuidForm.ReplaceAllString(s.known(text), someID)
+	text = atForm.ReplaceAllString(text, address)
+	text = hostForm.ReplaceAllString(text, "HOST")
 	text = colonForm.ReplaceAllStringFunc(text, func(m string) string {
 		short := strings.Contains(m, "::") && strings.Trim(m, ":.") != ""
-		if !short && strings.Count(m, ":") <= fewColons {
+		if !short && strings.Count(strings.Trim(m, ":."), ":") <= fewColons {
 			return m
 		}
 		return address
@@ -72,7 +83,7 @@ func (s *Scrubber) Text(text string) string {
 	text = ipv4Form.ReplaceAllString(text, address)
 	return pathForm.ReplaceAllStringFunc(text, func(m string) string {
 		at := strings.IndexAny(m, "~/")
-		if systems.MatchString(m[at:]) {
+		if systems.MatchString(strings.TrimRight(m[at:], ".:")) {
 			return m
 		}
 		return m[:at] + "PATH"

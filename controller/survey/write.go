@@ -16,6 +16,7 @@ const head = `# rscctl report
 
 What 'rscctl report' saw of a machine. Read it before you send it: there should be no MAC or IP address in it, no name of a host, user, VM
 or interface, no serial number and no path of yours. Where one stood, it says ADDRESS, IDENTIFIER, HOST, USER, VM, PATH, nic0 or the like.
+The suffix of a kernel of your own and the name of somebody's XDP program are not known to be names: look for them.
 
 `
 
@@ -129,12 +130,24 @@ func measured(demo []byte, s *Scrubber) ([]byte, error) {
 	if err := d.Decode(&result); err != nil {
 		return nil, fmt.Errorf("what the demo printed: %w", err)
 	}
-	for key, v := range result {
-		if text, is := v.(string); is {
-			result[key] = s.Text(text)
+	return json.MarshalIndent(scrubbed(result, s), "", " ")
+}
+
+// scrubbed is a JSON value with all its texts scrubbed, in place. The names of fields are ours.
+func scrubbed(v any, s *Scrubber) any {
+	switch v := v.(type) {
+	case string:
+		return s.Text(v)
+	case map[string]any:
+		for key := range v {
+			v[key] = scrubbed(v[key], s)
+		}
+	case []any:
+		for i := range v {
+			v[i] = scrubbed(v[i], s)
 		}
 	}
-	return json.MarshalIndent(result, "", " ")
+	return v
 }
 
 // cell is a text in a table.

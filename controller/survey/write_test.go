@@ -53,7 +53,7 @@ func TestWhateverAFieldHoldsIsScrubbed(t *testing.T) {
 	for i := range r.Findings { // doctor's own words
 		r.Findings[i].ID, r.Findings[i].Severity = "iface.mtu", doctor.Error
 	}
-	for _, demo := range [][]byte{nil, []byte(`{"schema": 2, "kernel": "hv77 of 192.0.2.77", "speedup": 2.41}`)} {
+	for _, demo := range [][]byte{nil, []byte(`{"schema": 2, "kernel": "hv77 of 192.0.2.77", "speedup": 2.41, "runs": [{"why": "hv77", "all": ["at 192.0.2.77", {"by": "/home/alice"}]}]}`)} {
 		r.Demo = demo
 		var out bytes.Buffer
 		if err := r.Write(&out, names); err != nil {
