@@ -87,12 +87,14 @@ func (q *queue) close() error {
 	return errors.Join(q.shares.Close(), q.sock.Close())
 }
 
-// chunkFor returns the UMEM chunk size for an MTU.
-func chunkFor(mtu int) (int, error) {
-	if chunk := xsk.ChunkFor(mtu); chunk != 0 {
+// chunkFor returns the UMEM chunk size for an interface's MTU.
+func chunkFor(f *netdev.Facts) (int, error) {
+	grain := xsk.Grain(f.Driver)
+	if chunk := xsk.ChunkFor(f.MTU, grain); chunk != 0 {
 		return chunk, nil
 	}
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU", ErrMTU, mtu, xsk.LargeChunk, xsk.MaxMTU(xsk.LargeChunk))
+	most := xsk.MaxMTU(xsk.LargeChunk, grain)
+	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU ('ip link set %s mtu %d')", ErrMTU, f.MTU, xsk.LargeChunk, most, f.Name, most)
 }
 
 // inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
@@ -107,9 +109,9 @@ func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {
 	if err := netdev.CheckUplink(name, vlan); err != nil {
 		return nil, 0, fmt.Errorf("attach: %w", err)
 	}
-	chunk, err := chunkFor(f.MTU)
+	chunk, err := chunkFor(f)
 	if err != nil {
-		return nil, 0, fmt.Errorf("attach: interface %s: %w ('ip link set %s mtu %d')", name, err, name, xsk.MaxMTU(xsk.LargeChunk))
+		return nil, 0, fmt.Errorf("attach: interface %s: %w", name, err)
 	}
 	if f.XDP.Attached {
 		return nil, 0, fmt.Errorf("attach: interface %s: %w", name, foreignXDP(f))

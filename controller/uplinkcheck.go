@@ -54,7 +54,7 @@ func (c *Controller) checkUplink(u *uplink) {
 
 // want is what the interface must be for the program and the sockets that are on it.
 func (u *uplink) want() netdev.Want {
-	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: xsk.MaxMTU(u.chunk)}
+	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: xsk.MaxMTU(u.chunk, xsk.Grain(u.facts.Driver))}
 	if u.prog.Mode() != "" {
 		w.Program = u.prog.ID()
 	}

@@ -110,7 +110,7 @@ func checkMemlock(f *Facts) Finding {
 	queues, chunk := 1, xsk.SmallChunk
 	for _, i := range f.Interfaces {
 		if !i.Missing && i.NotUplink == nil {
-			queues, chunk = max(queues, i.RxQueues), max(chunk, xsk.ChunkFor(i.MTU))
+			queues, chunk = max(queues, i.RxQueues), max(chunk, xsk.ChunkFor(i.MTU, xsk.Grain(i.Driver)))
 		}
 	}
 	need := uint64(queues) * xsk.QueueChunks * uint64(chunk)

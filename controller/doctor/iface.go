@@ -80,9 +80,10 @@ func checkLink(_ *Facts, i *Interface) Finding {
 
 func checkMTU(_ *Facts, i *Interface) Finding {
 	const id = "iface.mtu"
-	chunk := xsk.ChunkFor(i.MTU)
+	grain := xsk.Grain(i.Driver)
+	chunk := xsk.ChunkFor(i.MTU, grain)
 	if chunk == 0 {
-		most := xsk.MaxMTU(xsk.LargeChunk)
+		most := xsk.MaxMTU(xsk.LargeChunk, grain)
 		return Finding{ID: id, Severity: Error, Subject: i.Name, What: fmt.Sprintf("MTU %d", i.MTU), Why: fmt.Sprintf("a UMEM chunk of %d bytes holds at most %d, so attach refuses it", xsk.LargeChunk, most),
 			Remedy: fmt.Sprintf("ip link set dev %s mtu %d", i.Name, most)}
 	}
