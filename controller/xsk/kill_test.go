@@ -213,10 +213,11 @@ func (k *kills) finish(t *testing.T) {
 	}
 	atomic.StoreUint64(k.rec.taken, taken)
 	mustConserve(t, s, k.c.Chunks)
-	mustBeInItsRing(t, s)
-	if st := stats(t, s); st.RxDropped|st.RxInvalid|st.TxInvalid|st.RxRingFull|st.FillEmpty != 0 {
-		t.Errorf("statistics %+v", st)
+	if !s.ZeroCopy() { // where the driver takes chunks ahead of the frames
+		mustBeInItsRing(t, s)
 	}
+	mustHaveLostNothing(t, s)
+	k.rig.mustBringAFrameEach(t, s)
 }
 
 // mustBeInItsRing looks for every chunk that is the kernel's where its word says, when nothing is on its way.

@@ -108,7 +108,7 @@ func TestOwnsASocketUntilKilled(t *testing.T) {
 	var s *Socket
 	if len(fds) == 1 {
 		if s, err = Open(c); err == nil {
-			s.Refill() // frames may come as soon as the keeper has it
+			fill(s) // frames may come as soon as the keeper has it
 			p := s.Parts()
 			err = passFDs(killKeeper, nil, p.Socket, p.Umem, p.Owners)
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/vm"
 	"github.com/rscctl/rscctl/test/vm/control"
 )
@@ -35,6 +36,9 @@ func (s *settings) boot(ctx context.Context, tmp string, x vm.Extras) (*vm.VM, e
 	x.Wanted = drivers
 	if s.modules != "" {
 		x.Modules = strings.Split(s.modules, ",")
+	}
+	if s.vm.Wire != "" {
+		x.Modules = append(x.Modules, s.vm.Wire) // QEMU's models and Linux's drivers have the same names
 	}
 	for _, name := range programs {
 		if path, err := exec.LookPath(name); err == nil {
@@ -63,6 +67,14 @@ func (s *settings) boot(ctx context.Context, tmp string, x vm.Extras) (*vm.VM, e
 	return v, nil
 }
 
+// wire tells programs in the VM of the NICs that --wire asks for.
+func (s *settings) wire() []string {
+	if s.vm.Wire == "" {
+		return nil
+	}
+	return []string{netnstest.WireEnv + "=eth0,eth1"}
+}
+
 // explained adds what the VM's console says to an error that the program itself cannot explain.
 func explained(v *vm.VM, err error) error {
 	if errors.Is(err, vm.ErrGone) || errors.Is(err, vm.ErrRebooted) || errors.Is(err, context.DeadlineExceeded) {
@@ -78,7 +90,7 @@ func (s *settings) command(args []string) (e control.Exec, x vm.Extras, err erro
 		return e, x, err
 	}
 	there := "/bin/" + filepath.Base(program)
-	e = control.Exec{Args: append([]string{there}, args[1:]...), Env: s.env}
+	e = control.Exec{Args: append([]string{there}, args[1:]...), Env: append(s.wire(), s.env...)}
 	x.Files = map[string]string{}
 	if x.Files[there], err = filepath.Abs(program); err != nil {
 		return e, x, err

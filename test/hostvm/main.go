@@ -63,6 +63,7 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	f.StringVar(&s.vm.Memory, "memory", "4096M", "memory of the VM, programs and files included")
 	f.DurationVar(&s.timeout, "timeout", 60*time.Minute, "end the VM after this long")
 	f.StringVar(&s.modules, "modules", "", "more kernel `MODULES` to load, with commas between; those the kernel lacks are an error")
+	f.StringVar(&s.vm.Wire, "wire", "", "two NICs of this `MODEL` of QEMU's with a wire between them, as \"igb\", which the tests use instead of a veth pair")
 	f.StringVar(&s.dir, "dir", "", "exec: copy this `FOLDER` to the same path in the VM and run the program there")
 	f.Var(&s.files, "file", "exec: copy a file or folder, `HERE[:THERE]`; may be repeated. A program's libraries go along")
 	f.Var(&s.env, "env", "exec: `NAME=VALUE` for the program; may be repeated")

@@ -110,7 +110,7 @@ func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) error {
 	if err := vhostNet(ctx, v, !r.packet); err != nil {
 		return err
 	}
-	return s.run(ctx, v, r, environment, r.folder())
+	return s.run(ctx, v, r, append(s.wire(), environment...), r.folder())
 }
 
 // run runs a package's test program in a folder of the VM.

@@ -58,8 +58,8 @@ func Pair(t testing.TB, o Options) *Network {
 	}
 	n.A.addresses(o, 1)
 	n.B.addresses(o, 2)
-	if err := n.A.NS.Do(func() error { return n.addVeth(o) }); err != nil {
-		t.Fatalf("veth pair: %v", err)
+	if err := n.connect(t, o); err != nil {
+		t.Fatal(err)
 	}
 	for _, s := range []*Side{n.A, n.B} {
 		other := n.A
@@ -77,6 +77,17 @@ func Pair(t testing.TB, o Options) *Network {
 		}
 	}
 	return n
+}
+
+// connect gives each side its interface: an end of a veth pair, or of the wire.
+func (n *Network) connect(t testing.TB, o Options) error {
+	if Wired() {
+		return n.takeWire(t, o)
+	}
+	if err := n.A.NS.Do(func() error { return n.addVeth(o) }); err != nil {
+		return fmt.Errorf("veth pair: %w", err)
+	}
+	return nil
 }
 
 func (o *Options) defaults() {
@@ -212,14 +223,14 @@ const (
 // settled waits, in the side's own namespace, for the carrier and for the kernel's work queue to have confirmed the
 // link-local address: before that, IPv6 sends from nowhere.
 func (s *Side) settled() error {
-	for range 200 {
+	for range 1000 { // a NIC negotiates its link
 		ok, err := s.ready()
 		if err != nil || ok {
 			return err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return fmt.Errorf("%s: not ready after two seconds", s.Dev)
+	return fmt.Errorf("%s: not ready after ten seconds", s.Dev)
 }
 
 func (s *Side) ready() (bool, error) {
@@ -289,6 +300,18 @@ func (s *Side) Do(t testing.TB, fn func() error) {
 func (s *Side) SetOffload(t testing.TB, feature string, on bool) {
 	t.Helper()
 	s.Do(t, func() error { return netdev.SetOffload(s.Dev, feature, on) })
+}
+
+// Promiscuous lets the side's interface take frames to any address.
+func (s *Side) Promiscuous(t testing.TB) {
+	t.Helper()
+	s.Do(t, func() error {
+		l, err := netlink.LinkByIndex(s.Index)
+		if err != nil {
+			return err
+		}
+		return netlink.SetPromiscOn(l)
+	})
 }
 
 // Output runs a program in the side's namespace and returns what it wrote to both its outputs. It fails the test when

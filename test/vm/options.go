@@ -20,6 +20,8 @@ type Options struct {
 	Append string // more kernel arguments
 	Disk   string // a raw image, the guest's /dev/vda; what is written to it is forgotten with the VM
 
+	Wire string // a NIC model, "igb": two of them beside the other devices, with a wire between them
+
 	// Netdev is the back-end of the NIC without its id, for example "tap,ifname=tap0,script=no,downscript=no". VhostUser
 	// is its usual value: the socket where the back-end listens. Both empty: no NIC.
 	Netdev    string
@@ -58,7 +60,7 @@ func def[T comparable](v *T, to T) {
 func (o *Options) args(console string) []string {
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "pc,memory-backend=ram,usb=off,vmport=off,hpet=off",
+		"-machine", o.machine() + ",memory-backend=ram,usb=off,vmport=off,hpet=off",
 		"-accel", "tcg,thread=multi",
 		// TCG executes `rep movsb` byte by byte; without these flags the guest copies by words.
 		"-cpu", "max,-erms,-fsrm",
@@ -73,6 +75,13 @@ func (o *Options) args(console string) []string {
 	if o.Disk != "" {
 		a = append(a, "-drive", "if=none,id=disk,format=raw,snapshot=on,file="+o.Disk, "-device", "virtio-blk-pci,drive=disk")
 	}
+	if o.Wire != "" {
+		for i, end := range []string{"wire0", "wire1"} {
+			// A port for each: the virtual functions of two would have the same place on one bus.
+			port := fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i)
+			a = append(a, "-device", port, "-netdev", "hubport,hubid=0,id="+end, "-device", fmt.Sprintf("%s,romfile=,bus=port%d,netdev=%s", o.Wire, i, end))
+		}
+	}
 	netdev := o.Netdev
 	if o.VhostUser != "" {
 		way := fmt.Sprintf("reconnect=%d", o.Reconnect)
@@ -86,6 +95,14 @@ func (o *Options) args(console string) []string {
 		return a
 	}
 	return append(a, "-netdev", netdev+",id=net0", "-device", o.device())
+}
+
+// machine is a PC, with PCI Express where a model of a real NIC needs it.
+func (o *Options) machine() string {
+	if o.Wire != "" {
+		return "q35"
+	}
+	return "pc"
 }
 
 func (o *Options) device() string {
