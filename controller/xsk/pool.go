@@ -51,7 +51,18 @@ func (u *umem) lend(addr uint64, ring uint64, index uint32) {
 	u.owner[addr>>u.shift] = ring | uint64(index)
 }
 
-// back notes that the chunk that addr lies in came from the kernel. It comes before the entry that brought it is released.
+// received notes that the chunk that addr lies in came with a frame, and reports whether the kernel had it for that: taken all the same it
+// would be in two hands. It comes before the entry that brought it is released.
+func (u *umem) received(addr uint64) bool {
+	i := addr >> u.shift
+	if i >= uint64(len(u.owner)) || u.owner[i]&^indexBits != inFill {
+		return false
+	}
+	u.owner[i] = inHand
+	return true
+}
+
+// back notes that the chunk that addr lies in was sent. It comes before the entry that brought it is released.
 func (u *umem) back(addr uint64) {
 	if i := addr >> u.shift; i < uint64(len(u.owner)) {
 		u.owner[i] = inHand

@@ -143,3 +143,55 @@ func TestAClosedSocketDoesNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A driver that gives a chunk which it does not have, as igb does behind the end of its ring, puts it in no second hand: the entry has no
+// frame, whoever has the chunk, and an heir goes on all the same.
+func TestAChunkThatTheKernelDoesNotHaveBringsNoFrame(t *testing.T) {
+	const chunks, ring = 16, 16
+	m := heap(chunks, SmallChunk, ring)
+	s := m.socket(ring, 1)
+	k := m.kernel(s)
+	var d [4]Desc
+	again := func(e Desc) {
+		k.rx.put(e)
+		k.rx.publish()
+	}
+	nothing := func(s *Socket, whose string) {
+		t.Helper()
+		if n := s.Recv(d[:]); n != 1 {
+			t.Fatalf("%s: %d entries", whose, n)
+		}
+		if frame, meta := s.Received(d[0]); frame != nil || meta != nil {
+			t.Errorf("%s: it has a frame: %x, %x", whose, frame, meta)
+		}
+		free := s.FreeChunks()
+		if s.Free(d[0].Addr); s.FreeChunks() != free {
+			t.Errorf("%s: it was freed", whose)
+		}
+		mustConserve(t, s, chunks)
+	}
+	s.Refill()
+	k.receive(1, 100)
+	if n := s.Recv(d[:]); n != 1 {
+		t.Fatalf("%d entries", n)
+	}
+	e := d[0]
+	again(e)
+	nothing(s, "in hand")
+	s.Free(e.Addr)
+	again(e)
+	nothing(s, "in the pool")
+	_, tx, _ := s.AllocTx()
+	s.Send(tx, 100)
+	s.Publish()
+	again(tx)
+	nothing(s, "to be sent")
+
+	again(tx)
+	heir := m.socket(ring, 1)
+	sent, err := heir.umem.owner.settle(heir.umem.shift, &heir.rx, &heir.tx, &heir.fill, &heir.comp)
+	if err != nil || sent != 1 {
+		t.Fatalf("the heir's account: %d sent, %v", sent, err)
+	}
+	nothing(m.socket(ring, 1), "the heir's")
+}

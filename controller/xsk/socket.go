@@ -52,14 +52,17 @@ func (s *Socket) FD() int { return s.parts.Socket }
 // ZeroCopy reports whether the driver reads and writes the UMEM itself.
 func (s *Socket) ZeroCopy() bool { return s.zeroCopy }
 
-// Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send.
+// Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send. An entry that names a chunk which
+// the kernel did not have to receive into, as a driver with a fault makes it, comes as a Desc without chunk and frame.
 func (s *Socket) Recv(d []Desc) int {
 	n := s.rx.read(d)
 	if n == 0 {
 		return 0
 	}
-	for _, d := range d[:n] {
-		s.umem.back(d.Addr)
+	for i := range d[:n] {
+		if !s.umem.received(d[i].Addr) {
+			d[i] = Desc{Addr: nowhere}
+		}
 	}
 	s.rx.release()
 	return n
@@ -72,6 +75,9 @@ func (s *Socket) Received(d Desc) (frame, meta []byte) { return s.umem.frame(d),
 
 // Memory is the whole UMEM, for one who shares it with the kernel by another way. It is unmapped by Close.
 func (s *Socket) Memory() []byte { return s.umem.mem }
+
+// nowhere lies in no chunk: Received has nothing of it, and Free ignores it.
+const nowhere = ^uint64(0)
 
 // Free gives the chunk with address addr in it back to the pool. Addresses that are not out are ignored.
 func (s *Socket) Free(addr uint64) { s.umem.give(addr) }
