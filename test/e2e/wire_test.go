@@ -11,9 +11,12 @@ import (
 )
 
 // An uplink changes hands under a stream, by an upgrade and by crashes: what arrives is whole, every packet is explained, and the kernel
-// finds nothing wrong in the rings. One stream is what an emulated machine carries beside that, so this runs on the NICs of
+// finds nothing wrong in the rings. One stream is what an emulated machine mostly carries beside that, so this runs on the NICs of
 // RSCCTL_WIRE too, which have to be in zero-copy.
 func TestAnUplinkChangesHandsUnderAStream(t *testing.T) {
+	if netnstest.Emulated() && !netnstest.Wired() {
+		t.Skip("allowed: 2 s for an heir are few for an emulated machine: the unit stage runs it on a real one, and test/hostvm -wire on emulated NICs")
+	}
 	r := newRig(t, netnstest.Options{NoIPv6: true})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	want := api.XSKCopy
