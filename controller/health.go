@@ -39,7 +39,7 @@ func (c *Controller) watch(ctx context.Context, serve func(*unixsock.Listener)) 
 				c.rememberCounts()
 				next = c.nextLook()
 			})
-			c.listenAgain(serve)
+			c.listenAgain(ctx, serve)
 			looked = time.Now()
 			tick.Reset(next)
 		}

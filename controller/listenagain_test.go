@@ -77,7 +77,7 @@ func TestAControlSocketThatIsRemovedIsMadeAnew(t *testing.T) {
 			if err := os.Remove(r.c.opt.Socket); err != nil {
 				return err
 			}
-			r.c.listenAgain(serve)
+			r.c.listenAgain(t.Context(), serve)
 			one := api.NewClient(r.c.opt.Socket)
 			if _, err := one.Status(ctx, ""); err != nil {
 				t.Errorf("round %d: %v", i, err)
@@ -87,6 +87,18 @@ func TestAControlSocketThatIsRemovedIsMadeAnew(t *testing.T) {
 			if last = inUse(t); i == 0 { // one is left, by which somebody hears
 				first = last
 			}
+		}
+		ended, end := context.WithCancel(ctx)
+		end()
+		if err := os.Rename(r.c.opt.Socket, r.c.opt.Socket+".kept"); err != nil {
+			return err
+		}
+		r.c.listenAgain(ended, serve)
+		if _, err := os.Lstat(r.c.opt.Socket); err == nil {
+			t.Error("what ends makes its socket anew")
+		}
+		if err := os.Rename(r.c.opt.Socket+".kept", r.c.opt.Socket); err != nil {
+			return err
 		}
 		r.eventually("nothing of those before is left", func() bool {
 			last = inUse(t)

@@ -55,12 +55,12 @@ func listenControl(path, group string) (*unixsock.Listener, error) {
 }
 
 // listenAgain makes the control socket anew when somebody has removed its file, or its folder: nobody could ask or end a controller that is
-// not to be reached. Who is connected by the old one is served to his end. Only watch calls it, without mu: it makes files.
-func (c *Controller) listenAgain(serve func(*unixsock.Listener)) {
+// not to be reached. Who is connected by the old one is served to his end. Only watch calls it, without mu: it makes files. ctx is watch's.
+func (c *Controller) listenAgain(ctx context.Context, serve func(*unixsock.Listener)) {
 	c.mu.Lock()
 	old := c.listener
 	c.mu.Unlock()
-	if _, ours := old.Group(); ours {
+	if _, ours := old.Group(); ours || ctx.Err() != nil { // at the end it is we who remove it
 		return
 	}
 	l, err := listenControl(c.opt.Socket, c.opt.SocketGroup)

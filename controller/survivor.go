@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,7 +109,7 @@ func (c *Controller) remember() {
 	if err != nil {
 		told = err.Error()
 	}
-	if told != c.survivor.told && err != nil {
+	if told != c.survivor.told && err != nil && !errors.Is(err, net.ErrClosed) { // what is closed is given up: it is the end
 		c.log.Error("a crash would end what is attached", "err", err)
 	}
 	c.survivor.told = told

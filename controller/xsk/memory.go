@@ -29,7 +29,9 @@ func newMemory(name string, size int) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	err = unix.Fallocate(fd, 0, 0, int64(size))
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); { // a signal of the Go runtime's is enough; what was there by then is taken back
+		err = unix.Fallocate(fd, 0, 0, int64(size))
+	}
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 	}
