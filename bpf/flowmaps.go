@@ -41,17 +41,18 @@ type FlowSpec struct{ rows *ebpf.MapSpec }
 
 // NewFlowSpec reads it. entries is the room for flows of each VM, 0: DefaultFlowEntries.
 func NewFlowSpec(entries int) (*FlowSpec, error) {
-	rows, err := flowMapSpec(entries)
+	object, err := LoadRsc()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("flow maps: object: %w", err)
 	}
+	rows := object.Maps[RscMapFlows].InnerMap.Copy()
+	rows.Name, rows.MaxEntries = "vm_flows", orDefault(entries, DefaultFlowEntries)
 	return &FlowSpec{rows}, nil
 }
 
 // OpenFlows opens the flow maps pinned at pinPath, or makes an empty set and pins it there (mode 0600, missing folders 0700).
-// When pinPath is empty or not on a BPF filesystem, nothing is
-// pinned and pinned is false; nothing is ever mounted. What an older version pinned there is replaced, because its rows mean
-// something else. Error: ErrPermission, ErrUnsupported.
+// When pinPath is empty or not on a BPF filesystem, nothing is pinned and pinned is false; nothing is ever mounted. What an
+// older version pinned there is replaced, because its rows mean something else. Error: ErrPermission, ErrUnsupported.
 func OpenFlows(pinPath string, spec *FlowSpec) (f *Flows, pinned bool, err error) {
 	f = &Flows{spec: spec.rows, open: map[string]*ebpf.Map{}}
 	outer := flowsSpec(spec.rows)
@@ -116,17 +117,6 @@ func flowsSpec(rows *ebpf.MapSpec) *ebpf.MapSpec {
 		KeySize: uint32(len(vmKey{})), ValueSize: 4, MaxEntries: maxVMs, Flags: unix.BPF_F_NO_PREALLOC,
 		InnerMap: &ebpf.MapSpec{Type: rows.Type, KeySize: rows.KeySize, ValueSize: rows.ValueSize, MaxEntries: 1},
 	}
-}
-
-// flowMapSpec is what the programs need a VM's flow map to be.
-func flowMapSpec(entries int) (*ebpf.MapSpec, error) {
-	object, err := LoadRsc()
-	if err != nil {
-		return nil, fmt.Errorf("flow maps: object: %w", err)
-	}
-	spec := object.Maps[RscMapFlows].InnerMap.Copy()
-	spec.Name, spec.MaxEntries = "vm_flows", orDefault(entries, DefaultFlowEntries)
-	return spec, nil
 }
 
 // sameMap tells whether a pinned map is what this version would make.

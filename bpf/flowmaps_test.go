@@ -32,7 +32,7 @@ func bpffs(t *testing.T) string {
 	return dir
 }
 
-func flowSpec(t *testing.T, entries int) *FlowSpec {
+func flowSpec(t testing.TB, entries int) *FlowSpec {
 	t.Helper()
 	spec, err := NewFlowSpec(entries)
 	if err != nil {

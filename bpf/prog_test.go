@@ -52,11 +52,7 @@ func (p *Program) countIn(t testing.TB, id uint32, entries int) {
 // flowMap is one VM's flow map.
 func flowMap(t testing.TB, entries int) *ebpf.Map {
 	t.Helper()
-	spec, err := flowMapSpec(entries)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := ebpf.NewMap(spec)
+	m, err := ebpf.NewMap(flowSpec(t, entries).rows)
 	if err != nil {
 		t.Fatal(err)
 	}

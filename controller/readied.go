@@ -2,7 +2,6 @@ package controller
 
 import (
 	"errors"
-	"fmt"
 	"reflect"
 
 	"golang.org/x/sys/unix"
@@ -40,17 +39,13 @@ func (c *Controller) checkAhead(req api.AttachRequest) {
 	}
 }
 
-// checkPacked is checkRequest, or what checkAhead found for the same request. The policy is worked out now: by now it is known what new VMs get.
+// checkPacked is checkRequest, or what checkAhead found for the same request, which says all of the policy: what new VMs get, which is not
+// known yet when checkAhead looks, has no part in it.
 func (c *Controller) checkPacked(req api.AttachRequest) (*attachment, error) {
 	ahead, ok := c.checked[req.VM]
 	if delete(c.checked, req.VM); !ok || !reflect.DeepEqual(ahead.asked, req) {
 		return c.checkRequest(req)
 	}
-	policy, err := applyPatch(c.newPolicy(), req.Policy)
-	if err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
-	}
-	ahead.vm.policy = policy
 	return ahead.vm, nil
 }
 

@@ -28,7 +28,7 @@ down for a moment. A VM that cannot be attached as described is attached as it w
 			boolFlag("prune", "detach the VMs that FILE does not name"),
 			outputFlag(), socketFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("apply", runApply(c, s)) },
+		Action: func(c *cli.Context) error { return runApply(c, s) },
 	}
 }
 

@@ -41,7 +41,7 @@ and counted: the VM does not wait for them. A superframe's TCP checksum is parti
 			&cli.StringFlag{Name: "snaplen", Usage: "keep at most `N` bytes of each frame", DefaultText: "all"},
 			socketFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("capture", runCapture(c, s)) },
+		Action: func(c *cli.Context) error { return runCapture(c, s) },
 	}
 }
 

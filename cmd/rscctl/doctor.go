@@ -33,7 +33,7 @@ Exit codes: 0 nothing keeps rscctl from working, 1 something does (or --fix or -
 			boolFlag("verbose", "show what is well, too (JSON always has it)"),
 			outputFlag(), stateFlag(), bpffsFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("doctor", runDoctor(c, s)) },
+		Action: func(c *cli.Context) error { return runDoctor(c, s) },
 	}
 }
 

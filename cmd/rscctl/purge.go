@@ -20,7 +20,7 @@ func purgeCommand(s streams) *cli.Command {
 changed and nobody put back is put back, the pinned flow maps and the state go, and with it what it knew of the VMs ('rscctl export'
 writes that into a file beforehand). Refused while a controller runs there: 'rscctl detach' is for that.`,
 		Flags:  []cli.Flag{boolFlag("dry-run", "only say what would go"), stateFlag(), socketFlag(), bpffsFlag(), outputFlag()},
-		Action: func(c *cli.Context) error { return on("purge", purge(c, s)) },
+		Action: func(c *cli.Context) error { return purge(c, s) },
 	}
 }
 

@@ -45,7 +45,7 @@ send it. Only its owner may read it, and a file that is there is not overwritten
 			boolFlag("no-demo", "leave the demo out"),
 			socketFlag(), bpffsFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("report", runReport(c, s)) },
+		Action: func(c *cli.Context) error { return runReport(c, s) },
 	}
 }
 

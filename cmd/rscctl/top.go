@@ -31,7 +31,7 @@ enter shows all of one VM, arrows move.`,
 			&cli.StringFlag{Name: "filter", Usage: "show only what has `TEXT` in its name or its interface's", DefaultText: "everything"},
 			intervalFlag("looks"), socketFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("top", runTop(c, s)) },
+		Action: func(c *cli.Context) error { return runTop(c, s) },
 	}
 }
 

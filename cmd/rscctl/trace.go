@@ -35,7 +35,7 @@ does not wait for them. -o json prints an object a line.`,
 			&cli.StringFlag{Name: "events", Usage: "only these: a `LIST` of seal, pass, drop", DefaultText: "all"},
 			outputFlag(), socketFlag(),
 		},
-		Action: func(c *cli.Context) error { return on("trace", trace(c, s)) },
+		Action: func(c *cli.Context) error { return trace(c, s) },
 	}
 }
 

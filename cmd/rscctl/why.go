@@ -19,7 +19,7 @@ func whyCommand(s streams) *cli.Command {
 are not longer, why packets pass alone, how long frames wait, what was dropped and whose fault it is. A line behind -> says
 what to do. All of it counts from the VM's attach on.`,
 		Flags:  []cli.Flag{outputFlag(), socketFlag()},
-		Action: func(c *cli.Context) error { return on("why", runWhy(c, s)) },
+		Action: func(c *cli.Context) error { return runWhy(c, s) },
 	}
 }
 
