@@ -32,6 +32,9 @@ type Options struct {
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
 
+	CPUs     []int         // of the workers, one each as far as they go; none: the scheduler chooses. See ParseCPUs
+	BusyPoll time.Duration // how long a worker polls on after it had something to do; 0: it sleeps at once
+
 	SocketGroup   string        // group of the control socket, a name or a number; "": the process'
 	GroupMayWrite bool          // members of that group may change things, not only look
 	Service       bool          // a service manager runs it
@@ -58,6 +61,7 @@ type Controller struct {
 	watcher  *netdev.Watcher
 	rules    *netdev.RuleReader
 	kinds    []kindOf
+	place    *placement       // of the workers
 	memory   *guestmem.Budget // of all guests' memory that is mapped
 	flows    *bpf.Flows
 	flowsPin string   // "" when not pinned; flows is nil between the last detach and the next attach
@@ -123,7 +127,7 @@ func New(opt Options) (*Controller, error) {
 func newController(opt Options) *Controller {
 	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), serving: make(chan struct{}), replaced: make(chan struct{}),
 		uplinks: map[string]*uplink{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
-		kinds: builtinKinds(), memory: guestmem.NewBudget()}
+		kinds: builtinKinds(), place: newPlacement(opt.CPUs), memory: guestmem.NewBudget()}
 }
 
 // Watchdog is how often the service manager wants to hear of this controller; 0: not at all.

@@ -64,7 +64,7 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
 		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, Up: u.facts.Up, Carrier: u.facts.Running, XDPMode: api.XDPMode(u.prog.Mode()),
-		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, Warnings: u.warnings,
+		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.warnings,
 		Queues: u.look(),
 	}
 	if u.senders != "" {
@@ -94,7 +94,7 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 func (u *uplink) look() []report.Queue {
 	out := make([]report.Queue, len(u.queues))
 	for i, q := range u.queues {
-		out[i].ID, out[i].Before = q.id, q.before
+		out[i].ID, out[i].Before, out[i].CPUs = q.id, q.before, q.cpus
 		out[i].Seen, out[i].Err = q.Snapshot()
 		h := q.shares.Hangs()
 		out[i].Hangs, out[i].HangPassed = h.Times, h.Passed

@@ -54,6 +54,7 @@ type uplink struct {
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
+	tune     tuning
 	limit    vhost.LogLimit // of lines that the other end of the link can provoke
 
 	senders     string    // what is wrong with the frames to come, "" for nothing
@@ -68,6 +69,8 @@ type queue struct {
 	adoptable bool        // another process may go on with sock
 	shares    *bpf.Shares // of the socket's RX ring
 	wakeFD    int
+	cpus      []int // of place
+	place     *placement
 	seen      uint64     // the worker's activity at the last look
 	before    *api.Queue // counted by a process before this one; nil: by none
 	said      bpf.Hangs  // what the log has said
@@ -81,6 +84,8 @@ func (q *queue) close() error {
 			return err
 		}
 	}
+	q.place.give(q.cpus)
+	q.cpus = nil
 	if q.wakeFD >= 0 {
 		_ = unix.Close(q.wakeFD)
 	}
@@ -129,8 +134,8 @@ func foreignXDP(f *netdev.Facts) error {
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
-func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, trouble func(), log *slog.Logger) (u *uplink, err error) {
-	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: ourRings(), log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
+func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
+	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: ourRings(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -162,7 +167,9 @@ func (u *uplink) openQueue(id int, trouble func()) error {
 
 // queueConfig is what the socket of one NIC queue is opened with.
 func (u *uplink) queueConfig(id int) xsk.Config {
-	return queueConfig(u.facts.Index, id, u.chunk, u.rings, u.native)
+	cfg := queueConfig(u.facts.Index, id, u.chunk, u.rings, u.native)
+	cfg.BusyPoll = u.tune.busyPoll > 0
+	return cfg
 }
 
 func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
@@ -175,7 +182,7 @@ func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 // startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
 // this one has counted; then the worker takes nothing until Resume. prepared may be nil.
 func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, prepared *datapath.Worker, trouble func()) (err error) {
-	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before}
+	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
 	u.queues = append(u.queues, q)
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("worker %d: eventfd: %w", id, err)
@@ -185,7 +192,7 @@ func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, prepared *
 	}
 	cfg := datapath.Config{
 		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
-		Suspended: before != nil, Prepared: prepared,
+		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll),
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if id == 0 {

@@ -30,6 +30,7 @@ var files = map[string]string{
 	"./usr/share/doc/rscctl/changelog.gz":               "-rw-r--r--",
 	"./usr/share/doc/rscctl/README.md":                  "-rw-r--r--",
 	"./usr/share/doc/rscctl/docs/operations.md":         "-rw-r--r--",
+	"./usr/share/doc/rscctl/examples/cpus.conf":         "-rw-r--r--",
 	"./usr/share/doc/rscctl/examples/metrics.conf":      "-rw-r--r--",
 	"./usr/share/doc/rscctl/examples/sockets.conf":      "-rw-r--r--",
 }

@@ -56,7 +56,7 @@ func unit(t *testing.T, dropIn string) (path string) {
 // systemd finds nothing to say about the unit, alone and with each of the drop-ins that the package has as examples.
 func TestSystemdTakesTheUnit(t *testing.T) {
 	need(t, "systemd-analyze")
-	for _, dropIn := range []string{"", "metrics.conf", "sockets.conf"} {
+	for _, dropIn := range []string{"", "metrics.conf", "sockets.conf", "cpus.conf"} {
 		if out := run(t, "systemd-analyze", "verify", "--man=no", unit(t, dropIn)); out != "" {
 			t.Errorf("with %q:\n%s", dropIn, out)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
@@ -15,7 +16,10 @@ import (
 	"github.com/rscctl/rscctl/controller/metrics"
 )
 
-const backgroundFlag = "background"
+const (
+	backgroundFlag = "background"
+	maxBusyPoll    = 10 * time.Millisecond // longer would be a CPU given away
+)
 
 func runCommand(s streams) *cli.Command {
 	return &cli.Command{
@@ -32,6 +36,8 @@ once, and by 'rscctl doctor' beforehand. Capabilities that nothing here needs ar
 			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
 			&cli.BoolFlag{Name: backgroundFlag, Hidden: true}, // for the unit's ExecReload
+			&cli.StringFlag{Name: "cpus", Usage: "bind each worker to a CPU of `LIST`, as in 2,4-6; they share one when there are more workers", DefaultText: "the scheduler chooses"},
+			&cli.DurationFlag{Name: "busy-poll", Usage: "a worker polls its NIC on for `TIME` after it had something to do, at most 10ms, and sleeps then: less delay for more CPU", DefaultText: "it sleeps at once"},
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
 		Action: func(c *cli.Context) error { return runController(c, s) },
@@ -54,6 +60,15 @@ func runController(c *cli.Context, s streams) (err error) {
 	}
 	if c.String("config") == "-" {
 		return usagef("run: --config -: name a file: it is read again at each reload")
+	}
+	var cpus []int
+	if c.IsSet("cpus") {
+		if cpus, err = controller.ParseCPUs(c.String("cpus")); err != nil {
+			return usagef("run: --cpus %s: %v", c.String("cpus"), err)
+		}
+	}
+	if d := c.Duration("busy-poll"); d < 0 || d > maxBusyPoll {
+		return usagef("run: --busy-poll %s: out of range: say 0 to %s", d, maxBusyPoll)
 	}
 	log, err := newLogger(c, s.err)
 	if err != nil {
@@ -100,6 +115,7 @@ func runController(c *cli.Context, s streams) (err error) {
 		Logger:  log,
 		Version: version(),
 		Metrics: c.String("metrics"),
+		CPUs:    cpus, BusyPoll: c.Duration("busy-poll"),
 
 		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
 		Service:  store != nil && !fdstore.InKeeper(),

@@ -158,19 +158,20 @@ type Waiting struct {
 
 // Interface is one uplink.
 type Interface struct {
-	Name     string    `json:"name"`
-	Index    int       `json:"ifindex"`
-	MTU      int       `json:"mtu"`
-	Driver   string    `json:"driver"`
-	Link     LinkState `json:"link"`
-	XDPMode  XDPMode   `json:"xdp_mode"`
-	XSKMode  XSKMode   `json:"xsk_mode"`
-	Metadata *bool     `json:"metadata"` // the XDP descriptor arrives with the frames; null before the first frame
-	Health   Health    `json:"health"`   // its own, whatever its queues and VMs are like
-	Queues   []Queue   `json:"queues"`
-	Ports    []Port    `json:"ports"`
-	Changes  []string  `json:"changes"`
-	Warnings []string  `json:"warnings"`
+	Name       string    `json:"name"`
+	Index      int       `json:"ifindex"`
+	MTU        int       `json:"mtu"`
+	Driver     string    `json:"driver"`
+	Link       LinkState `json:"link"`
+	XDPMode    XDPMode   `json:"xdp_mode"`
+	XSKMode    XSKMode   `json:"xsk_mode"`
+	BusyPollNS int64     `json:"busy_poll_ns,omitempty"` // how long the workers poll on after they had something to do; 0: they sleep at once
+	Metadata   *bool     `json:"metadata"`               // the XDP descriptor arrives with the frames; null before the first frame
+	Health     Health    `json:"health"`                 // its own, whatever its queues and VMs are like
+	Queues     []Queue   `json:"queues"`
+	Ports      []Port    `json:"ports"`
+	Changes    []string  `json:"changes"`
+	Warnings   []string  `json:"warnings"`
 }
 
 // Queue is one NIC RX queue and its worker.
@@ -193,7 +194,8 @@ type Queue struct {
 	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
 	Chunks        int         `json:"chunks"`
 	ChunkSize     int         `json:"chunk_size"`
-	CPUNS         uint64      `json:"cpu_ns"` // processor time that the worker's thread has had
+	CPUs          []int       `json:"cpus,omitempty"` // that the worker is bound to; none: the scheduler chooses
+	CPUNS         uint64      `json:"cpu_ns"`         // processor time that the worker's thread has had
 	Held          int         `json:"held_chunks"`
 	OpenSlots     int         `json:"open_slots"`
 }

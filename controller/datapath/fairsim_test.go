@@ -308,6 +308,7 @@ func (n *simNIC) Send(d xsk.Desc, k int) bool {
 }
 
 func (n *simNIC) Publish()                  {}
+func (n *simNIC) BusyPoll()                 {}
 func (n *simNIC) TxPending() int            { n.reap(); return len(n.tx) }
 func (n *simNIC) Flush() error              { n.spend(costLook); n.reap(); return nil }
 func (n *simNIC) FD() int                   { return -1 }

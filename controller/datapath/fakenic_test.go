@@ -61,6 +61,8 @@ type fakeNIC struct {
 	stats   xsk.Stats
 	statErr error
 	boom    any // Recv panics with it
+	polls   int
+	onPoll  func() // in BusyPoll
 }
 
 func newFakeNIC(tb testing.TB, chunks int) *fakeNIC {
@@ -240,6 +242,13 @@ func (n *fakeNIC) Publish() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.shown = len(n.tx)
+}
+
+func (n *fakeNIC) BusyPoll() {
+	n.polls++
+	if n.onPoll != nil {
+		n.onPoll()
+	}
 }
 
 func (n *fakeNIC) TxPending() int {

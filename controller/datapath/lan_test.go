@@ -103,6 +103,7 @@ func (n *lanNIC) Recv(d []xsk.Desc) (k int) {
 func (n *lanNIC) Refill() int               { return 0 }
 func (n *lanNIC) TxRoom() int               { return min(n.room, len(n.free)) }
 func (n *lanNIC) Publish()                  {}
+func (n *lanNIC) BusyPoll()                 {}
 func (n *lanNIC) TxPending() int            { return 0 }
 func (n *lanNIC) Flush() error              { return nil }
 func (n *lanNIC) FD() int                   { return -1 }

@@ -32,6 +32,8 @@ type NIC interface {
 	// Flush publishes, wakes the kernel where it wants that, and takes completed chunks back. An error means that the link is down.
 	Flush() error
 
+	// BusyPoll has the driver look for frames now, and returns at once.
+	BusyPoll()
 	// FD is readable when frames wait, and writable when there is room to send.
 	FD() int
 	// Stats are the kernel's own counters of the queue.

@@ -39,6 +39,7 @@ func (n *ringNIC) FreeAll([]uint64)          {}
 func (n *ringNIC) Refill() int               { n.frames, n.metas = nil, nil; return 0 } // the end of a burst
 func (n *ringNIC) TxRoom() int               { return 0 }
 func (n *ringNIC) Publish()                  {}
+func (n *ringNIC) BusyPoll()                 {}
 func (n *ringNIC) TxPending() int            { return 0 }
 func (n *ringNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }
 

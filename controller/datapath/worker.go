@@ -43,6 +43,8 @@ type Config struct {
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
 	Suspended bool         // it begins as Suspend leaves it
+	CPUs      []int        // that the thread may run on; none: any
+	BusyPoll  int64        // ns that it polls the NIC on after it had something to do, before it sleeps; 0: it sleeps at once
 	Prepared  *Worker      // by Prepare, which becomes this worker; nil, or of other sizes: New makes one
 	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
 	// It must not wait.
@@ -100,6 +102,7 @@ type Worker struct {
 	waiting   int  // ports for which frames wait: the guest has no room, or is in debt, or is paused
 	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
+	polling   busyPolling
 	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
@@ -176,19 +179,21 @@ func (w *Worker) run() {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
 		w.log.Warn("worker: timer slack", "err", err)
 	}
+	w.bindThread()
 	w.nic.Refill()
 	for busy := 0; !w.stopping; {
-		if !w.step() {
-			switch {
-			case w.stopping: // the message that stops has taken its wake-up with it
-			case w.suspended:
-				w.rest()
-			default:
-				w.wait()
-			}
+		switch moved := w.step(); {
+		case w.stopping: // the message that stops has taken its wake-up with it
+		case !moved && w.suspended:
+			w.rest()
 			busy = 0
-		} else if busy++; busy%lookEvery == 0 {
-			w.look()
+		case !moved && !w.busyPoll():
+			w.wait()
+			busy = 0
+		default:
+			if busy++; busy%lookEvery == 0 {
+				w.look()
+			}
 		}
 	}
 	w.finish()

@@ -2,6 +2,7 @@ package report
 
 import (
 	"errors"
+	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
@@ -24,6 +25,7 @@ type Uplink struct {
 	XDPMode   api.XDPMode
 	ZeroCopy  bool
 	ChunkSize int               // bytes of a UMEM chunk
+	BusyPoll  time.Duration     // see api.Interface
 	Changes   []string          // what was changed on the host, in words
 	Warnings  []string          //
 	Outcomes  map[string]uint64 // of the XDP program, by name
@@ -37,6 +39,7 @@ type Queue struct {
 	ID     int
 	Seen   *datapath.Snapshot // nil when the worker did not answer
 	Err    error              // why it did not
+	CPUs   []int              // see api.Queue
 	Before *api.Queue         // counted by a process before this one, nil: by none
 	// What XDP knows of the worker, also when it does not answer: how often it was taken for hung, and what the kernel's path took then.
 	Hangs, HangPassed uint64

@@ -20,7 +20,7 @@ func Interfaces(s *Snapshot) []api.Interface {
 func (u *Uplink) status() api.Interface {
 	i := api.Interface{
 		Name: u.Name, Index: u.Index, MTU: u.MTU, Driver: u.Driver, Link: u.link(), XDPMode: u.XDPMode, XSKMode: api.XSKCopy,
-		Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
+		BusyPollNS: int64(u.BusyPoll), Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
 	if u.ZeroCopy {
@@ -88,7 +88,7 @@ func (q *Queue) Counted() api.Queue {
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed}
+	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed, CPUs: q.CPUs}
 	if q.Before != nil {
 		out.Add(q.Before)
 	}

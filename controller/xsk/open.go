@@ -74,6 +74,11 @@ func Open(c Config) (s *Socket, err error) {
 	// The socket's own limit on memory in flight must not be the one that stops sending: the TX ring's size is the limit. Where
 	// the kernel refuses, EAGAIN slows sending down instead.
 	_ = unix.SetsockoptInt(s.parts.Socket, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.TxSize*2*c.ChunkSize)
+	if c.BusyPoll {
+		if err := s.preferPoll(true); err != nil {
+			return s, err
+		}
+	}
 	if err := s.bind(c); err != nil {
 		return s, err
 	}

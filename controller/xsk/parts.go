@@ -100,6 +100,9 @@ func Adopt(c Config, p Parts) (s *Socket, err error) {
 	s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
 	s.unwoken = true
 	s.raiseTxBudget(c)
+	if err := s.preferPoll(c.BusyPoll); err != nil && c.BusyPoll { // the last owner may have asked for it
+		return s, err
+	}
 	return s, s.readMode()
 }
 

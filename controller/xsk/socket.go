@@ -11,6 +11,7 @@ type Config struct {
 	TxReserve      int  // chunks Refill leaves for AllocTx; 0: TxSize, but at most a quarter of the UMEM
 	NeedWakeup     bool // let the kernel say when it wants to be woken: fewer system calls
 	Native         bool // the XDP program runs in the driver, so zero-copy is tried first
+	BusyPoll       bool // BusyPoll is going to be called instead of waiting
 
 	Ahead *Ahead // of the memory that Adopt gets, which takes the mapping over; nil, or of another: Adopt maps it
 }
