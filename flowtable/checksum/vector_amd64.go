@@ -24,3 +24,43 @@ func sumVector(b []byte) (acc uint64, rest []byte) {
 	}
 	return acc, b
 }
+
+// copySumAVX2 copies n bytes from src to dst and adds them as sumAVX2 does. n is a multiple of 32 and at most maxVector.
+//
+//go:noescape
+func copySumAVX2(dst, src *byte, n int) uint64
+
+// copySumAVX512 is copySumAVX2 for any n of at least 64.
+//
+//go:noescape
+func copySumAVX512(dst, src *byte, n int) uint64
+
+// copyVector copies as much of src as vector code can over dst, which is as long, and returns the sum and the length of that, which
+// is even unless it is all. src has at least vectorMin bytes.
+func copyVector(dst, src []byte) (acc uint64, done int) {
+	if !cpu.X86.HasAVX2 || len(dst) != len(src) {
+		return 0, 0
+	}
+	if cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasBMI2 {
+		return copyAVX512(dst, src)
+	}
+	return copyAVX2(dst, src)
+}
+
+func copyAVX2(dst, src []byte) (acc uint64, done int) {
+	for len(src)-done >= 32 {
+		n := min((len(src)-done)&^31, maxVector)
+		acc += copySumAVX2(&dst[done], &src[done], n)
+		done += n
+	}
+	return acc, done
+}
+
+func copyAVX512(dst, src []byte) (acc uint64, done int) {
+	for len(src)-done >= 64 {
+		n := min(len(src)-done, maxVector)
+		acc += copySumAVX512(&dst[done], &src[done], n)
+		done += n
+	}
+	return acc, done
+}

@@ -1,0 +1,188 @@
+#include "textflag.h"
+
+// func copySumAVX2(dst, src *byte, n int) uint64
+//
+// As sumAVX2, and every word is stored as it was read.
+TEXT ·copySumAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ CX, DX
+	VPCMPEQW Y15, Y15, Y15
+	VPSLLW $15, Y15, Y14 // 0x8000 in each word
+	VPSRLW $15, Y15, Y15 // 1 in each word
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	CMPQ CX, $128
+	JB tail
+
+loop:
+	VMOVDQU (SI), Y4
+	VMOVDQU 32(SI), Y5
+	VMOVDQU 64(SI), Y6
+	VMOVDQU 96(SI), Y7
+	VMOVDQU Y4, (DI)
+	VMOVDQU Y5, 32(DI)
+	VMOVDQU Y6, 64(DI)
+	VMOVDQU Y7, 96(DI)
+	VPXOR Y4, Y14, Y4
+	VPXOR Y5, Y14, Y5
+	VPXOR Y6, Y14, Y6
+	VPXOR Y7, Y14, Y7
+	VPMADDWD Y15, Y4, Y4
+	VPMADDWD Y15, Y5, Y5
+	VPMADDWD Y15, Y6, Y6
+	VPMADDWD Y15, Y7, Y7
+	VPADDD Y4, Y0, Y0
+	VPADDD Y5, Y1, Y1
+	VPADDD Y6, Y2, Y2
+	VPADDD Y7, Y3, Y3
+	ADDQ $128, SI
+	ADDQ $128, DI
+	SUBQ $128, CX
+	CMPQ CX, $128
+	JAE loop
+
+tail:
+	TESTQ CX, CX
+	JZ done
+	VMOVDQU (SI), Y4
+	VMOVDQU Y4, (DI)
+	VPXOR Y4, Y14, Y4
+	VPMADDWD Y15, Y4, Y4
+	VPADDD Y4, Y0, Y0
+	ADDQ $32, SI
+	ADDQ $32, DI
+	SUBQ $32, CX
+	JMP tail
+
+done:
+	VPADDD Y1, Y0, Y0
+	VPADDD Y3, Y2, Y2
+	VPADDD Y2, Y0, Y0
+	VEXTRACTI128 $1, Y0, X1
+	VPADDD X1, X0, X0
+	VPSHUFD $0x4e, X0, X1
+	VPADDD X1, X0, X0
+	VPSHUFD $0xb1, X0, X1
+	VPADDD X1, X0, X0
+	VMOVD X0, AX
+	VZEROUPPER
+	MOVLQSX AX, AX
+	SHLQ $14, DX // n/2 words, 0x8000 each
+	ADDQ DX, AX
+	MOVQ AX, ret+24(FP)
+	RET
+
+// func copySumAVX512(dst, src *byte, n int) uint64
+//
+// The same with VPDPWSSD, which multiplies, adds neighbours and accumulates in one. What comes before the first line of dst, and what
+// is left at the end, are vectors under a mask; masked words count as 0 and get their 0x8000 as all others do. R8 counts the bytes
+// of all vectors.
+TEXT ·copySumAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), DX
+	VPTERNLOGD $0xff, Z15, Z15, Z15
+	VPSLLW $15, Z15, Z14 // 0x8000 in each word
+	VPSRLW $15, Z15, Z15 // 1 in each word
+	VPXORQ Z0, Z0, Z0
+	VPXORQ Z1, Z1, Z1
+	VPXORQ Z2, Z2, Z2
+	VPXORQ Z3, Z3, Z3
+	XORQ R8, R8
+	MOVQ $-1, R9
+	MOVQ DI, CX
+	NEGQ CX
+	ANDQ $63, CX // bytes to the next line of dst
+	JZ aligned
+	TESTQ $1, CX
+	JNZ aligned // a word would be torn: then the lines are
+	SHLXQ CX, R9, R10
+	NOTQ R10
+	KMOVQ R10, K1
+	VMOVDQU8.Z (SI), K1, Z4
+	VMOVDQU8 Z4, K1, (DI)
+	VPXORQ Z4, Z14, Z4
+	VPDPWSSD Z15, Z4, Z3
+	ADDQ CX, SI
+	ADDQ CX, DI
+	SUBQ CX, DX
+	ADDQ $64, R8
+
+aligned:
+	SUBQ $256, DX
+	JB lines
+
+loop512:
+	VMOVDQU64 (SI), Z4
+	VMOVDQU64 64(SI), Z5
+	VMOVDQU64 128(SI), Z6
+	VMOVDQU64 192(SI), Z7
+	VMOVDQU64 Z4, (DI)
+	VMOVDQU64 Z5, 64(DI)
+	VMOVDQU64 Z6, 128(DI)
+	VMOVDQU64 Z7, 192(DI)
+	VPXORQ Z4, Z14, Z4
+	VPXORQ Z5, Z14, Z5
+	VPXORQ Z6, Z14, Z6
+	VPXORQ Z7, Z14, Z7
+	VPDPWSSD Z15, Z4, Z0
+	VPDPWSSD Z15, Z5, Z1
+	VPDPWSSD Z15, Z6, Z2
+	VPDPWSSD Z15, Z7, Z3
+	ADDQ $256, SI
+	ADDQ $256, DI
+	ADDQ $256, R8
+	SUBQ $256, DX
+	JAE loop512
+
+lines:
+	ADDQ $256, DX
+	SUBQ $64, DX
+	JB rest
+
+line:
+	VMOVDQU64 (SI), Z4
+	VMOVDQU64 Z4, (DI)
+	VPXORQ Z4, Z14, Z4
+	VPDPWSSD Z15, Z4, Z0
+	ADDQ $64, SI
+	ADDQ $64, DI
+	ADDQ $64, R8
+	SUBQ $64, DX
+	JAE line
+
+rest:
+	ADDQ $64, DX
+	JZ sum
+	SHLXQ DX, R9, R10
+	NOTQ R10
+	KMOVQ R10, K1
+	VMOVDQU8.Z (SI), K1, Z4
+	VMOVDQU8 Z4, K1, (DI)
+	VPXORQ Z4, Z14, Z4
+	VPDPWSSD Z15, Z4, Z1
+	ADDQ $64, R8
+
+sum:
+	VPADDD Z1, Z0, Z0
+	VPADDD Z3, Z2, Z2
+	VPADDD Z2, Z0, Z0
+	VEXTRACTI64X4 $1, Z0, Y1
+	VPADDD Y1, Y0, Y0
+	VEXTRACTI128 $1, Y0, X1
+	VPADDD X1, X0, X0
+	VPSHUFD $0x4e, X0, X1
+	VPADDD X1, X0, X0
+	VPSHUFD $0xb1, X0, X1
+	VPADDD X1, X0, X0
+	VMOVD X0, AX
+	VZEROUPPER
+	MOVLQSX AX, AX
+	SHLQ $14, R8 // 0x8000 for each word
+	ADDQ R8, AX
+	MOVQ AX, ret+24(FP)
+	RET

@@ -1,0 +1,35 @@
+package checksum
+
+import (
+	"bytes"
+	"testing"
+
+	"golang.org/x/sys/cpu"
+)
+
+// Whichever of them this processor takes by itself, each of the vector codes that it has is held against the reference.
+func TestEveryVectorCodeCopiesAndSums(t *testing.T) {
+	codes := map[string]func(dst, src []byte) (uint64, int){}
+	if cpu.X86.HasAVX2 {
+		codes["AVX2"] = copyAVX2
+	}
+	if cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasBMI2 {
+		codes["AVX-512"] = copyAVX512
+	}
+	for name, code := range codes {
+		for _, data := range [][]byte{noise(21, 1<<17), ones(1 << 17)} {
+			for n := vectorMin; n < 1<<17; n += 1 + n/7 {
+				for at := range 66 {
+					src, dst := data[at:min(at+n, len(data))], bytes.Repeat([]byte{0xa5}, n+140)
+					acc, done := code(dst[at:at+len(src)], src)
+					if got, want := fold(copyWords(acc, make([]byte, len(src)-done), src[done:])), fold(addWords(0, src)); got != want {
+						t.Fatalf("%s: %d bytes to offset %d sum up to %#04x, want %#04x", name, len(src), at, got, want)
+					}
+					if !bytes.Equal(dst[at:at+done], src[:done]) || dst[at+done] != 0xa5 || at > 0 && dst[at-1] != 0xa5 {
+						t.Fatalf("%s: %d bytes to offset %d: the bytes, or those beside them, are not what they were", name, len(src), at)
+					}
+				}
+			}
+		}
+	}
+}
