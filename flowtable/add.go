@@ -17,7 +17,7 @@ var structural = [packet.NumVerdicts]Reason{
 func (t *Table) Add(p *Packet, now int64) {
 	t.tick(now)
 	if uint64(p.Port) >= uint64(len(t.ports)) {
-		t.alone(nil, p, ReasonPortDown, false)
+		t.alone(nil, p, ReasonPortDown, false, 0)
 		return
 	}
 	pt := &t.ports[p.Port]
@@ -36,7 +36,7 @@ func (t *Table) Add(p *Packet, now int64) {
 		return
 	}
 	if r := pt.shut(p.Data, in); r != open {
-		t.alone(pt, p, r, false) // nothing of its flow is held
+		t.alone(pt, p, r, false, 0) // nothing of its flow is held
 		return
 	}
 	// Before the look-up: what makes room may be this very flow.
@@ -56,6 +56,9 @@ func (t *Table) Add(p *Packet, now int64) {
 	}
 	j := pt.rules.admit(pt, s, p, &t.w)
 	switch {
+	case j.late != 0 && !t.fitsLate(s, p, &j):
+		t.pass(pt, n, p, ReasonBadTCPChecksum, false)
+		return
 	case j.do == leave:
 		t.pass(pt, n, p, j.reason, j.verified)
 		return
@@ -71,18 +74,21 @@ func (t *Table) Add(p *Packet, now int64) {
 		if r == open && s.ipLen+p.Info.PayloadLen > pt.longest(&p.Info) {
 			r = ReasonMaxBytes // row max_bytes
 		}
+		if r == open && s.trust == late && len(p.Tail) > 0 {
+			r = ReasonPressure // its fragments could not be told from packets
+		}
 		if r == open {
-			t.append(pt, n, s, p)
+			t.append(pt, n, s, p, j.late)
 			return
 		}
 		t.shutSlot(pt, n, r)
 		j.reason = r
 	}
 	if j.do == joinOnly {
-		t.alone(pt, p, j.reason, j.verified)
+		t.alone(pt, p, j.reason, j.verified, j.late)
 		return
 	}
-	t.start(pt, &k, bucket, p, j.verified)
+	t.start(pt, &k, bucket, p, trustIn(j.verified, j.late), j.late)
 }
 
 // foreign passes a packet whose structure forbids merging, behind what is held of its flow if that can be told.
@@ -117,11 +123,11 @@ func (t *Table) pass(pt *port, n uint32, p *Packet, r Reason, verified bool) {
 	if n != 0 {
 		t.shutSlot(pt, n, r)
 	}
-	t.alone(pt, p, r, verified)
+	t.alone(pt, p, r, verified, 0)
 }
 
 // start opens a slot for a packet.
-func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, verified bool) {
+func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, tr trust, sum uint16) {
 	in := &p.Info
 	n, s := t.take(pt, p.Port)
 	s.addr, s.meta = k.addr, k.meta
@@ -133,9 +139,9 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, verified bool)
 	}
 	s.ipLen = in.Payload + in.PayloadLen - in.L3
 	s.segs = 1
-	s.state, s.verified = slotOpen, verified
+	s.state, s.trust = slotOpen, tr
 	o := &t.origins[n] // field by field: a literal would be built elsewhere and copied
-	o.rest, o.head, o.ref = k.rest, p.Data, p.Ref
+	o.rest, o.head, o.ref = k.rest, p.Data, lateRef(p.Ref, sum)
 	o.l3, o.l4, o.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
 	o.plain, o.tcp, o.updates = 0, true, 0
 	t.hold(pt, n, s, p.Tail)
@@ -179,12 +185,13 @@ func (t *Table) bulky(p *Packet) bool {
 	return len(p.Tail) > MaxTail || len(p.Tail) >= t.maxHeld
 }
 
-// append lets a packet that fits join, and closes the superframe when nothing can follow.
-func (t *Table) append(pt *port, n uint32, s *slot, p *Packet) {
+// append lets a packet that fits join, and closes the superframe when nothing can follow. The capacity of its payload's slice ends
+// with the frame, padding included.
+func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, sum uint16) {
 	in := &p.Info
 	end := in.Payload + in.PayloadLen
 	if len(p.Tail) == 0 {
-		t.blocks.add(s, p.Data[in.Payload:end:end], p.Ref)
+		t.blocks.add(s, p.Data[in.Payload:end:len(p.Data)], lateRef(p.Ref, sum))
 		t.held++
 	} else {
 		t.appendTail(s, p)
@@ -223,7 +230,7 @@ func (t *Table) appendTail(s *slot, p *Packet) {
 func (t *Table) absorb(pt *port, n uint32, s *slot, p *Packet) {
 	o := &t.origins[n]
 	if o.updates == maxUpdates {
-		t.pass(pt, n, p, ReasonWindowUpdate, s.verified)
+		t.pass(pt, n, p, ReasonWindowUpdate, s.trust == verified)
 		return
 	}
 	o.updates++

@@ -3,8 +3,8 @@ package flowtable
 import "encoding/binary"
 
 // alone lets a packet leave by itself, as it came. With hold 0 it waits in a slot if something older of its port is held.
-// pt is nil for a packet of no known port, which is in no account.
-func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
+// pt is nil for a packet of no known port, which is in no account. sum is what admit calls late.
+func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 	segments := 1
 	if p.Info.Payload != 0 && p.Info.PayloadLen == 0 {
 		segments = 0
@@ -16,9 +16,10 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
 		}
 		if pt.oldest != 0 {
 			n, s := t.take(pt, p.Port)
-			s.state, s.reason, s.verified = slotWaiting, r, verified
+			s.state, s.reason, s.trust = slotWaiting, r, trustIn(good, sum)
 			s.meta = uint64(p.Port) << metaPort
-			t.origins[n] = origin{head: p.Data, ref: p.Ref, plain: uint8(1 + segments), tcp: tcp}
+			t.origins[n] = origin{head: p.Data, ref: lateRef(p.Ref, sum), plain: uint8(1 + segments), tcp: tcp,
+				l3: uint8(p.Info.L3), l4: uint8(p.Info.L4), payload: uint8(p.Info.Payload)}
 			t.hold(pt, n, s, p.Tail)
 			return
 		}
@@ -32,8 +33,11 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, verified bool) {
 		t.out.Deliver(sf)
 		return
 	}
-	if verified && pt.csum {
+	if good && pt.csum {
 		sf.Flags = hdrDataValid
+	}
+	if sum != 0 {
+		t.partLate(sf, p.Info.Payload, p.Info.Payload+p.Info.PayloadLen, sum)
 	}
 	pt.ledger.Decided.left(&sf.Entry)
 	t.out.Deliver(sf)
@@ -68,8 +72,11 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 	sf.TCP = o.tcp
 	sf.Held = t.now - s.born
 	l := &pt.ledger
-	if s.verified && pt.csum {
+	if s.trust != noTrust && pt.csum {
 		sf.Flags = hdrDataValid
+	}
+	if s.trust == late {
+		t.refs[0] &= lateRefs
 	}
 	if o.plain != 0 || s.segs == 1 && o.updates == 0 {
 		if o.plain != 0 {
@@ -77,7 +84,9 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 		} else {
 			l.waited(sf.Held)
 		}
-		if s.extra > 0 {
+		if s.trust == late {
+			t.partLate(sf, uint32(o.payload), o.end(), uint16(o.ref>>lateShift))
+		} else if s.extra > 0 {
 			t.gather(sf, s)
 			for _, f := range sf.Frags[1:] {
 				sf.Len += len(f)
@@ -86,8 +95,7 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 	} else {
 		t.merge(pt, sf, s, o)
 		l.waited(sf.Held)
-		// As they came: the headers of the packets behind the first are as long as its own.
-		l.Decided.Bytes += uint64(sf.Len) + uint64(sf.Packets-1)*uint64(o.payload)
+		l.Decided.Bytes += mergedBytes(&sf.Entry, int(o.payload))
 	}
 	l.Held -= uint64(sf.Packets) // first: from here on the packets are the Output's
 	l.Decided.left(&sf.Entry)
@@ -97,8 +105,9 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 // merge makes t.sf the frame of all packets of a slot.
 func (t *Table) merge(pt *port, sf *Superframe, s *slot, o *origin) {
 	end := o.end() // before gather: the header is long out of cache, and comes while gather works
-	t.gather(sf, s)
-	if o.tail == 0 {
+	if s.trust == late {
+		t.gatherLate(sf, s, o, end)
+	} else if t.gather(sf, s); o.tail == 0 {
 		t.frags[0] = o.head[:end:end] // without padding
 	} else {
 		t.trim(sf, o, end)

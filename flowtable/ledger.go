@@ -114,16 +114,23 @@ func (l *Ledger) Add(o *Ledger) {
 		l.Sealed[r] += o.Sealed[r]
 		l.Passed[r] += o.Passed[r]
 		l.Dropped[r] += o.Dropped[r]
-		l.Decided.Frames[r] += o.Decided.Frames[r]
 	}
 	for i, n := range o.HoldHist {
 		l.HoldHist[i] += n
 	}
 	l.HoldSum += o.HoldSum
-	l.Decided.Superframes += o.Decided.Superframes
-	l.Decided.Packets += o.Decided.Packets
-	l.Decided.Bytes += o.Decided.Bytes
-	l.Decided.Updates += o.Decided.Updates
+	l.Decided.Add(&o.Decided)
+}
+
+// Add adds another account of the same kind.
+func (d *Decided) Add(o *Decided) {
+	for r, n := range o.Frames {
+		d.Frames[r] += n
+	}
+	d.Superframes += o.Superframes
+	d.Packets += o.Packets
+	d.Bytes += o.Bytes
+	d.Updates += o.Updates
 }
 
 // Reset begins a new account, for the next VM that gets the port's number. What is still held or queued came in for it.

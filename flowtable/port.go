@@ -18,6 +18,7 @@ type port struct {
 	may    [2]Reason // IPv4, IPv6: why everything is passed by PortConfig, or open
 	gate   [2]Reason // the same with single
 	single bool      // by Single
+	late   bool      // by LeaveSums
 	oldest uint32    // slots in the order of their first packets
 	newest uint32
 	active uint32 // 1 + index in Table.active, 0: no slots

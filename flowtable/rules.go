@@ -39,6 +39,7 @@ type judgement struct {
 	do       action
 	reason   Reason // leave: why; joinOnly: why it leaves alone if nothing is open
 	verified bool   // the checksums are right: DATA_VALID may be claimed if it leaves alone
+	late     uint16 // then if not 0: but for the payload's sum, see Superframe.Sums
 }
 
 // action is what may be done with a packet.

@@ -21,9 +21,10 @@ func (*groRules) tags(c *PortConfig) bool { return c.MergeVLAN }
 // admit lets data segments of an established connection in whose every bit cutting can write again.
 func (r *groRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 	in := &p.Info
-	// Verified first, and for every packet: what is merged can never be verified again, as its sum is replaced.
-	sum := r.verify(pt, p)
-	j := judgement{reason: r.alone(in.TCPFlags, sum)}
+	// Verified first, and for every packet: what is merged can never be verified again, as its sum is replaced. Of the payload the
+	// Output may do it, while the packets are still what they were.
+	sum, late := r.verify(pt, p, pt.late)
+	j := judgement{reason: r.alone(in.TCPFlags, sum), late: late}
 	// What leaves alone may be called valid when both sums were right, in whatever form.
 	j.verified = (sum == open || sum == ReasonNoncanonical) && !pt.noVerify
 	if j.reason != open {

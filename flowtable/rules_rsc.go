@@ -19,8 +19,9 @@ func (*rscRules) tags(*PortConfig) bool { return false }
 // admit sorts out Microsoft's exceptions, the cases in which a segment ends coalescing and is indicated alone.
 func (r *rscRules) admit(pt *port, s *slot, p *Packet, w *words) judgement {
 	in := &p.Info
-	// A sum of 0xffff is as good as any here: nobody gets the packets back.
-	sum := r.verify(pt, p)
+	// A sum of 0xffff is as good as any here: nobody gets the packets back. And never late: a window update that a damaged segment
+	// let vanish could not be told from one behind good data.
+	sum, _ := r.verify(pt, p, false)
 	j := judgement{reason: r.alone(in.TCPFlags, sum)}
 	j.verified = (sum == open || sum == ReasonNoncanonical) && !pt.noVerify
 	if j.reason != open {

@@ -32,10 +32,13 @@ func (*tcpRules) alone(flags uint8, sum Reason) Reason {
 // verify checks both checksums of a segment. It returns open when they are right, ReasonNoncanonical when they are right but
 // not what a segmentation would write, or else what is wrong. A sum of words that are not all 0 never folds to 0, so its
 // complement is never 0xffff: a field of 0xffff is right, but nobody who computes it writes it.
-func (*tcpRules) verify(pt *port, p *Packet) Reason {
+//
+// With late, where the Output is to sum up payloads, late is not 0 for a segment that is right if its payload is: the sum of the pseudo
+// header and of its own header, which the payload's has to bring to 0xffff.
+func (*tcpRules) verify(pt *port, p *Packet, mayBeLate bool) (why Reason, late uint16) {
 	// The operator trusts what is in front of the NIC. admit calls nothing valid then.
 	if pt.noVerify {
-		return open
+		return open, 0
 	}
 	// The header first: it is short, and the pseudo header's sum is worth nothing if the addresses are damaged.
 	in := &p.Info
@@ -47,7 +50,7 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	if in.Family == 4 {
 		ip := p.Data[in.L3 : in.L3+20 : in.L3+20]
 		if !headerGood(ip) {
-			return ReasonBadIPChecksum
+			return ReasonBadIPChecksum, 0
 		}
 		// Ones' complement has two zeroes, and both pass. Whoever cuts a superframe writes 0x0000.
 		canonical = ip[10]&ip[11] != 0xff
@@ -58,6 +61,11 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
 	}
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
+	partial := field == checksum.Sum(nil, pseudo)
+	// Row late_checksum: only of data that may be merged, and where the field does not say by itself that the rest matters at once.
+	if mayBeLate && canonical && !partial && field != 0xffff && in.PayloadLen > 0 && len(p.Tail) == 0 && in.TCPFlags&lateFlags == packet.ACK {
+		return open, checksum.Sum(p.Data[in.L4:in.Payload], pseudo)
+	}
 	// A frame in one piece, as nearly all are, is summed without a loop over fragments, which may begin at odd bytes.
 	var sum uint16
 	if len(p.Tail) == 0 {
@@ -67,16 +75,19 @@ func (*tcpRules) verify(pt *port, p *Packet) Reason {
 	}
 	if sum != 0xffff {
 		// The pseudo header's sum alone: the sender left the rest to an offload that never ran, as a veth peer does.
-		if field == checksum.Sum(nil, pseudo) {
-			return ReasonPartialChecksum
+		if partial {
+			return ReasonPartialChecksum, 0
 		}
-		return ReasonBadTCPChecksum
+		return ReasonBadTCPChecksum, 0
 	}
 	if !canonical || field == 0xffff {
-		return ReasonNoncanonical
+		return ReasonNoncanonical, 0
 	}
-	return open
+	return open, 0
 }
+
+// lateFlags: a segment with any of them but ACK leaves alone for a reason of its own, which a wrong sum goes before or behind.
+const lateFlags = packet.SYN | packet.RST | packet.URG | packet.CWR | packet.ACK
 
 // headerGood checks the 20 bytes of an IPv4 header. Whether a sum is all ones does not depend on the order of bytes.
 func headerGood(ip []byte) bool {

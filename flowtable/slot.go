@@ -38,7 +38,7 @@ type slot struct {
 	flags      uint8 // PSH and FIN seen
 	hop        uint8 // smallest TTL or hop limit
 	reason     Reason
-	verified   bool
+	trust      trust
 	fill       uint8  // fragments in lastBlock
 	extra      uint32 // fragments behind the first packet's first
 	firstBlock uint32
@@ -48,6 +48,34 @@ type slot struct {
 	ageNext    uint32
 	bucket     uint32
 }
+
+// trust is what is known of the checksums of a slot's packets.
+type trust uint8
+
+const (
+	noTrust  trust = iota // a wrong one, or not looked at
+	verified              // they are right
+	late                  // right if the payloads are: the head's Ref and those in blocks have the sums that are left to be checked
+)
+
+// trustIn is the trust in a slot of one packet.
+func trustIn(good bool, sum uint16) trust {
+	switch {
+	case sum != 0:
+		return late
+	case good:
+		return verified
+	}
+	return noTrust
+}
+
+// Where Refs are below MaxLateRef, a sum lies above them: it costs no room, and no cache line of its own.
+const (
+	lateShift = 48
+	lateRefs  = 1<<lateShift - 1
+)
+
+func lateRef(ref uint64, sum uint16) uint64 { return ref | uint64(sum)<<lateShift }
 
 // origin is the rest of a slot, under the same index in Table.origins: what is needed to open and to close it, one cache line.
 type origin struct {
@@ -117,7 +145,7 @@ func (b *blocks) release(s *slot) {
 // costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
 	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 12 + 8*4 + 2*4
-	BytesPerChunk = fragmentBytes + 1 + 24 + 8
+	BytesPerChunk = fragmentBytes + 1 + 24 + 8 + 2
 
 	fragmentBytes = 24 + 8
 )

@@ -37,6 +37,8 @@ type Table struct {
 	sf    Superframe
 	frags [][]byte
 	refs  []uint64
+	sums  []uint16
+	hdr   [maxHeader]byte
 }
 
 // New returns a table whose ports pass everything until SetPort.
@@ -67,8 +69,9 @@ func New(cfg Config, out Output) (*Table, error) {
 		ports:  make([]port, cfg.Ports),
 		active: make([]uint32, 0, cfg.Ports),
 		// No superframe has more fragments than bytes: those without bytes are held, but not listed.
-		frags: make([][]byte, min(cfg.MaxHeld, MaxIPLength)+1),
+		frags: make([][]byte, min(cfg.MaxHeld, MaxIPLength)+2), // one more where the headers lie apart
 		refs:  make([]uint64, cfg.MaxHeld+1),
+		sums:  make([]uint16, min(cfg.MaxHeld, MaxIPLength)+1),
 	}
 	for i := cfg.Slots; i > 0; i-- {
 		t.slots[i].hashNext, t.free = t.free, uint32(i)

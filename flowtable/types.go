@@ -142,10 +142,15 @@ type Superframe struct {
 	HdrLen     uint16
 	CsumStart  uint16
 	CsumOffset uint16
-	Frags      [][]byte // their concatenation is the frame; Frags[0] begins with the headers, in the first packet's memory
+	Frags      [][]byte // their concatenation is the frame; Frags[0] begins with the headers, in the first packet's memory, or with Sums in the table's
 	Refs       []uint64 // of all its packets' fragments, in merge order, those of absorbed window updates included
 	FixedID    bool     // the packets' IPv4 ID stands still: a Segmenter is to be told
 	Held       int64    // ns the first packet waited
+	// Sums, for a port with LeaveSums, has an entry for each fragment behind the first, which then has all headers and nothing else. Where
+	// it is not 0 the fragment is the payload of a packet that is damaged unless checksum.Sum(fragment, sum) is 0xffff, and the Output has
+	// to find that out before anybody sees the frame. Packet i of a superframe is as it came, in the memory of Refs[i]: headers as long as
+	// Frags[0], then Frags[i+1], to its capacity. Flags are for a frame that proves good.
+	Sums []uint16
 }
 
 // Output takes what the table gives out, in order of delivery. It books each frame's Entry in the port's Ledger once, when it

@@ -66,9 +66,12 @@ func (m *mergeable) stop() {
 // type's, and not 0. The driver sees the message after Publish. Nothing is written
 // before there is room for all of it, and the ring is rewound if there is not.
 //
+// Where sum is not nil it copies the payload, and tells what is wrong with it: the
+// ring is rewound then as well, and put returns what it returned.
+//
 // The errors are ErrNoBuffers, ErrTooBig, errOverBudget, and those of the ring: then
 // it is broken.
-func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int) error {
+func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum *summing) error {
 	need := len(hdr) + n
 	if m.short && need >= m.wanted && !m.news() {
 		return ErrNoBuffers // without a walk: what was too little is no more
@@ -129,7 +132,12 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int) err
 	if m.numBuffersAt >= 0 {
 		binary.LittleEndian.PutUint16(hdr[m.numBuffersAt:], uint16(len(m.taken))) // at most the ring's size
 	}
-	scatter(m.segs, hdr, payload)
+	if sum == nil {
+		scatter(m.segs, hdr, payload)
+	} else if !sum.scatter(m.segs, hdr, payload) {
+		m.giveBack(first)
+		return ErrDamaged
+	}
 	m.dev.Push(m.taken)
 	return nil
 }

@@ -152,7 +152,7 @@ func TestAMessageArrivesWholeWhateverTheBuffersAndTheHeader(t *testing.T) {
 						}
 						hdr := bytes.Repeat([]byte{0x55}, h.len)
 						want := append(bytes.Clone(hdr), payload(n)...)
-						if err := r.w.put(hdr, pieces(payload(n), 1448), n, 256, 0); err != nil {
+						if err := r.w.put(hdr, pieces(payload(n), 1448), n, 256, 0, nil); err != nil {
 							t.Fatal(err)
 						}
 						r.dev.Publish()
@@ -192,7 +192,7 @@ func TestAMessageThatFindsTooLittleLeavesNoTrace(t *testing.T) {
 			hdr := make([]byte, h.len)
 			for range 6 { // so that the indexes are not those of a fresh ring
 				r.post(100)
-				if err := r.w.put(hdr, [][]byte{payload(30)}, 30, 16, 0); err != nil {
+				if err := r.w.put(hdr, [][]byte{payload(30)}, 30, 16, 0, nil); err != nil {
 					t.Fatal(err)
 				}
 				r.dev.Publish()
@@ -204,7 +204,7 @@ func TestAMessageThatFindsTooLittleLeavesNoTrace(t *testing.T) {
 			}
 			base := r.dev.Base()
 			for range 2 {
-				if err := r.w.put(hdr, [][]byte{payload(700 - h.len)}, 700-h.len, 16, 0); err != ErrNoBuffers {
+				if err := r.w.put(hdr, [][]byte{payload(700 - h.len)}, 700-h.len, 16, 0, nil); err != ErrNoBuffers {
 					t.Fatal(err)
 				}
 			}
@@ -229,7 +229,7 @@ func TestAMessageThatFindsTooLittleLeavesNoTrace(t *testing.T) {
 			for range 2 {
 				r.post(100)
 			}
-			if err := r.w.put(hdr, [][]byte{payload(700 - h.len)}, 700-h.len, 16, 0); err != nil {
+			if err := r.w.put(hdr, [][]byte{payload(700 - h.len)}, 700-h.len, 16, 0, nil); err != nil {
 				t.Fatal(err)
 			}
 			r.dev.Publish()
@@ -255,7 +255,7 @@ func TestASmallerMessageIsTriedAfterAShortage(t *testing.T) {
 		n    int
 		want error
 	}{{100, ErrNoBuffers}, {100, ErrNoBuffers}, {57, ErrNoBuffers}, {56, nil}} {
-		if err := r.w.put(hdr, [][]byte{payload(c.n)}, c.n, 8, 0); err != c.want {
+		if err := r.w.put(hdr, [][]byte{payload(c.n)}, c.n, 8, 0, nil); err != c.want {
 			t.Errorf("%d bytes: %v", c.n, err)
 		}
 		r.w.rest()
@@ -272,10 +272,10 @@ func TestAMessageOfOneChain(t *testing.T) {
 		r.post(44, 100)
 	}
 	hdr := make([]byte, 44) // virtio-vsock's
-	if err := r.w.put(hdr, [][]byte{payload(101)}, 101, 8, 0); err != ErrTooBig {
+	if err := r.w.put(hdr, [][]byte{payload(101)}, 101, 8, 0, nil); err != ErrTooBig {
 		t.Errorf("101 bytes into 100: %v", err)
 	}
-	if err := r.w.put(hdr, [][]byte{payload(100)}, 100, 8, 0); err != nil {
+	if err := r.w.put(hdr, [][]byte{payload(100)}, 100, 8, 0, nil); err != nil {
 		t.Error(err)
 	}
 	r.dev.Publish()
@@ -299,7 +299,7 @@ func TestTooManyChainsForTheSenderOrForTheRing(t *testing.T) {
 		n, budget int
 		want      error
 	}{{189, 2, errOverBudget}, {189, 4, nil}, {389, 4, ErrTooBig}, {389, 100, ErrTooBig}} {
-		if err := r.w.put(hdr, [][]byte{payload(c.n)}, c.n, c.budget, 0); err != c.want {
+		if err := r.w.put(hdr, [][]byte{payload(c.n)}, c.n, c.budget, 0, nil); err != c.want {
 			t.Errorf("%d bytes in %d chains: %v", c.n, c.budget, err)
 		}
 		r.dev.Rewind(base)
@@ -327,7 +327,7 @@ func TestABrokenChainInTheMiddleOfAMessage(t *testing.T) {
 		var w mergeable
 		w.start(dev, receiveShape{most: 8, numBuffersAt: -1})
 		for range 2 {
-			if err := w.put(make([]byte, 44), [][]byte{payload(100)}, 100, 8, 0); err != c.want {
+			if err := w.put(make([]byte, 44), [][]byte{payload(100)}, 100, 8, 0, nil); err != c.want {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

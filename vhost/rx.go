@@ -21,6 +21,7 @@ type RxQueue struct {
 	writer   mergeable
 	maxFrame atomic.Int64 // what MaxFrame returns
 	hdr      [virtio.HdrSize]byte
+	sum      summing
 	burst    burst
 }
 
@@ -94,7 +95,7 @@ func (q *RxQueue) learn() {
 
 // Put copies one frame into guest buffers: all of it or nothing. The guest
 // sees it after Commit. Between Begin and Commit only. The errors are
-// ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame and ErrPortFailed.
+// ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame, ErrDamaged and ErrPortFailed.
 func (q *RxQueue) Put(f *virtio.Frame) error {
 	if q.failed {
 		return ErrPortFailed
@@ -126,6 +127,9 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 		n += len(b)
 	}
 	if n != f.Len || n < minFrame || n > MaxFrame {
+		return ErrBadFrame
+	}
+	if len(f.Sums) > 0 && (len(f.Sums) != len(f.Frags)-1 || f.Copy == nil) {
 		return ErrBadFrame
 	}
 	h := &f.Hdr
@@ -170,11 +174,19 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 		budget, pieces = q.budget, maxSuperPieces
 	}
 	f.Hdr.Encode(q.hdr[:])
-	switch err = q.writer.put(q.hdr[:q.hdrLen], f.Frags, f.Len, budget, pieces); err {
+	var sum *summing
+	if len(f.Sums) > 0 {
+		sum = &q.sum
+		sum.sums, sum.copy = f.Sums, f.Copy
+	}
+	switch err = q.writer.put(q.hdr[:q.hdrLen], f.Frags, f.Len, budget, pieces, sum); err {
 	case nil:
 		f.Hdr.NumBuffers = uint16(len(q.writer.taken))
 		return nil
 	case ErrNoBuffers, ErrTooBig:
+		return err
+	case ErrDamaged:
+		f.Bad = sum.bad
 		return err
 	case errOverBudget:
 		q.cnt.now[cRxOverBudget]++

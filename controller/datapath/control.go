@@ -198,6 +198,9 @@ func (w *Worker) SetRules(index uint32, rules flowtable.PortConfig) error {
 func (w *Worker) setRules(index uint32, rules flowtable.PortConfig) error {
 	err := w.table.SetPort(index, rules, w.now)
 	if p := w.port(index); p != nil {
+		if err == nil {
+			p.rules = rules
+		}
 		w.forgive(p)
 	}
 	w.flush()

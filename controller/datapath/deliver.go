@@ -28,7 +28,7 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
-	q.push(sf).seq = w.sequenceOf(p, sf)
+	q.push(sf).seq = w.sequenceOf(p, sf.GSOType, &sf.Entry, sf.Frags)
 	w.touch(p)
 }
 
@@ -92,6 +92,8 @@ func (w *Worker) flushPort(p *port) {
 			full = true
 		case errTurn:
 			over, w.owed = true, true
+		case ErrDamaged:
+			w.mend(p)
 		case ErrTooBig, ErrNoOffer, ErrRefused:
 			w.dropFront(p, flowtable.ReasonBadLength)
 		case ErrLinkDown:
@@ -175,6 +177,9 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		}
 		if f.Hdr.GSOType == 0 || (err != ErrTooBig && err != ErrNoOffer) {
 			return err
+		}
+		if !f.verify() { // the pieces would get sums of their own
+			return ErrDamaged
 		}
 		f.cut, f.why = true, flowtable.ReasonMaxBytes
 		if err == ErrNoOffer {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -306,3 +307,40 @@ func (m *fakeMulticast) Recv(buf []byte) ([]byte, uint16, bool, error) {
 
 func (m *fakeMulticast) FD() int                   { return m.fd }
 func (m *fakeMulticast) Dropped() (uint64, uint64) { return m.slow, m.odd }
+
+// summingGuest is a fakeGuest that copies in Put, as a virtqueue does, and verifies what it copies.
+type summingGuest struct{ *fakeGuest }
+
+func (g summingGuest) Sums() {}
+
+func (g summingGuest) Put(f *Frame) error {
+	err := g.fakeGuest.Put(f)
+	if err != nil {
+		return err
+	}
+	r := &g.burstPuts[len(g.burstPuts)-1]
+	if len(f.Sums) > 0 && len(f.Sums) != len(f.Frags)-1 {
+		g.tb.Errorf("%d sums of %d fragments", len(f.Sums), len(f.Frags))
+	}
+	for i, sum := range f.Sums {
+		if sum != 0 && checksum.Sum(f.Frags[i+1], uint32(sum)) != 0xffff {
+			g.burstPuts = g.burstPuts[:len(g.burstPuts)-1]
+			return ErrDamaged
+		}
+	}
+	if r.refs != nil {
+		r.frags = [][]byte{bytes.Join(r.frags, nil)}
+	}
+	return nil
+}
+
+// fakeOf is the fake behind a guest, nil where there is none.
+func fakeOf(g Guest) *fakeGuest {
+	switch g := g.(type) {
+	case *fakeGuest:
+		return g
+	case summingGuest:
+		return g.fakeGuest
+	}
+	return nil
+}

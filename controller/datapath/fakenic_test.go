@@ -343,7 +343,7 @@ func (n *fakeNIC) conserved(w *Worker) error {
 			return fmt.Errorf("queue %d has %d chunks and counts %d", p.Index, chunks, p.out.chunks)
 		}
 		held := 0
-		if g, ok := p.guest.(*fakeGuest); ok {
+		if g := fakeOf(p.guest); g != nil {
 			for _, r := range g.held {
 				if err := has(r, "guest", p); err != nil {
 					return err

@@ -15,8 +15,9 @@ var (
 	ErrBurst    = errors.New("guest: the burst is full") // Commit, and the next one takes the frame; never for the first
 	ErrTooBig   = errors.New("guest: the frame is larger than its buffers allow")
 	ErrNoOffer  = errors.New("guest: the frame's header needs a feature that was not negotiated")
-	ErrRefused  = errors.New("guest: the frame is bad") // this one is dropped, the next may pass
-	ErrLinkDown = errors.New("guest: link is down")     // likewise, and the guest may come back
+	ErrRefused  = errors.New("guest: the frame is bad")         // this one is dropped, the next may pass
+	ErrLinkDown = errors.New("guest: link is down")             // likewise, and the guest may come back
+	ErrDamaged  = errors.New("guest: a payload's sum is wrong") // nothing of the frame was taken: a Summer's only
 )
 
 // Frame is one frame on its way into a guest.
@@ -60,6 +61,13 @@ type Guest interface {
 	// Close ends the way. It waits, within a bound, for what the guest has taken, gives all chunks back and returns the
 	// frames among those that Commit counted that never arrived.
 	Close() (unsent int, err error)
+}
+
+// Summer is a Guest whose Put copies, and sums up what it copies: it verifies Frame.Sums and says ErrDamaged. Frames for others have no Sums.
+type Summer interface {
+	Guest
+	// Sums does nothing: it tells a Summer.
+	Sums()
 }
 
 // Source is the way out of one VM: a TX virtqueue. A *vhost.TxQueue is one. Only one worker's goroutine calls it.

@@ -48,6 +48,7 @@ type port struct {
 	pollAt  int  // place of the guest's descriptor in the poll set
 	senders *senderSet
 	refusal refusal
+	rules   flowtable.PortConfig
 	probes  []*Probe  // that hear of its frames; nil: none
 	sources []*egress // of Worker.egress, the VM's
 	source  int       // the one that is polled next
@@ -91,6 +92,7 @@ func (w *Worker) addPort(cfg PortConfig) error {
 	l.Reset() // the index may have been another VM's
 	w.table.LimitFrame(cfg.Index, 0)
 	w.table.Single(cfg.Index, false, w.now)
+	w.table.LeaveSums(cfg.Index, false)
 	p := &port{PortConfig: cfg, id: meta.PortID(cfg.Index, cfg.Generation), ledger: l, out: newOutQueue(l)}
 	if cfg.NoteSenders {
 		p.senders = &senderSet{}
@@ -140,7 +142,8 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 	if !p.paused { // after a pause it is the same guest
 		w.forgive(p)
 	}
-	p.guest, p.err, p.paused = g, nil, false
+	p.guest, p.err, p.paused, p.rules = g, nil, false, rules
+	w.leaveSums(p)
 	if p.out.n > 0 {
 		w.touch(p)
 	}

@@ -20,7 +20,7 @@ func (w *Worker) AddProbe(index uint32, pr *Probe) error {
 		}
 		if !pr.given.Load() { // by one who did not wait for this
 			pr.epoch = time.Now().UnixNano() - w.clock()
-			p.probes = append(p.probes, pr)
+			w.listen(p, pr)
 		}
 		return nil
 	})
@@ -30,17 +30,22 @@ func (w *Worker) AddProbe(index uint32, pr *Probe) error {
 	return err
 }
 
+func (w *Worker) listen(p *port, pr *Probe) {
+	p.probes = append(p.probes, pr)
+	w.leaveSums(p)
+}
+
 // RemoveProbe takes a probe away. One that has ended is no error.
 func (w *Worker) RemoveProbe(index uint32, pr *Probe) error {
 	pr.given.Store(true)
 	return w.do(func() {
 		if p := w.port(index); p != nil {
-			p.forget(pr)
+			w.unlisten(p, pr)
 		}
 	})
 }
 
-func (p *port) forget(pr *Probe) {
+func (w *Worker) unlisten(p *port, pr *Probe) {
 	for i, q := range p.probes {
 		if q == pr {
 			p.probes = append(p.probes[:i], p.probes[i+1:]...)
@@ -50,6 +55,7 @@ func (p *port) forget(pr *Probe) {
 	if len(p.probes) == 0 {
 		p.probes = nil // which is what the callers look at
 	}
+	w.leaveSums(p)
 }
 
 // endProbes tells the probes that nothing more will come.

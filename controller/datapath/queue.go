@@ -6,9 +6,10 @@ import "github.com/rscctl/rscctl/flowtable"
 // allocates nothing.
 type outFrame struct {
 	Frame
-	entry flowtable.Entry // booked when the frame has reached its fate
-	fixed bool            // the packets' IPv4 ID stands still
-	seq   sequence        // the caller of push fills it
+	entry flowtable.Entry  // booked when the frame has reached its fate
+	fixed bool             // the packets' IPv4 ID stands still
+	seq   sequence         // the caller of push fills it
+	hdr   [maxHeaders]byte // of a superframe with Sums, whose first packet is left as it came
 
 	// A superframe that the guest does not take whole is cut again, and leaves in pieces, for the reason why.
 	cut  bool
@@ -23,19 +24,23 @@ type outFrame struct {
 // full, the newest is dropped: the older ones are what the guest's TCP waits for.
 type outQueue struct {
 	frames []outFrame // ring, length a power of two
+	most   int        // frames that push may bring
 	head   uint32
 	n      int
 	chunks int               // UMEM chunks of all entries
 	ledger *flowtable.Ledger // hears of what comes and goes
 }
 
-const outQueueLen = 512 // frames; a power of two
+const (
+	outQueueLen = 512          // frames; a power of two
+	maxHeaders  = 18 + 40 + 60 // bytes: Ethernet with a tag, IPv6, TCP with options
+)
 
 func newOutQueue(l *flowtable.Ledger) *outQueue {
-	return &outQueue{frames: make([]outFrame, outQueueLen), ledger: l}
+	return &outQueue{frames: make([]outFrame, outQueueLen), most: outQueueLen, ledger: l}
 }
 
-func (q *outQueue) full() bool { return q.n == len(q.frames) }
+func (q *outQueue) full() bool { return q.n >= q.most }
 
 // at is the entry i places behind the front.
 func (q *outQueue) at(i int) *outFrame {
@@ -46,6 +51,14 @@ func (q *outQueue) at(i int) *outFrame {
 func (q *outQueue) push(sf *flowtable.Superframe) *outFrame {
 	f := q.at(q.n)
 	q.n++
+	f.fill(sf)
+	q.chunks += len(f.Refs)
+	q.ledger.Enqueue(&f.entry)
+	return f
+}
+
+// fill makes an entry a copy of what the table gives out.
+func (f *outFrame) fill(sf *flowtable.Superframe) {
 	h := &f.Hdr
 	h.Flags, h.GSOType, h.HdrLen, h.GSOSize = sf.Flags, sf.GSOType, sf.HdrLen, sf.GSOSize
 	h.CsumStart, h.CsumOffset = sf.CsumStart, sf.CsumOffset
@@ -54,9 +67,44 @@ func (q *outQueue) push(sf *flowtable.Superframe) *outFrame {
 	f.Refs = append(f.Refs[:0], sf.Refs...)
 	f.entry, f.fixed = sf.Entry, sf.FixedID
 	f.cut, f.done, f.puts, f.all = false, 0, 0, false
-	q.chunks += len(f.Refs)
-	q.ledger.Enqueue(&f.entry)
-	return f
+	f.Sums = append(f.Sums[:0], sf.Sums...)
+	if len(sf.Sums) > 0 && sf.Merged {
+		f.Frags[0] = f.hdr[:copy(f.hdr[:], sf.Frags[0])]
+	}
+}
+
+// pushFront puts frames in front of all that waits, in their order, and takes their contents. The ring grows where that is more than
+// it ever has to hold otherwise.
+func (q *outQueue) pushFront(frames []outFrame) {
+	for q.n+len(frames) > len(q.frames) {
+		q.grow()
+	}
+	for i := len(frames) - 1; i >= 0; i-- {
+		q.head--
+		q.n++
+		f := q.at(0)
+		*f, frames[i] = frames[i], *f // each keeps its slices
+		q.chunks += len(f.Refs)
+		q.ledger.Enqueue(&f.entry)
+	}
+}
+
+// grow doubles the ring. What it has taken is given out by at, whose order stays.
+func (q *outQueue) grow() {
+	larger := make([]outFrame, 2*len(q.frames))
+	for i := range q.n {
+		larger[i].take(q.at(i))
+	}
+	q.frames, q.head = larger, 0
+}
+
+// take moves an entry here. Headers of its own move with it.
+func (f *outFrame) take(from *outFrame) {
+	own := len(from.Frags) > 0 && len(from.Frags[0]) > 0 && &from.Frags[0][0] == &from.hdr[0]
+	*f = *from
+	if own {
+		f.Frags[0] = f.hdr[:len(f.Frags[0])]
+	}
 }
 
 func (q *outQueue) front() *outFrame { return q.at(0) }

@@ -109,6 +109,8 @@ func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 	}
 	if w.pkt.Info.Tagged && p.Addr.VLAN == w.pkt.Info.TCI&0xfff {
 		frame = packet.StripTag(frame, &w.pkt.Info)
+		ref += vlanTag // where the frame begins: see asItCame
+		w.entering.ref = ref
 	}
 	w.pkt.Data, w.pkt.Ref, w.pkt.Port = frame, ref, p.Index
 	w.table.Add(&w.pkt, w.now)

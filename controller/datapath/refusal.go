@@ -93,16 +93,16 @@ type sequence struct {
 
 // sequenceOf reads it from the headers of a TCP frame with payload: at most one tag, and no IP options or extension headers, with which
 // nothing is merged. Other frames have none.
-func (w *Worker) sequenceOf(p *port, sf *flowtable.Superframe) (s sequence) {
-	if !sf.TCP || sf.Segments == 0 || len(sf.Frags) == 0 || sf.GSOType == 0 && !p.refusal.some { // or nobody will ask
+func (w *Worker) sequenceOf(p *port, gsoType uint8, e *flowtable.Entry, frags [][]byte) (s sequence) {
+	if !e.TCP || e.Segments == 0 || len(frags) == 0 || gsoType == 0 && !p.refusal.some { // or nobody will ask
 		return s
 	}
-	b := sf.Frags[0]
+	b := frags[0]
 	l3 := ethHeader
 	if len(b) >= ethHeader+vlanTag && b[12] == 0x81 && b[13] == 0 {
 		l3 += vlanTag
 	}
-	if len(b) < l3+60 { // Ethernet, IPv6, TCP
+	if len(b) < l3+20+20 { // Ethernet, IPv4, TCP
 		return s
 	}
 	var ends []byte // addresses and ports: they stand side by side in both families
@@ -116,10 +116,10 @@ func (w *Worker) sequenceOf(p *port, sf *flowtable.Superframe) (s sequence) {
 		}
 	case 6:
 		l4 = l3 + 40
-		ends = b[l3+8 : l4+4]
-		if b[l3+6] != protoTCP {
+		if b[l3+6] != protoTCP || len(b) < l4+20 {
 			return s
 		}
+		ends = b[l3+8 : l4+4]
 	default:
 		return s
 	}

@@ -257,5 +257,5 @@ func (r *rig) addPort(cfg PortConfig) {
 
 // shortQueue gives a VM an output queue of n places, a power of two: it is full now and then, and each place is used often.
 func (r *rig) shortQueue(index uint32, n int) {
-	r.w.ports[index].out.frames = make([]outFrame, n)
+	r.w.ports[index].out.frames, r.w.ports[index].out.most = make([]outFrame, n), n
 }

@@ -128,8 +128,8 @@ func TestTheCheckFindsMistakes(t *testing.T) {
 		},
 		"a guest gets less than was counted": func(w *world) {
 			w.sooner(func(p *port) bool {
-				g, ok := p.guest.(*fakeGuest)
-				if !ok || len(g.got) == 0 {
+				g := fakeOf(p.guest)
+				if g == nil || len(g.got) == 0 {
 					return false
 				}
 				g.got = g.got[1:]

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -48,6 +49,7 @@ func (g *userGuest) Begin(int) bool {
 }
 
 func (g *userGuest) Put(f *Frame) error {
+	f.Copy = checksum.Copy
 	for try := 0; ; try++ {
 		switch err := g.rx.Put(&f.Frame); err {
 		case nil:
@@ -70,6 +72,8 @@ func (g *userGuest) Put(f *Frame) error {
 			}
 		case vhost.ErrTooBig:
 			return ErrTooBig
+		case vhost.ErrDamaged:
+			return ErrDamaged
 		case vhost.ErrNotNegotiated:
 			return ErrNoOffer
 		case vhost.ErrBadFrame:
@@ -94,6 +98,7 @@ func (g *userGuest) Commit() (int, error) {
 	return g.puts, nil
 }
 
+func (g *userGuest) Sums()       {}
 func (g *userGuest) Walked() int { return g.rx.Walked() }
 func (g *userGuest) Reap() int   { return 0 }
 

@@ -92,6 +92,7 @@ type Worker struct {
 	txFrag  [1][]byte
 	piece   Frame // of a superframe that was cut again
 	pieces  [][]byte
+	mender  mender
 	scratch []byte // their memory
 	mbuf    []byte // one group frame
 
@@ -138,6 +139,9 @@ func Prepare(chunks, slots int) (*Worker, error) {
 	w := &Worker{cfg: Config{Chunks: chunks, Slots: slots}}
 	t, err := flowtable.New(flowtable.Config{Slots: slots, MaxHeld: chunks / 4, Ports: MaxPorts}, w)
 	w.table = t
+	if err == nil {
+		err = w.mender.init(chunks / 4)
+	}
 	return w, err
 }
 
@@ -152,7 +156,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	cfg.Prepared = nil
 	*w = Worker{
-		table: w.table, cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+		table: w.table, mender: w.mender, cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,

@@ -114,7 +114,11 @@ func (w *world) run(i int) {
 	v := w.vms[i]
 	v.g, v.src = w.newGuest(), &fakeSource{fd: -1}
 	w.moods(v.g)
-	if err := w.w.startPort(v.cfg.Index, v.g, []Source{v.src}, w.someRules()); err != nil {
+	var g Guest = v.g
+	if i%2 == 1 {
+		g = summingGuest{v.g}
+	}
+	if err := w.w.startPort(v.cfg.Index, g, []Source{v.src}, w.someRules()); err != nil {
 		w.tb.Fatal(err)
 	}
 }
