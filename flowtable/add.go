@@ -31,6 +31,11 @@ func (t *Table) Add(p *Packet, now int64) {
 		packet.ParseHead(p.Data, size, &p.Info)
 	}
 	in := &p.Info
+	rules := pt.rules
+	if in.Verdict == packet.NotTCP && pt.udp != nil { // XDP's parse and packet.Parse stop there
+		packet.ParseUDP(p.Data, size, in)
+		rules = pt.udp
+	}
 	if in.Verdict != packet.OK || p.GSOInput {
 		t.foreign(pt, p)
 		return
@@ -54,7 +59,7 @@ func (t *Table) Add(p *Packet, now int64) {
 	if n != 0 {
 		s = &t.slots[n]
 	}
-	j := pt.rules.admit(pt, s, p, &t.w)
+	j := rules.admit(pt, s, p, &t.w)
 	switch {
 	case j.late != 0 && !t.fitsLate(s, p, &j):
 		t.pass(pt, n, p, ReasonBadTCPChecksum, false)
@@ -70,7 +75,7 @@ func (t *Table) Add(p *Packet, now int64) {
 		return
 	}
 	if s != nil {
-		r := pt.rules.fits(pt, s, &t.origins[n], p, &t.w)
+		r := rules.fits(pt, s, &t.origins[n], p, &t.w)
 		if r == open && s.ipLen+p.Info.PayloadLen > pt.longest(&p.Info) {
 			r = ReasonMaxBytes // row max_bytes
 		}
@@ -78,7 +83,7 @@ func (t *Table) Add(p *Packet, now int64) {
 			r = ReasonPressure // its fragments could not be told from packets
 		}
 		if r == open {
-			t.append(pt, n, s, p, j.late)
+			t.append(pt, n, s, p, rules, j.late)
 			return
 		}
 		t.shutSlot(pt, n, r)
@@ -88,7 +93,7 @@ func (t *Table) Add(p *Packet, now int64) {
 		t.alone(pt, p, j.reason, j.verified, j.late)
 		return
 	}
-	t.start(pt, &k, bucket, p, trustIn(j.verified, j.late), j.late)
+	t.start(pt, &k, bucket, p, rules, trustIn(j.verified, j.late), j.late)
 }
 
 // foreign passes a packet whose structure forbids merging, behind what is held of its flow if that can be told.
@@ -127,7 +132,7 @@ func (t *Table) pass(pt *port, n uint32, p *Packet, r Reason, verified bool) {
 }
 
 // start opens a slot for a packet.
-func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, tr trust, sum uint16) {
+func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, rules ruleSet, tr trust, sum uint16) {
 	in := &p.Info
 	n, s := t.take(pt, p.Port)
 	s.addr, s.meta = k.addr, k.meta
@@ -143,12 +148,12 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, tr trust, sum 
 	o := &t.origins[n] // field by field: a literal would be built elsewhere and copied
 	o.rest, o.head, o.ref = k.rest, p.Data, lateRef(p.Ref, sum)
 	o.l3, o.l4, o.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
-	o.plain, o.tcp, o.updates = 0, true, 0
+	o.plain, o.tcp, o.updates = 0, !in.UDP, 0
 	t.hold(pt, n, s, p.Tail)
 	if pt.hold != 0 {
 		t.due = min(t.due, s.born+pt.hold)
 	}
-	r := pt.rules.start(pt, s, p, &t.w)
+	r := rules.start(pt, s, p, &t.w)
 	if r == open && pt.maxSeg == 1 {
 		r = ReasonMaxSegments
 	}
@@ -187,7 +192,7 @@ func (t *Table) bulky(p *Packet) bool {
 
 // append lets a packet that fits join, and closes the superframe when nothing can follow. The capacity of its payload's slice ends
 // with the frame, padding included.
-func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, sum uint16) {
+func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, rules ruleSet, sum uint16) {
 	in := &p.Info
 	end := in.Payload + in.PayloadLen
 	if len(p.Tail) == 0 {
@@ -199,7 +204,7 @@ func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, sum uint16) {
 	pt.ledger.Held++
 	s.ipLen += in.PayloadLen
 	s.segs++
-	r := pt.rules.grow(pt, s, p, &t.w)
+	r := rules.grow(pt, s, p, &t.w)
 	if r == open && uint32(s.segs) >= pt.maxSeg {
 		r = ReasonMaxSegments
 	}

@@ -6,10 +6,10 @@ import "encoding/binary"
 // pt is nil for a packet of no known port, which is in no account. sum is what admit calls late.
 func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 	segments := 1
-	if p.Info.Payload != 0 && p.Info.PayloadLen == 0 {
+	tcp := p.Info.Payload != 0 && !p.Info.UDP
+	if tcp && p.Info.PayloadLen == 0 {
 		segments = 0
 	}
-	tcp := p.Info.Payload != 0
 	if pt != nil && pt.hold == 0 && pt.oldest != 0 {
 		for pt.oldest != 0 && (t.held+1+len(p.Tail) > t.maxHeld || t.free == 0 || t.bulky(p)) {
 			t.relieve()
@@ -117,6 +117,10 @@ func (t *Table) merge(pt *port, sf *Superframe, s *slot, o *origin) {
 	if s.segs > 1 {
 		sf.HdrLen, sf.GSOSize = uint16(o.payload), s.gso
 		sf.Flags, sf.CsumStart = hdrNeedsCsum, uint16(o.l4)
+	}
+	if s.meta&metaUDP != 0 {
+		pt.udp.write(pt, sf, s, o)
+		return
 	}
 	pt.rules.write(pt, sf, s, o)
 }

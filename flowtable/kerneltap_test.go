@@ -20,6 +20,7 @@ import (
 // a packet socket; what the packet socket sends goes through the kernel's segmentation and is read from the tap.
 type kernelTap struct {
 	t    *testing.T
+	ns   *netnstest.NS
 	tap  int
 	sock int
 	buf  []byte
@@ -35,7 +36,7 @@ func openKernelTap(t *testing.T) *kernelTap {
 	t.Helper()
 	netnstest.Need(t, netnstest.TAP, netnstest.Packets)
 	ns := netnstest.Namespace(t)
-	k := &kernelTap{t: t, tap: -1, sock: -1, buf: make([]byte, 1<<17)}
+	k := &kernelTap{t: t, ns: ns, tap: -1, sock: -1, buf: make([]byte, 1<<17)}
 	t.Cleanup(func() { // before the namespace goes
 		for _, fd := range []int{k.tap, k.sock} {
 			if fd >= 0 {
@@ -153,6 +154,10 @@ func (k *kernelTap) read(fd, n int) [][]byte {
 // wirePackets is how many packets a frame behind its virtio_net_hdr stands for.
 func wirePackets(f []byte) int {
 	size := int(binary.NativeEndian.Uint16(f[4:]))
+	if f[1] == udpL4 {
+		payload := len(f) - vnetLen - int(binary.NativeEndian.Uint16(f[6:])) - 8
+		return (payload + size - 1) / size
+	}
 	p, err := pt.Read(f[vnetLen:])
 	if f[1] == 0 || size == 0 || err != nil {
 		return 1

@@ -7,21 +7,23 @@ import (
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
-// key names a flow: the port, the VLAN, the addresses, the TCP ports. Two VMs may use the same addresses, so the port comes
+// key names a flow: the port, the VLAN, the addresses, the protocol and its ports. Two VMs may use the same addresses, so the port comes
 // first. Everything else in the headers is compared by match.
 type key struct {
 	addr uint64    // IPv4: both addresses; IPv6: the first half of the source
-	meta uint64    // TCP ports, port, family, tag
+	meta uint64    // TCP or UDP ports, port, family, protocol, tag
 	rest [3]uint64 // IPv6: the other halves
 	fold uint64    // of addr and rest, by Table.fold
 }
 
-// Bits of key.meta below the TCP ports (32 bits) and the port (16 bits).
+// Bits of key.meta below the ports of TCP or UDP (32 bits) and the port (16 bits).
 const (
 	metaTagged = 1 << 12 // above the VLAN id
 	metaIPv6   = 1 << 13
+	metaUDP    = 1 << 14
 	metaPort   = 16
 	metaTCP    = 32
+	metaPair   = 1<<metaTCP - 1 - metaUDP // what two flows between the same addresses have in common
 )
 
 // readKey reads a flow's key from a frame whose Info says that it is there (Keyed) and whose offsets were checked.
@@ -29,6 +31,9 @@ func readKey(data []byte, in *packet.Info, port uint32, k *key) {
 	k.meta = uint64(binary.LittleEndian.Uint32(data[in.L4:]))<<metaTCP | uint64(port)<<metaPort
 	if in.Tagged {
 		k.meta |= metaTagged | uint64(in.TCI&0xfff)
+	}
+	if in.UDP {
+		k.meta |= metaUDP
 	}
 	if in.Family == 4 {
 		k.addr = binary.LittleEndian.Uint64(data[in.L3+12:])
@@ -65,9 +70,9 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// pair hashes the two addresses of a folded key, with port, family and VLAN.
+// pair hashes the two addresses of a folded key, with port, family and VLAN: of a packet whose ports are out of reach the protocol may be too.
 func (k *key) pair(s *seed) uint64 {
-	return mix(k.fold^s[1], k.meta&(1<<metaTCP-1)^s[0])
+	return mix(k.fold^s[1], k.meta&metaPair^s[0])
 }
 
 // addressed tells whether a frame has its addresses where its Info says.
@@ -87,16 +92,20 @@ func addressed(data []byte, in *packet.Info) bool {
 func looseInfo(data []byte, in *packet.Info) (packet.Info, bool) {
 	out := *in
 	n := uint32(len(data))
+	proto := uint8(6)
+	if in.UDP {
+		proto = 17
+	}
 	switch {
 	case in.L3 < 14 || in.L3 > 18:
 		return out, false
 	case in.Family == 4:
-		if n < in.L3+20 || data[in.L3]>>4 != 4 || data[in.L3]&15 < 5 || data[in.L3+9] != 6 || binary.BigEndian.Uint16(data[in.L3+6:])&0x1fff != 0 {
+		if n < in.L3+20 || data[in.L3]>>4 != 4 || data[in.L3]&15 < 5 || data[in.L3+9] != proto || binary.BigEndian.Uint16(data[in.L3+6:])&0x1fff != 0 {
 			return out, false
 		}
 		out.L4 = in.L3 + uint32(data[in.L3]&15)*4
 	case in.Family == 6:
-		if n < in.L3+40 || data[in.L3]>>4 != 6 || data[in.L3+6] != 6 {
+		if n < in.L3+40 || data[in.L3]>>4 != 6 || data[in.L3+6] != proto {
 			return out, false
 		}
 		out.L4 = in.L3 + 40

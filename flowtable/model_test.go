@@ -279,7 +279,7 @@ func segmented(o *output, want [][]byte) error {
 // Flags and types of virtio_net_hdr, by virtio 1.2, 5.1.6.
 const (
 	needsCsum, dataValid, rscInfo = 1, 2, 4
-	tcpv4, tcpv6, ecnBit          = 1, 4, 0x80
+	tcpv4, tcpv6, udpL4, ecnBit   = 1, 4, 5, 0x80
 )
 
 // checkHeader is rules V1 to V8 of 4.3, written down a second time.

@@ -100,12 +100,12 @@ func (t *Table) sealPair(pt *port, p *Packet, r Reason) {
 	in.L4 = in.L3 // bytes that are there, for ports that are taken out again
 	var k key
 	readKey(p.Data, &in, p.Port, &k)
-	k.meta &= 1<<metaTCP - 1
+	k.meta &= metaPair
 	t.fold(&k)
 	for n := t.pairs.last(k.pair(&t.seed)); n != 0; {
 		newer := t.pairs.links[n].prev
 		s := &t.slots[n]
-		if s.addr == k.addr && s.meta&(1<<metaTCP-1) == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
+		if s.addr == k.addr && s.meta&metaPair == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
 			t.shutSlot(pt, n, r)
 		}
 		n = newer

@@ -15,8 +15,8 @@ type port struct {
 	bytes  [2]uint32 // by PortConfig
 	guest  int       // by LimitFrame, Ethernet length; 0: no limit
 	maxSeg uint32
-	may    [2]Reason // IPv4, IPv6: why everything is passed by PortConfig, or open
-	gate   [2]Reason // the same with single
+	may    [4]Reason // IPv4, IPv6, and the same of UDP: why everything is passed by PortConfig, or open
+	gate   [4]Reason // the same with single
 	single bool      // by Single
 	late   bool      // by LeaveSums
 	oldest uint32    // slots in the order of their first packets
@@ -24,6 +24,7 @@ type port struct {
 	active uint32 // 1 + index in Table.active, 0: no slots
 
 	rules ruleSet
+	udp   *udpRules // nil: UDP passes as what is not TCP
 
 	csum, ecn, rscInfo, fixedID, tagged, pshClose, noVerify bool
 
@@ -60,7 +61,10 @@ func (p *port) configure(c *PortConfig) error {
 	if c.MaxSegments > 0 {
 		p.maxSeg = uint32(min(c.MaxSegments, math.MaxUint16))
 	}
-	p.may = [2]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6)}
+	p.may = [4]Reason{gate(c, c.IPv4, c.TSO4), gate(c, c.IPv6, c.TSO6), gate(c, c.IPv4, c.USO4), gate(c, c.IPv6, c.USO6)}
+	if p.udp = nil; c.UDP && (p.may[2] == open || p.may[3] == open) {
+		p.udp = &udpRules{}
+	}
 	p.shutAll(p.single)
 	p.csum, p.ecn, p.rscInfo = c.GuestCsum, c.ECN, c.RSCExt
 	p.fixedID, p.pshClose = c.FixedID, c.PSHClose
@@ -113,12 +117,16 @@ func gate(c *PortConfig, family, tso bool) Reason {
 	return open
 }
 
-// shut tells why a TCP packet of sound structure passes by policy, or open.
+// shut tells why a packet of sound structure passes by policy, or open.
 func (p *port) shut(data []byte, in *packet.Info) Reason {
-	r := p.gate[0]
+	i := 0
 	if in.Family == 6 {
-		r = p.gate[1]
+		i = 1
 	}
+	if in.UDP {
+		i += 2
+	}
+	r := p.gate[i]
 	if r != open {
 		return r
 	}

@@ -45,6 +45,8 @@ const (
 	ReasonReservedFlag                  // packet.ReservedFlag
 	ReasonBadIPChecksum                 // IPv4 header checksum wrong
 	ReasonBadTCPChecksum                // TCP checksum wrong
+	ReasonBadUDPChecksum                // UDP checksum wrong
+	ReasonZeroChecksum                  // UDP checksum not used
 	ReasonNoncanonical                  // checksum right, but 0xffff where 0x0000 is written
 	ReasonPartialChecksum               // the TCP checksum is only the pseudo header's sum
 	ReasonSYN                           // syn
@@ -82,7 +84,7 @@ var reasonNames = [NumReasons]string{
 	"options_change", "urgent_pointer", "ttl_change", "dscp_change", "ecn_change", "df_change", "ip_id", "flow_label",
 	"mac_change", "vlan_priority", "max_bytes", "max_segments", "deadline", "burst_end", "pressure", "policy", "stop",
 	"not_ip", "not_tcp", "vlan_stack", "vlan_tag", "malformed", "truncated", "trailer", "fragment", "ip_options",
-	"ext_header", "reserved_flag", "bad_ip_checksum", "bad_tcp_checksum", "noncanonical_checksum", "partial_checksum",
+	"ext_header", "reserved_flag", "bad_ip_checksum", "bad_tcp_checksum", "bad_udp_checksum", "zero_checksum", "noncanonical_checksum", "partial_checksum",
 	"syn", "rst", "urg", "cwr", "no_ack", "pure_ack", "dup_ack", "window_update", "empty", "gso_input", "port_excluded",
 	"family_off", "policy_off", "not_negotiated", "guest_refuses", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
 	"bad_length", "control_frame", "hairpin", "group_share", "isolated",

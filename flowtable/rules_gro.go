@@ -101,6 +101,15 @@ func followsID(pt *port, s *slot, id uint16, df bool) bool {
 	return false
 }
 
+// nextID notes the IPv4 ID of a packet that followsID has let in.
+func (s *slot) nextID(id uint16) {
+	s.idMode = idCounts
+	if id == s.id {
+		s.idMode = idFixed
+	}
+	s.id = id
+}
+
 // start never closes: a packet that nothing may follow is not let in as the first.
 func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
 	r.tcpRules.start(s, p, w)
@@ -115,12 +124,7 @@ func (*groRules) grow(_ *port, s *slot, p *Packet, w *words) Reason {
 	s.flags |= in.TCPFlags & (packet.PSH | packet.FIN)
 	// A train of two shows whether its IDs count: followsID has let this one in, so from here on it must go on that way.
 	if in.Family == 4 {
-		id := binary.BigEndian.Uint16(p.Data[in.L3+4:])
-		s.idMode = idCounts
-		if id == s.id {
-			s.idMode = idFixed
-		}
-		s.id = id
+		s.nextID(binary.BigEndian.Uint16(p.Data[in.L3+4:]))
 	}
 	// Rows short, psh, fin: what can stand on the last packet of a cut only ends the superframe.
 	switch {

@@ -72,9 +72,8 @@ var (
 	rscMask = words{^uint64(0), ^uint64(maskTTL), ^uint64(maskUrgent), ^uint64(maskACK | maskWindow), ^uint64(0), ^uint64(0)}
 )
 
-// readWords fills w from a frame whose Info is sound and OK.
-func readWords(data []byte, in *packet.Info, w *words) {
-	tcp := data[in.L4 : in.L4+20 : in.L4+20]
+// readIPWords fills the words below TCP from a frame whose Info is sound and OK.
+func readIPWords(data []byte, in *packet.Info, w *words) {
 	// The VLAN tag's ethertype is not among the words: whether there is a tag is in the key.
 	w[0] = binary.LittleEndian.Uint64(data)
 	w[1] = uint64(binary.LittleEndian.Uint32(data[8:])) | uint64(in.TCI)<<32
@@ -88,6 +87,12 @@ func readWords(data []byte, in *packet.Info, w *words) {
 		w[1] |= uint64(first>>20&0xff)<<48 | uint64(ip[7])<<56
 		w[2] = uint64(first & 0xfffff)
 	}
+}
+
+// readWords fills w from a frame whose Info is sound and OK.
+func readWords(data []byte, in *packet.Info, w *words) {
+	readIPWords(data, in, w)
+	tcp := data[in.L4 : in.L4+20 : in.L4+20]
 	w[2] |= uint64(binary.LittleEndian.Uint16(tcp[18:])) << 32
 	w[3] = binary.LittleEndian.Uint64(tcp[8:]) &^ ended
 	w[4], w[5] = 0, 0

@@ -186,21 +186,13 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	head := o.head
 	ip, tcp := head[o.l3:o.l4], head[o.l4:o.payload]
 	l4len := s.ipLen - uint32(o.l4-o.l3)
-	var pseudo uint32
-	if s.meta&metaIPv6 != 0 {
-		// IPv6's length leaves out the fixed header (RFC 8200, 3), IPv4's has it in (RFC 791).
-		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
-		ip[7] = s.hop
-		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
+	if sf.GSOType = gsoTCPv4; s.meta&metaIPv6 != 0 {
 		sf.GSOType = gsoTCPv6
+		ip[7] = s.hop
 	} else {
-		binary.BigEndian.PutUint16(ip[2:], uint16(s.ipLen))
 		ip[8] = s.hop
-		ip[10], ip[11] = 0, 0
-		binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
-		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, l4len)
-		sf.GSOType = gsoTCPv4
 	}
+	pseudo := s.lengthen(ip, 6, l4len)
 	// The last acknowledgement and window (gro: equal ones). PSH and FIN came with a later packet.
 	binary.BigEndian.PutUint32(tcp[8:], s.ack)
 	tcp[13] |= s.flags
@@ -217,6 +209,19 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	if pt.rscInfo {
 		sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum|hdrRSCInfo, s.segs, 0
 	}
+}
+
+// lengthen makes an IP header that of the whole frame in s, with l4len bytes behind it, and returns the pseudo header's sum.
+func (s *slot) lengthen(ip []byte, proto uint8, l4len uint32) (pseudo uint32) {
+	if s.meta&metaIPv6 != 0 {
+		// IPv6's length leaves out the fixed header (RFC 8200, 3), IPv4's has it in (RFC 791).
+		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
+		return checksum.Pseudo6(ip[8:24], ip[24:40], proto, l4len)
+	}
+	binary.BigEndian.PutUint16(ip[2:], uint16(s.ipLen))
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
+	return checksum.Pseudo4(ip[12:16], ip[16:20], proto, l4len)
 }
 
 // updateSingle brings the window of absorbed updates, and the smallest TTL, into a packet that found no second one. It stays

@@ -22,14 +22,14 @@ const maxHeader = 256
 
 // GSO is what a virtio_net_hdr says of a superframe.
 type GSO struct {
-	Type    uint8  // gso_type: TCPV4 (1) or TCPV6 (4), perhaps with ECN (0x80)
+	Type    uint8  // gso_type: TCPV4 (1) or TCPV6 (4), perhaps with ECN (0x80), or UDP_L4 (5)
 	Size    uint16 // gso_size: payload of each packet but the last
 	FixedID bool   // the IPv4 ID stands still instead of counting
 }
 
 // Segmenter cuts a superframe into the packets that a wire carries, as a NIC does (TSO): CWR goes with the first packet, FIN
 // and PSH with the last, sequence numbers and IPv4 IDs count up from the frame's, lengths and both checksums are written
-// anew, and all else is as in the frame. For frames of the gro profile that gives back the packets that were merged.
+// anew, and all else is as in the frame. UDP_L4 is cut into datagrams likewise. For frames of the gro profile that gives back the packets that were merged.
 //
 // A Segmenter may be used again and again; it allocates nothing. It is not safe for concurrent use.
 type Segmenter struct {
@@ -40,6 +40,7 @@ type Segmenter struct {
 	hdrLen int
 	l3, l4 int
 	ipv6   bool
+	udp    bool
 	fixed  bool
 	size   int
 	left   int // payload bytes
@@ -101,16 +102,11 @@ func (s *Segmenter) dissect(have, total int, kind uint8) error {
 	}
 	ip := h[s.l3:]
 	var err error
-	switch kind &^ gsoECN {
-	case gsoTCPv4:
-		if etherType != 0x0800 {
-			return ErrGSOType
-		}
+	s.udp = kind == gsoUDPL4 // ECN is TCP's
+	switch v4, v6 := kind&^gsoECN == gsoTCPv4 || s.udp, kind&^gsoECN == gsoTCPv6 || s.udp; {
+	case v4 && etherType == 0x0800:
 		err = s.dissect4(ip, total-s.l3)
-	case gsoTCPv6:
-		if etherType != 0x86dd {
-			return ErrGSOType
-		}
+	case v6 && etherType == 0x86dd:
 		s.ipv6 = true
 		err = s.dissect6(ip, total-s.l3)
 	default:
@@ -118,6 +114,9 @@ func (s *Segmenter) dissect(have, total int, kind uint8) error {
 	}
 	if err != nil {
 		return err
+	}
+	if s.udp {
+		return s.dissectUDP(h, total)
 	}
 	if len(h) < s.l4+20 {
 		return ErrGSOHeader
@@ -141,7 +140,7 @@ func (s *Segmenter) dissect4(ip []byte, total int) error {
 	switch length := int(binary.BigEndian.Uint16(ip[2:])); {
 	case ip[0]>>4 != 4 || ihl < 20 || len(ip) < ihl:
 		return ErrGSOHeader
-	case ip[9] != 6:
+	case ip[9] != s.proto():
 		return ErrGSOType
 	case binary.BigEndian.Uint16(ip[6:])&0x3fff != 0: // a fragment
 		return ErrGSOHeader
@@ -150,7 +149,7 @@ func (s *Segmenter) dissect4(ip []byte, total int) error {
 	}
 	s.l4 = s.l3 + ihl
 	s.id = binary.BigEndian.Uint16(ip[4:])
-	s.pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, 0)
+	s.pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], s.proto(), 0)
 	return nil
 }
 
@@ -166,11 +165,11 @@ func (s *Segmenter) dissect6(ip []byte, total int) error {
 		switch next {
 		case 0, 43, 60: // hop-by-hop, routing, destination options
 		default:
-			if next != 6 {
+			if next != s.proto() {
 				return ErrGSOType
 			}
 			s.l4 = s.l3 + off
-			s.pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, 0)
+			s.pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], s.proto(), 0)
 			return nil
 		}
 		if len(ip) < off+8 {
@@ -224,6 +223,37 @@ func (s *Segmenter) Next(dst []byte) (n int, ok bool, err error) {
 	return n, true, nil
 }
 
+// proto is the protocol that the frame has to be of.
+func (s *Segmenter) proto() uint8 {
+	if s.udp {
+		return 17
+	}
+	return 6
+}
+
+// dissectUDP is dissect behind IP. The length must be the frame's, or 0 as the IP length may be.
+func (s *Segmenter) dissectUDP(h []byte, total int) error {
+	if len(h) < s.l4+8 {
+		return ErrGSOHeader
+	}
+	if length := int(binary.BigEndian.Uint16(h[s.l4+4:])); length != total-s.l4 && length != 0 {
+		return ErrGSOLength
+	}
+	s.hdrLen = s.l4 + 8
+	return nil
+}
+
+// finishUDP is finish behind IP. A sum of 0 is written as 0xffff, as 0 says that there is none (RFC 768).
+func (s *Segmenter) finishUDP(udp []byte) {
+	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
+	udp[6], udp[7] = 0, 0
+	sum := ^checksum.Sum(udp, s.pseudo+uint32(len(udp)))
+	if sum == 0 {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(udp[6:], sum)
+}
+
 // finish writes the headers of the packet in dst.
 func (s *Segmenter) finish(dst []byte) {
 	ip, tcp := dst[s.l3:s.l4], dst[s.l4:]
@@ -234,6 +264,10 @@ func (s *Segmenter) finish(dst []byte) {
 		binary.BigEndian.PutUint16(ip[4:], s.id)
 		ip[10], ip[11] = 0, 0
 		binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
+	}
+	if s.udp {
+		s.finishUDP(tcp)
+		return
 	}
 	binary.BigEndian.PutUint32(tcp[4:], s.seq)
 	flags := s.flags

@@ -49,6 +49,7 @@ const (
 	gsoNone  = 0
 	gsoTCPv4 = 1
 	gsoTCPv6 = 4
+	gsoUDPL4 = 5
 	gsoECN   = 0x80
 )
 
@@ -56,14 +57,16 @@ const (
 type PortConfig struct {
 	Coalesce     bool // off: every packet leaves alone
 	IPv4, IPv6   bool
+	UDP          bool // merge UDP datagrams too, if the guest takes them
 	Profile      Profile
 	Hold         time.Duration // longest wait of a first segment; 0: to the end of the burst
 	MaxBytes     int           // IP length of a superframe, 1 to MaxIPLength
 	MaxFrame     int           // Ethernet length of a superframe, tag included; 0: no limit beyond MaxBytes
 	MaxSegments  int           // 0: no limit
-	ExcludePorts []uint16      // TCP ports, source or destination, that are never merged
+	ExcludePorts []uint16      // ports of TCP and UDP, source or destination, that are never merged
 
 	GuestCsum, TSO4, TSO6, ECN, RSCExt bool // VIRTIO_NET_F_GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, GUEST_ECN, RSC_EXT
+	USO4, USO6                         bool // VIRTIO_NET_F_GUEST_USO4, GUEST_USO6
 
 	FixedID   bool // merge IPv4 trains with DF set whose ID stands still
 	MergeVLAN bool // gro: merge frames with an 802.1Q tag

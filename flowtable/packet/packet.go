@@ -58,6 +58,7 @@ const (
 	ip4Len = 20
 	ip6Len = 40
 	tcpLen = 20
+	udpLen = 8
 
 	minFrame = 60 // without FCS: up to here, bytes behind the IP packet are padding
 
@@ -68,6 +69,7 @@ const (
 
 	protoHopOpts  = 0
 	protoTCP      = 6
+	protoUDP      = 17
 	protoRouting  = 43
 	protoFragment = 44
 	protoDstOpts  = 60
@@ -82,14 +84,15 @@ const (
 // Info is what Parse found. Offsets count from the frame's first byte.
 type Info struct {
 	L3         uint32  // IP header; 0 when not reached
-	L4         uint32  // TCP header; 0 when not reached
-	Payload    uint32  // TCP payload; 0 when not reached
+	L4         uint32  // TCP header, or UDP's; 0 when not reached
+	Payload    uint32  // of TCP or UDP; 0 when not reached
 	PayloadLen uint32  // by the IP length, so without Ethernet padding
 	TCI        uint16  // of the tag in the frame
 	Tagged     bool    // there is one 802.1Q tag in the frame
 	Family     uint8   // 4, 6, or 0
 	TCPFlags   uint8   // byte 13 of the TCP header
-	Keyed      bool    // addresses and TCP ports were read: older packets of that flow go first
+	UDP        bool    // by ParseUDP: it is UDP, whatever else is wrong with it
+	Keyed      bool    // addresses and ports were read: older packets of that flow go first
 	Verdict    Verdict // see the package comment
 }
 
@@ -98,7 +101,10 @@ func Parse(frame []byte, info *Info) { ParseHead(frame, len(frame), info) }
 
 // ParseHead is Parse for a frame of size bytes of which only the first are here. It says of the frame what Parse would say of
 // all of it, as long as the headers are in head: what needs a header that is not is truncated.
-func ParseHead(head []byte, size int, info *Info) {
+func ParseHead(head []byte, size int, info *Info) { parse(head, size, info, protoTCP) }
+
+// parse is ParseHead for the protocol proto; any other is NotTCP.
+func parse(head []byte, size int, info *Info, proto uint8) {
 	*info = Info{}
 	if len(head) < ethLen {
 		info.Verdict = Truncated
@@ -121,10 +127,10 @@ func ParseHead(head []byte, size int, info *Info) {
 	switch kind {
 	case typeIPv4:
 		info.Family = 4
-		info.Verdict, end = parse4(head, n, info)
+		info.Verdict, end = parse4(head, n, info, proto)
 	case typeIPv6:
 		info.Family = 6
-		info.Verdict, end = parse6(head, n, info)
+		info.Verdict, end = parse6(head, n, info, proto)
 	case typeVLAN, typeSVLAN:
 		info.Verdict = VLANStack
 		return
@@ -144,7 +150,7 @@ func ParseHead(head []byte, size int, info *Info) {
 	}
 }
 
-func parse4(head []byte, n uint32, info *Info) (Verdict, uint32) {
+func parse4(head []byte, n uint32, info *Info, proto uint8) (Verdict, uint32) {
 	ip := head[info.L3:]
 	if len(ip) < ip4Len {
 		return Truncated, 0
@@ -154,7 +160,7 @@ func parse4(head []byte, n uint32, info *Info) (Verdict, uint32) {
 	if ip[0]>>4 != 4 || ihl < ip4Len || total < ihl || total > n-info.L3 {
 		return Malformed, 0
 	}
-	if ip[9] != protoTCP {
+	if ip[9] != proto {
 		return NotTCP, 0
 	}
 	v := OK
@@ -171,13 +177,13 @@ func parse4(head []byte, n uint32, info *Info) (Verdict, uint32) {
 	}
 	info.L4 = info.L3 + ihl
 	end := info.L3 + total
-	if t := parseTCP(head, end, info); v == OK {
+	if t := parseL4(head, end, info, proto); v == OK {
 		v = t
 	}
 	return v, end
 }
 
-func parse6(head []byte, n uint32, info *Info) (Verdict, uint32) {
+func parse6(head []byte, n uint32, info *Info, proto uint8) (Verdict, uint32) {
 	ip := head[info.L3:]
 	if len(ip) < ip6Len {
 		return Truncated, 0
@@ -188,21 +194,21 @@ func parse6(head []byte, n uint32, info *Info) (Verdict, uint32) {
 	}
 	end := info.L3 + total
 	v := OK
-	if ip[6] == protoTCP {
+	if ip[6] == proto {
 		info.L4 = info.L3 + ip6Len
-	} else if v = walkExt(head, end, info, ip[6]); info.L4 == 0 {
+	} else if v = walkExt(head, end, info, ip[6], proto); info.L4 == 0 {
 		return v, end
 	}
-	if t := parseTCP(head, end, info); v == OK {
+	if t := parseL4(head, end, info, proto); v == OK {
 		v = t
 	}
 	return v, end
 }
 
 // walkExt follows the extension headers of an IPv6 packet that ends at end, the first of them of type next, and sets info.L4
-// when they end at TCP. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the
-// first 8. Of more than maxExtHeaders nobody knows whether TCP is behind them: they count as extension headers in front of TCP.
-func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
+// when they end at proto. RFC 8200 section 4: each but the fragment header carries its length in units of 8 bytes without the
+// first 8. Of more than maxExtHeaders nobody knows whether proto is behind them: they count as extension headers in front of it.
+func walkExt(head []byte, end uint32, info *Info, next, proto uint8) Verdict {
 	v := ExtHeader
 	off := info.L3 + ip6Len
 	for n := 0; isExt(next); n++ {
@@ -230,7 +236,7 @@ func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
 		next = head[off]
 		off += size
 	}
-	if next != protoTCP || off > end {
+	if next != proto || off > end {
 		return NotTCP
 	}
 	info.L4 = off
@@ -239,6 +245,14 @@ func walkExt(head []byte, end uint32, info *Info, next uint8) Verdict {
 
 func isExt(next uint8) bool {
 	return next == protoHopOpts || next == protoRouting || next == protoDstOpts || next == protoFragment
+}
+
+// parseL4 reads the header of proto at info.L4 of a packet that ends at end.
+func parseL4(head []byte, end uint32, info *Info, proto uint8) Verdict {
+	if proto == protoUDP {
+		return parseUDP(head, end, info)
+	}
+	return parseTCP(head, end, info)
 }
 
 // parseTCP reads the TCP header at info.L4 of a packet that ends at end.

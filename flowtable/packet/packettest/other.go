@@ -2,35 +2,6 @@ package packettest
 
 import "encoding/binary"
 
-// UDP describes a UDP datagram from port 1500 to 8000.
-type UDP struct {
-	V6               bool
-	Tags             []uint16
-	Src4, Dst4       [4]byte
-	DstMAC, SrcMAC   [6]byte
-	SrcPort, DstPort uint16
-	Len              int // bytes of payload, by Pattern from 0
-	Pad              bool
-}
-
-// Frame builds the datagram with its checksum.
-func (u UDP) Frame() []byte {
-	payload := make([]byte, u.Len)
-	Pattern(payload, 0)
-	port := func(v, otherwise uint16) uint16 {
-		if v == 0 {
-			return otherwise
-		}
-		return v
-	}
-	b := binary.BigEndian.AppendUint16(nil, port(u.SrcPort, 1500))
-	b = binary.BigEndian.AppendUint16(b, port(u.DstPort, 8000))
-	b = binary.BigEndian.AppendUint16(b, uint16(8+u.Len))
-	b = append(append(b, 0, 0), payload...)
-	h := TCP{V6: u.V6, Tags: u.Tags, Src4: u.Src4, Dst4: u.Dst4, DstMAC: u.DstMAC, SrcMAC: u.SrcMAC}
-	return upper(&h, 17, b, 6, u.Pad)
-}
-
 // ICMP is an echo request of n bytes of payload: ICMP, or ICMPv6.
 func ICMP(v6 bool, n int) []byte {
 	b := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, make([]byte, n)...)
