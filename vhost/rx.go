@@ -142,7 +142,7 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 		}
 		return nil
 	}
-	if q.flags&^h.Flags&virtio.HdrRSCInfo != 0 { // where it is negotiated it is a duty (section 5.1.6.4.1)
+	if q.flags&^h.Flags&virtio.HdrRSCInfo != 0 && h.GSOType != virtio.GSOUDPL4 { // where it is negotiated it is a duty (section 5.1.6.4.1)
 		return ErrNotNegotiated
 	}
 	switch h.GSOType &^ virtio.GSOECN {
@@ -152,6 +152,10 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 		}
 	case virtio.GSOTCPv6:
 		if !q.features.Has(virtio.FGuestTSO6) {
+			return ErrNotNegotiated
+		}
+	case virtio.GSOUDPL4:
+		if !q.features.Has(virtio.FGuestUSO4) && !q.features.Has(virtio.FGuestUSO6) {
 			return ErrNotNegotiated
 		}
 	default:

@@ -15,7 +15,7 @@ import (
 
 // DefaultFeatures are what a Linux guest acknowledges of what matters to the data path.
 const DefaultFeatures = virtio.Features(1<<virtio.FVersion1 | 1<<virtio.FMrgRxbuf | 1<<virtio.FEventIdx |
-	1<<virtio.FGuestCsum | 1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN |
+	1<<virtio.FGuestCsum | 1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN | 1<<virtio.FGuestUSO4 | 1<<virtio.FGuestUSO6 |
 	1<<virtio.FCsum | 1<<virtio.FHostTSO4 | 1<<virtio.FHostTSO6 | 1<<virtio.FHostECN)
 
 // Sizes a Config leaves out.
@@ -121,7 +121,7 @@ func orDefault(n, d int) int {
 
 // longest is the longest frame that can arrive with its header: 64 KiB of IP if superframes were negotiated.
 func (g *Guest) longest(f virtio.Features) int {
-	if f.Has(virtio.FGuestTSO4) || f.Has(virtio.FGuestTSO6) {
+	if f&virtio.Mask(virtio.FGuestTSO4, virtio.FGuestTSO6, virtio.FGuestUSO4, virtio.FGuestUSO6) != 0 {
 		return f.HdrLen() + maxFrame
 	}
 	return f.HdrLen() + 14 + 1500

@@ -59,8 +59,11 @@ func checkMTU(f *virtio.Frame, mtu int) error {
 // checkGSO judges a superframe. NEEDS_CSUM is demanded because the kernel would set it anyway and replace the checksum.
 func checkGSO(f *virtio.Frame) error {
 	h := &f.Hdr
-	switch h.GSOType &^ virtio.GSOECN {
-	case virtio.GSOTCPv4, virtio.GSOTCPv6:
+	place, least := uint16(tcpCsum), tcpMin
+	switch h.GSOType {
+	case virtio.GSOTCPv4, virtio.GSOTCPv6, virtio.GSOTCPv4 | virtio.GSOECN, virtio.GSOTCPv6 | virtio.GSOECN:
+	case virtio.GSOUDPL4:
+		place, least = udpCsum, udpLen
 	default:
 		return ErrHdrGSO
 	}
@@ -69,9 +72,9 @@ func checkGSO(f *virtio.Frame) error {
 		return ErrTooLong
 	case h.Flags&virtio.HdrNeedsCsum == 0, h.GSOSize == 0, h.GSOSize == 0xffff: // 65535 means "by fragment list" to the kernel
 		return ErrHdrGSO
-	case h.CsumOffset != tcpCsum:
+	case h.CsumOffset != place:
 		return ErrHdrCsum
-	case int(h.HdrLen) < int(h.CsumStart)+tcpMin:
+	case int(h.HdrLen) < int(h.CsumStart)+least:
 		return ErrHdrLen
 	}
 	return nil

@@ -40,7 +40,11 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"UDP's checksum in a TCP superframe", edit(super, func(h *virtio.NetHdr) { h.CsumOffset = 6 }), 5000, ErrHdrCsum},
 		{"no gso_size", edit(super, func(h *virtio.NetHdr) { h.GSOSize = 0 }), 5000, ErrHdrGSO},
 		{"gso_size 65535", edit(super, func(h *virtio.NetHdr) { h.GSOSize = 0xffff }), 5000, ErrHdrGSO},
-		{"UDP superframe", edit(super, func(h *virtio.NetHdr) { h.GSOType = virtio.GSOUDPL4 }), 5000, ErrHdrGSO},
+		{"guard: superframe of UDP", edit(super, func(h *virtio.NetHdr) { h.GSOType, h.HdrLen, h.CsumOffset = virtio.GSOUDPL4, 42, 6 }), 5000, nil},
+		{"TCP's checksum in a UDP superframe", edit(super, func(h *virtio.NetHdr) { h.GSOType = virtio.GSOUDPL4 }), 5000, ErrHdrCsum},
+		{"hdr_len inside UDP", edit(super, func(h *virtio.NetHdr) { h.GSOType, h.HdrLen, h.CsumOffset = virtio.GSOUDPL4, 41, 6 }), 5000, ErrHdrLen},
+		{"ECN on a UDP superframe", edit(super, func(h *virtio.NetHdr) { h.GSOType, h.HdrLen, h.CsumOffset = virtio.GSOUDPL4|virtio.GSOECN, 42, 6 }), 5000, ErrHdrGSO},
+		{"UDP fragmentation", edit(super, func(h *virtio.NetHdr) { h.GSOType = virtio.GSOUDP }), 5000, ErrHdrGSO},
 		{"ECN without a type", edit(super, func(h *virtio.NetHdr) { h.GSOType = virtio.GSOECN }), 5000, ErrHdrGSO},
 		{"superframe without NEEDS_CSUM", edit(super, func(h *virtio.NetHdr) { h.Flags = 0 }), 5000, ErrHdrGSO},
 	} {

@@ -8,5 +8,7 @@ const (
 	ethLen  = 14
 	tagLen  = 4
 	tcpMin  = 20
+	udpLen  = 8
+	udpCsum = 6  // likewise, UDP's
 	tcpCsum = 16 // where the checksum is, from the TCP header's first byte
 )

@@ -8,7 +8,7 @@ import "encoding/binary"
 //	V1  without GUEST_CSUM flags are 0
 //	V2  a GSO type only if its feature is negotiated
 //	V3  a GSO type needs NEEDS_CSUM and gso_size
-//	V4  with RSC_EXT a superframe needs RSC_INFO and the number of segments
+//	V4  with RSC_EXT a superframe of TCP needs RSC_INFO and the number of segments
 //	V5  without RSC_EXT there is no RSC_INFO
 //	V6  NEEDS_CSUM: the frame was verified, the field holds the pseudo-header's sum, start and offset find it
 //	V7  DATA_VALID only when the checksums are right
@@ -63,18 +63,26 @@ func CheckRxHdr(h *NetHdr, f Features) error {
 		if !f.Has(FGuestTSO6) {
 			return ErrGSOType
 		}
-	default: // UDP types are never negotiated with us
+	case GSOUDPL4: // which family's, the frame tells
+		if h.GSOType != GSOUDPL4 {
+			return ErrECN
+		}
+		if !f.Has(FGuestUSO4) && !f.Has(FGuestUSO6) {
+			return ErrGSOType
+		}
+	default: // UDP fragmentation is never negotiated with us
 		return ErrGSOType
 	}
 	super := h.GSOType != GSONone
+	tcp := super && h.GSOType != GSOUDPL4
 	switch {
 	case super && h.Flags&HdrNeedsCsum == 0:
 		return ErrGSONoCsum
 	case super && (h.GSOSize == 0 || h.GSOSize == 0xffff): // Linux takes 65535 for "by fragment list" and drops it
 		return ErrGSOSize
-	case h.Flags&HdrRSCInfo != 0 && (!super || !f.Has(FRSCExt)):
+	case h.Flags&HdrRSCInfo != 0 && (!tcp || !f.Has(FRSCExt)):
 		return ErrRSCUnexpected
-	case super && f.Has(FRSCExt) && h.Flags&HdrRSCInfo == 0:
+	case tcp && f.Has(FRSCExt) && h.Flags&HdrRSCInfo == 0:
 		return ErrRSCMissing
 	}
 	return nil
@@ -85,6 +93,9 @@ func checkSuperframe(h *NetHdr, frame []byte, f Features) error {
 	l, err := dissect(frame)
 	if err != nil {
 		return err
+	}
+	if h.GSOType == GSOUDPL4 {
+		return checkDatagrams(h, frame, &l, f)
 	}
 	family := 4
 	if h.GSOType&^GSOECN == GSOTCPv6 {
@@ -125,6 +136,35 @@ func checkSuperframe(h *NetHdr, frame []byte, f Features) error {
 		return ErrCsumPlace
 	}
 	if binary.BigEndian.Uint16(tcp[16:]) != fold(l.pseudo) {
+		return ErrCsumPartial
+	}
+	return nil
+}
+
+// checkDatagrams is checkSuperframe for UDP.
+func checkDatagrams(h *NetHdr, frame []byte, l *layers, f Features) error {
+	switch {
+	case l.proto != protUDP, !l.l4whole:
+		return ErrNotUDP
+	case l.family == 4 && !f.Has(FGuestUSO4), l.family == 6 && !f.Has(FGuestUSO6):
+		return ErrGSOType
+	case l.end != len(frame): // padding would become payload
+		return ErrIPLength
+	case l.end-l.l4 < udpLen:
+		return ErrFrameShort
+	}
+	udp := frame[l.l4:]
+	payload := len(udp) - udpLen
+	switch {
+	case int(h.HdrLen) != l.l4+udpLen:
+		return ErrHdrLen
+	case int(binary.BigEndian.Uint16(udp[4:])) != len(udp):
+		return ErrIPLength
+	case payload <= int(h.GSOSize), payload > maxDatagrams*int(h.GSOSize):
+		return ErrGSOSize
+	case int(h.CsumStart) != l.l4 || h.CsumOffset != 6:
+		return ErrCsumPlace
+	case binary.BigEndian.Uint16(udp[6:]) != fold(l.pseudo):
 		return ErrCsumPartial
 	}
 	return nil

@@ -12,11 +12,14 @@ const (
 
 	fullSet = Features(1<<FVersion1 | 1<<FMrgRxbuf | 1<<FGuestCsum | 1<<FGuestTSO4 | 1<<FGuestTSO6 | 1<<FGuestECN)
 	rscSet  = fullSet | 1<<FRSCExt
+	usoSet  = fullSet | 1<<FGuestUSO4 | 1<<FGuestUSO6
 )
 
 var (
-	v4super = testFrame{flags: ack, payload: 3000}
-	v6super = testFrame{v6: true, flags: ack | psh, options: 12, payload: 3000}
+	v4super    = testFrame{flags: ack, payload: 3000}
+	datagrams4 = testFrame{udp: true, payload: 3000}
+	datagrams6 = testFrame{udp: true, v6: true, payload: 3000}
+	v6super    = testFrame{v6: true, flags: ack | psh, options: 12, payload: 3000}
 )
 
 // Each row breaks one rule; the row without an error beside it shows that nothing else was wrong.
@@ -54,6 +57,20 @@ func TestCheckRxNamesTheBrokenRule(t *testing.T) {
 		{"V2: TSO4 off", v4super.super(1448), v4super.build(), fullSet &^ (1 << FGuestTSO4), ErrGSOType},
 		{"V2: TSO6 off", v6super.super(1448), v6super.build(), fullSet &^ (1 << FGuestTSO6), ErrGSOType},
 		{"V2: UDP type", edit(v4super.super(1448), func(h *NetHdr) { h.GSOType = GSOUDPL4 }), v4super.build(), fullSet, ErrGSOType},
+		{"guard V2: datagrams over IPv4", datagrams4.super(1200), datagrams4.build(), usoSet, nil},
+		{"guard V2: datagrams over IPv6", datagrams6.super(1200), datagrams6.build(), usoSet, nil},
+		{"guard V4: no RSC_INFO on datagrams", datagrams4.super(1200), datagrams4.build(), usoSet | rscSet, nil},
+		{"V2: USO4 off", datagrams4.super(1200), datagrams4.build(), usoSet &^ (1 << FGuestUSO4), ErrGSOType},
+		{"V2: USO6 off", datagrams6.super(1200), datagrams6.build(), usoSet &^ (1 << FGuestUSO6), ErrGSOType},
+		{"V2: UDP type on TCP", edit(v4super.super(1448), func(h *NetHdr) { h.GSOType = GSOUDPL4 }), v4super.build(), usoSet, ErrNotUDP},
+		{"V2: TCP type on UDP", edit(datagrams4.super(1200), func(h *NetHdr) { h.GSOType = GSOTCPv4 }), datagrams4.build(), usoSet, ErrNotTCP},
+		{"V3: more than 64 datagrams", datagrams4.super(46), datagrams4.build(), usoSet, ErrGSOSize},
+		{"guard V3: 64 datagrams", datagrams4.super(47), datagrams4.build(), usoSet, nil},
+		{"V5: RSC_INFO on datagrams", edit(datagrams4.super(1200), func(h *NetHdr) { h.Flags |= HdrRSCInfo }), datagrams4.build(), usoSet | rscSet, ErrRSCUnexpected},
+		{"V6: datagrams' csum_offset", edit(datagrams4.super(1200), func(h *NetHdr) { h.CsumOffset = 16 }), datagrams4.build(), usoSet, ErrCsumPlace},
+		{"V6: whole checksum of datagrams", datagrams4.super(1200), testFrame{udp: true, payload: 3000, whole: true}.build(), usoSet, ErrCsumPartial},
+		{"datagrams: UDP length", datagrams4.super(1200), bytesAt(datagrams4.build(), 38, 0, 9), usoSet, ErrIPLength},
+		{"V8: ECN on datagrams", ecn(datagrams4.super(1200)), datagrams4.build(), usoSet, ErrECN},
 		{"V2: type of the other IP version", edit(v4super.super(1448), func(h *NetHdr) { h.GSOType = GSOTCPv6 }), v4super.build(), fullSet, ErrNotTCP},
 
 		{"V3: no NEEDS_CSUM", edit(v4super.super(1448), func(h *NetHdr) { h.Flags = 0 }), v4super.build(), fullSet, ErrGSONoCsum},
@@ -101,7 +118,6 @@ func TestCheckRxNamesTheBrokenRule(t *testing.T) {
 		{"IP length beyond the frame", v4super.super(1448), v4super.build()[:3000], fullSet, ErrIPLength},
 		{"IPv6 length beyond the frame", v6super.super(1448), v6super.build()[:3000], fullSet, ErrIPLength},
 		{"IPv4 checksum", v4super.super(1448), bytesAt(v4super.build(), 14+8, 63), fullSet, ErrIPChecksum},
-		{"superframe of UDP", testFrame{udp: true, payload: 3000}.super(1448), testFrame{udp: true, payload: 3000}.build(), fullSet, ErrNotTCP},
 		{"data offset below 5", v4super.super(1448), bytesAt(v4super.build(), 34+12, 0x40), fullSet, ErrFrameShort},
 		{"SYN in a superframe", v4super.super(1448), testFrame{flags: ack | tcpSYN, payload: 3000}.build(), fullSet, ErrTCPFlags},
 		{"FIN is allowed", v4super.super(1448), testFrame{flags: ack | 1, payload: 3000}.build(), fullSet, nil},

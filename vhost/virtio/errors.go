@@ -24,6 +24,7 @@ var (
 	ErrECN           = errors.New("virtio header: V8: ECN bit of gso_type, CWR and ECN feature do not agree")
 
 	ErrHdrLen     = errors.New("virtio header: hdr_len is not the length of the headers")
+	ErrNotUDP     = errors.New("virtio header: superframe is not UDP")
 	ErrNotTCP     = errors.New("virtio header: superframe is not TCP over the IP version of gso_type")
 	ErrIPLength   = errors.New("virtio header: IP length disagrees with the frame")
 	ErrIPChecksum = errors.New("virtio header: IPv4 header checksum is wrong")

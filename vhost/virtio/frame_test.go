@@ -90,5 +90,8 @@ func (s testFrame) super(size uint16) NetHdr {
 	if s.v6 {
 		h.GSOType = GSOTCPv6
 	}
+	if s.udp {
+		h.GSOType, h.HdrLen, h.CsumOffset = GSOUDPL4, uint16(s.l4()+8), 6
+	}
 	return h
 }

@@ -5,11 +5,14 @@ import "encoding/binary"
 // A parser of its own, on purpose simple: the validator must not share mistakes with the code that it judges.
 
 const (
-	ethLen  = 14
-	ip4Min  = 20
-	ip6Len  = 40
-	tcpMin  = 20
-	udpLen  = 8
+	ethLen = 14
+	ip4Min = 20
+	ip6Len = 40
+	tcpMin = 20
+	udpLen = 8
+
+	maxDatagrams = 64 // of one frame, that Linux cuts (UDP_MAX_SEGMENTS until 6.9)
+
 	protTCP = 6
 	protUDP = 17
 
