@@ -44,7 +44,7 @@ func portConfig(p api.Policy, f virtio.Features) flowtable.PortConfig {
 	c.ExcludePorts = p.ExcludePorts
 	c.GuestCsum = f.Has(virtio.FGuestCsum)
 	c.TSO4, c.TSO6 = f.Has(virtio.FGuestTSO4), f.Has(virtio.FGuestTSO6)
-	c.UDP, c.USO4, c.USO6 = true, f.Has(virtio.FGuestUSO4), f.Has(virtio.FGuestUSO6)
+	c.UDP, c.USO4, c.USO6 = p.UDP, f.Has(virtio.FGuestUSO4), f.Has(virtio.FGuestUSO6)
 	c.ECN, c.RSCExt = f.Has(virtio.FGuestECN), f.Has(virtio.FRSCExt)
 	c.Profile = flowtable.GRO
 	if p.Profile == api.ProfileRSC && c.RSCExt {

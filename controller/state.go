@@ -33,7 +33,7 @@ func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 
 func savedPolicy(p api.Policy) state.Policy {
 	return state.Policy{
-		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: string(p.Profile), HoldNS: p.HoldNS,
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: string(p.Profile), HoldNS: p.HoldNS,
 		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 }
@@ -41,7 +41,7 @@ func savedPolicy(p api.Policy) state.Policy {
 // policyAgain is a policy of the state file.
 func policyAgain(p state.Policy) api.Policy {
 	return api.Policy{
-		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: api.Profile(p.Profile), HoldNS: p.HoldNS,
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: api.Profile(p.Profile), HoldNS: p.HoldNS,
 		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 }

@@ -53,6 +53,7 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "coalesce", Category: "policy:", Usage: "merge segments: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "ipv4", Category: "policy:", Usage: "merge IPv4: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "ipv6", Category: "policy:", Usage: "merge IPv6: `on|off`", DefaultText: "on"},
+		&cli.StringFlag{Name: "udp", Category: "policy:", Usage: "merge UDP datagrams too, for guests that negotiated GUEST_USO4 or GUEST_USO6: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules of `PROFILE` gro (lossless) or rsc (Windows' rules, needs " +
 			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
 		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors, at most 10ms; 0: " +
@@ -78,7 +79,7 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 	for _, s := range []struct {
 		name   string
 		target **bool
-	}{{"coalesce", &p.Coalesce}, {"ipv4", &p.IPv4}, {"ipv6", &p.IPv6}} {
+	}{{"coalesce", &p.Coalesce}, {"ipv4", &p.IPv4}, {"ipv6", &p.IPv6}, {"udp", &p.UDP}} {
 		if c.IsSet(s.name) {
 			on, e := onOff(s.name, c.String(s.name))
 			*s.target = &on

@@ -22,7 +22,7 @@ func (r *AttachRequest) Differences(want *AttachRequest) []string {
 // Differences are the fields of a policy that want has otherwise, each "name: was -> will be" with the name of the policy's flag.
 func (p Policy) Differences(want Policy) []string {
 	return changes([]change{
-		{"coalesce", p.Coalesce, want.Coalesce}, {"ipv4", p.IPv4, want.IPv4}, {"ipv6", p.IPv6, want.IPv6}, {"profile", p.Profile, want.Profile},
+		{"coalesce", p.Coalesce, want.Coalesce}, {"ipv4", p.IPv4, want.IPv4}, {"ipv6", p.IPv6, want.IPv6}, {"udp", p.UDP, want.UDP}, {"profile", p.Profile, want.Profile},
 		{"hold", time.Duration(p.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", p.MaxBytes, want.MaxBytes},
 		{"max-segments", p.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(p.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
 	})

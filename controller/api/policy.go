@@ -19,7 +19,7 @@ const (
 // BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
 func BuiltinPolicy() Policy {
 	return Policy{
-		Coalesce: true, IPv4: true, IPv6: true, Profile: ProfileGRO,
+		Coalesce: true, IPv4: true, IPv6: true, UDP: true, Profile: ProfileGRO,
 		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
 	}
 }
@@ -48,6 +48,7 @@ func (p PolicyPatch) Over(base Policy) Policy {
 	set(&base.Coalesce, p.Coalesce)
 	set(&base.IPv4, p.IPv4)
 	set(&base.IPv6, p.IPv6)
+	set(&base.UDP, p.UDP)
 	set(&base.Profile, p.Profile)
 	set(&base.HoldNS, p.HoldNS)
 	set(&base.MaxBytes, p.MaxBytes)
@@ -63,7 +64,7 @@ func (p PolicyPatch) Over(base Policy) Policy {
 // Merge is the patch p, and of other what p leaves alone.
 func (p PolicyPatch) Merge(other PolicyPatch) PolicyPatch {
 	return PolicyPatch{
-		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6),
+		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6), UDP: cmp.Or(p.UDP, other.UDP),
 		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: cmp.Or(p.HoldNS, other.HoldNS), MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
 		MaxSegments: cmp.Or(p.MaxSegments, other.MaxSegments), ExcludePorts: cmp.Or(p.ExcludePorts, other.ExcludePorts),
 	}
@@ -78,7 +79,7 @@ func set[T any](to, from *T) {
 // Patch is the patch that makes this policy of any other.
 func (p Policy) Patch() PolicyPatch {
 	return PolicyPatch{
-		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, Profile: &p.Profile, HoldNS: &p.HoldNS, MaxBytes: &p.MaxBytes,
+		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, UDP: &p.UDP, Profile: &p.Profile, HoldNS: &p.HoldNS, MaxBytes: &p.MaxBytes,
 		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
 	}
 }

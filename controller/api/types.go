@@ -16,6 +16,7 @@ type Policy struct {
 	Coalesce     bool     `json:"coalesce"`
 	IPv4         bool     `json:"ipv4"`
 	IPv6         bool     `json:"ipv6"`
+	UDP          bool     `json:"udp"` // datagrams too
 	Profile      Profile  `json:"profile"`
 	HoldNS       int64    `json:"hold_ns"`
 	MaxBytes     int      `json:"max_bytes"`    // IP length of a superframe
@@ -28,6 +29,7 @@ type PolicyPatch struct {
 	Coalesce     *bool     `json:"coalesce,omitempty"`
 	IPv4         *bool     `json:"ipv4,omitempty"`
 	IPv6         *bool     `json:"ipv6,omitempty"`
+	UDP          *bool     `json:"udp,omitempty"`
 	Profile      *Profile  `json:"profile,omitempty"`
 	HoldNS       *int64    `json:"hold_ns,omitempty"`
 	MaxBytes     *int      `json:"max_bytes,omitempty"`

@@ -57,6 +57,7 @@ type Policy struct {
 	Coalesce     *bool        `yaml:"coalesce,omitempty"`
 	IPv4         *bool        `yaml:"ipv4,omitempty"`
 	IPv6         *bool        `yaml:"ipv6,omitempty"`
+	UDP          *bool        `yaml:"udp,omitempty"`
 	Profile      *api.Profile `yaml:"profile,omitempty"`
 	Hold         *Hold        `yaml:"hold,omitempty"`
 	MaxBytes     *int         `yaml:"max-bytes,omitempty"`
@@ -203,7 +204,7 @@ func (v *VM) Request() api.AttachRequest {
 // patch is the policy as the controller takes it.
 func (p *Policy) patch() api.PolicyPatch {
 	out := api.PolicyPatch{
-		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 	if p.Hold != nil {
 		ns := time.Duration(*p.Hold).Nanoseconds()
@@ -237,6 +238,7 @@ func beside(p, defaults api.Policy) (out Policy) {
 	differs(&out.Coalesce, &p.Coalesce, defaults.Coalesce)
 	differs(&out.IPv4, &p.IPv4, defaults.IPv4)
 	differs(&out.IPv6, &p.IPv6, defaults.IPv6)
+	differs(&out.UDP, &p.UDP, defaults.UDP)
 	differs(&out.Profile, &p.Profile, defaults.Profile)
 	differs(&out.Hold, &hold, Hold(defaults.HoldNS))
 	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)

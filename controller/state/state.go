@@ -55,6 +55,7 @@ type Policy struct {
 	Coalesce     bool     `json:"coalesce"`
 	IPv4         bool     `json:"ipv4"`
 	IPv6         bool     `json:"ipv6"`
+	UDP          bool     `json:"udp,omitempty"`
 	Profile      string   `json:"profile"`
 	HoldNS       int64    `json:"hold_ns"`
 	MaxBytes     int      `json:"max_bytes"`

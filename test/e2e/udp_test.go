@@ -1,0 +1,180 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/vhost/stackguest"
+)
+
+const (
+	datagramLen = 1200 // as QUIC's
+	trainLen    = 40   // datagrams
+	quicPort    = 4433
+	ahead       = 4 * trainLen // datagrams that may be on their way
+)
+
+// datagramStream is a QUIC-like stream: trains of datagrams that the sender hands to its kernel as one (UDP_SEGMENT), each with its
+// number and bytes that follow from it.
+type datagramStream struct {
+	sent, got atomic.Uint64 // numbers of the next
+	sendCPU   time.Duration
+}
+
+func threadCPU() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_THREAD, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func processCPU() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// udpSocket opens a datagram socket in a side's namespace.
+func udpSocket(t *testing.T, s *netnstest.Side, addr netip.Addr, set func(fd int) error) (fd int, sa unix.Sockaddr) {
+	t.Helper()
+	family := unix.AF_INET
+	sa = &unix.SockaddrInet4{Port: quicPort, Addr: addr.As4()}
+	err := s.NS.Do(func() (err error) {
+		if fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return set(fd)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd, sa
+}
+
+func fillDatagram(b []byte, number uint64) {
+	binary.BigEndian.PutUint64(b, number)
+	for i := 8; i < len(b); i++ {
+		b[i] = byte(number) + byte(i)
+	}
+}
+
+// send sends n datagrams, the last train's last one shorter, and never more than ahead above what has arrived.
+func (d *datagramStream) send(t *testing.T, fd int, to unix.Sockaddr, n uint64) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin := threadCPU()
+	defer func() { d.sendCPU = threadCPU() - begin }()
+	b := make([]byte, trainLen*datagramLen)
+	for next := uint64(0); next < n; next += trainLen {
+		for i := range uint64(trainLen) {
+			fillDatagram(b[i*datagramLen:(i+1)*datagramLen], next+i)
+		}
+		if err := unix.Sendto(fd, b[:len(b)-100], 0, to); err != nil {
+			t.Errorf("send: %v", err)
+			return
+		}
+		d.sent.Store(next + trainLen)
+		for end := time.Now().Add(50 * time.Millisecond); d.sent.Load() > d.got.Load()+ahead && time.Now().Before(end); {
+			time.Sleep(100 * time.Microsecond) // what was lost does not stop it
+		}
+	}
+}
+
+// receive checks every datagram until the last one came, or nothing for a second. It returns how many came, by how many calls.
+func (d *datagramStream) receive(t *testing.T, fd int, n uint64) (datagrams, calls uint64) {
+	buf, oob, want := make([]byte, 1<<16), make([]byte, 64), make([]byte, datagramLen)
+	for last := int64(-1); last < int64(n)-1; {
+		m, o, _, _, err := unix.Recvmsg(fd, buf, oob, 0)
+		if err != nil {
+			return datagrams, calls
+		}
+		calls++
+		size := m
+		if msgs, err := unix.ParseSocketControlMessage(oob[:o]); err == nil {
+			for _, c := range msgs {
+				if c.Header.Level == unix.IPPROTO_UDP && c.Header.Type == unix.UDP_GRO {
+					size = int(binary.NativeEndian.Uint32(c.Data))
+				}
+			}
+		}
+		for at := 0; at < m; at += size {
+			b := buf[at:min(m, at+size)]
+			number := int64(binary.BigEndian.Uint64(b))
+			fillDatagram(want, uint64(number))
+			if number <= last || (len(b) != datagramLen && len(b) != datagramLen-100) || string(b) != string(want[:len(b)]) {
+				t.Errorf("datagram %d of %d bytes behind %d: not what was sent", number, len(b), last)
+				return datagrams, calls
+			}
+			last = number
+			datagrams++
+		}
+		d.got.Store(uint64(last) + 1)
+	}
+	return datagrams, calls
+}
+
+// Trains of datagrams arrive whole, in order and merged at a guest that takes UDP superframes, be its socket one for trains or not.
+func TestDatagramTrainsReachTheGuestMerged(t *testing.T) {
+	const datagrams = 8000
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	netnstest.Bulk(t, g.side, r.net.A, 1<<10, false, time.Minute) // neighbours know each other
+	wait := unix.NsecToTimeval(time.Second.Nanoseconds())
+	for _, gro := range []int{0, 1} {
+		var perSecond [2]float64 // of guest CPU
+		for i, udp := range []string{"off", "on"} {
+			r.must("policy", "set", "vm0", "--udp", udp)
+			in, to := udpSocket(t, g.side, g.side.IPv4.Addr(), func(fd int) error {
+				if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+					return err
+				}
+				if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
+					return err
+				}
+				if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, gro); err != nil {
+					return err
+				}
+				return unix.Bind(fd, &unix.SockaddrInet4{Port: quicPort})
+			})
+			out, _ := udpSocket(t, r.net.A, g.side.IPv4.Addr(), func(fd int) error {
+				return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
+			})
+			var before, after api.Stats
+			r.json(&before, "stats")
+			begin := processCPU()
+			var d datagramStream
+			done := make(chan struct{})
+			go func() { defer close(done); d.send(t, out, to, datagrams) }()
+			n, calls := d.receive(t, in, datagrams)
+			<-done
+			cpu := processCPU() - begin - d.sendCPU
+			unix.Close(in)
+			r.json(&after, "stats")
+			super := after.VMs[0].Superframes - before.VMs[0].Superframes
+			perSecond[i] = float64(n) / cpu.Seconds()
+			t.Logf("UDP_GRO %d, --udp %s: %d of %d datagrams by %d calls, %d superframes, %.0f a second of guest CPU", gro, udp, n, datagrams, calls, super, perSecond[i])
+			switch {
+			case n == 0:
+				t.Fatal("nothing came")
+			case udp == "off" && super != 0:
+				t.Errorf("%d superframes with --udp off", super)
+			case udp == "on" && super == 0:
+				t.Error("no superframes with --udp on")
+			case udp == "on" && gro == 1 && calls > n/4:
+				t.Errorf("%d calls for %d datagrams: no trains reach the socket", calls, n)
+			}
+			if after.Unexplained != 0 {
+				t.Errorf("%d packets are unexplained", after.Unexplained)
+			}
+		}
+		t.Logf("UDP_GRO %d: %.2f times the datagrams for a second of guest CPU", gro, perSecond[1]/perSecond[0])
+	}
+}
