@@ -51,7 +51,7 @@ func (t *Table) Add(p *Packet, now int64) {
 	var k key
 	readKey(p.Data, in, p.Port, &k)
 	bucket, n := t.find(&k)
-	if n != 0 && pt.hold != 0 && t.now > t.slots[n].born+pt.hold {
+	if n != 0 && pt.hold != 0 && t.now > t.slots[n].born+pt.holdOf(&t.slots[n]) {
 		t.shutSlot(pt, n, ReasonDeadline) // nobody called Expire in time
 		n = 0
 	}
@@ -150,8 +150,12 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, rules ruleSet,
 	o.l3, o.l4, o.payload = uint8(in.L3), uint8(in.L4), uint8(in.Payload)
 	o.plain, o.tcp, o.updates = 0, !in.UDP, 0
 	t.hold(pt, n, s, p.Tail)
+	s.level = 0
+	if pt.adaptive {
+		t.chooseHold(pt, n, s, k, in.PayloadLen)
+	}
 	if pt.hold != 0 {
-		t.due = min(t.due, s.born+pt.hold)
+		t.due = min(t.due, s.born+pt.holdOf(s))
 	}
 	r := rules.start(pt, s, p, &t.w)
 	if r == open && pt.maxSeg == 1 {
@@ -204,6 +208,7 @@ func (t *Table) append(pt *port, n uint32, s *slot, p *Packet, rules ruleSet, su
 	pt.ledger.Held++
 	s.ipLen += in.PayloadLen
 	s.segs++
+	pt.came(s, t.now)
 	r := rules.grow(pt, s, p, &t.w)
 	if r == open && uint32(s.segs) >= pt.maxSeg {
 		r = ReasonMaxSegments

@@ -44,6 +44,9 @@
 // With hold 0 everything of a port leaves in the order of first packets, at the latest at EndBurst: what is closed waits
 // behind older ones that are still open.
 //
+// An adaptive hold is found out for each superframe, up to the same bound, by what its flow and its port gained from the holds before:
+// adapt.go. What is not held leaves at EndBurst, for reason burst_end, in no order with other flows'.
+//
 // # Memory
 //
 // Slots, references and scratch space are allocated by New and bounded by Config. When slots or references run out, the

@@ -1,8 +1,10 @@
 package flowtable
 
 import (
+	crand "crypto/rand"
 	"encoding/binary"
 	"math/bits"
+	"math/rand/v2"
 
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
@@ -49,6 +51,20 @@ func readKey(data []byte, in *packet.Info, port uint32, k *key) {
 
 // seed holds the secret of a table's hash.
 type seed [6]uint64
+
+// sow makes a secret: at random, or always the same of a number that is not 0.
+func (s *seed) sow(from uint64) error {
+	var b [len(s) * 8]byte
+	if from != 0 {
+		rand.NewChaCha8([32]byte(binary.LittleEndian.AppendUint64(make([]byte, 24), from))).Read(b[:])
+	} else if _, err := crand.Read(b[:]); err != nil {
+		return err
+	}
+	for i := range s {
+		s[i] = binary.LittleEndian.Uint64(b[8*i:])
+	}
+	return nil
+}
 
 // fold brings the addresses of a key together.
 func (t *Table) fold(k *key) {

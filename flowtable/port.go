@@ -10,7 +10,8 @@ import (
 
 // port is one port's rules, its slots by age, and its account.
 type port struct {
-	hold   int64     // ns
+	hold   int64 // ns; the longest, if adaptive
+	holds  [holdLevels]int64
 	maxIP  [2]uint32 // untagged, tagged: the smaller of both below
 	bytes  [2]uint32 // by PortConfig
 	guest  int       // by LimitFrame, Ethernet length; 0: no limit
@@ -27,6 +28,9 @@ type port struct {
 	udp   *udpRules // nil: UDP passes as what is not TCP
 
 	csum, ecn, rscInfo, fixedID, tagged, pshClose, noVerify bool
+
+	adaptive bool
+	adapting
 
 	exclude []uint16 // sorted
 	ledger  Ledger
@@ -51,6 +55,7 @@ func (p *port) configure(c *PortConfig) error {
 		return fmt.Errorf("%w: unknown profile %d", ErrConfig, c.Profile)
 	}
 	p.hold = c.Hold.Nanoseconds()
+	p.adapt(c.Adaptive, p.hold)
 	p.rules = rulesOf(c)
 	p.bytes = [2]uint32{uint32(c.MaxBytes), uint32(min(c.MaxBytes, MaxTaggedIPLength))}
 	if c.MaxFrame > 0 {

@@ -40,6 +40,7 @@ type slot struct {
 	reason     Reason
 	trust      trust
 	fill       uint8  // fragments in lastBlock
+	level      uint8  // of its hold, with levelLate
 	extra      uint32 // fragments behind the first packet's first
 	firstBlock uint32
 	lastBlock  uint32
@@ -140,11 +141,10 @@ func (b *blocks) release(s *slot) {
 	}
 }
 
-// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, its place among its pair's, at most eight hash
-// buckets and two heads of pairs. A chunk held
-// costs BytesPerChunk more: its entry and its places in the scratch lists.
+// BytesPerSlot is what one slot costs: itself, a block that may be partly filled, its places among its pair's and its level's, at most
+// eight hash buckets with a flow's habit each, and two heads of pairs. A chunk held costs BytesPerChunk more: its entry and its places in the scratch lists.
 const (
-	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 12 + 8*4 + 2*4
+	BytesPerSlot  = 128 + 64 + blockLen*fragmentBytes + 4 + 12 + 12 + 8*(4+24) + 2*4
 	BytesPerChunk = fragmentBytes + 1 + 24 + 8 + 2
 
 	fragmentBytes = 24 + 8

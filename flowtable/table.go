@@ -1,8 +1,6 @@
 package flowtable
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
@@ -19,6 +17,8 @@ type Table struct {
 	free    uint32   // list of free slots by hashNext
 	blocks  blocks
 	pairs   pairs
+	places  []place // by slot
+	habits  []habit // by bucket
 
 	buckets []uint32
 	shift   uint8
@@ -65,6 +65,7 @@ func New(cfg Config, out Output) (*Table, error) {
 		// Full blocks hold at most MaxHeld fragments together, and every slot may have one that is not full.
 		blocks: newBlocks(cfg.MaxHeld/blockLen + cfg.Slots),
 		pairs:  newPairs(cfg.Slots),
+		places: make([]place, cfg.Slots+1),
 		due:    math.MaxInt64,
 		ports:  make([]port, cfg.Ports),
 		active: make([]uint32, 0, cfg.Ports),
@@ -78,13 +79,10 @@ func New(cfg Config, out Output) (*Table, error) {
 	}
 	order := bits.Len(uint(4*cfg.Slots - 1)) // another flow in the same bucket costs as much as a look-up: keep it rare
 	t.buckets = make([]uint32, 1<<order)
+	t.habits = make([]habit, 1<<order)
 	t.shift = uint8(64 - order)
-	var random [len(t.seed) * 8]byte
-	if _, err := rand.Read(random[:]); err != nil {
+	if err := t.seed.sow(cfg.Seed); err != nil {
 		return nil, fmt.Errorf("flow table: seed: %w", err)
-	}
-	for i := range t.seed {
-		t.seed[i] = binary.LittleEndian.Uint64(random[8*i:])
 	}
 	for i := range t.ports {
 		t.ports[i].noVerify = cfg.NoVerify
@@ -170,6 +168,10 @@ func (t *Table) expire() {
 		if p.hold == 0 {
 			continue
 		}
+		if p.adaptive {
+			t.expireAdaptive(p)
+			continue
+		}
 		for p.oldest != 0 && t.slots[p.oldest].born+p.hold <= t.now {
 			t.shutSlot(p, p.oldest, ReasonDeadline)
 		}
@@ -186,8 +188,11 @@ func (t *Table) NextDeadline() (ns int64, ok bool) {
 func (t *Table) nextDue() int64 {
 	due := int64(math.MaxInt64)
 	for _, i := range t.active {
-		if p := &t.ports[i]; p.hold != 0 {
-			due = min(due, t.slots[p.oldest].born+p.hold) // the hold of a port is the same for all of its slots
+		switch p := &t.ports[i]; {
+		case p.adaptive:
+			due = min(due, t.dueAdaptive(p))
+		case p.hold != 0:
+			due = min(due, t.slots[p.oldest].born+p.hold) // it is the same for all of its slots
 		}
 	}
 	return due
@@ -316,6 +321,9 @@ func (t *Table) shutSlot(p *port, n uint32, r Reason) {
 	if s.state == slotOpen {
 		t.unhash(n, s)
 		s.state, s.reason = slotWaiting, r
+		if p.adaptive {
+			t.judgeHold(p, n, s, r)
+		}
 	}
 	if p.hold != 0 {
 		t.emit(p, n, s)

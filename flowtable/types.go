@@ -60,6 +60,7 @@ type PortConfig struct {
 	UDP          bool // merge UDP datagrams too, if the guest takes them
 	Profile      Profile
 	Hold         time.Duration // longest wait of a first segment; 0: to the end of the burst
+	Adaptive     bool          // how long it is up to Hold is found out, per flow and per port
 	MaxBytes     int           // IP length of a superframe, 1 to MaxIPLength
 	MaxFrame     int           // Ethernet length of a superframe, tag included; 0: no limit beyond MaxBytes
 	MaxSegments  int           // 0: no limit
@@ -164,8 +165,9 @@ type Output interface {
 
 // Config sizes a table. All of its memory is allocated by New.
 type Config struct {
-	Slots    int  // packets and superframes held at a time, 0: DefaultSlots, at most MaxSlots
-	MaxHeld  int  // chunks (Refs) held at a time, 0: four times Slots; the oldest superframe leaves when it is reached
-	Ports    int  // ports are 0..Ports-1, at most 65,536
-	NoVerify bool // benchmarks only: checksums are believed, and DATA_VALID is never set
+	Slots    int    // packets and superframes held at a time, 0: DefaultSlots, at most MaxSlots
+	MaxHeld  int    // chunks (Refs) held at a time, 0: four times Slots; the oldest superframe leaves when it is reached
+	Ports    int    // ports are 0..Ports-1, at most 65,536
+	Seed     uint64 // of the hash; 0: random, which nobody can choose flows against. With it the same packets get the same adaptive holds
+	NoVerify bool   // benchmarks only: checksums are believed, and DATA_VALID is never set
 }
