@@ -39,7 +39,7 @@ func effective(p api.Policy, f virtio.Features, running bool) (profile api.Profi
 func portConfig(p api.Policy, f virtio.Features) flowtable.PortConfig {
 	c := flowtable.DefaultPortConfig()
 	c.Coalesce, c.IPv4, c.IPv6 = p.Coalesce, p.IPv4, p.IPv6
-	c.Hold = time.Duration(p.HoldNS)
+	c.Hold, c.Adaptive = time.Duration(p.HoldNS), p.HoldAdaptive
 	c.MaxBytes, c.MaxSegments = p.MaxBytes, p.MaxSegments
 	c.ExcludePorts = p.ExcludePorts
 	c.GuestCsum = f.Has(virtio.FGuestCsum)

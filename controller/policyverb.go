@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/controller/report"
 	"github.com/rscctl/rscctl/controller/state"
 )
 
@@ -118,11 +119,13 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResp
 	}
 	c.remember()
 	r := v.policyResponse()
-	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", policy.Profile, "in_effect", r.Effective, "hold_ns", policy.HoldNS)
+	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", policy.Profile, "in_effect", r.Effective, "hold", policy.Hold())
 	return r, nil
 }
 
 func (v *attachment) policyResponse() api.PolicyResponse {
 	p, profile, note := v.effective()
-	return api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note}
+	r := api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note}
+	r.HoldNowNS = report.HoldNow(v.up.look(), v.idx).Nanoseconds()
+	return r
 }

@@ -32,16 +32,25 @@ func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 }
 
 func savedPolicy(p api.Policy) state.Policy {
-	return state.Policy{
+	s := state.Policy{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: string(p.Profile), HoldNS: p.HoldNS,
 		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
+	if p.HoldAdaptive {
+		s.AdaptiveNS = p.HoldNS
+		s.HoldNS = min(p.HoldNS, api.FixedHold.Nanoseconds())
+	}
+	return s
 }
 
 // policyAgain is a policy of the state file.
 func policyAgain(p state.Policy) api.Policy {
+	hold := p.HoldNS
+	if p.AdaptiveNS != 0 {
+		hold = p.AdaptiveNS
+	}
 	return api.Policy{
-		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: api.Profile(p.Profile), HoldNS: p.HoldNS,
+		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: api.Profile(p.Profile), HoldNS: hold, HoldAdaptive: p.AdaptiveNS != 0,
 		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 }

@@ -71,7 +71,7 @@ func TestAVMComesBackFromTheStateFileAsItWasAskedFor(t *testing.T) {
 		{Iface: "eth1", VM: "c", MAC: "52:54:00:00:00:03", Tap: "vnet0", Bypass: true},
 	} {
 		policy := api.BuiltinPolicy()
-		policy.Profile, policy.HoldNS, policy.ExcludePorts = "rsc", 0, []uint16{22}
+		policy.Profile, policy.HoldNS, policy.HoldAdaptive, policy.ExcludePorts = "rsc", 0, false, []uint16{22}
 		back := attachAgain("eth1", savedVM(req, policy))
 		if p, err := applyPatch(api.BuiltinPolicy(), back.Policy); err != nil || !reflect.DeepEqual(p, policy) {
 			t.Errorf("%s: policy %+v, %v, want %+v", req.VM, p, err, policy)
@@ -240,5 +240,27 @@ func TestARefusedStateFileIsLeftAloneByTheStop(t *testing.T) {
 			t.Errorf("state %q would be written over by the stop", text)
 		}
 		c.state.Close()
+	}
+}
+
+// An adaptive hold is kept beside a fixed one, which a version that knows no other takes; what such a version wrote is fixed.
+func TestAdaptiveHoldsAreKeptBesideFixedOnes(t *testing.T) {
+	for hold, want := range map[string]state.Policy{
+		"adaptive": {HoldNS: 50_000, AdaptiveNS: 10_000_000}, "adaptive:20us": {HoldNS: 20_000, AdaptiveNS: 20_000},
+		"300us": {HoldNS: 300_000}, "0s": {},
+	} {
+		p := api.BuiltinPolicy()
+		d, adapts, err := api.ParseHold(hold)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.HoldNS, p.HoldAdaptive = d.Nanoseconds(), adapts
+		saved := savedPolicy(p)
+		if saved.HoldNS != want.HoldNS || saved.AdaptiveNS != want.AdaptiveNS {
+			t.Errorf("%s: %+v", hold, saved)
+		}
+		if again := policyAgain(saved); again.Hold() != hold {
+			t.Errorf("%s came back as %s", hold, again.Hold())
+		}
 	}
 }

@@ -56,8 +56,8 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "udp", Category: "policy:", Usage: "merge UDP datagrams too, for guests that negotiated GUEST_USO4 or GUEST_USO6: `on|off`", DefaultText: "on"},
 		&cli.StringFlag{Name: "profile", Category: "policy:", Usage: "rules of `PROFILE` gro (lossless) or rsc (Windows' rules, needs " +
 			"a guest that negotiated RSC_EXT)", DefaultText: "gro"},
-		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "longest `TIME` a segment waits for its successors, at most 10ms; 0: " +
-			"only segments received together merge", DefaultText: "50us"},
+		&cli.StringFlag{Name: "hold", Category: "policy:", Usage: "how long a segment waits for its successors, `HOLD`: adaptive, as long as it is worth it " +
+			"for its flow, or adaptive:TIME, never longer than TIME; TIME alone: always so long. At most 10ms; 0: only segments received together merge", DefaultText: "adaptive"},
 		&cli.StringFlag{Name: "max-bytes", Category: "policy:", Usage: "largest IP packet made, in `BYTES`, 1500 to 65535",
 			DefaultText: "65535"},
 		&cli.StringFlag{Name: "max-segments", Category: "policy:", Usage: "merge at most `N` segments into one frame; 0: no limit but --max-bytes",
@@ -92,9 +92,11 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 		keep(checkProfile(string(v)))
 	}
 	if c.IsSet("hold") {
-		d, e := parseHold(c.String("hold"))
+		d, adapts, e := parseHold(c.String("hold"))
 		ns := d.Nanoseconds()
-		p.HoldNS = &ns
+		if p.HoldNS = &ns; adapts { // a length alone is fixed, and a controller of before takes it
+			p.HoldAdaptive = &adapts
+		}
 		keep(e)
 	}
 	for _, s := range []struct {
@@ -132,12 +134,11 @@ func checkProfile(v string) error {
 	return usagef("--profile %s: no such profile: say gro or rsc", v)
 }
 
-func parseHold(v string) (time.Duration, error) {
-	d, err := time.ParseDuration(v)
-	if err != nil || d < 0 {
-		return 0, usagef("--hold %s: not a duration: say for example 50us, 300us, 1ms or 0", v)
+func parseHold(v string) (longest time.Duration, adapts bool, err error) {
+	if longest, adapts, err = api.ParseHold(v); err != nil || longest < 0 {
+		err = usagef("--hold %s: not a duration: say for example 50us, 1ms or 0, or adaptive, adaptive:1ms", v)
 	}
-	return d, nil
+	return longest, adapts, err
 }
 
 func count(name, v string) (int, error) {

@@ -171,11 +171,23 @@ func showPolicy(c *cli.Context, s streams, call func() (*api.PolicyResponse, err
 	p.row("udp", onOffText(pol.UDP))
 	p.row("profile", string(pol.Profile))
 	p.row("in effect", withNote(string(resp.Effective), resp.Note))
-	p.row("hold", duration(time.Duration(pol.HoldNS)))
+	p.row("hold", holdNow(pol, resp.HoldNowNS))
 	p.row("max bytes", grouped(uint64(max(pol.MaxBytes, 0))))
 	p.row("max segments", orUnlimited(pol.MaxSegments))
 	p.row("excluded ports", portList(pol.ExcludePorts))
 	return p.flush()
+}
+
+// holdNow is a policy's hold, and how long an adaptive one is now.
+func holdNow(p api.Policy, now int64) string {
+	if !p.HoldAdaptive {
+		return duration(time.Duration(p.HoldNS))
+	}
+	text := "adaptive, at most " + duration(time.Duration(p.HoldNS))
+	if now > 0 {
+		text += ", now " + duration(time.Duration(now).Round(100*time.Nanosecond))
+	}
+	return text
 }
 
 func onOffText(on bool) string {

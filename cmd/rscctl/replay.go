@@ -25,7 +25,7 @@ timestamp form a burst. --json prints one object per frame and line, as a guest 
 			&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "write what a guest would receive to `OUT.pcap`",
 				DefaultText: "nothing"},
 			&cli.StringFlag{Name: "profile", Usage: "rules of `PROFILE`: gro or rsc", Value: "gro"},
-			&cli.StringFlag{Name: "hold", Usage: "longest `TIME` a segment waits for its successors", Value: "50us"},
+			&cli.StringFlag{Name: "hold", Usage: "longest `TIME` a segment waits for its successors; adaptive or adaptive:TIME: found out for each flow, as VMs have it", Value: "50us"},
 			&cli.IntFlag{Name: "vlan", Usage: "replay what an access port of VLAN `ID` 1 to 4094 gets: frames with that tag, without it",
 				DefaultText: "all frames, tags and all"},
 			&cli.StringFlag{Name: "features", Usage: "guest features assumed: a `LIST` of " + replay.FeatureNames +
@@ -62,7 +62,7 @@ func replayOptions(c *cli.Context) (replay.Options, error) {
 		opt.Profile = flowtable.RSC
 	}
 	var err error
-	if opt.Hold, err = parseHold(c.String("hold")); err != nil {
+	if opt.Hold, opt.Adaptive, err = parseHold(c.String("hold")); err != nil {
 		return opt, on("replay", err)
 	}
 	if opt.Hold > replay.MaxHold {

@@ -219,9 +219,20 @@ func printPorts(p *printer, st *api.Status) {
 	p.row("VM", "INTERFACE", "STATE", "COALESCE", "HOLD", "FEED", "HEALTH")
 	for i := range st.Interfaces {
 		for _, port := range st.Interfaces[i].Ports {
-			p.row(port.VM, st.Interfaces[i].Name, string(port.State), string(port.Effective), duration(time.Duration(port.Policy.HoldNS)), string(port.Feed), p.health(port.Health))
+			p.row(port.VM, st.Interfaces[i].Name, string(port.State), string(port.Effective), portHold(&port), string(port.Feed), p.health(port.Health))
 		}
 	}
+}
+
+// portHold is the hold that a VM's superframes get: an adaptive one is in its details too.
+func portHold(p *api.Port) string {
+	if !p.Policy.HoldAdaptive {
+		return duration(time.Duration(p.Policy.HoldNS))
+	}
+	if p.HoldNowNS == 0 {
+		return "adaptive"
+	}
+	return "~" + duration(time.Duration(p.HoldNowNS).Round(100*time.Nanosecond))
 }
 
 // printDetails says of each VM what has no room in a table.
@@ -240,6 +251,7 @@ func printDetails(p *printer, st *api.Status) {
 				features = "none yet"
 			}
 			p.text("  features  ", features)
+			p.text("  hold      ", holdNow(port.Policy, port.HoldNowNS))
 			for _, note := range portNotes(port) {
 				p.text("  note      ", note)
 			}

@@ -79,6 +79,8 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 		{"detach --vm web eth0", `POST /v1/detach {"iface":"eth0","vm":"web"}`},
 		{"policy reset web", `POST /v1/policy {"vm":"web","reset":true,"patch":{}}`},
 		{"policy set web --hold 300us --ipv6 off", `POST /v1/policy {"vm":"web","patch":{"ipv6":false,"hold_ns":300000}}`},
+		{"policy set web --hold adaptive:1ms", `POST /v1/policy {"vm":"web","patch":{"hold_ns":1000000,"hold_adaptive":true}}`},
+		{"policy set web --hold adaptive", `POST /v1/policy {"vm":"web","patch":{"hold_ns":10000000,"hold_adaptive":true}}`},
 		{"policy --hold 0 set --max-segments 0 web", `POST /v1/policy {"vm":"web","patch":{"hold_ns":0,"max_segments":0}}`},
 		{"policy set web --exclude-port 22 --exclude-port 53", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[22,53]}}`},
 		{"policy set web --exclude-port none", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[]}}`},

@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"strings"
-	"time"
 )
 
 // Differences are the ways in which a VM would be attached otherwise, each "name: was -> will be" with the name of attach's flag. A tap's
@@ -23,7 +22,7 @@ func (r *AttachRequest) Differences(want *AttachRequest) []string {
 func (p Policy) Differences(want Policy) []string {
 	return changes([]change{
 		{"coalesce", p.Coalesce, want.Coalesce}, {"ipv4", p.IPv4, want.IPv4}, {"ipv6", p.IPv6, want.IPv6}, {"udp", p.UDP, want.UDP}, {"profile", p.Profile, want.Profile},
-		{"hold", time.Duration(p.HoldNS), time.Duration(want.HoldNS)}, {"max-bytes", p.MaxBytes, want.MaxBytes},
+		{"hold", p.Hold(), want.Hold()}, {"max-bytes", p.MaxBytes, want.MaxBytes},
 		{"max-segments", p.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(p.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
 	})
 }
@@ -40,7 +39,7 @@ func changes(fields []change) (out []string) {
 		if v == "" {
 			return "none"
 		}
-		return strings.ReplaceAll(fmt.Sprint(v), "µ", "u") // as it is typed
+		return fmt.Sprint(v)
 	}
 	for _, f := range fields {
 		if f.was != f.want {

@@ -11,16 +11,18 @@ import (
 // Bounds of what an operator may ask of a policy.
 const (
 	MaxHold         = 10 * time.Millisecond // beyond it TCP's own timers suffer
+	AdaptiveHold    = MaxHold               // the bound of an adaptive hold that was given none
+	FixedHold       = 50 * time.Microsecond // a hold that is fixed and was given no length
 	MinMaxBytes     = 1500
 	MaxMaxBytes     = 65535 // IP length
 	MaxExcludePorts = 64
 )
 
-// BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, held for at most 50 us.
+// BuiltinPolicy is what a VM gets when neither attach nor the operator's default says otherwise: lossless merging, with a hold that finds its length by itself.
 func BuiltinPolicy() Policy {
 	return Policy{
 		Coalesce: true, IPv4: true, IPv6: true, UDP: true, Profile: ProfileGRO,
-		HoldNS: (50 * time.Microsecond).Nanoseconds(), MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
+		HoldNS: AdaptiveHold.Nanoseconds(), HoldAdaptive: true, MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
 	}
 }
 
@@ -31,6 +33,8 @@ func (p Policy) Check() error {
 		return fmt.Errorf("profile %q: use gro or rsc", p.Profile)
 	case p.HoldNS < 0 || p.HoldNS > MaxHold.Nanoseconds():
 		return fmt.Errorf("hold %s: use 0 to %s", time.Duration(p.HoldNS), MaxHold)
+	case p.HoldAdaptive && p.HoldNS == 0:
+		return errors.New("hold adaptive:0: say 0, or a bound above it")
 	case p.MaxBytes < MinMaxBytes || p.MaxBytes > MaxMaxBytes:
 		return fmt.Errorf("max-bytes %d: use %d to %d (IP length)", p.MaxBytes, MinMaxBytes, MaxMaxBytes)
 	case p.MaxSegments < 0 || p.MaxSegments == 1 || p.MaxSegments > MaxMaxBytes:
@@ -50,7 +54,7 @@ func (p PolicyPatch) Over(base Policy) Policy {
 	set(&base.IPv6, p.IPv6)
 	set(&base.UDP, p.UDP)
 	set(&base.Profile, p.Profile)
-	set(&base.HoldNS, p.HoldNS)
+	p.hold(&base)
 	set(&base.MaxBytes, p.MaxBytes)
 	set(&base.MaxSegments, p.MaxSegments)
 	if p.ExcludePorts != nil {
@@ -63,9 +67,12 @@ func (p PolicyPatch) Over(base Policy) Policy {
 
 // Merge is the patch p, and of other what p leaves alone.
 func (p PolicyPatch) Merge(other PolicyPatch) PolicyPatch {
+	if p.HoldNS == nil && p.HoldAdaptive == nil { // they belong together
+		p.HoldNS, p.HoldAdaptive = other.HoldNS, other.HoldAdaptive
+	}
 	return PolicyPatch{
 		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6), UDP: cmp.Or(p.UDP, other.UDP),
-		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: cmp.Or(p.HoldNS, other.HoldNS), MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
+		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: p.HoldNS, HoldAdaptive: p.HoldAdaptive, MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
 		MaxSegments: cmp.Or(p.MaxSegments, other.MaxSegments), ExcludePorts: cmp.Or(p.ExcludePorts, other.ExcludePorts),
 	}
 }
@@ -79,7 +86,7 @@ func set[T any](to, from *T) {
 // Patch is the patch that makes this policy of any other.
 func (p Policy) Patch() PolicyPatch {
 	return PolicyPatch{
-		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, UDP: &p.UDP, Profile: &p.Profile, HoldNS: &p.HoldNS, MaxBytes: &p.MaxBytes,
+		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, UDP: &p.UDP, Profile: &p.Profile, HoldNS: &p.HoldNS, HoldAdaptive: &p.HoldAdaptive, MaxBytes: &p.MaxBytes,
 		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
 	}
 }

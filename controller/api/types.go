@@ -18,9 +18,10 @@ type Policy struct {
 	IPv6         bool     `json:"ipv6"`
 	UDP          bool     `json:"udp"` // datagrams too
 	Profile      Profile  `json:"profile"`
-	HoldNS       int64    `json:"hold_ns"`
-	MaxBytes     int      `json:"max_bytes"`    // IP length of a superframe
-	MaxSegments  int      `json:"max_segments"` // 0: no limit but the bytes
+	HoldNS       int64    `json:"hold_ns"`       // the longest
+	HoldAdaptive bool     `json:"hold_adaptive"` // how long it is up to that is found out; false: always so long
+	MaxBytes     int      `json:"max_bytes"`     // IP length of a superframe
+	MaxSegments  int      `json:"max_segments"`  // 0: no limit but the bytes
 	ExcludePorts []uint16 `json:"exclude_ports"`
 }
 
@@ -31,7 +32,8 @@ type PolicyPatch struct {
 	IPv6         *bool     `json:"ipv6,omitempty"`
 	UDP          *bool     `json:"udp,omitempty"`
 	Profile      *Profile  `json:"profile,omitempty"`
-	HoldNS       *int64    `json:"hold_ns,omitempty"`
+	HoldNS       *int64    `json:"hold_ns,omitempty"`       // without HoldAdaptive: fixed
+	HoldAdaptive *bool     `json:"hold_adaptive,omitempty"` // without HoldNS: AdaptiveHold, FixedHold, or as it is if it is so already
 	MaxBytes     *int      `json:"max_bytes,omitempty"`
 	MaxSegments  *int      `json:"max_segments,omitempty"`
 	ExcludePorts *[]uint16 `json:"exclude_ports,omitempty"`
@@ -52,7 +54,8 @@ type PolicyResponse struct {
 	Default   bool    `json:"default,omitempty"` // of no VM, but of those to come
 	Policy    Policy  `json:"policy"`
 	Effective Profile `json:"effective_profile"`
-	Note      string  `json:"note,omitempty"` // why Effective is not what was asked
+	Note      string  `json:"note,omitempty"`        // why Effective is not what was asked
+	HoldNowNS int64   `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 }
 
 // AttachRequest puts one VM on an interface.
@@ -223,6 +226,7 @@ type Port struct {
 	Policy      Policy    `json:"policy"`
 	Effective   Profile   `json:"effective_profile"`
 	PolicyNote  string    `json:"policy_note,omitempty"`
+	HoldNowNS   int64     `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
 	Health      Health    `json:"health"`

@@ -344,7 +344,7 @@ func TestWrongFilesAreRefused(t *testing.T) {
 	}
 	for hold, want := range map[string]time.Duration{"0": 0, "'0'": 0, "1ms": time.Millisecond} {
 		f, err := Read(strings.NewReader("version: 1\nvms: [" + vm + ", policy: {hold: " + hold + "}}]"))
-		if err != nil || time.Duration(*f.VMs[0].Policy.Hold) != want {
+		if err != nil || f.VMs[0].Policy.Hold.Longest != want {
 			t.Errorf("hold %s: %v", hold, err)
 		}
 	}

@@ -33,7 +33,7 @@ func TestEveryFieldCanBeSetFromText(t *testing.T) {
 			}
 		}
 	}
-	if vm.Name != "null" || vm.SocketMode != "0600" || *vm.Policy.Coalesce || time.Duration(*vm.Policy.Hold) != 20*time.Microsecond || !slices.Equal(*vm.Policy.ExcludePorts, []uint16{22, 443}) {
+	if vm.Name != "null" || vm.SocketMode != "0600" || *vm.Policy.Coalesce || vm.Policy.Hold.Longest != 20*time.Microsecond || !slices.Equal(*vm.Policy.ExcludePorts, []uint16{22, 443}) {
 		t.Errorf("%+v %+v", vm, vm.Policy)
 	}
 }

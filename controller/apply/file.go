@@ -65,21 +65,23 @@ type Policy struct {
 	ExcludePorts *[]uint16    `yaml:"exclude-ports,omitempty,flow"`
 }
 
-// Hold is a time as the flag takes it: 50us, 1ms, 0.
-type Hold time.Duration
+// Hold is what the flag takes: adaptive, adaptive:1ms, 50us, 0.
+type Hold struct {
+	Longest time.Duration
+	Adapts  bool
+}
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (h *Hold) UnmarshalYAML(n *yaml.Node) error {
-	d, err := time.ParseDuration(n.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: hold: %s: not a duration: say for example 50us, 300us, 1ms or 0", n.Line, shown(n.Value))
+	var err error
+	if h.Longest, h.Adapts, err = api.ParseHold(n.Value); err != nil {
+		return fmt.Errorf("line %d: hold: %s: not a duration: say for example 50us, 1ms or 0, or adaptive, adaptive:1ms", n.Line, shown(n.Value))
 	}
-	*h = Hold(d)
 	return nil
 }
 
 // MarshalYAML implements yaml.Marshaler.
-func (h Hold) MarshalYAML() (any, error) { return time.Duration(h).String(), nil }
+func (h Hold) MarshalYAML() (any, error) { return api.HoldText(h.Longest, h.Adapts), nil }
 
 // Read reads and checks a file. The error is ErrFile, or the reader's.
 func Read(r io.Reader) (*File, error) {
@@ -207,8 +209,8 @@ func (p *Policy) patch() api.PolicyPatch {
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
 	}
 	if p.Hold != nil {
-		ns := time.Duration(*p.Hold).Nanoseconds()
-		out.HoldNS = &ns
+		ns := p.Hold.Longest.Nanoseconds()
+		out.HoldNS, out.HoldAdaptive = &ns, &p.Hold.Adapts
 	}
 	return out
 }
@@ -234,13 +236,14 @@ func Export(c *api.Config) *File {
 
 // beside is what p has beside the defaults.
 func beside(p, defaults api.Policy) (out Policy) {
-	hold := Hold(p.HoldNS)
+	holdOf := func(p api.Policy) Hold { return Hold{time.Duration(p.HoldNS), p.HoldAdaptive} }
+	hold := holdOf(p)
 	differs(&out.Coalesce, &p.Coalesce, defaults.Coalesce)
 	differs(&out.IPv4, &p.IPv4, defaults.IPv4)
 	differs(&out.IPv6, &p.IPv6, defaults.IPv6)
 	differs(&out.UDP, &p.UDP, defaults.UDP)
 	differs(&out.Profile, &p.Profile, defaults.Profile)
-	differs(&out.Hold, &hold, Hold(defaults.HoldNS))
+	differs(&out.Hold, &hold, holdOf(defaults))
 	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)
 	differs(&out.MaxSegments, &p.MaxSegments, defaults.MaxSegments)
 	if !slices.Equal(p.ExcludePorts, defaults.ExcludePorts) {

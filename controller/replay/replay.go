@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// DefaultHold is the data path's.
+	// DefaultHold is fixed, so that what is said of a capture does not change with what adaptive holds learn.
 	DefaultHold = 50 * time.Microsecond
 	// MaxHold is the longest hold accepted.
 	MaxHold = time.Hour
@@ -31,6 +31,7 @@ var ErrOutput = errors.New("output")
 type Options struct {
 	Profile  flowtable.Profile
 	Hold     time.Duration // 0: packets with equal timestamps form a burst
+	Adaptive bool          // Hold is the longest that a hold may become
 	Features Features
 	VLAN     uint16 // the port is an access port of this VLAN: it gets the frames with that tag, without it. 0: all frames, as they are
 }
@@ -40,7 +41,7 @@ type engine struct {
 	table *flowtable.Table
 	pool  pool
 	sinks []Sink
-	hold  time.Duration
+	burst bool // what is not held leaves when the clock moves
 	vlan  uint16
 
 	now     int64 // the capture's clock, ns
@@ -56,7 +57,7 @@ type engine struct {
 // Run replays a capture into sinks. The summary is complete also when an error is returned: frames before the damage have
 // been delivered, and Summary.Error says what happened.
 func Run(ctx context.Context, in io.Reader, opt Options, sinks ...Sink) (*Summary, error) {
-	e := &engine{sinks: sinks, hold: opt.Hold, vlan: opt.VLAN, sum: newSummary()}
+	e := &engine{sinks: sinks, burst: opt.Hold == 0 || opt.Adaptive, vlan: opt.VLAN, sum: newSummary()}
 	err := e.run(ctx, in, opt)
 	if err != nil {
 		text := err.Error()
@@ -73,12 +74,16 @@ func (e *engine) run(ctx context.Context, in io.Reader, opt Options) error {
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	e.table, err = flowtable.New(flowtable.Config{MaxHeld: MaxHeld, Ports: 1}, e)
+	cfg := flowtable.Config{MaxHeld: MaxHeld, Ports: 1}
+	if opt.Adaptive {
+		cfg.Seed = 1 // what is known of a flow may give way to another's: always in the same way
+	}
+	e.table, err = flowtable.New(cfg, e)
 	if err != nil {
 		return err
 	}
 	pc := flowtable.DefaultPortConfig()
-	pc.Profile, pc.Hold = opt.Profile, opt.Hold
+	pc.Profile, pc.Hold, pc.Adaptive = opt.Profile, opt.Hold, opt.Adaptive
 	f := opt.Features
 	pc.GuestCsum, pc.TSO4, pc.TSO6, pc.ECN, pc.RSCExt = f.Csum, f.TSO4, f.TSO6, f.ECN, f.RSC
 	if err := e.table.SetPort(0, pc, 0); err != nil {
@@ -137,7 +142,7 @@ func (e *engine) tick(rec record) {
 	if !rec.timed || rec.ts <= e.now {
 		return
 	}
-	if e.hold == 0 {
+	if e.burst {
 		e.table.EndBurst(e.now)
 	}
 	for {
@@ -181,7 +186,7 @@ func (e *engine) add(rec record) {
 
 // finish delivers what is held at the end of the capture.
 func (e *engine) finish() {
-	if e.hold == 0 {
+	if e.burst {
 		e.table.EndBurst(e.now)
 	}
 	e.table.Close(flowtable.ReasonStop, e.now)

@@ -44,6 +44,7 @@ func (u *Uplink) status() api.Interface {
 		if d := u.single(vm); d > 0 {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the guest seems to drop superframes: it gets its packets one by one, and is tried again in %s: see 'rscctl why %s'", d.Round(time.Second), p.VM))
 		}
+		p.HoldNowNS = HoldNow(u.Queues, vm.Index).Nanoseconds()
 		p.Health = u.portHealth(vm, &p)
 		i.Ports = append(i.Ports, p)
 	}
@@ -56,6 +57,18 @@ func (u *Uplink) single(vm *VM) (longest time.Duration) {
 		if s := u.Queues[i].Seen; s != nil {
 			if p := s.Port(vm.Index); p != nil {
 				longest = max(longest, p.Single)
+			}
+		}
+	}
+	return longest
+}
+
+// HoldNow is the longest of the holds that a VM's superframes get on the queues now; 0 while none is held.
+func HoldNow(queues []Queue, index uint32) (longest time.Duration) {
+	for i := range queues {
+		if s := queues[i].Seen; s != nil {
+			if p := s.Port(index); p != nil && p.Running {
+				longest = max(longest, p.Hold)
 			}
 		}
 	}

@@ -58,6 +58,7 @@ type Policy struct {
 	UDP          bool     `json:"udp,omitempty"`
 	Profile      string   `json:"profile"`
 	HoldNS       int64    `json:"hold_ns"`
+	AdaptiveNS   int64    `json:"hold_adaptive_ns,omitempty"` // the hold adapts, up to this; HoldNS is for versions that cannot. 0: it is fixed
 	MaxBytes     int      `json:"max_bytes"`
 	MaxSegments  int      `json:"max_segments"` // 0: no limit
 	ExcludePorts []uint16 `json:"exclude_ports"`

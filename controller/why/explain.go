@@ -54,7 +54,14 @@ func (x *explainer) say(t Topic, do, format string, args ...any) *Sentence {
 
 // because says something that was counted for a reason, and the reason.
 func (x *explainer) because(t Topic, r api.Count, format string, args ...any) {
-	s := x.say(t, words[r.Name].do, format+" because %s.", append(args, meaning(r.Name))...)
+	w, ok := word{}, false
+	if p := x.vm.Port; p != nil && p.Policy.HoldAdaptive {
+		w, ok = adaptiveWords[r.Name]
+	}
+	if !ok {
+		w = word{meaning(r.Name), words[r.Name].do}
+	}
+	s := x.say(t, w.do, format+" because %s.", append(args, w.means)...)
 	s.Reason, s.Packets = r.Name, r.N
 }
 
@@ -160,6 +167,10 @@ func (x *explainer) held() {
 	}
 	last, _ := quantile(x.vm.Stats.HoldNS, 99)
 	x.say(Held, "", "Half of the frames that waited for their next segment waited %s, 99 %% of them %s.", half, last)
+	if p := x.vm.Port; p != nil && p.Policy.HoldAdaptive && p.HoldNowNS > 0 {
+		x.say(Held, "", "How long they may wait is found out for each flow, up to %v: now it is %v on average.", time.Duration(p.Policy.HoldNS),
+			time.Duration(p.HoldNowNS).Round(100*time.Nanosecond))
+	}
 }
 
 // lost says what was dropped, and by whom.

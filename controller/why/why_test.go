@@ -56,7 +56,7 @@ func TestWhatIsMergedAndWhyNotMore(t *testing.T) {
 		Merged: {"40000 of 100000 packets are merged (40 %), 5.0 segments a superframe: longer ones would bring more. -> "},
 		Ends: {
 			"75 % of the superframes ended because the sender set PSH: the application's write ended there. -> nothing: small writes have nothing to gain",
-			"19 % of the superframes ended because the next segment did not come within --hold. -> a longer hold merges more and delays more: rscctl policy set db1 --hold 100us",
+			"19 % of the superframes ended because the next segment did not come within --hold. -> a longer hold merges more and delays more: rscctl policy set db1 --hold adaptive finds out how long",
 			"6 % of the superframes ended because a segment was missing before the next: loss or reordering on the way here. -> " + words["gap"].do,
 		},
 		Alone: {
@@ -144,6 +144,11 @@ func TestHoldIsToldFromTheHistogram(t *testing.T) {
 	if len(got) != 1 || got[0] != "Half of the frames that waited for their next segment waited at most 1µs, 99 % of them at most 50µs. -> " {
 		t.Errorf("%q", got)
 	}
+	port := &api.Port{State: api.PortRunning, Policy: api.Policy{HoldNS: 10e6, HoldAdaptive: true}, HoldNowNS: 70_030}
+	got = about(Explain(VM{Stats: s, Port: port}), Held)
+	if len(got) != 2 || got[1] != "How long they may wait is found out for each flow, up to 10ms: now it is 70µs on average. -> " {
+		t.Errorf("%q", got)
+	}
 	s.HoldNS[3].Count = 100
 	if got = about(Explain(VM{Stats: s}), Held); !strings.Contains(got[0], "99 % of them longer than 100µs") {
 		t.Errorf("%q", got)
@@ -151,6 +156,21 @@ func TestHoldIsToldFromTheHistogram(t *testing.T) {
 	s.HoldNS = []api.Bucket{{Le: 1000}, {}}
 	if got = about(Explain(VM{Stats: s}), Held); got != nil {
 		t.Errorf("nothing waited: %q", got)
+	}
+}
+
+// That time ended a superframe is no reason to turn a knob where the hold adapts.
+func TestAnAdaptiveHoldNeedsNoAdvice(t *testing.T) {
+	s := stats()
+	s.RxPackets, s.Superframes, s.MergedPackets = 100_000, 10_000, 60_000
+	s.Sealed = map[string]uint64{"deadline": 9_000, "burst_end": 1_000}
+	port := &api.Port{State: api.PortRunning, Policy: api.Policy{Coalesce: true, HoldNS: 10e6, HoldAdaptive: true}}
+	got := about(Explain(VM{Stats: s, Port: port}), Ends)
+	for i, name := range []string{"deadline", "burst_end"} {
+		w := adaptiveWords[name]
+		if len(got) != 2 || !strings.HasSuffix(got[i], " because "+w.means+". -> "+w.do) {
+			t.Errorf("%q", got)
+		}
 	}
 }
 

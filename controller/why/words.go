@@ -7,6 +7,12 @@ type word struct {
 	do    string // what to do about it, "" for nothing
 }
 
+// adaptiveWords are the reasons that mean something else where the hold adapts.
+var adaptiveWords = map[string]word{
+	"deadline":  {"the next segment did not come within the hold, which adapts", "nothing: a longer hold is taken as soon as it merges more and slows nothing down"},
+	"burst_end": {"nothing would have come while they waited, so they do not wait", "nothing: the hold adapts, and tries again now and then"},
+}
+
 // %s in do is the VM's name.
 const (
 	nothing   = "nothing: small writes have nothing to gain"
@@ -41,8 +47,8 @@ var words = map[string]word{
 	"vlan_priority":    {"the VLAN priority changed within the flow", onTheWire},
 	"max_bytes":        {"it was as long as a superframe may be", ""},
 	"max_segments":     {"it had as many segments as --max-segments allows", "rscctl policy set %s --max-segments 0"},
-	"deadline":         {"the next segment did not come within --hold", "a longer hold merges more and delays more: rscctl policy set %s --hold 100us"},
-	"burst_end":        {"--hold is 0 and the burst was over", "rscctl policy set %s --hold 50us"},
+	"deadline":         {"the next segment did not come within --hold", "a longer hold merges more and delays more: rscctl policy set %s --hold adaptive finds out how long"},
+	"burst_end":        {"--hold is 0 and the burst was over", "rscctl policy set %s --hold adaptive"},
 	"pressure":         {"the flow table or the packet buffers were full: the oldest goes first", "fewer flows at once, or more queues for the interface: ethtool -L"},
 	"policy":           {"the policy changed", ""},
 	"stop":             {"the guest's queue stopped or the VM was detached", ""},

@@ -83,8 +83,8 @@ func TestAttachedAgainAVMIsWhatItIsToBe(t *testing.T) {
 		t.Errorf("the log says %d times that the guest runs", n)
 	}
 	r.says(0, []string{"in this way already"}, attach()...)
-	r.says(0, []string{"would change", "hold: 50us -> 20us"}, attach("--hold", "20us", "--dry-run")...)
-	r.says(0, []string{"hold: 50us -> 20us"}, attach("--hold", "20us")...)
+	r.says(0, []string{"would change", "hold: adaptive -> 20us"}, attach("--hold", "20us", "--dry-run")...)
+	r.says(0, []string{"hold: adaptive -> 20us"}, attach("--hold", "20us")...)
 	r.says(0, []string{"in this way already"}, attach()...) // what is not said of the policy stays
 	if p := r.portOf(name); p.Policy.HoldNS != 20000 || p.State != api.PortRunning {
 		t.Errorf("%+v", p)
@@ -191,7 +191,7 @@ func TestTheDefaultPolicyIsThatOfVMsToCome(t *testing.T) {
 		r.json(&p, "policy", "get", vm)
 		return p.Policy.HoldNS
 	}
-	if b, a := hold("before"), hold("after"); b != 50000 || a != 10000 {
+	if b, a := hold("before"), hold("after"); b != api.AdaptiveHold.Nanoseconds() || a != 10000 {
 		t.Errorf("hold before %d, after %d ns", b, a)
 	}
 	r.must("policy", "reset", "before")
@@ -199,7 +199,7 @@ func TestTheDefaultPolicyIsThatOfVMsToCome(t *testing.T) {
 		t.Errorf("reset to %d ns", b)
 	}
 	r.must("policy", "reset", "--default")
-	if d := hold("--default"); d != 50000 {
+	if d := hold("--default"); d != api.AdaptiveHold.Nanoseconds() {
 		t.Errorf("the product's default is %d ns", d)
 	}
 	// What get prints, set takes, and flags beside it win.

@@ -84,7 +84,7 @@ func TestPolicyIsSetReadAndReset(t *testing.T) {
 	}
 	r.must("policy", "reset", "vm0")
 	r.json(&p, "policy", "get", "vm0")
-	if p.Policy.MaxSegments != 0 || p.Policy.Profile != "gro" || p.Policy.HoldNS != 50_000 {
+	if p.Policy.MaxSegments != 0 || p.Policy.Profile != "gro" || !p.Policy.HoldAdaptive {
 		t.Errorf("policy %+v", p)
 	}
 	if out, code := r.cli("policy", "get", "nobody"); code != 1 || !strings.Contains(out, "nobody") {
