@@ -113,7 +113,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		}
 	}
 	if fresh {
-		if u, err = openUplink(facts, chunk, c.flows, c.tuning(), c.lookSoon, c.log); err != nil {
+		if u, err = openUplink(facts, chunk, c.opt.Sizes, c.flows, c.tuning(), c.lookSoon, c.log); err != nil {
 			return err
 		}
 		u.tag = c.nextTag("u")

@@ -31,6 +31,7 @@ type Options struct {
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
+	Sizes   Sizes        // of the queues that it opens; of a queue that it goes on with, of its flow table
 
 	CPUs     []int         // of the workers, one each as far as they go; none: the scheduler chooses. See ParseCPUs
 	BusyPoll time.Duration // how long a worker polls on after it had something to do; 0: it sleeps at once

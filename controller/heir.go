@@ -119,7 +119,7 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 	c.ready, c.checked = map[int]*readied{}, map[string]checked{}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
-		if c.ready[u.Index], err = readyUplink(p, u); err != nil {
+		if c.ready[u.Index], err = readyUplink(p, u, c.opt.Sizes.slots()); err != nil {
 			return fmt.Errorf("interface %s: %w", u.Iface, err)
 		}
 		for n := range u.VMs {

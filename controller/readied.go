@@ -50,13 +50,13 @@ func (c *Controller) checkPacked(req api.AttachRequest) (*attachment, error) {
 }
 
 // readyUplink makes what it can of a preview.
-func readyUplink(p *parcel.Parcel, s *packedUplink) (r *readied, err error) {
+func readyUplink(p *parcel.Parcel, s *packedUplink, slots int) (r *readied, err error) {
 	r = &readied{linkID: s.Program.LinkID}
 	if r.prog, err = adoptProgram(p, s); err != nil {
 		return nil, err
 	}
 	for id := range s.Queues {
-		q, err := readyQueue(p, s, id)
+		q, err := readyQueue(p, s, id, slots)
 		r.queues = append(r.queues, q)
 		if err != nil {
 			return nil, errors.Join(err, r.close())
@@ -65,8 +65,8 @@ func readyUplink(p *parcel.Parcel, s *packedUplink) (r *readied, err error) {
 	return r, nil
 }
 
-func readyQueue(p *parcel.Parcel, s *packedUplink, id int) (q readiedQueue, err error) {
-	if q.worker, err = datapath.Prepare(s.Rings.Chunks, tableSlots); err != nil || s.Queues[id].Umem == "" {
+func readyQueue(p *parcel.Parcel, s *packedUplink, id, slots int) (q readiedQueue, err error) {
+	if q.worker, err = datapath.Prepare(s.Rings.Chunks, slots); err != nil || s.Queues[id].Umem == "" {
 		return q, err
 	}
 	fd, err := p.Take(s.Queues[id].Umem, parcel.Memory)

@@ -85,7 +85,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 	if err != nil {
 		return nil, err
 	}
-	u = &uplink{tag: s.Tag, name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
+	u = &uplink{tag: s.Tag, name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, slots: c.opt.Sizes.slots(), tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
 		steering: map[uint32]bool{}, native: s.Native, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
 	defer func() {
 		if err != nil {

@@ -25,15 +25,9 @@ const (
 	rxRing         = 2048
 	txRingSize     = 1024
 	completionRing = 1024
-	tableSlots     = 4096
 	macLen         = 6
 	maxPorts       = datapath.MaxPorts // VMs of one interface
 )
-
-// ourRings are the sizes that this version opens a queue with. A socket that another version opened keeps its own.
-func ourRings() ringSizes {
-	return ringSizes{Chunks: xsk.QueueChunks, Rx: rxRing, Tx: txRingSize, Fill: fillRing, Completion: completionRing}
-}
 
 // uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
 type uplink struct {
@@ -42,6 +36,7 @@ type uplink struct {
 	facts    *netdev.Facts
 	chunk    int
 	rings    ringSizes
+	slots    int
 	prog     *bpf.Program
 	queues   []*queue
 	mcast    *netdev.McastSocket
@@ -134,8 +129,8 @@ func foreignXDP(f *netdev.Facts) error {
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
-func openUplink(f *netdev.Facts, chunk int, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
-	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: ourRings(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
+func openUplink(f *netdev.Facts, chunk int, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
+	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: sizes.rings(f.RxQueues, chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -191,7 +186,7 @@ func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, prepared *
 		return err
 	}
 	cfg := datapath.Config{
-		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: tableSlots, Log: u.log, Trouble: trouble,
+		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
 		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll),
 	}
 	copy(cfg.Own[:], u.facts.MAC)

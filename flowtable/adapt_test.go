@@ -12,12 +12,12 @@ import (
 
 const (
 	holdBound = 10 * time.Millisecond
-	holdRoom  = 16384 // slots, and chunks held
+	holdRoom  = 16384 // chunks held: of the 32,768 of a queue
 )
 
 // openLoop are senders that send whatever becomes of their packets: trains of a length, one sender after the other, a packet every per ns.
 func openLoop(tb testing.TB, flows, train int, per int64) *holdSim {
-	s := newHoldSim(tb, holdBound, true, holdRoom, holdRoom)
+	s := newHoldSim(tb, holdBound, true, flowtable.DefaultSlots, holdRoom)
 	for i := range flows {
 		t := int64(train) * per
 		s.add(holdFlow{train: train, spacing: per, period: t * int64(flows)}, simPayload, int64(i)*t)
@@ -67,7 +67,7 @@ func TestAdaptiveHoldMergesAThousandFlows(t *testing.T) {
 // closedLoop are senders that send a train, and the next one so long after all of it has arrived: their windows, or their questions, are of
 // that length.
 func closedLoop(tb testing.TB, hold time.Duration, adaptive bool, flows, train, payload int, answer int64) *holdSim {
-	s := newHoldSim(tb, hold, adaptive, holdRoom, holdRoom)
+	s := newHoldSim(tb, hold, adaptive, flowtable.DefaultSlots, holdRoom)
 	for i := range flows {
 		s.add(holdFlow{train: train, spacing: 1200, answer: answer}, payload, int64(i)*1000)
 	}

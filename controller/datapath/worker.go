@@ -137,12 +137,18 @@ type QueueCounters struct {
 // Prepare makes what takes New long, which is its memory: a worker for Config.Prepared, of as many chunks and slots.
 func Prepare(chunks, slots int) (*Worker, error) {
 	w := &Worker{cfg: Config{Chunks: chunks, Slots: slots}}
-	t, err := flowtable.New(flowtable.Config{Slots: slots, MaxHeld: chunks / 4, Ports: MaxPorts}, w)
+	t, err := flowtable.New(flowtable.Config{Slots: slots, MaxHeld: heldMost(chunks), Ports: MaxPorts}, w)
 	w.table = t
 	if err == nil {
 		err = w.mender.init(chunks / 4)
 	}
 	return w, err
+}
+
+// heldMost is how many chunks the flow table may have: a quarter, and of a larger UMEM half, once as many as usual are left for all else.
+func heldMost(chunks int) int {
+	const others = 16384
+	return max(chunks/4, min(chunks/2, chunks-others))
 }
 
 // New returns a worker that does nothing until Start. It opens no descriptor.
