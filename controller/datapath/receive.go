@@ -17,8 +17,27 @@ func (w *Worker) receive() int {
 		}
 	}
 	n := w.nic.Recv(w.descs[:])
-	for i := range w.descs[:n] {
-		d := w.descs[i]
+	w.take(w.descs[:n])
+	if w.cfg.Shares != nil {
+		w.cfg.Shares.Publish()
+	}
+	w.cnt.RxFrames += uint64(n)
+	return n
+}
+
+// ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core.
+const ahead = 3
+
+// take gives frames to the flow table.
+func (w *Worker) take(descs []xsk.Desc) {
+	for i := range descs[:min(ahead, len(descs))] {
+		w.expect(descs[i])
+	}
+	for i := range descs {
+		if i+ahead < len(descs) {
+			w.expect(descs[i+ahead])
+		}
+		d := descs[i]
 		frame, before := w.nic.Received(d)
 		p := w.classify(frame, before)
 		w.noteOvertaken(p)
@@ -29,11 +48,13 @@ func (w *Worker) receive() int {
 		}
 		w.accept(p, frame, d.Addr)
 	}
-	if w.cfg.Shares != nil {
-		w.cfg.Shares.Publish()
-	}
-	w.cnt.RxFrames += uint64(n)
-	return n
+}
+
+// expect asks the cache for a frame, and for the metadata in front of it.
+func (w *Worker) expect(d xsk.Desc) {
+	frame, before := w.nic.Received(d)
+	prefetch(before)
+	prefetch(frame)
 }
 
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
