@@ -25,15 +25,20 @@ const (
 // Child is the body of ChildVerb: it serves the demo in one of the roles "sender", "controller" and "guest" until its
 // standard input ends. It expects to be alone in its network namespace, which the parent sees to.
 func Child(ctx context.Context, role string, version string) error {
+	return ChildWith(ctx, role, version, Extra{})
+}
+
+// ChildWith is Child for a program whose processes can do more.
+func ChildWith(ctx context.Context, role string, version string, x Extra) error {
 	var s server
 	switch role {
 	case roleSender:
-		s = newSender()
+		s = newSender(x)
 	case roleController:
 		surviveParent()
-		s = newControl(ctx, version)
+		s = newControl(ctx, version, x)
 	case roleGuest:
-		s = newGuest()
+		s = newGuest(x)
 	default:
 		return fmt.Errorf("demo: role %q: not one of %s, %s, %s", role, roleSender, roleController, roleGuest)
 	}

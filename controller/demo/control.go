@@ -26,10 +26,12 @@ type control struct {
 	dir     string
 	cancel  context.CancelFunc
 	ended   chan error
+	extra   Extra
+	quota   *quota // nil: the guest was never held
 }
 
-func newControl(ctx context.Context, version string) *control {
-	return &control{ctx: ctx, version: version, born: time.Now()}
+func newControl(ctx context.Context, version string, x Extra) *control {
+	return &control{ctx: ctx, version: version, born: time.Now(), extra: x}
 }
 
 func (c *control) do(q *request) (*reply, error) {
@@ -43,7 +45,11 @@ func (c *control) do(q *request) (*reply, error) {
 	case "run":
 		return nil, c.run(q)
 	case "snapshot":
-		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpuTime()}}, nil
+		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpuTime(), Sleeps: sleeps()}}, nil
+	case "host":
+		return nil, c.extra.Host(uplinkName, q.Arg)
+	case "quota":
+		return nil, c.hold(q.GuestPID, q.Processors)
 	case "stop":
 		return nil, c.close()
 	}
@@ -112,6 +118,7 @@ func waitForSocket(path string) error {
 // close stops the controller the way a service manager would and removes its folder. The parent does the latter too; it
 // is done here for the case that the parent was killed.
 func (c *control) close() error {
+	defer c.quota.close()
 	if c.cancel == nil {
 		return nil
 	}

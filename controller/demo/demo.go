@@ -90,7 +90,7 @@ func run(ctx context.Context, fail context.CancelCauseFunc, o Options) (_ *Resul
 	if err := preflight(); err != nil {
 		return nil, err
 	}
-	d := &demo{opt: o, fail: fail, flows: 1, seed: rand.Uint64()}
+	d := &demo{opt: o, fail: fail, seed: rand.Uint64()}
 	defer func() {
 		if err != nil {
 			err = d.cause(ctx, err)
@@ -120,20 +120,45 @@ func run(ctx context.Context, fail context.CancelCauseFunc, o Options) (_ *Resul
 
 // measure takes the rounds, the settings in turn, so that a machine that changes its speed does so for all of them.
 func (d *demo) measure(ctx context.Context, r *Result) error {
-	rounds := map[setting][]Mode{}
+	settings := []Setting{settingOff, settingOn}
+	if err := d.tryQuota(ctx); err == nil {
+		settings = append(settings, settingQuotaOff, settingQuotaOn)
+	} else if ctx.Err() != nil {
+		return err
+	} else {
+		d.say("no rounds with a guest that is short of processor time: %v", err)
+		r.NoQuota = err.Error()
+	}
+	settings = append(settings, settingGRO, settingOnGRO)
+	rounds := map[Setting][]Mode{}
 	for i := range d.opt.Rounds {
-		for _, s := range []setting{settingOff, settingOn, settingGRO} {
+		for _, s := range settings {
 			m, err := d.round(ctx, s)
 			if err != nil {
 				return err
 			}
-			d.say("round %d of %d, %s: %.2f Gb/s, mean frame %.0f bytes", i+1, d.opt.Rounds, s.name, m.Gbps, m.MeanBytes)
+			d.say("round %d of %d, %s: %.2f Gb/s, mean frame %.0f bytes", i+1, d.opt.Rounds, s.Name, m.Gbps, m.MeanBytes)
 			rounds[s] = append(rounds[s], m)
 		}
 	}
-	r.Off, r.On, r.OffGuestGRO = median(rounds[settingOff]), median(rounds[settingOn]), median(rounds[settingGRO])
+	r.Off, r.On = median(rounds[settingOff]), median(rounds[settingOn])
+	r.OffGuestGRO, r.OnGuestGRO = median(rounds[settingGRO]), median(rounds[settingOnGRO])
+	if r.NoQuota == "" {
+		r.Quota = &Quota{Processors: guestQuota, Off: median(rounds[settingQuotaOff]), On: median(rounds[settingQuotaOn])}
+		r.Quota.Speedup = ratio(r.Quota.On.Gbps, r.Quota.Off.Gbps)
+	}
 	r.Speedup = ratio(r.On.Gbps, r.Off.Gbps)
+	r.GuestCPU = ratio(r.Off.CPU.Guest, r.On.CPU.Guest)
+	r.GuestCPUGuestGRO = ratio(r.OffGuestGRO.CPU.Guest, r.OnGuestGRO.CPU.Guest)
 	return nil
+}
+
+// tryQuota finds out whether the guest can be held to a quota on this machine. It stays as it was.
+func (d *demo) tryQuota(ctx context.Context) error {
+	if err := d.hold(ctx, guestQuota); err != nil {
+		return err
+	}
+	return d.hold(ctx, 0)
 }
 
 // verifyBytes is the length of a verification transfer.
@@ -141,7 +166,7 @@ const verifyBytes = 16 << 20
 
 // verify sends a stream in both directions with coalescing off and on and compares SHA-256.
 func (d *demo) verify(ctx context.Context) error {
-	for _, s := range []setting{settingOff, settingOn} {
+	for _, s := range []Setting{settingOff, settingOn} {
 		if err := d.apply(ctx, s); err != nil {
 			return err
 		}
@@ -155,7 +180,7 @@ func (d *demo) verify(ctx context.Context) error {
 			if _, err := d.finish(ctx, t); err != nil {
 				return err
 			}
-			d.say("coalescing %s: %d MB from %s to %s, SHA-256 equal", s.name, verifyBytes>>20, t.from.role, t.to.role)
+			d.say("coalescing %s: %d MB from %s to %s, SHA-256 equal", s.Name, verifyBytes>>20, t.from.role, t.to.role)
 		}
 	}
 	return nil

@@ -86,8 +86,23 @@ func checkResult(t *testing.T, b []byte) {
 			t.Errorf("%s: something merged: %+v", name, m)
 		}
 	}
-	if r.On.MeanBytes <= r.Off.MeanBytes || r.On.Segments <= 1 || len(r.On.Reasons) == 0 {
-		t.Errorf("on: nothing merged: %+v", r.On)
+	for name, m := range map[string]*Mode{"on": &r.On, "on_guest_gro": &r.OnGuestGRO} {
+		if m.MeanBytes <= r.Off.MeanBytes || m.Segments <= 1 || len(m.Reasons) == 0 || m.CPU.Sender <= 0 || m.Wakeups == 0 {
+			t.Errorf("%s: nothing merged: %+v", name, m)
+		}
+	}
+	switch q := r.Quota; {
+	case q == nil && r.NoQuota == "" || q != nil && r.NoQuota != "":
+		t.Errorf("quota %v, no quota %q: one of the two has to be there", q, r.NoQuota)
+	case q == nil:
+		t.Logf("no quota: %s", r.NoQuota)
+	default:
+		// However fast the machine is, a guest that had more than twice its share was not held.
+		for name, m := range map[string]*Mode{"off": &q.Off, "on": &q.On} {
+			if used := m.CPU.Guest * m.Gbps / 8; m.Gbps <= 0 || used > 2*q.Processors {
+				t.Errorf("quota, %s: %.2f Gb/s, and the guest used %.2f processors of %.2f", name, m.Gbps, used, q.Processors)
+			}
+		}
 	}
 }
 

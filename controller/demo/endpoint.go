@@ -68,6 +68,11 @@ func (e *endpoint) do(q *request) (*reply, error) {
 	return nil, fmt.Errorf("%s: %w", q.Op, errOp)
 }
 
+// knows says whether an operation is one of the streams'.
+func (e *endpoint) knows(op string) bool {
+	return slices.Contains([]string{"listen", "receive", "send", "finish", "complete", "received"}, op)
+}
+
 func (e *endpoint) listen(address string) (*reply, error) {
 	ln, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {

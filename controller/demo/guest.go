@@ -17,11 +17,12 @@ import (
 type guest struct {
 	endpoint endpoint
 	born     time.Time
-	vm       *stackguest.Guest
+	vm       NIC
+	extra    Extra
 	sys      string // where this namespace's sysfs is mounted, "" not yet
 }
 
-func newGuest() *guest { return &guest{born: time.Now()} }
+func newGuest(x Extra) *guest { return &guest{born: time.Now(), extra: x} }
 
 func (g *guest) do(q *request) (*reply, error) {
 	switch q.Op {
@@ -40,7 +41,7 @@ func (g *guest) do(q *request) (*reply, error) {
 	case "snapshot":
 		return g.snapshot()
 	}
-	return g.endpoint.do(q)
+	return g.extra.or(&g.endpoint, q)
 }
 
 var errNoNIC = errors.New("the guest has no NIC")
@@ -54,12 +55,7 @@ func (g *guest) start(q *request) error {
 	if err := g.stop(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), frontEndTimeout)
-	defer cancel()
-	vm, err := stackguest.Open(ctx, stackguest.Config{
-		Socket: q.Socket, Tap: nicName, MAC: guestMAC, BufferLen: q.BufferLen, NAPI: q.NAPI,
-		Features: virtio.Features(q.Features),
-	})
+	vm, err := g.open(q)
 	if err != nil {
 		return err
 	}
@@ -75,6 +71,18 @@ func (g *guest) start(q *request) error {
 		return err
 	}
 	return vm.Start()
+}
+
+func (g *guest) open(q *request) (NIC, error) {
+	if q.PeerPID != 0 {
+		return g.extra.NIC(NICConfig{HostPID: q.PeerPID, Name: nicName, MAC: guestMAC, MTU: mtu, BufferLen: q.BufferLen, NAPI: q.NAPI})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), frontEndTimeout)
+	defer cancel()
+	return stackguest.Open(ctx, stackguest.Config{
+		Socket: q.Socket, Tap: nicName, MAC: guestMAC, BufferLen: q.BufferLen, NAPI: q.NAPI,
+		Features: virtio.Features(q.Features),
+	})
 }
 
 // groTimeout is how long the guest's own GRO may keep a packet for the next one, in nanoseconds. The tap hands over one

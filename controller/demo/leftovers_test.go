@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,12 @@ func host(t *testing.T) map[string]bool {
 	for _, n := range names {
 		if n == senderNamespace {
 			m["namespace "+n] = true
+		}
+	}
+	for _, q := range quotaPlaces() {
+		groups, _ := filepath.Glob(filepath.Join(q.parent, quotaPrefix+"*"))
+		for _, g := range groups {
+			m["control group "+g] = true
 		}
 	}
 	ours := signatures()

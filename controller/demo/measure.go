@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -16,24 +13,40 @@ import (
 // ErrData is returned when a stream did not arrive as it was sent.
 var ErrData = errors.New("data differs")
 
-// setting is one of the ways that are compared.
-type setting struct {
-	name     string
-	coalesce bool
-	guestGRO bool
+// Setting is one of the ways that are compared.
+type Setting struct {
+	Name        string
+	Coalesce    bool
+	GuestGRO    bool    // the guest's own stack merges, too
+	Quota       float64 // processors that the guest may use, 0: what it can get
+	Flows       int     // connections at once, 0: one
+	Transmit    bool    // the guest sends
+	MaxSegments int     // of a superframe, 0: as many as fit
 }
 
+// flows is the number of connections.
+func (s Setting) flows() int { return max(1, s.Flows) }
+
 var (
-	settingOff = setting{"off", false, false}
-	settingOn  = setting{"on", true, false}
-	settingGRO = setting{"off, guest GRO", false, true}
+	settingOff   = Setting{Name: "off"}
+	settingOn    = Setting{Name: "on", Coalesce: true}
+	settingGRO   = Setting{Name: "off, guest GRO", GuestGRO: true}
+	settingOnGRO = Setting{Name: "on, guest GRO", Coalesce: true, GuestGRO: true}
+
+	settingQuotaOff = Setting{Name: "off, quota", Quota: guestQuota}
+	settingQuotaOn  = Setting{Name: "on, quota", Coalesce: true, Quota: guestQuota}
 )
+
+// guestQuota is what the guest gets of a processor in the rounds where it, and not the sender, is to be what is too slow.
+const guestQuota = 0.3
 
 // view is everything at one moment: two of them make a round.
 type view struct {
 	sender, control, guest *snapshot
 	stats                  *api.VMStats
+	lost                   uint64        // frames, in front of the worker
 	busy                   time.Duration // of all processors
+	kernel                 time.Duration // of the kernel's own threads
 }
 
 // look takes a view. The guest's counters come first and with their own clock: they are what the rate is made of.
@@ -53,6 +66,13 @@ func (d *demo) look(ctx context.Context) (v view, err error) {
 	if v.busy, err = machineBusy(); err != nil {
 		return v, err
 	}
+	if v.kernel, err = kernelThreads(); err != nil {
+		return v, err
+	}
+	if d.client == nil { // another way than the controller's
+		v.stats = &api.VMStats{}
+		return v, nil
+	}
 	s, err := d.client.Stats(ctx, vmName)
 	if err != nil {
 		return v, fmt.Errorf("demo: stats: %w", err)
@@ -61,6 +81,9 @@ func (d *demo) look(ctx context.Context) (v view, err error) {
 		return v, fmt.Errorf("demo: stats: %d VMs, want 1", len(s.VMs))
 	}
 	v.stats = &s.VMs[0]
+	for _, q := range s.Queues {
+		v.lost += q.Lost()
+	}
 	return v, nil
 }
 
@@ -68,11 +91,14 @@ func (d *demo) look(ctx context.Context) (v view, err error) {
 const warmUp = 400 * time.Millisecond
 
 // round measures one setting over one set of connections.
-func (d *demo) round(ctx context.Context, s setting) (Mode, error) {
+func (d *demo) round(ctx context.Context, s Setting) (Mode, error) {
 	if err := d.apply(ctx, s); err != nil {
 		return Mode{}, err
 	}
-	t := transferPlan{from: d.sender, to: d.guest, address: d.guestAddress, sum: sumCRC, flows: d.flows}
+	t := transferPlan{from: d.sender, to: d.guest, address: d.guestAddress, sum: sumCRC, flows: s.flows()}
+	if s.Transmit {
+		t.from, t.to, t.address = d.guest, d.sender, d.senderAddress
+	}
 	if err := d.begin(ctx, t); err != nil {
 		return Mode{}, err
 	}
@@ -93,12 +119,16 @@ func (d *demo) round(ctx context.Context, s setting) (Mode, error) {
 	if _, err := d.finish(ctx, t); err != nil {
 		return Mode{}, err
 	}
-	return difference(a, b), nil
+	return difference(a, b, s.Transmit), nil
 }
 
-// difference is what happened between two views.
-func difference(a, b view) Mode {
-	bytes := float64(b.guest.Received - a.guest.Received)
+// difference is what happened between two views, to data for the guest or from it.
+func difference(a, b view, transmit bool) Mode {
+	reader := func(v view) *snapshot { return v.guest }
+	if transmit {
+		reader = func(v view) *snapshot { return v.sender }
+	}
+	bytes := float64(reader(b).Received - reader(a).Received)
 	gb := bytes / 1e9
 	perGB := func(d time.Duration) float64 {
 		if gb == 0 {
@@ -115,10 +145,14 @@ func difference(a, b view) Mode {
 			Controller: perGB(b.control.CPU - a.control.CPU),
 			Guest:      perGB(b.guest.CPU - a.guest.CPU),
 			Total:      perGB(b.busy - a.busy),
+			Sender:     perGB(b.sender.CPU - a.sender.CPU),
+			Kernel:     perGB(b.kernel - a.kernel),
 		},
+		Wakeups: b.control.Sleeps - a.control.Sleeps,
+		Drops:   b.lost - a.lost,
 		Reasons: map[string]uint64{},
 	}
-	if t := b.guest.Clock - a.guest.Clock; t > 0 {
+	if t := reader(b).Clock - reader(a).Clock; t > 0 {
 		m.Gbps = bytes * 8 / float64(t.Nanoseconds())
 	}
 	if m.GuestFrames > 0 {
@@ -129,16 +163,35 @@ func difference(a, b view) Mode {
 	}
 	addDifference(m.Reasons, a.stats.Sealed, b.stats.Sealed)
 	addDifference(m.Reasons, a.stats.Passed, b.stats.Passed)
-	addDifference(m.Reasons, a.stats.Dropped, b.stats.Dropped)
+	m.Drops += addDifference(m.Reasons, a.stats.Dropped, b.stats.Dropped)
+	if transmit {
+		m.sent(a, b)
+	}
 	return m
 }
 
-func addDifference(sum, a, b map[string]uint64) {
+// sent makes the frames those of the other direction.
+func (m *Mode) sent(a, b view) {
+	frames, wire := b.stats.TxFrames-a.stats.TxFrames, b.stats.TxWireFrames-a.stats.TxWireFrames
+	m.WireFrames, m.GuestFrames, m.MeanBytes, m.Segments = wire, frames, 0, 0
+	m.Retransmits = b.guest.Retrans - a.guest.Retrans
+	m.Reasons = map[string]uint64{}
+	m.Drops = b.lost - a.lost + addDifference(m.Reasons, a.stats.TxDropped, b.stats.TxDropped)
+	if frames > 0 {
+		m.MeanBytes = float64(b.stats.TxBytes-a.stats.TxBytes) / float64(frames)
+		m.Segments = float64(wire) / float64(frames)
+	}
+}
+
+// addDifference adds to sum what b has more than a, and returns all of it together.
+func addDifference(sum, a, b map[string]uint64) (all uint64) {
 	for name, n := range b {
 		if n > a[name] {
 			sum[name] += n - a[name]
+			all += n - a[name]
 		}
 	}
+	return all
 }
 
 // transferPlan is one transfer: bytes per connection, 0 until it is finished.
@@ -184,32 +237,6 @@ func (d *demo) finish(ctx context.Context, t transferPlan) (int64, error) {
 	}
 	return total, nil
 }
-
-// machineBusy is the time all processors together have not been idle, since boot (proc(5), /proc/stat).
-func machineBusy() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, fmt.Errorf("demo: processor time: %w", err)
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	fields := strings.Fields(line)
-	if len(fields) < 8 || fields[0] != "cpu" {
-		return 0, errors.New("demo: processor time: /proc/stat: unknown form")
-	}
-	var ticks uint64
-	// user, nice, system, (idle, iowait,) irq, softirq. Time stolen by a hypervisor is not ours.
-	for _, i := range []int{1, 2, 3, 6, 7} {
-		n, err := strconv.ParseUint(fields[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("demo: processor time: /proc/stat: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * (time.Second / userHz), nil
-}
-
-// userHz is the unit of /proc/stat: fixed at 100 on every architecture we build for (sysconf(_SC_CLK_TCK)).
-const userHz = 100
 
 // pause sleeps unless ctx ends first.
 func pause(ctx context.Context, d time.Duration) error {

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/rscctl/rscctl/vhost/stackguest"
@@ -24,6 +25,12 @@ type request struct {
 	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
 	SysFolder string `json:"sysfolder,omitempty"` // guest, sender: empty folder to mount its own sysfs at
 
+	// quota, of the controller
+	GuestPID   int     `json:"guest_pid,omitempty"`
+	Processors float64 `json:"processors,omitempty"` // 0: as many as it can get
+
+	Arg json.RawMessage `json:"arg,omitempty"` // of an operation of Extra
+
 	// transfer
 	Sum     string `json:"sum,omitempty"`   // checksum of the stream: sumCRC or sumSHA
 	Flows   int    `json:"flows,omitempty"` // connections at once
@@ -41,6 +48,8 @@ type reply struct {
 	Snap    *snapshot     `json:"snap,omitempty"`
 	Names   []string      `json:"names,omitempty"`
 	Elapsed time.Duration `json:"elapsed,omitempty"`
+
+	Result json.RawMessage `json:"result,omitempty"` // of an operation of Extra
 }
 
 // stream is one finished connection as one of its ends saw it. Port is the connecting side's port: it pairs the two.
@@ -55,6 +64,7 @@ type snapshot struct {
 	At       time.Time        `json:"-"`        // the parent's clock at the reply, for /proc/stat
 	Clock    time.Duration    `json:"clock"`    // the child's monotonic clock
 	CPU      time.Duration    `json:"cpu"`      // user and system time of the whole child
+	Sleeps   uint64           `json:"sleeps"`   // controller: times that its threads went to sleep, each followed by a wake-up
 	Received int64            `json:"received"` // application bytes read
 	Retrans  uint64           `json:"retrans"`  // of the connections it sends on (TCP_INFO)
 	NIC      nicCounters      `json:"nic"`

@@ -23,9 +23,25 @@ type Result struct {
 	Off         Mode `json:"off"`           // coalescing off
 	OffGuestGRO Mode `json:"off_guest_gro"` // coalescing off, the guest's stack merges for itself
 	On          Mode `json:"on"`            // coalescing on
+	OnGuestGRO  Mode `json:"on_guest_gro"`  // coalescing on, the guest's stack merges for itself, too
 
-	Speedup   float64 `json:"speedup"`    // on.gbps / off.gbps
-	DataMatch bool    `json:"data_match"` // every stream, in both directions, arrived as it was sent
+	Quota   *Quota `json:"quota"`              // nil: the guest cannot be held to a quota here
+	NoQuota string `json:"no_quota,omitempty"` // why
+
+	Speedup          float64 `json:"speedup"`                  // on.gbps / off.gbps
+	GuestCPU         float64 `json:"guest_cpu"`                // the guest's CPU time per byte, off / on
+	GuestCPUGuestGRO float64 `json:"guest_cpu_with_guest_gro"` // the same, off_guest_gro / on_guest_gro
+
+	DataMatch bool `json:"data_match"` // every stream, in both directions, arrived as it was sent
+}
+
+// Quota is how it went with the guest held to a part of a processor, so that the guest is what is too slow. With the machine's processors
+// for the taking the sender may be.
+type Quota struct {
+	Processors float64 `json:"processors"`
+	Off        Mode    `json:"off"`
+	On         Mode    `json:"on"`
+	Speedup    float64 `json:"speedup"` // on.gbps / off.gbps
 }
 
 // Mode is how one setting did: the round whose rate is the median of its rounds, as a whole, so that its figures fit
@@ -37,6 +53,8 @@ type Mode struct {
 	MeanBytes   float64           `json:"mean_guest_frame_bytes"` // rx_bytes / rx_packets of it
 	Segments    float64           `json:"segments_per_frame"`     // TCP data segments per frame with TCP data
 	Retransmits uint64            `json:"retransmits"`            // of the sender
+	Drops       uint64            `json:"drops"`                  // frames that the controller, or AF_XDP in front of it, dropped
+	Wakeups     uint64            `json:"controller_wakeups"`     // of its threads, while the round lasted
 	CPU         CPU               `json:"cpu_seconds_per_gb"`
 	Reasons     map[string]uint64 `json:"reasons"` // frames delivered, by the reason they left the flow table
 
@@ -44,8 +62,12 @@ type Mode struct {
 	AllGbps      []float64 `json:"-"` // the rates of all rounds, in order
 }
 
-// CPU is processor time per 10^9 application bytes. Total is the whole machine's, the sender included.
+// CPU is processor time per 10^9 application bytes. Total is the whole machine's, whoever used it. Kernel is that of the kernel's own
+// threads, ksoftirqd above all; what an interrupt does in its own time is charged to the process that it came upon, so a part of the wire's work
+// is the sender's (XDP), and the guest's stack is the guest's.
 type CPU struct {
+	Sender     float64 `json:"sender"`
+	Kernel     float64 `json:"kernel"`
 	Controller float64 `json:"controller"`
 	Guest      float64 `json:"guest"`
 	Total      float64 `json:"total"`
@@ -78,9 +100,9 @@ func median(rounds []Mode) Mode {
 // text writes the result for people.
 func (r *Result) text(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "\toff\toff + guest GRO\ton\t")
+	fmt.Fprintln(tw, "\toff\toff + guest GRO\ton\ton + guest GRO\t")
 	row := func(name, format string, get func(m *Mode) any) {
-		fmt.Fprintf(tw, "%s\t"+format+"\t"+format+"\t"+format+"\t\n", name, get(&r.Off), get(&r.OffGuestGRO), get(&r.On))
+		fmt.Fprintf(tw, "%s\t"+strings.Repeat(format+"\t", 4)+"\n", name, get(&r.Off), get(&r.OffGuestGRO), get(&r.On), get(&r.OnGuestGRO))
 	}
 	row("rate, Gb/s", "%.2f", func(m *Mode) any { return m.Gbps })
 	row("wire frames", "%d", func(m *Mode) any { return m.WireFrames })
@@ -102,8 +124,8 @@ func (r *Result) text(w io.Writer) error {
 	if _, err := io.WriteString(w, columnsText); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s; medians of %d rounds\n",
-		r.Speedup, ratio(r.Off.CPU.Guest, r.On.CPU.Guest), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, len(r.On.AllGbps))
+	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte, %.2f times less with the guest's own GRO on\n%s\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s; medians of %d rounds\n",
+		r.Speedup, r.GuestCPU, r.GuestCPUGuestGRO, r.quotaText(), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, len(r.On.AllGbps))
 	return err
 }
 
@@ -113,7 +135,17 @@ off              coalescing off, and the guest's own GRO off: its stack handles 
 off + guest GRO  coalescing off, and the guest's own GRO on, as guests come: the guest still takes every frame
                  out of its queue, and then merges them for its stack, with its own processor time
 on               coalescing on, the guest's own GRO off: it gets superframes
+on + guest GRO   coalescing on in a guest as it comes
 `
+
+// quotaText is what the rounds with a slow guest found: the rate above is the sender's or the machine's, whichever gives out first.
+func (r *Result) quotaText() string {
+	q := r.Quota
+	if q == nil {
+		return "guest held to a part of a processor: not measured, " + r.NoQuota
+	}
+	return fmt.Sprintf("guest held to %.0f %% of a processor: off %.2f Gb/s, on %.2f Gb/s: %.2f times", q.Processors*100, q.Off.Gbps, q.On.Gbps, q.Speedup)
+}
 
 // reasonText lists reasons, the most frequent first.
 func reasonText(m map[string]uint64) string {

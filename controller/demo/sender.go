@@ -8,9 +8,10 @@ import (
 type sender struct {
 	endpoint endpoint
 	born     time.Time
+	extra    Extra
 }
 
-func newSender() *sender { return &sender{born: time.Now()} }
+func newSender(x Extra) *sender { return &sender{born: time.Now(), extra: x} }
 
 func (s *sender) do(q *request) (*reply, error) {
 	switch q.Op {
@@ -21,7 +22,7 @@ func (s *sender) do(q *request) (*reply, error) {
 			Clock: time.Since(s.born), CPU: cpuTime(), Received: s.endpoint.received.Load(), Retrans: s.endpoint.retransmits(),
 		}}, nil
 	}
-	return s.endpoint.do(q)
+	return s.extra.or(&s.endpoint, q)
 }
 
 func (s *sender) network(q *request) error {

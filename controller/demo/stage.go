@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,6 @@ import (
 type demo struct {
 	opt    Options
 	fail   context.CancelCauseFunc
-	flows  int
 	seed   uint64
 	dir    string
 	client *api.Client
@@ -30,8 +30,11 @@ type demo struct {
 
 	closing atomic.Bool // processes that end now are meant to
 
-	guestGRO  bool // as set now
-	madeNames bool // the folder of namespace names is ours
+	guestGRO  bool            // as set now
+	host      json.RawMessage // the argument of another way than the controller's, nil: the controller's
+	quota     float64         // as set now
+	segments  int             // as set now
+	madeNames bool            // the folder of namespace names is ours
 }
 
 var (
@@ -83,11 +86,14 @@ func (d *demo) start(ctx context.Context) (err error) {
 	}
 	d.say("sender, controller and guest in namespaces of their own (processes %d, %d, %d)",
 		d.sender.cmd.Process.Pid, d.control.cmd.Process.Pid, d.guest.cmd.Process.Pid)
-	if err := d.startController(ctx); err != nil {
+	if err := d.makeWay(ctx); err != nil {
 		return err
 	}
 	if err := d.startGuest(ctx, false); err != nil {
 		return err
+	}
+	if d.host != nil {
+		return d.listen(ctx)
 	}
 	r, err := d.guest.ask(ctx, request{Op: "features"})
 	if err != nil {
@@ -141,19 +147,25 @@ func (d *demo) makeDir() (err error) {
 
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
-// startController makes the wire, runs the controller on its end and attaches the VM as an operator would.
+// makeWay makes the wire and what stands at its end: the controller, as a rule.
+func (d *demo) makeWay(ctx context.Context) error {
+	if _, err := d.sender.ask(ctx, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid, SysFolder: d.path("sys")}); err != nil {
+		return err
+	}
+	if _, err := d.control.ask(ctx, request{Op: "network", PeerPID: d.sender.cmd.Process.Pid}); err != nil {
+		return err
+	}
+	if d.host != nil {
+		_, err := d.control.ask(ctx, request{Op: "host", Arg: d.host})
+		return err
+	}
+	return d.startController(ctx)
+}
+
+// startController runs the controller on its end of the wire and attaches the VM as an operator would.
 func (d *demo) startController(ctx context.Context) error {
-	for _, x := range []struct {
-		c *child
-		q request
-	}{
-		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid, SysFolder: d.path("sys")}},
-		{d.control, request{Op: "network", PeerPID: d.sender.cmd.Process.Pid}},
-		{d.control, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}},
-	} {
-		if _, err := x.c.ask(ctx, x.q); err != nil {
-			return err
-		}
+	if _, err := d.control.ask(ctx, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}); err != nil {
+		return err
 	}
 	d.client = api.NewClient(d.path("control.sock"))
 	off := false
@@ -173,9 +185,13 @@ func (d *demo) startController(ctx context.Context) error {
 const bufferLen = 4096
 
 func (d *demo) startGuest(ctx context.Context, gro bool) error {
-	_, err := d.guest.ask(ctx, request{
+	q := request{
 		Op: "network", IPv6: d.opt.IPv6, Socket: d.path("vm.sock"), NAPI: gro, BufferLen: bufferLen, SysFolder: d.path("sys"),
-	})
+	}
+	if d.host != nil {
+		q.PeerPID = d.control.cmd.Process.Pid
+	}
+	_, err := d.guest.ask(ctx, q)
 	d.guestGRO = gro
 	return err
 }
@@ -224,23 +240,50 @@ func (d *demo) waitForPort(ctx context.Context) (xdp, xsk string, err error) {
 
 // apply changes the setting: the guest is made anew if its own GRO is to change, coalescing is switched over the control
 // socket while everything runs.
-func (d *demo) apply(ctx context.Context, s setting) error {
-	if s.guestGRO != d.guestGRO {
-		if err := d.startGuest(ctx, s.guestGRO); err != nil {
+func (d *demo) apply(ctx context.Context, s Setting) error {
+	if s.GuestGRO != d.guestGRO {
+		if err := d.hold(ctx, 0); err != nil { // it is made anew at full speed
 			return err
 		}
-		if _, _, err := d.waitForPort(ctx); err != nil {
+		if err := d.startGuest(ctx, s.GuestGRO); err != nil {
 			return err
+		}
+		if d.client != nil {
+			if _, _, err := d.waitForPort(ctx); err != nil {
+				return err
+			}
 		}
 		if err := d.listen(ctx); err != nil {
 			return err
 		}
 	}
-	_, err := d.client.SetPolicy(ctx, api.PolicyRequest{VM: vmName, Patch: api.PolicyPatch{Coalesce: &s.coalesce}})
-	if err != nil {
+	if err := d.hold(ctx, s.Quota); err != nil {
+		return err
+	}
+	if d.client == nil {
+		return nil
+	}
+	patch := api.PolicyPatch{Coalesce: &s.Coalesce}
+	if s.MaxSegments != d.segments {
+		patch.MaxSegments = &s.MaxSegments
+	}
+	if _, err := d.client.SetPolicy(ctx, api.PolicyRequest{VM: vmName, Patch: patch}); err != nil {
 		return fmt.Errorf("demo: policy: %w", err)
 	}
+	d.segments = s.MaxSegments
 	return nil
+}
+
+// hold gives the guest so many processors and no more, 0: what it can get.
+func (d *demo) hold(ctx context.Context, processors float64) error {
+	if processors == d.quota {
+		return nil
+	}
+	_, err := d.control.ask(ctx, request{Op: "quota", GuestPID: d.guest.cmd.Process.Pid, Processors: processors})
+	if err == nil {
+		d.quota = processors
+	}
+	return err
 }
 
 // detach takes the VM off and stops the controller in order. Had it to be done by force, close would do that.
@@ -268,6 +311,7 @@ func (d *demo) close() error {
 	d.control.stop(stopTimeout)
 	d.guest.stop(0)
 	d.sender.stop(0)
+	sweepQuotas() // of a controller that could not do so itself
 	if d.madeNames {
 		_ = os.Remove(netns.Dir) // somebody may have put a name there
 	}

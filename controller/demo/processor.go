@@ -1,0 +1,79 @@
+package demo
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelThreads is the processor time of the kernel's own threads since boot: ksoftirqd, which takes frames when interrupts come too
+// often, vhost-net's, and what else the machine has. They are the children of process 2.
+func kernelThreads() (total time.Duration, err error) {
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, fmt.Errorf("demo: kernel threads: %w", err)
+	}
+	for _, n := range names {
+		if _, err := strconv.Atoi(n.Name()); err != nil {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + n.Name() + "/stat")
+		if err != nil {
+			continue // it ended
+		}
+		total += kernelThread(string(b))
+	}
+	return total, nil
+}
+
+// kernelThread is the time of a process by its line of /proc/PID/stat (proc_pid_stat(5)), 0 when it is none of the kernel's threads.
+func kernelThread(stat string) time.Duration {
+	_, rest, _ := strings.Cut(stat, ") ") // the name may hold blanks
+	f := strings.Fields(rest)
+	if len(f) < 13 || f[1] != "2" {
+		return 0
+	}
+	user, _ := strconv.ParseUint(f[11], 10, 64)
+	system, _ := strconv.ParseUint(f[12], 10, 64)
+	return time.Duration(user+system) * (time.Second / userHz)
+}
+
+// sleeps is how often this process's threads have gone to sleep by themselves.
+func sleeps() uint64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return uint64(u.Nvcsw)
+}
+
+// machineBusy is the time all processors together have not been idle, since boot (proc(5), /proc/stat).
+func machineBusy() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("demo: processor time: %w", err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 8 || fields[0] != "cpu" {
+		return 0, errors.New("demo: processor time: /proc/stat: unknown form")
+	}
+	var ticks uint64
+	// user, nice, system, (idle, iowait,) irq, softirq. Time stolen by a hypervisor is not ours.
+	for _, i := range []int{1, 2, 3, 6, 7} {
+		n, err := strconv.ParseUint(fields[i], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("demo: processor time: /proc/stat: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * (time.Second / userHz), nil
+}
+
+// userHz is the unit of /proc/stat: fixed at 100 on every architecture we build for (sysconf(_SC_CLK_TCK)).
+const userHz = 100
