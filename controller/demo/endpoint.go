@@ -22,6 +22,7 @@ import (
 //	finish    end what "send" began and report
 //	complete  report when "send" has written everything
 //	received  wait for the end of what "receive" takes and report
+//	abandon   break off what "send" began, or what "receive" takes
 //
 // "receive" comes before the other side's "send".
 type endpoint struct {
@@ -60,6 +61,8 @@ func (e *endpoint) do(q *request) (*reply, error) {
 			t.stop.Store(true)
 		}
 		return t.report()
+	case "abandon":
+		return nil, e.abandon()
 	case "received":
 		t := e.in
 		e.in = nil
@@ -70,7 +73,7 @@ func (e *endpoint) do(q *request) (*reply, error) {
 
 // knows says whether an operation is one of the streams'.
 func (e *endpoint) knows(op string) bool {
-	return slices.Contains([]string{"listen", "receive", "send", "finish", "complete", "received"}, op)
+	return slices.Contains([]string{"listen", "receive", "send", "finish", "complete", "received", "abandon"}, op)
 }
 
 func (e *endpoint) listen(address string) (*reply, error) {
@@ -99,22 +102,26 @@ func (e *endpoint) receive(flows int, sum string) error {
 				return
 			}
 			t.add(conn)
-			t.wg.Go(func() { t.finish(e.read(conn, sum)) })
+			t.wg.Go(func() { t.finish(e.read(conn, sum, shareOf(readLen, flows))) })
 		}
 	})
 	return nil
 }
 
-// readLen is one read. Half a megabyte is one system call per eight superframes.
+// readLen is one read of a few connections. Half a megabyte is one system call per eight superframes.
 const readLen = 512 << 10
 
-func (e *endpoint) read(conn *net.TCPConn, sum string) (stream, error) {
+// shareOf is what each of many connections has of the memory that eight of them have, whose own is full: what waits in a socket has to be
+// sent before a round ends, and buffers that are not in the caches would be what is measured.
+func shareOf(full, flows int) int { return max(64<<10, min(full, 8*full/flows)) }
+
+func (e *endpoint) read(conn *net.TCPConn, sum string, length int) (stream, error) {
 	defer conn.Close()
 	h, err := newSum(sum)
 	if err != nil {
 		return stream{}, err
 	}
-	buf := make([]byte, readLen)
+	buf := make([]byte, length)
 	s := stream{Port: conn.RemoteAddr().(*net.TCPAddr).Port}
 	for {
 		n, err := conn.Read(buf)
@@ -137,6 +144,7 @@ func (e *endpoint) send(q *request) error {
 	}
 	t := &transfer{}
 	e.out = t
+	var start []func()
 	for i := range q.Flows {
 		conn, err := net.DialTimeout("tcp", q.Address, connectTimeout)
 		if err != nil {
@@ -148,12 +156,23 @@ func (e *endpoint) send(q *request) error {
 		if err != nil {
 			return err
 		}
+		if q.Flows > 8 {
+			if err := tcp.SetWriteBuffer(shareOf(sendBuffer, q.Flows)); err != nil {
+				return fmt.Errorf("send buffer: %w", err)
+			}
+		}
 		// Each flow begins elsewhere in the pattern: bytes that ended up in the wrong flow differ.
 		pos := i * (patternLen / 16) % patternLen
-		t.wg.Go(func() { t.finish(e.write(t, tcp, h, pos, q.Bytes)) })
+		start = append(start, func() { t.finish(e.write(t, tcp, h, pos, q.Bytes)) })
+	}
+	for _, f := range start { // a handshake among streams that fill every queue would wait for its own loss
+		t.wg.Go(f)
 	}
 	return nil
 }
+
+// sendBuffer is what a few connections have each, as of socketBuffers. The kernel doubles what is asked for.
+const sendBuffer = 2 << 20
 
 // connectTimeout bounds the handshake: two losses of a SYN fit.
 const connectTimeout = 5 * time.Second
@@ -242,6 +261,46 @@ func (t *transfer) report() (*reply, error) {
 	defer t.abort()
 	slices.SortFunc(t.done, func(a, b stream) int { return a.Port - b.Port })
 	return &reply{Streams: t.done}, errors.Join(t.errs...)
+}
+
+// abandon breaks off what goes out and what comes in. Connections that wait to be accepted are of the same transfer, and go with it.
+func (e *endpoint) abandon() error {
+	in := e.in
+	e.out.abandon()
+	e.out, e.in = nil, nil
+	if in == nil {
+		return nil
+	}
+	// The goroutine that accepts may wait for one that never became whole.
+	if err := e.ln.SetDeadline(time.Now().Add(acceptRest)); err != nil {
+		return err
+	}
+	for {
+		c, err := e.ln.AcceptTCP()
+		if err != nil {
+			break // the deadline
+		}
+		c.Close()
+	}
+	in.abandon()
+	return e.ln.SetDeadline(time.Time{})
+}
+
+// acceptRest is how long connections of a transfer that is broken off are waited for.
+const acceptRest = 50 * time.Millisecond
+
+// abandon breaks the connections off and waits for those that had them. What lies in the sockets is thrown away.
+func (t *transfer) abandon() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	for _, c := range t.conns {
+		_ = c.SetLinger(0) // a reset instead of the rest of the data
+	}
+	t.mu.Unlock()
+	t.abort()
+	t.wg.Wait()
 }
 
 func (t *transfer) abort() {

@@ -158,3 +158,35 @@ func TestLogTailGivesTheLineThatMatters(t *testing.T) {
 		}
 	}
 }
+
+// A transfer that is broken off ends at once, whatever lies in the sockets, and the next one on the same sockets is whole.
+func TestABrokenOffTransferLeavesNothingToTheNext(t *testing.T) {
+	var from, to endpoint
+	defer from.close()
+	defer to.close()
+	r, err := to.do(&request{Op: "listen", Address: "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(e *endpoint, q request) *reply {
+		t.Helper()
+		q.Sum, q.Address = sumCRC, r.Address
+		got, err := e.do(&q)
+		if err != nil {
+			t.Fatalf("%s: %v", q.Op, err)
+		}
+		return got
+	}
+	for range 3 {
+		ask(&to, request{Op: "receive", Flows: 20})
+		ask(&from, request{Op: "send", Flows: 16}) // four that never come
+		ask(&from, request{Op: "abandon"})
+		ask(&to, request{Op: "abandon"})
+	}
+	ask(&to, request{Op: "receive", Flows: 2})
+	ask(&from, request{Op: "send", Flows: 2, Bytes: 1 << 20})
+	sent, got := ask(&from, request{Op: "complete"}), ask(&to, request{Op: "received"})
+	if !slices.Equal(sent.Streams, got.Streams) || len(got.Streams) != 2 || got.Streams[0].Bytes != 1<<20 {
+		t.Errorf("sent %+v, received %+v", sent.Streams, got.Streams)
+	}
+}

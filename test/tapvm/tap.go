@@ -50,7 +50,10 @@ type Tap struct {
 
 // OpenTap creates the tap, or takes one that exists and nobody reads, in the calling thread's network namespace, as QEMU does. hdrLen is
 // 12, 10, or 0 for a tap without vnet header. Its link is left as it is.
-func OpenTap(name string, hdrLen int, o Offload) (_ *Tap, err error) {
+func OpenTap(name string, hdrLen int, o Offload) (*Tap, error) { return openTap(name, hdrLen, o, 0) }
+
+// openTap is OpenTap with more flags of TUNSETIFF.
+func openTap(name string, hdrLen int, o Offload, more uint16) (_ *Tap, err error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: /dev/net/tun: %w", name, err)
@@ -65,7 +68,7 @@ func OpenTap(name string, hdrLen int, o Offload) (_ *Tap, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: name: %w", name, err)
 	}
-	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	flags := unix.IFF_TAP | unix.IFF_NO_PI | more
 	if hdrLen > 0 {
 		flags |= unix.IFF_VNET_HDR
 	}

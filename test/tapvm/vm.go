@@ -35,7 +35,7 @@ func (e Engine) String() string {
 // ErrTapGone ends a VM whose tap was deleted under it.
 var ErrTapGone = errors.New("the VM's tap is gone")
 
-// GuestDev is the name of the guest's interface.
+// GuestDev is the name of the guest's interface, as a rule.
 const GuestDev = "eth0"
 
 // Options describe a VM.
@@ -52,6 +52,8 @@ type Options struct {
 	Without   Offload // what the guest's driver has not acknowledged
 	BufferLen int     // bytes of a receive buffer, 0: 4096
 	RingSize  int     // of the receive ring (Vhost), 0: 1024
+	GuestDev  string  // the guest's interface, "": GuestDev
+	NAPI      bool    // frames pass GRO in the guest's stack
 	NoHeader  bool    // the tap has no vnet header, and so no offloads: QEMU with vnet_hdr=off. Userspace only
 }
 
@@ -84,23 +86,22 @@ func Start(t testing.TB, o Options) *VM {
 		needs = append(needs, netnstest.Vhost)
 	}
 	netnstest.Need(t, needs...)
-	o.complete(t)
-	offloads := AllOffloads &^ o.Without
-	if o.NoHeader {
-		offloads = 0
+	if o.Guest == nil {
+		o.Guest = netnstest.Namespace(t)
 	}
-	vm := &VM{
-		Guest: &netnstest.Side{NS: o.Guest, Dev: GuestDev, MAC: o.MAC, IPv4: o.IPv4, IPv6: o.IPv6},
-		stop:  -1, done: make(chan struct{}), features: offloads.Features(), want: offloads.Features(),
+	side := &netnstest.Side{NS: o.Guest}
+	for name, value := range map[string]string{"accept_dad": "0", "dad_transmits": "0", "router_solicitations": "0"} {
+		for _, where := range []string{"all", "default"} {
+			side.Sysctl(t, "net/ipv6/conf/"+where+"/"+name, value)
+		}
 	}
-	if err := vm.start(t, o, offloads); err != nil {
-		_ = vm.free()
+	if !o.IPv6.IsValid() {
+		side.Sysctl(t, "net/ipv6/conf/default/disable_ipv6", "1")
+	}
+	vm, err := Open(o)
+	if err != nil {
 		t.Fatalf("VM behind %s: %v", o.Tap, err)
 	}
-	go func() {
-		vm.err = vm.loop()
-		close(vm.done)
-	}()
 	t.Cleanup(func() {
 		vm.Kill()
 		if err := errors.Join(vm.Err(), vm.closeErr); err != nil && !errors.Is(err, ErrTapGone) {
@@ -113,10 +114,32 @@ func Start(t testing.TB, o Options) *VM {
 	return vm
 }
 
-func (o *Options) complete(t testing.TB) {
-	t.Helper()
-	if o.Guest == nil {
-		o.Guest = netnstest.Namespace(t)
+// Open is Start for a program: the guest's namespace has to be given, settings of its stack are the caller's, and so are the judgement of
+// Stats and Kill.
+func Open(o Options) (*VM, error) {
+	o.complete()
+	offloads := AllOffloads &^ o.Without
+	if o.NoHeader {
+		offloads = 0
+	}
+	vm := &VM{
+		Guest: &netnstest.Side{NS: o.Guest, Dev: o.GuestDev, MAC: o.MAC, IPv4: o.IPv4, IPv6: o.IPv6},
+		stop:  -1, done: make(chan struct{}), features: offloads.Features(), want: offloads.Features(),
+	}
+	if err := vm.start(o, offloads); err != nil {
+		_ = vm.free()
+		return nil, err
+	}
+	go func() {
+		vm.err = vm.loop()
+		close(vm.done)
+	}()
+	return vm, nil
+}
+
+func (o *Options) complete() {
+	if o.GuestDev == "" {
+		o.GuestDev = GuestDev
 	}
 	if o.MAC == nil {
 		o.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 0xfe}
@@ -129,7 +152,7 @@ func (o *Options) complete(t testing.TB) {
 	}
 }
 
-func (vm *VM) start(t testing.TB, o Options, offloads Offload) (err error) {
+func (vm *VM) start(o Options, offloads Offload) (err error) {
 	if vm.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("eventfd: %w", err)
 	}
@@ -154,7 +177,7 @@ func (vm *VM) start(t testing.TB, o Options, offloads Offload) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := vm.startGuest(t, o, offloads); err != nil {
+	if err := vm.startGuest(o, offloads); err != nil {
 		return err
 	}
 	if o.Engine == Vhost {
@@ -171,20 +194,16 @@ func (vm *VM) start(t testing.TB, o Options, offloads Offload) (err error) {
 
 // startGuest makes the guest's interface. What it may send with a partial checksum or unsegmented is what the host's tap, written
 // to, takes: everything, unless it has no header.
-func (vm *VM) startGuest(t testing.TB, o Options, offloads Offload) error {
-	for name, value := range map[string]string{"accept_dad": "0", "dad_transmits": "0", "router_solicitations": "0"} {
-		for _, where := range []string{"all", "default"} {
-			vm.Guest.Sysctl(t, "net/ipv6/conf/"+where+"/"+name, value)
-		}
-	}
-	if !o.IPv6.IsValid() {
-		vm.Guest.Sysctl(t, "net/ipv6/conf/default/disable_ipv6", "1")
-	}
+func (vm *VM) startGuest(o Options, offloads Offload) error {
 	return o.Guest.Do(func() (err error) {
-		if vm.inner, err = OpenTap(GuestDev, virtio.HdrSize, offloads); err != nil {
+		var flags uint16
+		if o.NAPI {
+			flags = unix.IFF_NAPI
+		}
+		if vm.inner, err = openTap(o.GuestDev, virtio.HdrSize, offloads, flags); err != nil {
 			return err
 		}
-		l, err := netlink.LinkByName(GuestDev)
+		l, err := netlink.LinkByName(o.GuestDev)
 		if err != nil {
 			return err
 		}

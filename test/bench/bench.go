@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/demo"
+)
+
+// budget is how long a run of the quoted rows may take; when another repeat would not fit, it is left out, and a note says so.
+const budget = 560 * time.Second
+
+// bench is a run.
+type bench struct {
+	ctx     context.Context
+	opt     options
+	result  *Result
+	began   time.Time
+	stages  map[way]*demo.Stage
+	broken  map[way]error                   // ways that this machine does not have
+	samples map[string][]map[string]float64 // by row and repeat; nil: that one failed
+}
+
+func newBench(ctx context.Context, o options) (*bench, error) {
+	b := &bench{ctx: ctx, opt: o, began: time.Now(), stages: map[way]*demo.Stage{}, broken: map[way]error{}, samples: map[string][]map[string]float64{}}
+	b.result = &Result{Schema: schema, Form: "bench", Machine: thisMachine(), Commit: "unknown"}
+	switch {
+	case o.smallest:
+		b.result.Form = "smallest"
+	case o.all:
+		b.result.Form = "bench-all"
+	}
+	if out, err := exec.CommandContext(ctx, "git", "-C", o.root, "rev-parse", "--short=12", "HEAD").Output(); err == nil {
+		b.result.Commit = strings.TrimSpace(string(out))
+		out, err := exec.CommandContext(ctx, "git", "-C", o.root, "status", "--porcelain", "--", "*.go", "*.c", "*.h", "*.o", "go.mod").Output()
+		b.result.Changed = err != nil || len(out) > 0
+	}
+	if l := b.result.Machine.LoadBefore[0]; l > 0.5 {
+		b.note("the machine was busy before: load average %.1f. Compare ratios, and look at the spread", l)
+	}
+	return b, ctx.Err()
+}
+
+func (b *bench) note(format string, args ...any) {
+	b.result.Notes = append(b.result.Notes, fmt.Sprintf(format, args...))
+	b.say(format, args...)
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: %3.0f s: "+format+"\n", append([]any{time.Since(b.began).Seconds()}, args...)...)
+}
+
+// everything measures all there is. Whatever happens, no process of it stays.
+func (b *bench) everything() (err error) {
+	defer func() { err = errors.Join(err, b.closeStages()) }()
+	if !b.opt.smallest {
+		if err := b.micro(); err != nil {
+			return err
+		}
+		if err := b.memory(); err != nil {
+			return err
+		}
+		if err := b.profile(); err != nil {
+			return err
+		}
+		if err := b.idle(); err != nil {
+			return err
+		}
+	}
+	rows := plan(b.opt)
+	last := time.Duration(0)
+	for i := range b.opt.repeats {
+		if spent := time.Since(b.began); !b.opt.all && i > 0 && spent+last > budget {
+			b.note("%d of %d repeats: another one would have taken the run beyond %v", i, b.opt.repeats, budget)
+			break
+		}
+		start := time.Now()
+		for _, p := range rows {
+			if err := b.row(p, i); err != nil {
+				return err
+			}
+		}
+		last = time.Since(start)
+	}
+	b.conclude(rows)
+	b.result.Rows = append(b.result.Rows, otherPeers()...)
+	b.result.Machine.LoadAfter = load()
+	b.result.Seconds = time.Since(b.began).Seconds()
+	return b.ctx.Err()
+}
+
+// stage is the topology of a way, made when it is first needed. The error is a way that is not to be had here.
+func (b *bench) stage(w way) (*demo.Stage, error) {
+	if s := b.stages[w]; s != nil {
+		return s, nil
+	}
+	if err := b.broken[w]; err != nil {
+		return nil, err
+	}
+	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench"}
+	if w.host != nil {
+		o.Host = w.host
+	}
+	s, err := demo.OpenStage(b.ctx, o)
+	if err != nil {
+		b.broken[w] = err
+		return nil, err
+	}
+	b.stages[w] = s
+	return s, nil
+}
+
+func (b *bench) closeStages() error {
+	var errs []error
+	for w, s := range b.stages {
+		errs = append(errs, s.Close())
+		delete(b.stages, w)
+	}
+	return errors.Join(errs...)
+}
+
+// row measures one row once. A row that cannot be measured is a note; an error ends the run.
+func (b *bench) row(p planned, repeat int) error {
+	for len(b.samples[p.id()]) <= repeat {
+		b.samples[p.id()] = append(b.samples[p.id()], nil)
+	}
+	s, err := b.stage(p.way)
+	var v map[string]float64
+	if err == nil {
+		if p.ping != nil {
+			v, err = requests(s, p)
+		} else {
+			v, err = stream(s, p, b.opt.round)
+		}
+	}
+	if b.ctx.Err() != nil {
+		return b.ctx.Err()
+	}
+	if err != nil {
+		if p.way == ours && b.broken[ours] != nil {
+			return err // without the product there is nothing to measure
+		}
+		b.note("%s: %v", p.id(), err)
+		if s != nil { // whatever state it is in, the next row gets a new one
+			delete(b.stages, p.way)
+			_ = s.Close()
+		}
+		return nil
+	}
+	b.samples[p.id()][repeat] = v
+	b.say("%s", describe(p.id(), v))
+	return nil
+}
+
+func describe(id string, v map[string]float64) string {
+	if _, ok := v["p50_us"]; ok {
+		return fmt.Sprintf("%s: p50 %.0f us, p99 %.0f us", id, v["p50_us"], v["p99_us"])
+	}
+	return fmt.Sprintf("%s: %.2f Gb/s, guest %.2f s/GB, %.1f segments a frame", id, v["gbps"], v["cpu_guest"], v["segments"])
+}
+
+// stream measures bulk data.
+func stream(s *demo.Stage, p planned, round time.Duration) (map[string]float64, error) {
+	m, err := s.Round(p.set)
+	if err != nil {
+		return nil, err
+	}
+	v := map[string]float64{
+		"gbps": m.Gbps, "segments": m.Segments, "frame_bytes": m.MeanBytes,
+		"cpu_sender": m.CPU.Sender, "cpu_kernel": m.CPU.Kernel, "cpu_guest": m.CPU.Guest,
+		"cpu_all":     m.CPU.Sender + m.CPU.Kernel + m.CPU.Controller + m.CPU.Guest,
+		"retransmits": float64(m.Retransmits),
+	}
+	if p.way.host == nil {
+		v["cpu_controller"], v["drops"] = m.CPU.Controller, float64(m.Drops)
+		v["wakeups_per_s"] = float64(m.Wakeups) / round.Seconds()
+	} else if p.set.Transmit {
+		delete(v, "segments") // nobody counts them there
+		delete(v, "frame_bytes")
+	}
+	return v, nil
+}
+
+// requests measures the time of requests that follow one another.
+func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
+	if err := s.Apply(p.set); err != nil {
+		return nil, err
+	}
+	if p.ping.streams > 0 {
+		stop, err := s.Stream(demo.Setting{Flows: p.ping.streams})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	var address string
+	if err := s.Guest("echo", s.GuestIP(), &address); err != nil {
+		return nil, err
+	}
+	var r pings
+	if err := s.Sender("ping", pingRequest{Address: address, Time: pingTime}, &r); err != nil {
+		return nil, err
+	}
+	return map[string]float64{"p50_us": r.P50 / 1e3, "p99_us": r.P99 / 1e3, "p999_us": r.P999 / 1e3, "requests": float64(r.N)}, nil
+}
+
+// idle measures what an attached VM costs while nothing comes.
+func (b *bench) idle() error {
+	s, err := b.stage(ours)
+	if err != nil {
+		return err
+	}
+	if err := s.Apply(demo.Setting{Coalesce: true}); err != nil {
+		return err
+	}
+	const d = 2 * time.Second
+	samples := make([]map[string]float64, b.opt.repeats)
+	for i := range samples {
+		cpu, wakeups, err := s.Idle(d)
+		if err != nil {
+			return err
+		}
+		samples[i] = map[string]float64{"cpu_percent": 100 * cpu.Seconds() / d.Seconds(), "wakeups_per_s": float64(wakeups) / d.Seconds()}
+	}
+	b.result.Rows = append(b.result.Rows, Row{ID: "idle", What: "the controller's process with one VM and no traffic", Values: spreads(samples)})
+	return nil
+}
+
+// otherPeers are rows of programs that are not ours and not the kernel's, which say why they have no figures.
+func otherPeers() []Row {
+	why := func(program string) string {
+		if _, err := exec.LookPath(program); err != nil {
+			return "not measured: " + program + " is not installed"
+		}
+		return "not measured: " + program + " is installed, and this program cannot drive it"
+	}
+	return []Row{
+		{ID: "peer/dpdk", What: "DPDK's testpmd: AF_XDP, GRO, vhost", Note: why("dpdk-testpmd")},
+		{ID: "peer/qemu-af-xdp", What: "QEMU's -netdev af-xdp", Note: "not measured: it needs a guest with a kernel of its own under a QEMU with libxdp, which this program cannot drive"},
+	}
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/demo"
+	"github.com/rscctl/rscctl/test/netnstest"
+)
+
+// TestMain makes the test binary its own child, as the program is, and the program itself for tests that start it.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == demo.ChildVerb || os.Args[1] == "-root") {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// What is quoted is what was measured: the documents are as the committed result makes them.
+func TestDocumentsQuoteTheCommittedResult(t *testing.T) {
+	r, err := readResult("../../bench/bench.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range quoting {
+		b, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := quoted(string(b), r)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if text != string(b) {
+			t.Errorf("%s: its figures are not those of bench/bench.json: go run ./test/bench -quote", name)
+		}
+		if !strings.Contains(text, "<!-- bench:") {
+			t.Errorf("%s quotes nothing", name)
+		}
+	}
+	if b, err := os.ReadFile("../../bench/bench.md"); err != nil || string(b) != page(r) {
+		t.Errorf("bench/bench.md is not of bench/bench.json (%v)", err)
+	}
+}
+
+func TestAnUnknownBlockIsAnError(t *testing.T) {
+	if _, err := quoted("<!-- bench:nonsense -->\n<!-- /bench -->", &Result{}); err == nil {
+		t.Error("no error")
+	}
+	// A result without a row says so instead of failing: a machine may lack a way.
+	for name, text := range blocksOf(&Result{}) {
+		if text == "" {
+			t.Errorf("%s is empty", name)
+		}
+	}
+}
+
+func TestSpreadKeepsAllThree(t *testing.T) {
+	for _, tt := range []struct {
+		v    []float64
+		want Spread
+	}{
+		{[]float64{3, 1, 2}, Spread{1, 2, 3, 3}}, {[]float64{4, 1, 2, 3}, Spread{1, 2.5, 4, 4}}, {[]float64{7}, Spread{7, 7, 7, 1}}, {nil, Spread{}},
+	} {
+		if got := spread(tt.v); got != tt.want {
+			t.Errorf("%v: %+v, want %+v", tt.v, got, tt.want)
+		}
+	}
+}
+
+func TestBenchmarkOutputIsRead(t *testing.T) {
+	const out = "goos: linux\nBenchmarkCopyFloor/flows=64-2 \t 1000\t 0 ns/op\t 69.5 ns/seg\nBenchmarkParse/x-2 \t 100\t 12.5 ns/op\nPASS\n"
+	found, err := parse("p", []byte(out))
+	if err != nil || len(found) != 2 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	if f := found[0]; f.key != [2]string{"p", "CopyFloor/flows=64"} || len(f.values) != 1 || f.values["ns/seg"] != 69.5 {
+		t.Errorf("%+v", f)
+	}
+	if f := found[1]; f.key[1] != "Parse/x" || f.values["ns/op"] != 12.5 {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestProfileIsSumsOfParts(t *testing.T) {
+	const top = `Type: cpu
+      flat  flat%   sum%        cum   cum%
+     1.00s 50.00% 50.00%      1.00s 50.00%  internal/runtime/syscall/linux.Syscall6
+     0.40s 20.00% 70.00%      0.40s 20.00%  runtime.memmove
+     0.20s 10.00% 80.00%      0.60s 30.00%  github.com/rscctl/rscctl/flowtable.(*Table).Add
+     0.20s 10.00% 90.00%      0.20s 10.00%  github.com/rscctl/rscctl/flowtable/checksum.sumAVX2
+     0.20s 10.00%   100%      0.20s 10.00%  github.com/rscctl/rscctl/flowtable.(*Table).seal
+`
+	got := map[string]float64{}
+	for _, s := range stagesOf(top) {
+		got[s.Name] = s.Percent
+	}
+	if len(got) != 4 || got["flow table: match, merge, seal"] != 20 || got["copy into the guest's memory"] != 20 {
+		t.Errorf("%v", got)
+	}
+}
+
+// What is compared in one repeat makes one ratio; a row that failed in one makes none of it.
+func TestRatiosAreOfOneRepeatEach(t *testing.T) {
+	b := &bench{result: &Result{}, samples: map[string][]map[string]float64{
+		"x/on": {{"gbps": 4}, {"gbps": 9}, nil}, "x/off": {{"gbps": 2}, {"gbps": 3}, {"gbps": 1}},
+	}}
+	b.compare("rate/x", "x/on", "x/off", "gbps")
+	if got := b.result.ratio("rate/x"); got != (Spread{2, 2.5, 3, 2}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// program starts this test's binary as the program and returns how it ended and what it said.
+func program(t *testing.T, env []string, args ...string) (*exec.Cmd, *strings.Builder) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, append([]string{"-root", "../.."}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, &out
+}
+
+// One row of a second, through the product and all that this program adds around it.
+func TestSmallestFormMeasures(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	dir := t.TempDir()
+	cmd, out := program(t, nil, "-smallest", "-repeats", "1", "-round", "1s", "-out", dir)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r, err := readResult(filepath.Join(dir, "smallest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := r.row("receive/ipv4/gro=off/flows=1/on")
+	if x == nil || x.Values["gbps"].Median <= 0 || x.Values["cpu_guest"].Median <= 0 || x.Values["segments"].Median <= 1 {
+		b, _ := json.Marshal(r)
+		t.Errorf("%s", b)
+	}
+	for _, id := range []string{"peer/dpdk", "peer/qemu-af-xdp"} {
+		if x := r.row(id); x == nil || x.Note == "" {
+			t.Errorf("%s: %+v: a peer that is not measured has to say why", id, x)
+		}
+	}
+	if r.Machine.Kernel == "" || r.Machine.Processors == 0 || r.Commit == "" {
+		t.Errorf("machine %+v, commit %q", r.Machine, r.Commit)
+	}
+}
+
+// The kernel's own way carries data to the same guest, and requests go both ways.
+func TestTheKernelsWayAndRequests(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	s, err := demo.OpenStage(t.Context(), demo.StageOptions{Host: kernelTuned.host, Round: 200 * time.Millisecond})
+	if err != nil && strings.Contains(err.Error(), "bridge: operation not supported") {
+		netnstest.SkipToVM(t, "bridges")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, gro := range []bool{false, true} {
+		v, err := stream(s, planned{way: kernelTuned, set: demo.Setting{GuestGRO: gro}}, 200*time.Millisecond)
+		if err != nil || v["gbps"] <= 0 || v["segments"] < 1 {
+			t.Fatalf("guest's GRO %t: %v, %v", gro, v, err)
+		}
+	}
+	v, err := requests(s, planned{way: kernelTuned, ping: &pinging{}})
+	if err != nil || v["requests"] < 1 || v["p50_us"] <= 0 || v["p999_us"] < v["p50_us"] {
+		t.Errorf("requests: %v, %v", v, err)
+	}
+}
+
+// Interrupted, it ends by itself, with its processes, and writes nothing.
+func TestInterruptedItLeavesNothing(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	dir := t.TempDir()
+	cmd, out := program(t, nil, "-smallest", "-repeats", "1", "-round", "1m", "-out", dir)
+	pid := cmd.Process.Pid
+	var children []string
+	for range 200 {
+		if children = childrenOf(pid); len(children) == 3 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if len(children) != 3 {
+		t.Errorf("%d processes, want 3", len(children))
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "interrupted") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, c := range children {
+		if _, err := os.Stat("/proc/" + c); err == nil {
+			t.Errorf("process %s is still there", c)
+		}
+	}
+	if files, _ := os.ReadDir(dir); len(files) > 0 {
+		t.Errorf("it wrote %v", files)
+	}
+}
+
+// childrenOf lists the processes whose parent it is.
+func childrenOf(pid int) (children []string) {
+	files, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		children = append(children, strings.Fields(string(b))...)
+	}
+	return children
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/demo"
+)
+
+// options are what the command line asks for.
+type options struct {
+	all      bool
+	smallest bool
+	repeats  int
+	round    time.Duration
+	out      string
+	quote    bool
+	root     string // of the repository
+}
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == demo.ChildVerb {
+		exit(child(os.Args[2]))
+	}
+	var o options
+	flag.BoolVar(&o.all, "all", false, "more rows: every flow count over IPv6, transmit at each, latency beside bulk, all micro benchmarks")
+	flag.BoolVar(&o.smallest, "smallest", false, "one row of a second: whether it works")
+	flag.IntVar(&o.repeats, "repeats", 3, "how often each row is measured")
+	flag.DurationVar(&o.round, "round", 1500*time.Millisecond, "the measured time of a row")
+	flag.StringVar(&o.out, "out", "bench", "folder of the result")
+	flag.BoolVar(&o.quote, "quote", false, "measure nothing: write the figures of the result that is there into the documents")
+	flag.StringVar(&o.root, "root", ".", "the repository")
+	flag.Parse()
+	if flag.NArg() > 0 || o.repeats < 1 || o.round <= 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted: nothing was written, and nothing is left behind")
+	}
+	exit(err)
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// errRoot is the end of a run without root.
+var errRoot = errors.New("the whole path, and with it the result, needs root (namespaces, XDP, taps): sudo make bench. The benchmarks above need none")
+
+// run measures, writes and quotes.
+func run(ctx context.Context, o options) error {
+	if o.quote {
+		r, err := readResult(o.path("bench.json"))
+		if err != nil {
+			return err
+		}
+		return quoteAll(o.root, r)
+	}
+	b, err := newBench(ctx, o)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		if err := b.micro(); err != nil {
+			return err
+		}
+		fmt.Print(microTable(b.result, ""))
+		return errRoot
+	}
+	if err := b.everything(); err != nil {
+		return err
+	}
+	if err := b.write(); err != nil {
+		return err
+	}
+	if o.all || o.smallest {
+		return nil // what is quoted is of the run that everybody makes
+	}
+	return quoteAll(o.root, b.result)
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rscctl/rscctl/controller/demo"
+)
+
+// way is what stands between the wire and the guest.
+type way struct {
+	name string     // of rows
+	host *kernelWay // nil: the controller
+	ipv6 bool
+}
+
+var (
+	ours        = way{name: "rscctl"}
+	oursIPv6    = way{name: "rscctl", ipv6: true}
+	kernel      = way{name: "kernel", host: &kernelWay{}}
+	kernelTuned = way{name: "kernel-tuned", host: &kernelWay{FlushNS: 50_000, Defer: 2}}
+)
+
+// planned is one row to measure.
+type planned struct {
+	way  way
+	set  demo.Setting
+	ping *pinging // not nil: requests instead of streams
+}
+
+// pinging is a series of requests, beside so many streams.
+type pinging struct{ streams int }
+
+// pingTime is how long a series lasts.
+const pingTime = time.Second
+
+// id names the row: direction/family/gro of the guest/flows/quota or segments where there are/way or coalescing.
+func (p planned) id() string {
+	direction, family, gro := "receive", "ipv4", "off"
+	if p.set.Transmit {
+		direction = "transmit"
+	}
+	if p.way.ipv6 {
+		family = "ipv6"
+	}
+	if p.set.GuestGRO {
+		gro = "on"
+	}
+	if p.ping != nil {
+		return fmt.Sprintf("requests/%s/streams=%d/%s", family, p.ping.streams, p.kind())
+	}
+	id := fmt.Sprintf("%s/%s/gro=%s/flows=%d", direction, family, gro, max(1, p.set.Flows))
+	if p.set.Quota > 0 {
+		id += fmt.Sprintf("/quota=%.1f", p.set.Quota)
+	}
+	if p.set.MaxSegments > 0 {
+		return fmt.Sprintf("%s/segments=%d", id, p.set.MaxSegments)
+	}
+	return id + "/" + p.kind()
+}
+
+func (p planned) kind() string {
+	switch {
+	case p.way.host != nil:
+		return p.way.name
+	case p.set.Coalesce:
+		return "on"
+	}
+	return "off"
+}
+
+// quota is the part of a processor that the guest is held to.
+const quota = 0.3
+
+// Flow counts, and the bounds on segments of the curve.
+var (
+	flowCounts   = []int{1, 8, 64, 512}
+	segmentSteps = []int{2, 4, 8, 10, 16, 22, 32, 45}
+)
+
+// plan lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.
+func plan(o options) (rows []planned) {
+	add := func(w way, s demo.Setting) { rows = append(rows, planned{way: w, set: s}) }
+	both := func(w way, s demo.Setting) {
+		add(w, s)
+		s.Coalesce = true
+		add(w, s)
+	}
+	if o.smallest {
+		return []planned{{way: ours, set: demo.Setting{Coalesce: true}}}
+	}
+	for _, flows := range flowCounts {
+		both(ours, demo.Setting{Flows: flows})
+		if flows < 512 {
+			add(kernel, demo.Setting{Flows: flows})
+			add(kernelTuned, demo.Setting{Flows: flows})
+		}
+	}
+	for _, flows := range []int{1, 64} {
+		both(ours, demo.Setting{Flows: flows, Quota: quota})
+		add(kernelTuned, demo.Setting{Flows: flows, Quota: quota})
+		add(ours, demo.Setting{Flows: flows, Transmit: true, Coalesce: true})
+		add(kernel, demo.Setting{Flows: flows, Transmit: true})
+	}
+	for _, n := range segmentSteps {
+		add(ours, demo.Setting{Flows: 8, Coalesce: true, MaxSegments: n})
+	}
+	pings := func(streams int) {
+		for _, on := range []bool{false, true} {
+			rows = append(rows, planned{way: ours, set: demo.Setting{Coalesce: on}, ping: &pinging{streams}})
+		}
+	}
+	pings(0)
+	if o.all {
+		pings(8)
+	}
+	for _, flows := range flowCounts {
+		both(ours, demo.Setting{Flows: flows, GuestGRO: true})
+	}
+	both(ours, demo.Setting{Flows: 8, GuestGRO: true, Quota: quota})
+	add(kernelTuned, demo.Setting{Flows: 8, GuestGRO: true})
+	if !o.all {
+		both(oursIPv6, demo.Setting{Flows: 8})
+		return rows
+	}
+	for _, flows := range flowCounts {
+		both(oursIPv6, demo.Setting{Flows: flows})
+		add(ours, demo.Setting{Flows: flows, Transmit: true})
+		add(oursIPv6, demo.Setting{Flows: flows, Transmit: true, Coalesce: true})
+	}
+	return rows
+}
