@@ -26,7 +26,7 @@ type Options struct {
 	Stderr  io.Writer // progress lines, one a step; nil: none
 	Version string    // handed to the controller
 
-	// Round is the measured time of one transfer, 0 for the default of two seconds. Tests shorten it.
+	// Round is the measured time of one transfer, 0 for the default of one and a half seconds. Tests shorten it.
 	Round time.Duration
 	// Rounds is how often every mode is measured, 0 for the default of three.
 	Rounds int
@@ -36,7 +36,7 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	defaultRound  = 2 * time.Second
+	defaultRound  = 1500 * time.Millisecond
 	defaultRounds = 3
 )
 

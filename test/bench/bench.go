@@ -209,28 +209,6 @@ func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
 	return map[string]float64{"p50_us": r.P50 / 1e3, "p99_us": r.P99 / 1e3, "p999_us": r.P999 / 1e3, "requests": float64(r.N)}, nil
 }
 
-// idle measures what an attached VM costs while nothing comes.
-func (b *bench) idle() error {
-	s, err := b.stage(ours)
-	if err != nil {
-		return err
-	}
-	if err := s.Apply(demo.Setting{Coalesce: true}); err != nil {
-		return err
-	}
-	const d = 2 * time.Second
-	samples := make([]map[string]float64, b.opt.repeats)
-	for i := range samples {
-		cpu, wakeups, err := s.Idle(d)
-		if err != nil {
-			return err
-		}
-		samples[i] = map[string]float64{"cpu_percent": 100 * cpu.Seconds() / d.Seconds(), "wakeups_per_s": float64(wakeups) / d.Seconds()}
-	}
-	b.result.Rows = append(b.result.Rows, Row{ID: "idle", What: "the controller's process with one VM and no traffic", Values: spreads(samples)})
-	return nil
-}
-
 // otherPeers are rows of programs that are not ours and not the kernel's, which say why they have no figures.
 func otherPeers() []Row {
 	why := func(program string) string {
