@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,14 +119,13 @@ func TestRatiosAreOfOneRepeatEach(t *testing.T) {
 }
 
 // program starts this test's binary as the program and returns how it ended and what it said.
-func program(t *testing.T, env []string, args ...string) (*exec.Cmd, *strings.Builder) {
+func program(t *testing.T, args ...string) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, append([]string{"-root", "../.."}, args...)...)
-	cmd.Env = append(os.Environ(), env...)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -138,7 +138,7 @@ func program(t *testing.T, env []string, args ...string) (*exec.Cmd, *strings.Bu
 func TestSmallestFormMeasures(t *testing.T) {
 	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
 	dir := t.TempDir()
-	cmd, out := program(t, nil, "-smallest", "-repeats", "1", "-round", "1s", "-out", dir)
+	cmd, out := program(t, "-smallest", "-repeats", "1", "-round", "1s", "-out", dir)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -188,11 +188,35 @@ func TestTheKernelsWayAndRequests(t *testing.T) {
 	}
 }
 
+// Without root there is no result, whatever else there is: nothing is written, and the error says what to do.
+func TestWithoutRootItSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	err := run(t.Context(), options{smallest: true, repeats: 1, round: time.Second, out: dir, root: "../..", user: 1000})
+	if !errors.Is(err, errRoot) || !strings.Contains(err.Error(), "sudo make bench") {
+		t.Errorf("%v", err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) > 0 {
+		t.Errorf("it wrote %v", files)
+	}
+}
+
+// A machine that was busy before says so in the result, and a way that it does not have is a row without figures and with the reason.
+func TestWhatIsMissingIsSaid(t *testing.T) {
+	b := &bench{result: &Result{}, samples: map[string][]map[string]float64{}, broken: map[way]error{kernel: errors.New("no bridge here")}}
+	b.conclude([]planned{{way: kernel}, {way: ours}})
+	for _, want := range []string{"not measured: no bridge here", "not measured"} {
+		if x := b.result.Rows[0]; !strings.HasPrefix(x.Note, want) || x.Values["gbps"].N != 0 {
+			t.Errorf("%+v, want %q", x, want)
+		}
+		b.result.Rows = b.result.Rows[1:]
+	}
+}
+
 // Interrupted, it ends by itself, with its processes, and writes nothing.
 func TestInterruptedItLeavesNothing(t *testing.T) {
 	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
 	dir := t.TempDir()
-	cmd, out := program(t, nil, "-smallest", "-repeats", "1", "-round", "1m", "-out", dir)
+	cmd, out := program(t, "-smallest", "-repeats", "1", "-round", "1m", "-out", dir)
 	pid := cmd.Process.Pid
 	var children []string
 	for range 200 {

@@ -30,7 +30,6 @@ func (b *bench) conclude(rows []planned) {
 		b.compare("p99/"+base, id, base+"/off", "p99_us")
 		for _, k := range []string{"kernel", "kernel-tuned"} {
 			b.compare("rate-over-"+k+"/"+base, id, base+"/"+k, "gbps")
-			b.compare("host-cpu-over-"+k+"/"+base, id, base+"/"+k, "host")
 			b.compare("guest-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_guest")
 		}
 	}
@@ -51,12 +50,11 @@ func (p planned) words() string {
 	return "rscctl, coalescing " + p.kind()
 }
 
-// compare adds the ratio of a figure of two rows, of those repeats that have both. The figure "host" is all processor time that is not the
-// guest's.
+// compare adds the ratio of a figure of two rows, of those repeats that have both.
 func (b *bench) compare(name, over, under, figure string) {
 	var v []float64
 	for i := range min(len(b.samples[over]), len(b.samples[under])) {
-		x, y := figureOf(b.samples[over][i], figure), figureOf(b.samples[under][i], figure)
+		x, y := b.samples[over][i][figure], b.samples[under][i][figure]
 		if x > 0 && y > 0 {
 			v = append(v, x/y)
 		}
@@ -64,13 +62,6 @@ func (b *bench) compare(name, over, under, figure string) {
 	if len(v) > 0 {
 		b.result.Ratios = append(b.result.Ratios, Ratio{ID: name, Spread: spread(v)})
 	}
-}
-
-func figureOf(v map[string]float64, figure string) float64 {
-	if figure == "host" {
-		return v["cpu_all"] - v["cpu_guest"]
-	}
-	return v[figure]
 }
 
 // spreads turns samples into spreads, figure by figure.

@@ -22,13 +22,14 @@ type options struct {
 	out      string
 	quote    bool
 	root     string // of the repository
+	user     int    // who runs it
 }
 
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == demo.ChildVerb {
 		exit(child(os.Args[2]))
 	}
-	var o options
+	o := options{user: os.Geteuid()}
 	flag.BoolVar(&o.all, "all", false, "more rows: every flow count over IPv6, transmit at each, latency beside bulk, all micro benchmarks")
 	flag.BoolVar(&o.smallest, "smallest", false, "one row of a second: whether it works")
 	flag.IntVar(&o.repeats, "repeats", 3, "how often each row is measured")
@@ -59,7 +60,7 @@ func exit(err error) {
 }
 
 // errRoot is the end of a run without root.
-var errRoot = errors.New("the whole path, and with it the result, needs root (namespaces, XDP, taps): sudo make bench. The benchmarks above need none")
+var errRoot = errors.New("the whole path, and with it the result, needs root (namespaces, XDP, taps): sudo make bench. The benchmarks of the packages need none")
 
 // run measures, writes and quotes.
 func run(ctx context.Context, o options) error {
@@ -68,17 +69,22 @@ func run(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
+		if err := os.WriteFile(o.path("bench.md"), []byte(page(r)), 0o644); err != nil {
+			return err
+		}
 		return quoteAll(o.root, r)
 	}
 	b, err := newBench(ctx, o)
 	if err != nil {
 		return err
 	}
-	if os.Geteuid() != 0 {
-		if err := b.micro(); err != nil {
-			return err
+	if o.user != 0 {
+		if !o.smallest {
+			if err := b.micro(); err != nil {
+				return err
+			}
+			fmt.Print(microTable(b.result, ""))
 		}
-		fmt.Print(microTable(b.result, ""))
 		return errRoot
 	}
 	if err := b.everything(); err != nil {

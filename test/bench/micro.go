@@ -54,7 +54,7 @@ func (b *bench) micro() error {
 	built := map[string]string{}
 	for i := range max(microCount, b.opt.repeats) {
 		for _, m := range microSets {
-			if m.all && !b.opt.all || m.root && os.Geteuid() != 0 {
+			if m.all && !b.opt.all || m.root && b.opt.user != 0 {
 				continue
 			}
 			if built[m.pkg] == "" {

@@ -108,6 +108,21 @@ func (r *Result) ratio(id string) Spread {
 	return Spread{}
 }
 
+// quotient is that of two rows' medians of a figure, with the widest bounds that the repeats allow; N is 0 when one is not there.
+func (r *Result) quotient(over, under, figure string) Spread {
+	a, b := values(r, over)[figure], values(r, under)[figure]
+	if a.N == 0 || b.N == 0 || b.Min <= 0 {
+		return Spread{}
+	}
+	return Spread{Min: a.Min / b.Max, Median: a.Median / b.Median, Max: a.Max / b.Min, N: min(a.N, b.N)}
+}
+
+// allCPUOverKernel is all processor time for a byte over that of the tuned kernel's way, into a guest without GRO over 8 connections.
+func (r *Result) allCPUOverKernel() Spread {
+	const base = "receive/ipv4/gro=off/flows=8/"
+	return r.quotient(base+"on", base+"kernel-tuned", "cpu_all")
+}
+
 func readResult(path string) (*Result, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
