@@ -129,17 +129,36 @@ struct flow_key {
 	u8 family; /* 4 or 6 */
 	u8 dir;    /* enum flow_dir */
 	u16 pad;
-};
+} __attribute__((aligned(8)));
 
 /* One verdict per frame, so the frames of a flow are the sum of the verdicts. */
 struct flow_stats {
 	u64 bytes;
 	u64 payload_bytes;
-	u64 first_ns; /* CLOCK_MONOTONIC */
+	u64 first_ns; /* CLOCK_MONOTONIC, of the tick before */
 	u64 last_ns;
 	u32 tcp_flags; /* ORed */
 	u32 pad;
 	u64 verdicts[NUM_VERDICTS];
+};
+
+/* What one CPU has counted of one flow since it was last brought to the flow's row: slots.h. All of it has the verdict V_OK. */
+#define FLOW_SLOTS_BITS 10
+#define FLOW_SLOTS (1u << FLOW_SLOTS_BITS) /* of each CPU */
+
+struct flow_slot {
+	u32 owner; /* 1 + port_value.port, 0: nobody's */
+	u32 seq;   /* odd while it becomes another's or is emptied */
+	struct flow_key key;
+	u64 bytes;
+	u64 payload_bytes;
+	u64 last_ns;
+	u64 since_ns; /* when it was empty */
+	u32 packets;
+	u32 tcp_flags;
+	u32 tick;   /* the jiffies of last_ns */
+	u32 missed; /* the last frame of this hash was another flow's */
+	u8 line[32];
 };
 
 #define META_MAGIC 0x31435352u

@@ -48,7 +48,7 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 	}{
 		{"port_key", xdp, PortKey{}}, {"port_value", xdp, PortValue{}}, {"excluded_key", xdp, excludedKey{}},
 		{"rx_queue", xdp, rxQueue{}}, {"rx_vm", xdp, rxVM{}},
-		{"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
+		{"flow_slot", xdp, flowSlot{}}, {"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
 		{"observed", observe.Types, Observed{}}, {"observed_tcp", observe.Types, ObservedTCP{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -144,8 +144,14 @@ func TestEveryPortHasAPlaceForItsFlows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := spec.Maps[RscMapFlows].MaxEntries; n != meta.MaxPorts {
+	if n := spec.Maps[RscMapFlows].MaxEntries; n < 2*meta.MaxPorts {
+		t.Errorf("%d places for the maps of %d VMs and of those before them", n, meta.MaxPorts)
+	}
+	if n := spec.Maps[RscMapRowsMade].MaxEntries; n != meta.MaxPorts {
 		t.Errorf("%d places in C, %d in Go", n, meta.MaxPorts)
+	}
+	if n := spec.Maps[RscMapFlowSlots].MaxEntries; n != flowSlots {
+		t.Errorf("%d slots in C, %d in Go", n, flowSlots)
 	}
 }
 

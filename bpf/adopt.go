@@ -48,9 +48,7 @@ func objectOf(object []byte) string {
 func (p *Program) Parts() (Parts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps := map[string]*ebpf.Map{
-		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
-	}
+	maps := p.maps()
 	out := Parts{Program: p.prog.FD(), Mode: p.mode, ReadsTag: p.readsTag, Maps: map[string]int{}}
 	for name, m := range maps {
 		out.Maps[name] = m.FD()
@@ -151,8 +149,10 @@ func adoptSame(o LoadOptions, parts *Parts, maps map[string]*ebpf.Map) (*Program
 	if err != nil || parts.Object != objectOf(_RscBytes) {
 		return nil, err
 	}
-	sizeMaps(spec, o)
-	if len(compatible(spec, maps)) != len(maps) || len(maps) != 6 {
+	if err := sizeMaps(spec, o); err != nil {
+		return nil, err
+	}
+	if len(compatible(spec, maps)) != len(maps) || len(maps) != len((&Program{}).maps()) {
 		return nil, nil
 	}
 	prog, err := ebpf.NewProgramFromFD(parts.Program)
@@ -163,8 +163,13 @@ func adoptSame(o LoadOptions, parts *Parts, maps map[string]*ebpf.Map) (*Program
 	p := &Program{
 		ifindex: o.Ifindex, readsTag: parts.ReadsTag, kept: true, prog: prog, excludes: map[uint32][]uint16{}, excluded: maps[RscMapExcluded],
 		ports: maps[RscMapPorts], outcomes: maps[RscMapOutcomes], xsks: maps[RscMapXsks], flows: maps[RscMapFlows], shares: maps[RscMapShares],
+		cached: maps[RscMapFlowSlots], made: maps[RscMapRowsMade],
 	}
 	clear(maps)
+	if p.slots, err = openSlots(p.cached); err != nil {
+		_ = p.Close()
+		return nil, err
+	}
 	return p, nil
 }
 

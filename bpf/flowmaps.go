@@ -16,8 +16,10 @@ import (
 const (
 	// DefaultFlowEntries is how many flows of one VM are counted at a time, both directions together: 1.9 MB of kernel memory.
 	DefaultFlowEntries = 8192
-	maxVMs             = 4096 // of all interfaces
-	flowsVersion       = 1    // count it up when a row means something else, though its size is the same
+	// MaxFlowEntries is how many may be: 250 MB.
+	MaxFlowEntries = 1 << 20
+	maxVMs         = 4096 // of all interfaces
+	flowsVersion   = 1    // count it up when a row means something else, though its size is the same
 )
 
 // vmKey is a VM's name as the kernel's map of maps has it: padded with zeros, which no name contains.

@@ -191,9 +191,12 @@ func TestAFullFlowMapForgetsTheOldest(t *testing.T) {
 		seg[0], seg[1] = byte(i>>8), byte(i)
 		p.run(t, padded(60, ip4(6, 0x4000, nil, seg)))
 	}
-	rows, err := ReadFlows(p.flowsOf(t, 3))
+	rows, err := p.readFlows(t, 3)
 	if err != nil || len(rows) == 0 || len(rows) > 512 {
 		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	if got := p.Evicted(3, rows); got != n-uint64(len(rows)) {
+		t.Errorf("%d flows are said to have given way, %d of %d are left", got, len(rows), n)
 	}
 	for _, r := range rows {
 		if r.Key.SrcPort == n-1 {
@@ -221,12 +224,12 @@ func TestAFloodOfFlowsEvictsNoOtherVMs(t *testing.T) {
 		p.run(t, syn)
 	}
 	for i := range others {
-		rows, err := ReadFlows(p.flowsOf(t, uint32(i+1)))
+		rows, err := p.readFlows(t, uint32(i+1))
 		if err != nil || len(rows) != each {
 			t.Errorf("VM %d has %d flows of %d, %v", i+1, len(rows), each, err)
 		}
 	}
-	rows, err := ReadFlows(p.flowsOf(t, 0))
+	rows, err := p.readFlows(t, 0)
 	if err != nil || len(rows) < 2048 || len(rows) > 4096 {
 		t.Errorf("the flooded VM has %d flows, %v", len(rows), err)
 	}
@@ -243,6 +246,7 @@ func TestAPlaceGivenOutAgainHasNoFlows(t *testing.T) {
 	p.mustSetPort(t, 0, PortValue{Port: left})
 	old := p.flowsOf(t, left)
 	p.run(t, frame)
+	p.run(t, frame)
 	if err := errors.Join(p.DeletePort(PortKey{MAC: vmMAC}), p.SetFlows(left, nil), p.SetFlows(left, nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -253,11 +257,13 @@ func TestAPlaceGivenOutAgainHasNoFlows(t *testing.T) {
 		t.Errorf("counted %v before there is a map", got)
 	}
 	p.mustSetPort(t, 0, PortValue{Port: next})
-	p.run(t, frame)
-	for name, m := range map[string]*ebpf.Map{"left": old, "next": p.flowsOf(t, next)} {
-		rows, err := ReadFlows(m)
-		if err != nil || len(rows) != 1 || rows[0].Stats.Packets() != 1 {
-			t.Errorf("%s: %+v, %v", name, rows, err)
-		}
+	for range 3 {
+		p.run(t, frame)
+	}
+	if rows, err := ReadFlows(old); err != nil || len(rows) != 1 || rows[0].Stats.Packets() != 2 {
+		t.Errorf("left: %+v, %v", rows, err)
+	}
+	if rows, err := p.readFlows(t, next); err != nil || len(rows) != 1 || rows[0].Stats.Packets() != 3 {
+		t.Errorf("next: %+v, %v", rows, err)
 	}
 }

@@ -16,7 +16,7 @@ type Flow struct {
 
 const flowBatch = 1024
 
-// ReadFlows returns all rows of a VM's flow map. Rows change while they are read: each key is right, its counters are a moment's, and a flow
+// ReadFlows returns all rows of a VM's flow map, without what is not there yet: for flows as they are, see SlotView. Rows change while they are read: each key is right, its counters are a moment's, and a flow
 // that came or went meanwhile may be in or not.
 func ReadFlows(m *ebpf.Map) ([]Flow, error) {
 	var (

@@ -13,43 +13,49 @@
  *
  * Counters are shared and added to atomically: RSS keeps a flow on one CPU, so the cache line is rarely fought over, and a
  * per-CPU map would cost the row's size times the number of possible CPUs, and lets each CPU forget a flow on its own, so that
- * sums over the CPUs would be wrong.
+ * sums over the CPUs would be wrong. What XDP counts goes through slots.h first.
  */
 
+/* What is to be added to a row. */
+struct flow_counts {
+	u64 bytes;
+	u64 payload_bytes;
+	u64 last_ns; /* bpf_ktime_get_coarse_ns, as all times of flows */
+	u32 packets;
+	u32 verdict;
+	u32 tcp_flags;
+};
+
 /*
- * Finds or makes the flow's row. Two CPUs may race to make it: the loser's update fails with EEXIST and its second
- * lookup finds the winner's row. Rows start at zero, so that everyone only adds.
+ * Adds to a flow's row, which it makes when there is none: 2, otherwise 1. 0: the map had no room. Two CPUs may race to make it: the
+ * loser's update fails with EEXIST and its second lookup finds the winner's row. Rows start at zero, so that everyone only adds.
  */
-static __always_inline struct flow_stats *flow_row(void *flows, const struct flow_key *k, u64 now)
+static __always_inline int add_to_flow(void *flows, const struct flow_key *k, const struct flow_counts *c)
 {
 	struct flow_stats *row = bpf_map_lookup_elem(flows, k);
 	struct flow_stats fresh = {};
+	u32 v = c->verdict;
+	int made = 1;
 
-	if (row)
-		return row;
-	fresh.first_ns = now;
-	fresh.last_ns = now;
-	bpf_map_update_elem(flows, k, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(flows, k);
-}
-
-/* Counts packets of a flow that were parsed as one and came now, len bytes in all. False: the map had no room. */
-static __always_inline int count_flow(void *flows, const struct flow_key *k, const struct info *i, u32 packets, u64 len, u64 now)
-{
-	struct flow_stats *row = flow_row(flows, k, now);
-	u32 v = i->verdict;
-
-	if (!row)
-		return 0;
-	__sync_fetch_and_add(&row->bytes, len);
-	if (i->payload_len)
-		__sync_fetch_and_add(&row->payload_bytes, i->payload_len);
+	if (!row) {
+		fresh.first_ns = c->last_ns;
+		fresh.last_ns = c->last_ns;
+		if (!bpf_map_update_elem(flows, k, &fresh, BPF_NOEXIST))
+			made = 2;
+		row = bpf_map_lookup_elem(flows, k);
+		if (!row)
+			return 0;
+	}
+	__sync_fetch_and_add(&row->bytes, c->bytes);
+	if (c->payload_bytes)
+		__sync_fetch_and_add(&row->payload_bytes, c->payload_bytes);
 	if (v < NUM_VERDICTS)
-		__sync_fetch_and_add(&row->verdicts[v], packets);
-	if ((row->tcp_flags & i->tcp_flags) != i->tcp_flags)
-		__sync_fetch_and_or(&row->tcp_flags, i->tcp_flags);
-	row->last_ns = now; /* a racing CPU is at most nanoseconds away */
-	return 1;
+		__sync_fetch_and_add(&row->verdicts[v], c->packets);
+	if ((row->tcp_flags & c->tcp_flags) != c->tcp_flags)
+		__sync_fetch_and_or(&row->tcp_flags, c->tcp_flags);
+	if (row->last_ns < c->last_ns)
+		row->last_ns = c->last_ns; /* a racing CPU is at most a tick away */
+	return made;
 }
 
 #endif

@@ -29,10 +29,9 @@
 #define HANG_NS 5000000ll
 
 /*
- * Whether a frame that is for the socket must do without the worker: to the kernel if the VM fails open, otherwise to nobody. now may
- * be 0: then the clock has not been read.
+ * Whether a frame that is for the socket must do without the worker: to the kernel if the VM fails open, otherwise to nobody.
  */
-static __always_inline int hangs(struct rx_queue *q, u32 fails_open, u64 now)
+static __always_inline int hangs(struct rx_queue *q, u32 fails_open)
 {
 	u32 beat, patience;
 
@@ -49,10 +48,11 @@ static __always_inline int hangs(struct rx_queue *q, u32 fails_open, u64 now)
 		return q->since >= patience * 15 / 8;
 	if (q->since >= patience)
 		return 1;
-	if (!now)
-		now = bpf_ktime_get_ns();
+	/* To read the clock costs more than all of this, so that waits for the tick behind the first frame's. */
+	if (q->since_tick == (u32)bpf_jiffies64())
+		return 0;
 	/* Signed: in generic mode another CPU may have come first with a younger frame. */
-	return (long long)(now - q->since_ns) >= HANG_NS;
+	return (long long)(bpf_ktime_get_ns() - q->since_ns) >= HANG_NS;
 }
 
 /* Counts a frame that does without the worker, and the hang with its first one. The worker reads `behind` when `hangs` has moved. */
@@ -68,10 +68,12 @@ static __always_inline void note_hang(struct rx_queue *q, u32 fails_open)
 }
 
 /* Counts a frame that is on its way to the socket. */
-static __always_inline void note_sent(struct rx_queue *q, u64 now)
+static __always_inline void note_sent(struct rx_queue *q)
 {
-	if (q && !q->since++)
-		q->since_ns = now ? now : bpf_ktime_get_ns();
+	if (!q || q->since++)
+		return;
+	q->since_ns = bpf_ktime_get_ns();
+	q->since_tick = (u32)bpf_jiffies64();
 }
 
 #endif

@@ -12,10 +12,18 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+typedef u64 __attribute__((may_alias)) word; /* eight bytes of anything that is aligned */
 
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
+
+/*
+ * Headers are read in words of their own size, which lie even within their header and anywhere in the frame. The kernel lets a program do that
+ * on machines that can (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), and on x86 and arm64 it always does.
+ */
+typedef u16 __attribute__((may_alias)) half;
+typedef u32 __attribute__((may_alias)) quad;
 
 /* BTF-defined maps: sizes and types are encoded as pointer types. */
 #define __uint(name, val) int(*name)[val]
@@ -31,7 +39,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
-	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_HASH_OF_MAPS = 13,
 	BPF_MAP_TYPE_XSKMAP = 17,
 };
 
@@ -90,9 +98,12 @@ _Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "as in inc
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 off, void *to, u32 len) = (void *)26;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
+static u64 (*const bpf_jiffies64)(void) = (void *)118; /* one load, no call */
+static u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160; /* of the last tick; Linux 5.11 */
 
 #endif

@@ -33,7 +33,10 @@ type Program struct {
 	xsks     *ebpf.Map
 	shares   *ebpf.Map
 	excluded *ebpf.Map
-	flows    *ebpf.Map // of each VM, by its place
+	flows    *ebpf.Map // of each VM, by PortValue.Port
+	cached   *ebpf.Map // flow_slots
+	made     *ebpf.Map // rows_made
+	slots    *slotMap  // cached, in our memory
 
 	mu   sync.Mutex // of what follows
 	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
@@ -69,7 +72,9 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 	if err != nil {
 		return nil, fmt.Errorf("xdp: object: %w", err)
 	}
-	sizeMaps(spec, o)
+	if err := sizeMaps(spec, o); err != nil {
+		return nil, fmt.Errorf("xdp: %w", err)
+	}
 	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: object: %w", err)
@@ -86,16 +91,35 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
 		flows: coll.DetachMap(RscMapFlows), shares: coll.DetachMap(RscMapShares),
+		cached: coll.DetachMap(RscMapFlowSlots), made: coll.DetachMap(RscMapRowsMade),
 	}
 	coll.Close()
+	if p.slots, err = openSlots(p.cached); err != nil {
+		_ = p.Close()
+		return nil, fmt.Errorf("xdp: %w", err)
+	}
 	return p, nil
 }
 
 // sizeMaps gives the maps their sizes.
-func sizeMaps(spec *ebpf.CollectionSpec, o LoadOptions) {
+func sizeMaps(spec *ebpf.CollectionSpec, o LoadOptions) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("how many CPUs: %w", err)
+	}
+	spec.Maps[RscMapFlowSlots].MaxEntries = uint32(cpus * flowSlots)
 	spec.Maps[RscMapXsks].MaxEntries = uint32(o.Queues)
 	spec.Maps[RscMapShares].MaxEntries = uint32(o.Queues)
 	spec.Maps[RscMapPorts].MaxEntries = orDefault(o.PortEntries, meta.MaxPorts)
+	return nil
+}
+
+// maps are the program's maps by their names in the object.
+func (p *Program) maps() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
+		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
+		RscMapFlowSlots: p.cached, RscMapRowsMade: p.made,
+	}
 }
 
 // compatible are the maps that a program of the specification can use.
@@ -133,7 +157,10 @@ func (p *Program) Close() error {
 	err := p.Detach()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := []error{err, p.prog.Close(), p.ports.Close(), p.outcomes.Close(), p.xsks.Close(), p.excluded.Close(), p.flows.Close(), p.shares.Close()}
+	errs := []error{err, p.prog.Close(), p.slots.close()}
+	for _, m := range p.maps() {
+		errs = append(errs, m.Close())
+	}
 	return errors.Join(errs...)
 }
 

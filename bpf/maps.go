@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"github.com/rscctl/rscctl/bpf/meta"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -74,18 +73,18 @@ func (p *Program) DeletePort(k PortKey) error {
 	return nil
 }
 
-// SetFlows says in which map (Flows.VM) the frames of the VM with a meta.PortID are counted; nil: in none, as is due when the VM goes. A
-// frame that can be counted nowhere is a flow_lost. The kernel waits for the runs of the program that are under way, so when this
-// returns nobody counts in the map before.
+// SetFlows says in which map (Flows.VM) the frames of the VM with a meta.PortID are counted; nil: in none, as is due when the VM goes, behind
+// DeletePort. A frame that can be counted nowhere is a flow_lost. The kernel waits for the runs of the program that are under way, so when this
+// returns nobody counts in the map before, and all that was counted is there.
 func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	var err error
-	if m != nil && p.countsIn(id, m) {
-		return nil // an adopted program does
-	}
-	if m != nil {
-		err = p.flows.Put(meta.PortIndex(id), m)
-	} else if err = p.flows.Delete(meta.PortIndex(id)); errors.Is(err, ebpf.ErrKeyNotExist) {
-		err = nil
+	switch {
+	case m == nil:
+		err = p.endFlows(id)
+	case !p.countsIn(id, m): // an adopted program does
+		if err = p.beginRows(id, m); err == nil {
+			err = p.flows.Put(id, m)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("xdp: flows: %w", err)
@@ -96,7 +95,7 @@ func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 // countsIn tells whether the frames of a VM are counted in that map already.
 func (p *Program) countsIn(id uint32, m *ebpf.Map) bool {
 	var now uint32
-	if p.flows.Lookup(meta.PortIndex(id), &now) != nil {
+	if p.flows.Lookup(id, &now) != nil {
 		return false
 	}
 	return mapID(m) == now

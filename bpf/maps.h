@@ -17,10 +17,10 @@ struct {
 	__type(value, struct port_value);
 } ports SEC(".maps");
 
-/* The flow map of each VM, by its place. */
+/* The flow map of each VM, by port_value.port. A VM that comes may be there before the one that had its place is gone. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, MAX_PORTS);
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 2 * MAX_PORTS);
 	__type(key, u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -29,6 +29,23 @@ struct {
 		__uint(value_size, sizeof(struct flow_stats));
 	});
 } flows SEC(".maps");
+
+/* What was counted and is in no flow map yet, FLOW_SLOTS for each CPU, one CPU's behind the other's. The controller maps them into its memory. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOW_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct flow_slot);
+} flow_slots SEC(".maps");
+
+/* Rows that were ever in the flow map of a VM in the direction to the guest, by its place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, u32);
+	__type(value, u64);
+} rows_made SEC(".maps");
 
 /* TCP ports left alone, read for VMs with PORT_EXCLUDES. Rarely filled, so rows are made when needed. */
 struct {

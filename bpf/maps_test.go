@@ -51,7 +51,7 @@ func TestOneFlowOnSeveralCPUsIsCountedExactly(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	rows, err := ReadFlows(p.flowsOf(t, 3))
+	rows, err := p.readFlows(t, 3)
 	if err != nil || len(rows) != 1 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}

@@ -144,8 +144,8 @@ int rsc_observe(struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex;
 	struct observed *o = bpf_map_lookup_elem(&counts, &ifindex);
-	u8 buf[IPV6_LEN] = {};
-	struct frame f = { skb, buf, skb->len };
+	word buf[1 + IPV6_LEN / 8] = {};
+	struct frame f = { skb, (u8 *)buf + 4, skb->len };
 	struct info i = {};
 	struct flow_key fk = {};
 	struct observed_tcp *c;

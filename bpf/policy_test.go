@@ -98,7 +98,7 @@ func TestWhatPolicyKeepsIsStillCounted(t *testing.T) {
 	p := loadForTest(t)
 	p.mustSetPort(t, 0, PortValue{Port: 3, Flags: FlagSteer | FlagTCPOnly | FlagNoV4})
 	p.run(t, padded(60, ip4(6, 0x4000, nil, tcp(5, 0x10, 2))))
-	rows, err := ReadFlows(p.flowsOf(t, 3))
+	rows, err := p.readFlows(t, 3)
 	if err != nil || len(rows) != 1 || rows[0].Stats.Packets() != 1 || rows[0].Key.Dir != DirToGuest {
 		t.Errorf("rows %+v, %v", rows, err)
 	}

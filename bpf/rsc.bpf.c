@@ -14,6 +14,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "shares.h"
+#include "slots.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
@@ -38,6 +39,14 @@ static __always_inline void count(u32 outcome)
 
 	if (n)
 		*n += 1; /* per CPU, and XDP is not preempted by XDP */
+}
+
+static __always_inline void count_more(u32 outcome, u32 events)
+{
+	u64 *n = bpf_map_lookup_elem(&outcomes, &outcome);
+
+	if (n)
+		*n += events;
 }
 
 static __always_inline int pass(u32 outcome)
@@ -80,27 +89,42 @@ static __always_inline int around(struct rx_queue *q, u32 queue, u32 fails_open)
 	return XDP_DROP;
 }
 
-/* Counts a frame that came now under its flow in its VM's map. */
-static __always_inline void count_for(const struct port_value *port, const struct flow_key *k, const struct info *i, u32 len, u64 now)
-{
-	u32 place = port->port & PORT_INDEX;
-	void *flows_of = bpf_map_lookup_elem(&flows, &place);
+/* Only for its type to be in the object, where a test compares it with what Go reads: types of pointers alone are left out. */
+const volatile struct frame_meta frame_meta_layout = {};
 
-	if (!flows_of || !count_flow(flows_of, k, i, 1, len, now))
-		count(O_FLOW_LOST);
-}
+/* What is written in front of a frame beside what the parser found out. */
+struct note {
+	u32 port;
+	u16 frame_len;
+	u16 tci;
+	u8 flags;
+};
 
-/* Puts m in front of the frame. False: the driver has no room there. It ends all pointers into the packet. */
-static __noinline int put_meta(struct xdp_md *ctx, const struct frame_meta *m)
+/* Describes the frame in front of it. False: the driver has no room there. It ends all pointers into the packet. */
+static __always_inline int put_meta(struct xdp_md *ctx, const struct note *n, const struct info *i, const struct ticket *t)
 {
-	struct frame_meta *to;
+	struct frame_meta *m;
 
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*m)))
 		return 0;
-	to = (void *)(long)ctx->data_meta;
-	if ((void *)(to + 1) > (void *)(long)ctx->data)
+	m = (void *)(long)ctx->data_meta;
+	if ((void *)(m + 1) > (void *)(long)ctx->data)
 		return 0;
-	__builtin_memcpy(to, m, sizeof(*m));
+	m->magic = META_MAGIC;
+	m->port = n->port;
+	m->frame_len = n->frame_len;
+	m->queue_ticket = t->of_queue;
+	m->l3 = (u16)i->l3;
+	m->l4 = (u16)i->l4;
+	m->payload = (u16)i->payload;
+	m->payload_len = (u16)i->payload_len;
+	m->tci = n->tci;
+	m->family = i->family;
+	m->verdict = i->verdict;
+	m->flags = n->flags;
+	m->tcp_flags = i->tcp_flags;
+	m->vm_ticket = t->of_vm;
+	m->reserved = 0;
 	return 1;
 }
 
@@ -151,11 +175,11 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	struct info i = {};
 	struct port_key pk = {};
 	struct flow_key fk = {};
-	struct frame_meta m = {};
+	struct note n = {};
 	struct port_value *port;
 	struct rx_queue *q;
 	struct ticket t;
-	u64 now = 0; /* CLOCK_MONOTONIC; 0: not read yet */
+	u32 lost;
 	int more, vlan, act, described;
 
 	f.len = (u32)(f.end - f.data);
@@ -168,7 +192,8 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (vlan < 0)
 		return pass(O_PASS_VLAN_FOREIGN);
 	pk.vlan = (u16)vlan;
-	__builtin_memcpy(pk.mac, f.data, sizeof(pk.mac));
+	*(quad *)pk.mac = *(const quad *)f.data;
+	*(half *)(pk.mac + 4) = *(const half *)(f.data + 4);
 	port = bpf_map_lookup_elem(&ports, &pk);
 	if (!port)
 		return pass(O_PASS_HOST);
@@ -176,17 +201,15 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	if (more)
 		take_ip(&f, &i, &fk);
 	if (i.keyed) {
-		fk.family = i.family;
-		fk.dir = DIR_TO_GUEST;
-		now = bpf_ktime_get_ns();
-		count_for(port, &fk, &i, f.len, now);
-		m.flags = META_KEYED;
+		lost = count_in_slot(port->port, &fk, &i, f.len);
+		if (lost)
+			count_more(O_FLOW_LOST, lost);
 	}
 	if (!is_wanted(port, &i, &fk))
 		return pass(O_PASS_PORT);
 
 	q = queue_of(ctx->rx_queue_index);
-	if (hangs(q, port->flags & PORT_FAIL_OPEN, now))
+	if (hangs(q, port->flags & PORT_FAIL_OPEN))
 		return around(q, ctx->rx_queue_index, port->flags & PORT_FAIL_OPEN);
 	t = draw(q, port->port & PORT_INDEX);
 	/*
@@ -195,24 +218,11 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	 */
 	if (t.refused)
 		return drop_share(ctx->rx_queue_index);
-	m.magic = META_MAGIC;
-	m.port = port->port;
-	m.frame_len = (u16)f.len;
-	m.queue_ticket = t.of_queue;
-	m.vm_ticket = t.of_vm;
-	m.l3 = (u16)i.l3;
-	m.l4 = (u16)i.l4;
-	m.payload = (u16)i.payload;
-	m.payload_len = (u16)i.payload_len;
-	m.tci = outer.proto ? outer.tci : i.tci;
-	m.family = i.family;
-	m.verdict = i.verdict;
-	if (i.tagged)
-		m.flags |= META_TAGGED;
-	if (outer.proto)
-		m.flags |= META_ACCELERATED;
-	m.tcp_flags = i.tcp_flags;
-	described = put_meta(ctx, &m);
+	n.port = port->port;
+	n.frame_len = (u16)f.len;
+	n.tci = outer.proto ? outer.tci : i.tci;
+	n.flags = (i.keyed ? META_KEYED : 0) | (i.tagged ? META_TAGGED : 0) | (outer.proto ? META_ACCELERATED : 0);
+	described = put_meta(ctx, &n, &i, &t);
 	if (!described) {
 		if (outer.proto)
 			return pass(O_PASS_VLAN_ACCELERATED); /* without metadata the controller would take it for untagged */
@@ -223,7 +233,7 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		return pass(O_PASS_NO_SOCKET);
 	if (described)
 		admit(&t);
-	note_sent(q, now);
+	note_sent(q);
 	count(O_REDIRECT);
 	return act;
 }

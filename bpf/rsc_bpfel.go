@@ -20,6 +20,50 @@ type RscExcludedKey struct {
 	Pad     uint16
 }
 
+type RscFlowSlot struct {
+	_     structs.HostLayout
+	Owner uint32
+	Seq   uint32
+	Key   struct {
+		_       structs.HostLayout
+		SrcPort uint16
+		DstPort uint16
+		SrcIp   [16]uint8
+		DstIp   [16]uint8
+		Family  uint8
+		Dir     uint8
+		Pad     uint16
+	}
+	Bytes        uint64
+	PayloadBytes uint64
+	LastNs       uint64
+	SinceNs      uint64
+	Packets      uint32
+	TcpFlags     uint32
+	Tick         uint32
+	Missed       uint32
+	Line         [32]uint8
+}
+
+type RscFrameMeta struct {
+	_           structs.HostLayout
+	Magic       uint32
+	Port        uint32
+	FrameLen    uint16
+	QueueTicket uint16
+	L3          uint16
+	L4          uint16
+	Payload     uint16
+	PayloadLen  uint16
+	Tci         uint16
+	Family      uint8
+	Verdict     uint8
+	Flags       uint8
+	TcpFlags    uint8
+	VmTicket    uint16
+	Reserved    uint32
+}
+
 type RscPortKey struct {
 	_    structs.HostLayout
 	Vlan uint16
@@ -37,7 +81,7 @@ type RscRxQueue struct {
 	Admitted   uint32
 	Seen       uint32
 	Since      uint32
-	Pad        uint32
+	SinceTick  uint32
 	SinceNs    uint64
 	Line       [40]uint8
 	Taken      uint32
@@ -66,15 +110,18 @@ type RscRxQueue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	RscMapExcluded = "excluded"
-	RscMapFlows    = "flows"
-	RscMapOutcomes = "outcomes"
-	RscMapPorts    = "ports"
-	RscMapShares   = "shares"
-	RscMapXsks     = "xsks"
-	RscProgRscXdp  = "rsc_xdp"
-	RscVarSkbVlan  = "skb_vlan"
-	RscVarVethSkb  = "veth_skb"
+	RscMapExcluded        = "excluded"
+	RscMapFlowSlots       = "flow_slots"
+	RscMapFlows           = "flows"
+	RscMapOutcomes        = "outcomes"
+	RscMapPorts           = "ports"
+	RscMapRowsMade        = "rows_made"
+	RscMapShares          = "shares"
+	RscMapXsks            = "xsks"
+	RscProgRscXdp         = "rsc_xdp"
+	RscVarFrameMetaLayout = "frame_meta_layout"
+	RscVarSkbVlan         = "skb_vlan"
+	RscVarVethSkb         = "veth_skb"
 )
 
 // LoadRsc returns the embedded CollectionSpec for Rsc.
@@ -126,20 +173,23 @@ type RscProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscMapSpecs struct {
-	Excluded *ebpf.MapSpec `ebpf:"excluded"`
-	Flows    *ebpf.MapSpec `ebpf:"flows"`
-	Outcomes *ebpf.MapSpec `ebpf:"outcomes"`
-	Ports    *ebpf.MapSpec `ebpf:"ports"`
-	Shares   *ebpf.MapSpec `ebpf:"shares"`
-	Xsks     *ebpf.MapSpec `ebpf:"xsks"`
+	Excluded  *ebpf.MapSpec `ebpf:"excluded"`
+	FlowSlots *ebpf.MapSpec `ebpf:"flow_slots"`
+	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Outcomes  *ebpf.MapSpec `ebpf:"outcomes"`
+	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	RowsMade  *ebpf.MapSpec `ebpf:"rows_made"`
+	Shares    *ebpf.MapSpec `ebpf:"shares"`
+	Xsks      *ebpf.MapSpec `ebpf:"xsks"`
 }
 
 // RscVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscVariableSpecs struct {
-	SkbVlan *ebpf.VariableSpec `ebpf:"skb_vlan"`
-	VethSkb *ebpf.VariableSpec `ebpf:"veth_skb"`
+	FrameMetaLayout *ebpf.VariableSpec `ebpf:"frame_meta_layout"`
+	SkbVlan         *ebpf.VariableSpec `ebpf:"skb_vlan"`
+	VethSkb         *ebpf.VariableSpec `ebpf:"veth_skb"`
 }
 
 // RscObjects contains all objects after they have been loaded into the kernel.
@@ -162,20 +212,24 @@ func (o *RscObjects) Close() error {
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscMaps struct {
-	Excluded *ebpf.Map `ebpf:"excluded"`
-	Flows    *ebpf.Map `ebpf:"flows"`
-	Outcomes *ebpf.Map `ebpf:"outcomes"`
-	Ports    *ebpf.Map `ebpf:"ports"`
-	Shares   *ebpf.Map `ebpf:"shares"`
-	Xsks     *ebpf.Map `ebpf:"xsks"`
+	Excluded  *ebpf.Map `ebpf:"excluded"`
+	FlowSlots *ebpf.Map `ebpf:"flow_slots"`
+	Flows     *ebpf.Map `ebpf:"flows"`
+	Outcomes  *ebpf.Map `ebpf:"outcomes"`
+	Ports     *ebpf.Map `ebpf:"ports"`
+	RowsMade  *ebpf.Map `ebpf:"rows_made"`
+	Shares    *ebpf.Map `ebpf:"shares"`
+	Xsks      *ebpf.Map `ebpf:"xsks"`
 }
 
 func (m *RscMaps) Close() error {
 	return _RscClose(
 		m.Excluded,
+		m.FlowSlots,
 		m.Flows,
 		m.Outcomes,
 		m.Ports,
+		m.RowsMade,
 		m.Shares,
 		m.Xsks,
 	)
@@ -185,8 +239,9 @@ func (m *RscMaps) Close() error {
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscVariables struct {
-	SkbVlan *ebpf.Variable `ebpf:"skb_vlan"`
-	VethSkb *ebpf.Variable `ebpf:"veth_skb"`
+	FrameMetaLayout *ebpf.Variable `ebpf:"frame_meta_layout"`
+	SkbVlan         *ebpf.Variable `ebpf:"skb_vlan"`
+	VethSkb         *ebpf.Variable `ebpf:"veth_skb"`
 }
 
 // RscPrograms contains all programs after they have been loaded into the kernel.

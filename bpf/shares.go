@@ -29,7 +29,7 @@ type rxQueue struct {
 	Admitted   uint32
 	Seen       uint32
 	Since      uint32
-	_          uint32
+	SinceTick  uint32
 	SinceNS    uint64
 	_          [40]byte
 	Taken      uint32

@@ -42,8 +42,8 @@ struct rx_queue {
 	u32 admitted;
 	u32 seen;     /* the beat that XDP saw last */
 	u32 since;    /* frames redirected since that beat */
-	u32 pad;
-	u64 since_ns; /* when the first of them came, CLOCK_MONOTONIC */
+	u32 since_tick; /* when the first of them came, in jiffies */
+	u64 since_ns;   /* and in CLOCK_MONOTONIC */
 	u8 line[40];
 	u32 taken;
 	u32 room;     /* frames that the ring has room for, at most 32767; 0: no shares */

@@ -51,10 +51,11 @@ static __always_inline int is_guest(const u8 *mac)
 
 static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 {
-	u8 buf[IPV6_LEN] = {};
-	struct frame f = { skb, buf, skb->len };
+	word buf[1 + IPV6_LEN / 8] = {};
+	struct frame f = { skb, (u8 *)buf + 4, skb->len };
 	struct info i = {};
 	struct flow_key fk = {};
+	struct flow_counts c = {};
 	u32 n, headers, outer = 0;
 	u16 tci;
 
@@ -71,7 +72,6 @@ static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 	take_ip(&f, &i, &fk);
 	if (!i.keyed)
 		return T_NO_FLOW;
-	fk.family = i.family;
 	fk.dir = DIR_TO_WIRE;
 
 	/* On the wire each segment has the headers of the first, and a tag if there is one beside the frame or the VLAN adds it. */
@@ -79,7 +79,13 @@ static __always_inline enum tap_outcome look(struct __sk_buff *skb)
 		outer = TAG_LEN;
 	n = segments(skb, &i);
 	headers = n > 1 ? i.payload : 0;
-	if (!count_flow(&flows, &fk, &i, n, (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n, bpf_ktime_get_ns()))
+	c.bytes = (u64)f.len + (u64)headers * (n - 1) + (u64)outer * n;
+	c.payload_bytes = i.payload_len;
+	c.last_ns = bpf_ktime_get_coarse_ns();
+	c.packets = n;
+	c.verdict = i.verdict;
+	c.tcp_flags = i.tcp_flags;
+	if (!add_to_flow(&flows, &fk, &c))
 		return T_FLOW_LOST;
 	return T_COUNTED;
 }

@@ -30,6 +30,7 @@ type Options struct {
 	BPFFS   string       // directory of the pinned flow maps
 	Logger  *slog.Logger // never nil
 	Version string       // shown by status
+	Flows   int          // of each VM that are counted at a time, at most bpf.MaxFlowEntries; 0: bpf.DefaultFlowEntries
 	Metrics string       // address that Prometheus scrapes, see metrics.Listen; "": none
 	Sizes   Sizes        // of the queues that it opens; of a queue that it goes on with, of its flow table
 
@@ -163,7 +164,7 @@ func (c *Controller) openFlows() (err error) {
 // flowRows is what a flow map has to be, which is found out once.
 func (c *Controller) flowRows() (_ *bpf.FlowSpec, err error) {
 	if c.rows == nil {
-		c.rows, err = bpf.NewFlowSpec(bpf.DefaultFlowEntries)
+		c.rows, err = bpf.NewFlowSpec(c.opt.Flows)
 	}
 	return c.rows, err
 }

@@ -57,14 +57,19 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 	}
 	now := monotonic()
 	for _, u := range c.uplinks {
+		var slots *bpf.SlotView
 		for _, v := range u.vms {
 			if (iface != "" && u.name != iface) || (vm != "" && v.req.VM != vm) {
 				continue
 			}
-			rows, err := bpf.ReadFlows(v.flows)
+			if slots == nil {
+				slots = u.prog.Slots()
+			}
+			rows, err := slots.Flows(v.id(), v.flows)
 			if err != nil {
 				return out, fmt.Errorf("flows: VM %s: %w", v.req.VM, err)
 			}
+			out.Evicted += u.prog.Evicted(v.id(), rows)
 			for _, r := range rows {
 				out.Flows = append(out.Flows, flowRow(v, r, now))
 			}
@@ -127,7 +132,7 @@ func flowRow(v *attachment, r bpf.Flow, now int64) api.Flow {
 	return f
 }
 
-// monotonic is the clock of bpf_ktime_get_ns.
+// monotonic is the clock of bpf_ktime_get_coarse_ns, which is behind it by up to a tick.
 func monotonic() int64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

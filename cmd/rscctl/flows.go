@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -129,6 +130,9 @@ func flagsText(f *api.Flow) string { return orDash(strings.ToLower(strings.Join(
 func endFlows(p *printer, list *api.Flows) error {
 	if hidden := list.Total - len(list.Flows); hidden > 0 {
 		p.line("%s: --limit %d lists all", plural(hidden, "more flow", "more flows"), list.Total)
+	}
+	if list.Evicted > 0 {
+		p.line("%s gave way to others: 'rscctl run --flows' makes room for more", plural(int(min(list.Evicted, math.MaxInt)), "flow", "flows"))
 	}
 	if list.Total == 0 {
 		p.line("no flows yet")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller"
 	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/metrics"
@@ -35,6 +37,8 @@ once, and by 'rscctl doctor' beforehand. Capabilities that nothing here needs ar
 			&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the control socket, whose members may look", DefaultText: "root's"},
 			boolFlag("group-may-write", "members of the socket's group may also attach, detach and set policies: each of them can then do on this host what rscctl can"),
 			boolFlag("replace", "take over from the controller that runs on these places: no VM and no front-end notices; if it cannot be, that one goes on"),
+			&cli.IntFlag{Name: "flows", Usage: fmt.Sprintf("count `N` flows of each VM at a time, 1 to %d, at 240 bytes of kernel memory each; flows that are counted are forgotten when N is another",
+				bpf.MaxFlowEntries), Value: bpf.DefaultFlowEntries, EnvVars: []string{"RSCCTL_FLOWS"}},
 			&cli.BoolFlag{Name: backgroundFlag, Hidden: true}, // for the unit's ExecReload
 			&cli.StringFlag{Name: "cpus", Usage: "bind each worker to a CPU of `LIST`, as in 2,4-6; they share one when there are more workers", DefaultText: "the scheduler chooses"},
 			&cli.DurationFlag{Name: "busy-poll", Usage: "a worker polls its NIC on for `TIME` after it had something to do, at most 10ms, and sleeps then: less delay for more CPU", DefaultText: "it sleeps at once"},
@@ -63,6 +67,9 @@ func runController(c *cli.Context, s streams) (err error) {
 	sizes := controller.Sizes{Chunks: c.Int("chunks"), Slots: c.Int("slots")}
 	if err := sizes.Check(); err != nil {
 		return on("run", err)
+	}
+	if n := c.Int("flows"); n < 1 || n > bpf.MaxFlowEntries {
+		return usagef("run: --flows %d: use 1 to %d", n, bpf.MaxFlowEntries)
 	}
 	if c.String("config") == "-" {
 		return usagef("run: --config -: name a file: it is read again at each reload")
@@ -122,7 +129,8 @@ func runController(c *cli.Context, s streams) (err error) {
 		Version: version(),
 		Metrics: c.String("metrics"),
 		CPUs:    cpus, BusyPoll: c.Duration("busy-poll"),
-		Sizes: sizes,
+		Sizes: sizes, Flows: c.Int("flows"),
+
 
 		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
 		Service:  store != nil && !fdstore.InKeeper(),

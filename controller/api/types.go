@@ -255,11 +255,13 @@ type Flow struct {
 	BitsPerSec   float64           `json:"bits_per_second"` // bytes * 8 over the time between first and last packet
 }
 
-// Flows is a sorted, limited list. Total counts the rows before the limit.
+// Flows is a sorted, limited list. Total counts the rows before the limit; Evicted the flows towards these VMs that gave way to others since
+// the VMs were attached, because a VM's flow map was full: what was counted of them is forgotten.
 type Flows struct {
-	Schema int    `json:"schema"`
-	Total  int    `json:"total"`
-	Flows  []Flow `json:"flows"`
+	Schema  int    `json:"schema"`
+	Total   int    `json:"total"`
+	Evicted uint64 `json:"evicted"`
+	Flows   []Flow `json:"flows"`
 }
 
 // Bucket is one histogram bucket: Count values of at most Le (the last bucket has Le 0, meaning no bound).
