@@ -23,6 +23,9 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 	if q.full() && !p.waiting { // a burst of many small frames: make room now
 		w.flushPort(p)
 	}
+	if q.full() && p.waiting {
+		w.lengthen(p)
+	}
 	if q.full() || (p.waiting && q.chunks+len(sf.Refs) > w.waitLimit()) {
 		w.giveUp(p, &sf.Entry, flowtable.ReasonGuestNoBuffers, sf.Frags)
 		w.nic.FreeAll(sf.Refs)
@@ -252,6 +255,7 @@ func (w *Worker) setWaiting(p *port, waiting bool) {
 		w.waiting++
 	} else {
 		w.waiting--
+		w.shorten(p.out)
 	}
 }
 

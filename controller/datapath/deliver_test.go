@@ -124,9 +124,9 @@ func TestHungryGuestsShareAQuarterOfTheUMEM(t *testing.T) {
 			r.step()
 		}
 	}
-	for _, c := range []struct{ hungry, each int }{{1, 512}, {2, 300}, {3, 200}, {4, 150}, {5, 120}, {6, 100}} {
-		if c.hungry == 1 { // the queue's length is the smaller bound
-			fill(0, 600)
+	for _, c := range []struct{ hungry, each int }{{1, 600}, {2, 300}, {3, 200}, {4, 150}, {5, 120}, {6, 100}} {
+		if c.hungry == 1 { // more than a queue's own places
+			fill(0, 700)
 		} else {
 			fill(uint32(c.hungry-1), 400)
 			r.step()

@@ -25,6 +25,7 @@ type outFrame struct {
 type outQueue struct {
 	frames []outFrame // ring, length a power of two
 	most   int        // frames that push may bring
+	short  []outFrame // its own, while frames is one of the worker's long ones
 	head   uint32
 	n      int
 	chunks int               // UMEM chunks of all entries

@@ -98,10 +98,11 @@ type Worker struct {
 
 	fds       []unix.PollFd
 	fdsStale  bool
-	txStalled bool // a guest's frame waits for TX room
-	txShort   bool // a guest's frame waits for chunks, which the wire will not give back: it has none
-	waiting   int  // ports for which frames wait: the guest has no room, or is in debt, or is paused
-	signless  bool // a hungry guest has no descriptor that would tell of room; arm's
+	txStalled bool         // a guest's frame waits for TX room
+	txShort   bool         // a guest's frame waits for chunks, which the wire will not give back: it has none
+	waiting   int          // ports for which frames wait: the guest has no room, or is in debt, or is paused
+	longRings [][]outFrame // see lengthen
+	signless  bool         // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 	polling   busyPolling
 	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
