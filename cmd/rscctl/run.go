@@ -131,7 +131,6 @@ func runController(c *cli.Context, s streams) (err error) {
 		CPUs:    cpus, BusyPoll: c.Duration("busy-poll"),
 		Sizes: sizes, Flows: c.Int("flows"),
 
-
 		SocketGroup: c.String("socket-group"), GroupMayWrite: c.Bool("group-may-write"),
 		Service:  store != nil && !fdstore.InKeeper(),
 		Watchdog: watchdog,
