@@ -32,6 +32,11 @@ type excludedKey struct {
 	_       uint16
 }
 
+// device is what XDP must know of its interface. It mirrors struct device in abi.h.
+type device struct {
+	Backup uint32
+}
+
 // NumVerdicts is the number of parse verdicts; the numbers and names are those of flowtable/packet.
 const NumVerdicts = 11
 

@@ -38,6 +38,7 @@ enum outcome {
 	O_RX_SHARE,              /* dropped: its VM has its share of the RX ring */
 	O_PASS_HANG,             /* for a VM that the kernel reaches too, and the queue's worker hangs */
 	O_DROP_HANG,             /* dropped: for another VM, and a worker that hangs has left no more of the fill ring */
+	O_PASS_BACKUP,           /* for a VM, by a bond's backup: the bond drops it */
 	NUM_OUTCOMES_OF_FRAMES,
 	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
 	O_FLOW_LOST,                            /* a frame that the flow map had no room for */
@@ -109,6 +110,11 @@ enum {
 struct port_value {
 	u32 port;
 	u32 flags;
+};
+
+/* What is true of the interface that the program is on. */
+struct device {
+	u32 backup; /* 1: it is the backup of a bond, which is to drop what comes in by it */
 };
 
 /* A TCP port, of either end, whose flows are left on the kernel's path. */

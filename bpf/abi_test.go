@@ -47,8 +47,9 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 		goes  any
 	}{
 		{"port_key", xdp, PortKey{}}, {"port_value", xdp, PortValue{}}, {"excluded_key", xdp, excludedKey{}},
-		{"rx_queue", xdp, rxQueue{}}, {"rx_vm", xdp, rxVM{}},
+		{"rx_queue", xdp, rxQueue{}}, {"device", xdp, device{}}, {"rx_vm", xdp, rxVM{}},
 		{"flow_slot", xdp, flowSlot{}}, {"flow_key", tap.Types, FlowKey{}}, {"flow_stats", tap.Types, FlowStats{}},
+
 		{"observed", observe.Types, Observed{}}, {"observed_tcp", observe.Types, ObservedTCP{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

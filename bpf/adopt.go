@@ -163,7 +163,7 @@ func adoptSame(o LoadOptions, parts *Parts, maps map[string]*ebpf.Map) (*Program
 	p := &Program{
 		ifindex: o.Ifindex, readsTag: parts.ReadsTag, kept: true, prog: prog, excludes: map[uint32][]uint16{}, excluded: maps[RscMapExcluded],
 		ports: maps[RscMapPorts], outcomes: maps[RscMapOutcomes], xsks: maps[RscMapXsks], flows: maps[RscMapFlows], shares: maps[RscMapShares],
-		cached: maps[RscMapFlowSlots], made: maps[RscMapRowsMade],
+		cached: maps[RscMapFlowSlots], made: maps[RscMapRowsMade], device: maps[RscMapDevice],
 	}
 	clear(maps)
 	if p.slots, err = openSlots(p.cached); err != nil {

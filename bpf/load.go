@@ -16,10 +16,11 @@ const ProgramName = RscProgRscXdp
 
 // LoadOptions says for which interface the program is loaded.
 type LoadOptions struct {
-	Ifindex     int  // the interface, looked up in the network namespace of the calling thread
-	Queues      int  // RX queues, the size of the socket map
-	Native      bool // meant for native mode: read accelerated VLAN tags if that is possible on this interface
-	PortEntries int  // VMs at most, 0: meta.MaxPorts
+	Ifindex     int      // the interface, looked up in the network namespace of the calling thread
+	Queues      int      // RX queues, the size of the socket map
+	Native      bool     // meant for native mode: read accelerated VLAN tags if that is possible on this interface
+	PortEntries int      // VMs at most, 0: meta.MaxPorts
+	Beside      *Program // of another member of the same bond: the VMs, what is steered, the flows and the outcomes are the same; nil: of its own
 }
 
 // Program is the XDP program of one interface with its maps. Its methods may be called from any goroutine.
@@ -36,7 +37,8 @@ type Program struct {
 	flows    *ebpf.Map // of each VM, by PortValue.Port
 	cached   *ebpf.Map // flow_slots
 	made     *ebpf.Map // rows_made
-	slots    *slotMap  // cached, in our memory
+	device   *ebpf.Map
+	slots    *slotMap // cached, in our memory
 
 	mu   sync.Mutex // of what follows
 	link link.Link  // kept here: an unreferenced link is closed by the garbage collector, and XDP silently detaches
@@ -81,6 +83,9 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 		}
 	}
 	kept := compatible(spec, maps)
+	for name, m := range o.Beside.shared() {
+		kept[name] = m
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: kept})
 	if err != nil {
 		return nil, loadError("xdp", err)
@@ -91,7 +96,7 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 		excludes: map[uint32][]uint16{}, excluded: coll.DetachMap(RscMapExcluded),
 		ports: coll.DetachMap(RscMapPorts), outcomes: coll.DetachMap(RscMapOutcomes), xsks: coll.DetachMap(RscMapXsks),
 		flows: coll.DetachMap(RscMapFlows), shares: coll.DetachMap(RscMapShares),
-		cached: coll.DetachMap(RscMapFlowSlots), made: coll.DetachMap(RscMapRowsMade),
+		cached: coll.DetachMap(RscMapFlowSlots), made: coll.DetachMap(RscMapRowsMade), device: coll.DetachMap(RscMapDevice),
 	}
 	coll.Close()
 	if p.slots, err = openSlots(p.cached); err != nil {
@@ -99,6 +104,25 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 		return nil, fmt.Errorf("xdp: %w", err)
 	}
 	return p, nil
+}
+
+// shared are the maps that the programs of one bond's members have together.
+func (p *Program) shared() map[string]*ebpf.Map {
+	if p == nil {
+		return nil
+	}
+	return map[string]*ebpf.Map{RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapExcluded: p.excluded, RscMapFlows: p.flows, RscMapFlowSlots: p.cached, RscMapRowsMade: p.made}
+}
+
+// TakeLead makes this program the one whose SetExcluded is called from now on, after another's with the same maps.
+func (p *Program) TakeLead() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.excludes)
+	if err := p.readExcluded(); err != nil {
+		return fmt.Errorf("xdp: %w", err)
+	}
+	return nil
 }
 
 // sizeMaps gives the maps their sizes.
@@ -118,7 +142,7 @@ func sizeMaps(spec *ebpf.CollectionSpec, o LoadOptions) error {
 func (p *Program) maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		RscMapPorts: p.ports, RscMapOutcomes: p.outcomes, RscMapXsks: p.xsks, RscMapShares: p.shares, RscMapExcluded: p.excluded, RscMapFlows: p.flows,
-		RscMapFlowSlots: p.cached, RscMapRowsMade: p.made,
+		RscMapFlowSlots: p.cached, RscMapRowsMade: p.made, RscMapDevice: p.device,
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Names of what becomes of a frame, in the order of enum outcome in abi.h. Every frame counts under exactly one of the
-// names up to "drop_hang"; the others count events beside that.
+// names up to "pass_backup"; the others count events beside that.
 var outcomeNames = [...]string{
 	"pass_host",             // for nobody of ours
 	"pass_multicast",        // multicast or broadcast destination
@@ -22,6 +22,7 @@ var outcomeNames = [...]string{
 	"rx_share",              // dropped: its VM has its share of the RX ring
 	"pass_hang",             // for a VM with FlagFailOpen, and the worker hangs
 	"drop_hang",             // dropped: for another VM, and a worker that hangs has left no more of the fill ring
+	"pass_backup",           // for a VM, by the backup of a bond, which drops it
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
 	"vlan_unreadable",       // it could not be read whether a tag was taken out
@@ -69,6 +70,19 @@ func (p *Program) DeletePort(k PortKey) error {
 	}
 	if err != nil {
 		return fmt.Errorf("xdp: port: %w", err)
+	}
+	return nil
+}
+
+// SetBackup says whether the interface is the backup of a bond. What comes in for VMs by a backup is left to the bond, which drops it. It
+// holds for the next frame.
+func (p *Program) SetBackup(backup bool) error {
+	d := device{}
+	if backup {
+		d.Backup = 1
+	}
+	if err := p.device.Put(uint32(0), d); err != nil {
+		return fmt.Errorf("xdp: backup: %w", err)
 	}
 	return nil
 }

@@ -56,6 +56,14 @@ struct {
 	__type(value, u8);
 } excluded SEC(".maps");
 
+/* The interface itself; the only map beside those of the RX queues that the members of a bond do not share. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct device);
+} device SEC(".maps");
+
 /* Frames by outcome. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -60,6 +60,14 @@ static __always_inline struct rx_queue *queue_of(u32 id)
 	return bpf_map_lookup_elem(&shares, &id);
 }
 
+static __always_inline int is_backup(void)
+{
+	u32 zero = 0;
+	const struct device *d = bpf_map_lookup_elem(&device, &zero);
+
+	return d && *(volatile const u32 *)&d->backup;
+}
+
 static __always_inline int has_socket(u32 queue)
 {
 	return bpf_map_lookup_elem(&xsks, &queue) != 0;
@@ -197,6 +205,9 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	port = bpf_map_lookup_elem(&ports, &pk);
 	if (!port)
 		return pass(O_PASS_HOST);
+	/* A switch that floods sends it by the active member as well: the VM gets that one, and its flow is counted once. */
+	if (is_backup())
+		return pass(O_PASS_BACKUP);
 
 	if (more)
 		take_ip(&f, &i, &fk);

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type RscDevice struct {
+	_      structs.HostLayout
+	Backup uint32
+}
+
 type RscExcludedKey struct {
 	_       structs.HostLayout
 	Port    uint32
@@ -110,6 +115,7 @@ type RscRxQueue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	RscMapDevice          = "device"
 	RscMapExcluded        = "excluded"
 	RscMapFlowSlots       = "flow_slots"
 	RscMapFlows           = "flows"
@@ -173,6 +179,7 @@ type RscProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscMapSpecs struct {
+	Device    *ebpf.MapSpec `ebpf:"device"`
 	Excluded  *ebpf.MapSpec `ebpf:"excluded"`
 	FlowSlots *ebpf.MapSpec `ebpf:"flow_slots"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
@@ -212,6 +219,7 @@ func (o *RscObjects) Close() error {
 //
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscMaps struct {
+	Device    *ebpf.Map `ebpf:"device"`
 	Excluded  *ebpf.Map `ebpf:"excluded"`
 	FlowSlots *ebpf.Map `ebpf:"flow_slots"`
 	Flows     *ebpf.Map `ebpf:"flows"`
@@ -224,6 +232,7 @@ type RscMaps struct {
 
 func (m *RscMaps) Close() error {
 	return _RscClose(
+		m.Device,
 		m.Excluded,
 		m.FlowSlots,
 		m.Flows,
