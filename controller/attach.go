@@ -11,7 +11,6 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/hostchange"
-	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
 )
 
@@ -41,19 +40,19 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 		return resp, err
 	}
 	u := c.uplinks[req.Iface]
-	var facts *netdev.Facts
-	chunk := 0
+	var at *site
 	if u == nil {
-		if facts, chunk, err = inspectUplink(req.Iface, a.addr.VLAN); err != nil {
+		if at, err = inspectUplink(req.Iface, a.addr.VLAN); err != nil {
 			return resp, err
 		}
 	} else {
-		facts, chunk = u.facts, u.chunk
+		at = u.site()
 	}
+	facts := at.facts
 	if a.clashes(facts) {
 		return resp, fmt.Errorf("attach: MAC %s is %s's own: %w: give the VM its own address", req.MAC, req.Iface, ErrUsage)
 	}
-	todo, warnings, err := planOffloads(facts, req)
+	todo, warnings, err := planAllOffloads(at.devs, req.FixOffloads)
 	if err != nil {
 		return resp, err
 	}
@@ -66,7 +65,9 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	}
 	resp.Warnings = append(append(resp.Warnings, warnings...), said...)
 	if u == nil {
-		resp.Changes = append(resp.Changes, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", facts.RxQueues, req.Iface))
+		for _, d := range at.devs {
+			resp.Changes = append(resp.Changes, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", d.RxQueues, d.Name))
+		}
 	}
 	resp.Changes = append(resp.Changes, fmt.Sprintf("add %s to %s's unicast filter", req.MAC, req.Iface))
 	for _, ch := range todo {
@@ -76,7 +77,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	if req.DryRun {
 		return resp, nil
 	}
-	if err := c.attachNow(u, facts, chunk, a, todo, &resp); err != nil {
+	if err := c.attachNow(u, at, a, todo, &resp); err != nil {
 		return resp, err
 	}
 	c.log.Info("attached", "iface", req.Iface, "vm", req.VM, "mac", req.MAC, "vlan", req.VLAN, "feed", a.kind.feed(), "to", a.kind.to())
@@ -87,7 +88,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 }
 
 // attachNow makes the changes, each undone again if a later one fails. The caller holds mu.
-func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *attachment, todo []state.Change, resp *api.AttachResponse) (err error) {
+func (c *Controller) attachNow(u *uplink, at *site, a *attachment, todo []state.Change, resp *api.AttachResponse) (err error) {
 	var done []state.Change
 	fresh := u == nil
 	c.touched = true
@@ -98,13 +99,13 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		if fresh && u != nil {
 			c.pulses.remove(u)
 			_ = u.close()
-			c.watcher.Remove(u.facts.Index)
+			c.unwatchUplink(u)
 			delete(c.uplinks, u.name)
 		}
 		_ = c.putBack(done)
 		c.remember() // or what outlives this process would hold on to the sockets that were closed
 	}()
-	if done, err = c.applyChanges(facts.Name, todo); err != nil {
+	if done, err = c.applyChanges(at.facts.Name, todo); err != nil {
 		return err
 	}
 	if c.flows == nil {
@@ -113,7 +114,7 @@ func (c *Controller) attachNow(u *uplink, facts *netdev.Facts, chunk int, a *att
 		}
 	}
 	if fresh {
-		if u, err = openUplink(facts, chunk, c.opt.Sizes, c.flows, c.tuning(), c.lookSoon, c.log); err != nil {
+		if u, err = openUplink(at, c.opt.Sizes, c.flows, c.tuning(), c.lookSoon, c.log); err != nil {
 			return err
 		}
 		u.tag = c.nextTag("u")
@@ -162,11 +163,31 @@ func (c *Controller) watchUplink(u *uplink) error {
 	if err != nil {
 		return err
 	}
-	if why := u.want().Broken(facts); why != "" || facts.Index != u.facts.Index {
-		return fmt.Errorf("interface %s: changed while it was attached: %s", u.name, cmp.Or(why, "it was made anew"))
+	if facts.Index != u.facts.Index {
+		return fmt.Errorf("interface %s: changed while it was attached: it was made anew", u.name)
+	}
+	for _, d := range u.devs {
+		now := facts
+		if u.bond != nil {
+			if now, err = c.watcher.Add(d.facts.Name); err != nil {
+				return err
+			}
+		}
+		if why := d.want(u.chunk).Broken(now); why != "" || now.Index != d.facts.Index {
+			return fmt.Errorf("interface %s: changed while it was attached: %s", now.Name, cmp.Or(why, "it was made anew"))
+		}
+		d.facts = now
 	}
 	u.facts = facts
 	return nil
+}
+
+// unwatchUplink ends that.
+func (c *Controller) unwatchUplink(u *uplink) {
+	c.watcher.Remove(u.facts.Index)
+	for _, d := range u.devs {
+		c.watcher.Remove(d.facts.Index)
+	}
 }
 
 // addVM opens the way to the VM and steers its address to it. On failure nothing of it stays.

@@ -299,7 +299,7 @@ func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 		restored = append(restored, hostchange.UndoneText(ch))
 	}
 	restored = append(restored, fmt.Sprintf("XDP program and sockets removed from %s", u.name))
-	c.watcher.Remove(u.facts.Index)
+	c.unwatchUplink(u)
 	delete(c.uplinks, u.name)
 	return restored, errors.Join(errs...)
 }

@@ -130,13 +130,18 @@ func (c *Controller) preview(b bag) (s packed, err error) {
 	for name, u := range c.uplinks {
 		prog, bad := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
 		err = errors.Join(err, bad)
-		one := packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.native, Program: prog, ChunkSize: u.chunk, Rings: u.rings}
+		one := packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.devs[0].native, Program: prog, ChunkSize: u.chunk, Rings: u.rings}
+		if one.Devices, bad = u.describeDevices(&keep); bad != nil {
+			err = errors.Join(err, bad)
+		}
 		for _, q := range u.queues {
 			var umem string
 			if q.adoptable {
 				umem = keep.fd(fmt.Sprintf("%s.q%d.umem", u.tag, q.id), q.sock.Parts().Umem)
 			}
-			one.Queues = append(one.Queues, packedQueue{Umem: umem})
+			place := u.placed(q)
+			place.Umem = umem
+			one.Queues = append(one.Queues, place)
 		}
 		for _, a := range u.sorted() {
 			one.VMs = append(one.VMs, packedVM{VM: a.saved()})

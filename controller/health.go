@@ -85,18 +85,22 @@ func (c *Controller) follow(e netdev.Event) (look bool) {
 		return true
 	case netdev.LinksChanged:
 		c.retries.news(time.Now())
-		return len(c.waiting) > 0
+		return c.followBonds() || len(c.waiting) > 0
 	}
 	u := c.byIndex(e.Index)
 	if u == nil {
 		c.vmChanged(e.Index)
 		return false
 	}
+	of := ""
+	if e.Index != u.facts.Index {
+		of = e.Was.Name + ": "
+	}
 	switch e.Kind {
 	case netdev.Down, netdev.CarrierOff:
-		u.linkSays(slog.LevelWarn, "link is down")
+		u.linkSays(slog.LevelWarn, of+"link is down")
 	case netdev.Up, netdev.CarrierOn:
-		u.linkSays(slog.LevelInfo, "link is up")
+		u.linkSays(slog.LevelInfo, of+"link is up")
 	}
 	c.checkUplink(u)
 	return true // what is in a bridge with it, and the VMs that were taken off
@@ -124,7 +128,7 @@ func (c *Controller) vmChanged(index int) {
 
 func (c *Controller) byIndex(index int) *uplink {
 	for _, u := range c.uplinks {
-		if u.facts.Index == index {
+		if u.facts.Index == index || u.device(index) != nil {
 			return u
 		}
 	}

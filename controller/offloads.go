@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
@@ -47,9 +46,21 @@ func (u *uplink) keepChanges(done []state.Change) (twice []uint64) {
 	return twice
 }
 
+// planAllOffloads is planOffloads for the devices by which an uplink's frames come in.
+func planAllOffloads(devs []*netdev.Facts, fix bool) (todo []state.Change, warnings []string, err error) {
+	for _, f := range devs {
+		more, said, err := planOffloads(f, fix)
+		if err != nil {
+			return nil, nil, err
+		}
+		todo, warnings = append(todo, more...), append(warnings, said...)
+	}
+	return todo, warnings, nil
+}
+
 // planOffloads says which offloads of the interface and its veth peer stand in the way. Those of the interface are
-// switched off; those of the peer only when the operator asked for it, otherwise they become warnings with the remedy.
-func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []state.Change, warnings []string, err error) {
+// switched off; those of the peer only with fix, which an operator has to say, otherwise they become warnings with the remedy.
+func planOffloads(f *netdev.Facts, fix bool) (todo []state.Change, warnings []string, err error) {
 	err = netdev.With(func(h *netdev.Handle) error {
 		for _, o := range []struct{ feature, why string }{
 			{netdev.LRO, "the NIC would merge frames before we see them"},
@@ -83,7 +94,7 @@ func planOffloads(f *netdev.Facts, req api.AttachRequest) (todo []state.Change, 
 	}
 	switch warning := peerWarning(p); {
 	case warning == "":
-	case req.FixOffloads:
+	case fix:
 		todo = append(todo, hostchange.SwitchOff(p.Name, f.Name, netdev.TxChecksum, "its frames would come with partial checksums"))
 	default:
 		warnings = append(warnings, warning)
@@ -97,35 +108,40 @@ func remedyFor(p *netdev.Peer) string {
 
 // partialRemedy is what an operator does about partial checksums on this uplink.
 func (u *uplink) partialRemedy() string {
-	if p, err := netdev.VethPeer(u.name); err == nil && p.Reachable {
-		return remedyFor(p)
+	for _, d := range u.devs {
+		if p, err := netdev.VethPeer(d.facts.Name); err == nil && p.Reachable {
+			return remedyFor(p)
+		}
 	}
 	return "switch the sender's tx checksum offload off ('ethtool -K DEV tx off' where the frames are made)"
 }
 
 // checkTags refuses an uplink on which a VLAN tag could pass unseen: neither the XDP program reads tags that were taken
 // out of the frame, nor is it certain that none is. A tagged frame would enter another tenant's untagged VM.
-func (u *uplink) checkTags() error {
-	if u.prog.ReadsVLANTag() {
+func (u *uplink) checkTags() error { return u.eachDevice((*device).checkTags) }
+
+func (d *device) checkTags() error {
+	if d.prog.ReadsVLANTag() {
 		return nil
 	}
+	name := d.facts.Name
 	return netdev.With(func(h *netdev.Handle) error {
-		if u.facts.Kind == "veth" { // the tag rides beside the frame whatever rx-vlan-offload says
-			p, err := netdev.VethPeer(u.name)
+		if d.facts.Kind == "veth" { // the tag rides beside the frame whatever rx-vlan-offload says
+			p, err := netdev.VethPeer(name)
 			if err == nil && p.Reachable {
 				if on, _, err := p.Offload(netdev.TxVLAN); err == nil && !on {
 					return nil
 				}
 			}
-			return fmt.Errorf("interface %s: VLAN tags cannot be seen here (XDP is %s, and the peer hands tags beside the frame): switch the peer's %s off", u.name, u.prog.Mode(), netdev.TxVLAN)
+			return fmt.Errorf("interface %s: VLAN tags cannot be seen here (XDP is %s, and the peer hands tags beside the frame): switch the peer's %s off", name, d.prog.Mode(), netdev.TxVLAN)
 		}
-		on, fixed, err := h.Offload(u.name, netdev.RxVLAN)
+		on, fixed, err := h.Offload(name, netdev.RxVLAN)
 		if errors.Is(err, netdev.ErrNoFeature) || (err == nil && !on) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("interface %s: offloads: %w", u.name, err)
+			return fmt.Errorf("interface %s: offloads: %w", name, err)
 		}
-		return fmt.Errorf("interface %s: %s is on (fixed: %t) and the driver does not show tags to XDP: a tagged frame could enter an untagged VM: use another interface", u.name, netdev.RxVLAN, fixed)
+		return fmt.Errorf("interface %s: %s is on (fixed: %t) and the driver does not show tags to XDP: a tagged frame could enter an untagged VM: use another interface", name, netdev.RxVLAN, fixed)
 	})
 }

@@ -79,7 +79,7 @@ func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
 			if err := u.release(); err != nil { // the parcel has what it needs; what does not close ends with the process
 				u.log.Warn("hand over: release", "err", err)
 			}
-			c.watcher.Remove(u.facts.Index)
+			c.unwatchUplink(u)
 		}
 	}, nil
 }
@@ -117,7 +117,7 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 
 func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUplink, error) {
 	s := packedUplink{
-		Tag: u.tag, Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.native, Warnings: u.warnings,
+		Tag: u.tag, Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.devs[0].native, Warnings: u.warnings,
 		Generations: map[int]uint32{},
 	}
 	for i, n := range u.taken {
@@ -132,9 +132,13 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	prog, err := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
 	s.Program, errs = prog, append(errs, err)
 	s.Multicast = keep.fd(u.tag+".group", u.mcast.FD())
+	if s.Devices, err = u.describeDevices(keep); err != nil {
+		errs = append(errs, err)
+	}
 	looked := u.look()
 	for i, q := range u.queues {
-		one := packedQueue{Counted: looked[i].Counted()}
+		one := u.placed(q)
+		one.Counted = looked[i].Counted()
 		if q.adoptable {
 			parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
 			one.Socket, one.Umem, one.Owners = keep.fd(tag+".xsk", parts.Socket), keep.fd(tag+".umem", parts.Umem), keep.fd(tag+".owners", parts.Owners)
@@ -148,6 +152,31 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 		s.VMs = append(s.VMs, *vm)
 	}
 	return s, errors.Join(errs...)
+}
+
+// describeDevices describes the members of a bond, and nothing of another interface.
+func (u *uplink) describeDevices(keep *keeper) (out []packedDevice, err error) {
+	if u.bond == nil {
+		return nil, nil
+	}
+	for i, d := range u.devs {
+		one := packedDevice{Index: d.facts.Index, RxQueues: d.facts.RxQueues, Native: d.native}
+		if i > 0 {
+			var bad error
+			one.Program, bad = keep.program(fmt.Sprintf("%s.d%d.xdp", u.tag, d.facts.Index), d.prog.Parts, d.prog.Outcomes)
+			err = errors.Join(err, bad)
+		}
+		out = append(out, one)
+	}
+	return out, err
+}
+
+// placed says of which device a queue is, where that has to be said.
+func (u *uplink) placed(q *queue) packedQueue {
+	if u.bond == nil {
+		return packedQueue{}
+	}
+	return packedQueue{ID: q.id, Device: q.dev.facts.Index, NIC: q.nic}
 }
 
 // carried is what goes on of a VM's counts. What is held is lost with the process.
@@ -171,9 +200,7 @@ func (u *uplink) release() error {
 	if u.mcast != nil && stopped {
 		errs = append(errs, u.mcast.Close())
 	}
-	if u.prog != nil {
-		errs = append(errs, u.prog.Release())
-	}
+	errs = append(errs, u.eachDevice(func(d *device) error { return d.prog.Release() }))
 	return errors.Join(errs...)
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -68,6 +69,40 @@ type packedUplink struct {
 	Changes     []uint64       `json:"changes"`     // what was changed on the host, by its ids in the undo list
 	Warnings    []string       `json:"warnings,omitempty"`
 	VMs         []packedVM     `json:"vms"`
+	// Devices are the members of a bond, by whose queues its frames come in; Program is the first one's, and Queues say whose they are.
+	Devices []packedDevice `json:"devices,omitempty"`
+}
+
+// packedDevice is a member of a bond.
+type packedDevice struct {
+	Index    int           `json:"ifindex"`
+	RxQueues int           `json:"rx_queues"`
+	Native   bool          `json:"native"`
+	Program  packedProgram `json:"program,omitzero"` // missing for the first one
+}
+
+// devices are those by whose queues an uplink's frames come in: the members of a bond, otherwise the interface itself.
+func (s *packedUplink) devices() []packedDevice {
+	if len(s.Devices) == 0 {
+		return []packedDevice{{s.Index, s.RxQueues, s.Native, s.Program}}
+	}
+	out := slices.Clone(s.Devices)
+	out[0].Program = s.Program
+	return out
+}
+
+// place is where the i-th queue is: its device, nil when that is none of the uplink's, and its numbers among the uplink's and there.
+func (s *packedUplink) place(i int) (d *packedDevice, id, nic int) {
+	devices, q := s.devices(), &s.Queues[i]
+	if len(s.Devices) == 0 {
+		return &devices[0], i, i
+	}
+	for n := range devices {
+		if devices[n].Index == q.Device {
+			d = &devices[n]
+		}
+	}
+	return d, q.ID, q.NIC
 }
 
 // ringSizes are those of each queue, Chunks in chunks of the UMEM, the others in entries.
@@ -85,6 +120,10 @@ type packedQueue struct {
 	Umem    string    `json:"umem,omitempty"`
 	Owners  string    `json:"owners,omitempty"`
 	Counted api.Queue `json:"counted"`
+	// Of a bond: the number of its worker, the ifindex of the member, and the queue's number there.
+	ID     int `json:"id,omitempty"`
+	Device int `json:"device,omitempty"`
+	NIC    int `json:"nic,omitempty"`
 }
 
 // packedVM is one VM. Exactly one of User and Tap is set.

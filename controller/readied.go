@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,7 @@ func (c *Controller) checkPacked(req api.AttachRequest) (*attachment, error) {
 // readyUplink makes what it can of a preview.
 func readyUplink(p *parcel.Parcel, s *packedUplink, slots int) (r *readied, err error) {
 	r = &readied{linkID: s.Program.LinkID}
-	if r.prog, err = adoptProgram(p, s); err != nil {
+	if r.prog, err = adoptProgram(p, &s.devices()[0], nil); err != nil {
 		return nil, err
 	}
 	for id := range s.Queues {
@@ -73,7 +74,11 @@ func readyQueue(p *parcel.Parcel, s *packedUplink, id, slots int) (q readiedQueu
 	if err != nil {
 		return q, err
 	}
-	q.umem, err = xsk.MapAhead(queueConfig(s.Index, id, s.ChunkSize, s.Rings, s.Native), fd)
+	d, _, nic := s.place(id)
+	if d == nil {
+		return q, errors.Join(fmt.Errorf("queue %d: %w", id, parcel.ErrDamaged), unix.Close(fd))
+	}
+	q.umem, err = xsk.MapAhead(queueConfig(d.Index, nic, s.ChunkSize, s.Rings, d.Native), fd)
 	return q, errors.Join(err, unix.Close(fd))
 }
 

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -23,12 +24,17 @@ func peerWarning(p *netdev.Peer) string {
 
 // checkSenders looks now and then whether the frames to come will have partial checksums. The caller holds mu.
 func (u *uplink) checkSenders() {
-	if u.facts.Kind != "veth" || time.Since(u.sendersSeen) < sendersEvery {
+	if time.Since(u.sendersSeen) < sendersEvery {
 		return
 	}
 	u.sendersSeen, u.senders = time.Now(), ""
-	if p, err := netdev.VethPeer(u.name); err == nil && p.Reachable {
-		u.senders = peerWarning(p)
+	for _, d := range u.devs {
+		if d.facts.Kind != "veth" {
+			continue
+		}
+		if p, err := netdev.VethPeer(d.facts.Name); err == nil && p.Reachable {
+			u.senders = cmp.Or(u.senders, peerWarning(p))
+		}
 	}
 }
 

@@ -67,6 +67,8 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.warnings,
 		Queues: u.look(),
 	}
+	bond, wrong := u.describeBond()
+	s.Bond, s.Warnings = bond, append(slices.Clone(s.Warnings), wrong...)
 	if u.senders != "" {
 		s.Warnings = append(slices.Clone(s.Warnings), u.senders)
 	}
@@ -94,11 +96,19 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 func (u *uplink) look() []report.Queue {
 	out := make([]report.Queue, len(u.queues))
 	for i, q := range u.queues {
-		out[i].ID, out[i].Before, out[i].CPUs = q.id, q.before, q.cpus
-		out[i].Seen, out[i].Err = q.Snapshot()
-		h := q.shares.Hangs()
-		out[i].Hangs, out[i].HangPassed = h.Times, h.Passed
+		out[i] = u.lookAt(q)
 	}
+	return out
+}
+
+func (u *uplink) lookAt(q *queue) report.Queue {
+	out := report.Queue{ID: q.id, Before: q.before, CPUs: q.cpus}
+	if u.bond != nil {
+		out.Device, out.NIC = q.dev.facts.Name, q.nic
+	}
+	out.Seen, out.Err = q.Snapshot()
+	h := q.shares.Hangs()
+	out.Hangs, out.HangPassed = h.Times, h.Passed
 	return out
 }
 

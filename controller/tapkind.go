@@ -120,7 +120,7 @@ func (t *tapKind) openGuests(a *attachment) error {
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
 func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
-	pkt, err := t.openPacket(q.id)
+	pkt, err := t.openPacket(len(t.sockets))
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
 	return datapath.NewPacketGuest(pkt, q.sock), nil
 }
 
-// openPacket opens the packet socket of a queue, or goes on with the one that was given.
+// openPacket opens the packet socket of a queue, or goes on with the one that was given for its place among the queues.
 func (t *tapKind) openPacket(queue int) (*tap.Packet, error) {
 	if queue >= len(t.given) {
 		return tap.OpenPacket(t.facts.Index)

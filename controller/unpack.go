@@ -51,7 +51,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 		for _, u := range opened {
 			c.pulses.remove(u)
 			err = errors.Join(err, u.abandon())
-			c.watcher.Remove(u.facts.Index)
+			c.unwatchUplink(u)
 			delete(c.uplinks, u.name)
 		}
 	}()
@@ -66,7 +66,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs, how); err != nil {
 			return fmt.Errorf("interface %s: %w", u.name, err)
 		}
-		if _, err := c.watcher.Add(u.name); err != nil {
+		if err := c.watchAgain(u); err != nil {
 			return err
 		}
 	}
@@ -81,12 +81,13 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 
 // unpackUplink goes on with an interface. Its workers run and take nothing yet.
 func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, err error) {
-	f, err := stillThere(s)
+	at, err := stillThere(s)
 	if err != nil {
 		return nil, err
 	}
-	u = &uplink{tag: s.Tag, name: f.Name, facts: f, chunk: s.ChunkSize, rings: s.Rings, slots: c.opt.Sizes.slots(), tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
-		steering: map[uint32]bool{}, native: s.Native, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
+	f := at.facts
+	u = &uplink{tag: s.Tag, name: f.Name, facts: f, bond: at.bond, chunk: s.ChunkSize, rings: s.Rings, slots: c.opt.Sizes.slots(), tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
+		steering: map[uint32]bool{}, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.abandon())
@@ -100,7 +101,14 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 		u.taken[i] = n
 	}
 	ready := c.ready[s.Index]
-	if u.prog, err = unpackProgram(p, s, ready); err != nil {
+	for i, packed := range s.devices() {
+		d := &device{facts: at.devs[i], native: packed.Native}
+		if d.prog, err = unpackProgram(p, &packed, ready, u.prog); err != nil {
+			return u, err
+		}
+		u.addDevice(d)
+	}
+	if err := u.atUnpack(); err != nil {
 		return u, err
 	}
 	fd, err := p.Take(s.Multicast, parcel.PacketSocket)
@@ -111,17 +119,34 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 		return u, err
 	}
 	for id := range s.Queues {
-		if err := u.unpackQueue(p, id, &s.Queues[id], ready.queue(id), c.lookSoon); err != nil {
+		place, err := u.place(s, id)
+		if err != nil {
 			return u, err
 		}
+		q, err := u.unpackQueue(p, place, &s.Queues[id], ready.queue(id), c.lookSoon)
+		if err != nil {
+			return u, err
+		}
+		u.queues = append(u.queues, q)
 	}
 	return u, nil
 }
 
+// watchAgain begins to follow an interface that was followed by a process before.
+func (c *Controller) watchAgain(u *uplink) error {
+	_, err := c.watcher.Add(u.name)
+	for _, d := range u.devs {
+		if u.bond != nil && err == nil {
+			_, err = c.watcher.Add(d.facts.Name)
+		}
+	}
+	return err
+}
+
 // unpackProgram goes on with an interface's program: this version's, which was made ready before the other stopped, or is now.
-func unpackProgram(p *parcel.Parcel, s *packedUplink, ready *readied) (prog *bpf.Program, err error) {
+func unpackProgram(p *parcel.Parcel, s *packedDevice, ready *readied, beside *bpf.Program) (prog *bpf.Program, err error) {
 	if prog = ready.program(s.Program.LinkID); prog == nil { // also when the interface's program was attached anew meanwhile
-		if prog, err = adoptProgram(p, s); err != nil {
+		if prog, err = adoptProgram(p, s, beside); err != nil {
 			return nil, err
 		}
 	}
@@ -132,16 +157,16 @@ func unpackProgram(p *parcel.Parcel, s *packedUplink, ready *readied) (prog *bpf
 }
 
 // adoptProgram loads this version's program over the maps of a parcel's. It does not take its place.
-func adoptProgram(p *parcel.Parcel, s *packedUplink) (*bpf.Program, error) {
+func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program) (*bpf.Program, error) {
 	parts, err := takeProgram(p, &s.Program)
 	if err != nil {
 		return nil, err
 	}
-	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native}, parts, s.Program.Outcomes)
+	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside}, parts, s.Program.Outcomes)
 }
 
 // stillThere looks at the interface of a parcel, which may have another name by now.
-func stillThere(s *packedUplink) (*netdev.Facts, error) {
+func stillThere(s *packedUplink) (*site, error) {
 	link, err := net.InterfaceByIndex(s.Index)
 	if err != nil {
 		return nil, err
@@ -150,28 +175,74 @@ func stillThere(s *packedUplink) (*netdev.Facts, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case len(s.Devices) > 0:
+		return membersStillThere(s, f)
 	case f.Index != s.Index || f.RxQueues != s.RxQueues || len(s.Queues) != s.RxQueues:
 		return nil, fmt.Errorf("%w: it has %d receive queues, and had %d", errMoved, f.RxQueues, s.RxQueues)
 	}
-	return f, nil
+	return &site{facts: f, devs: []*netdev.Facts{f}}, nil
+}
+
+// membersStillThere is stillThere for a bond. Members that have come or left are followed later.
+func membersStillThere(s *packedUplink, f *netdev.Facts) (*site, error) {
+	b, err := netdev.BondOf(f.Index)
+	if err == nil && b == nil {
+		err = fmt.Errorf("%w: it is no bond any more", errMoved)
+	}
+	if err != nil {
+		return nil, err
+	}
+	at, queues := &site{facts: f, bond: b}, 0
+	for _, d := range s.Devices {
+		now, err := netdev.InspectIndex(d.Index)
+		if err == nil && now.RxQueues != d.RxQueues {
+			err = fmt.Errorf("%w: its member %s has %d receive queues, and had %d", errMoved, now.Name, now.RxQueues, d.RxQueues)
+		}
+		if err != nil {
+			return nil, err
+		}
+		at.devs, queues = append(at.devs, now), queues+d.RxQueues
+	}
+	if queues != len(s.Queues) {
+		return nil, fmt.Errorf("%d queues of %d: %w", len(s.Queues), queues, parcel.ErrDamaged)
+	}
+	return at, nil
+}
+
+// atUnpack tells the programs of a bond's members which of them are backups now.
+func (u *uplink) atUnpack() error {
+	return u.eachDevice(func(d *device) error {
+		m := u.member(d.facts.Index)
+		d.backup = m != nil && !m.Active
+		return d.prog.SetBackup(d.backup)
+	})
+}
+
+// place is where a queue of a parcel is.
+func (u *uplink) place(s *packedUplink, i int) (queuePlace, error) {
+	d, id, nic := s.place(i)
+	if d == nil || nic < 0 || nic >= d.RxQueues {
+		return queuePlace{}, fmt.Errorf("queue %d: %w", i, parcel.ErrDamaged)
+	}
+	return queuePlace{id, u.device(d.Index), nic}, nil
 }
 
 // unpackQueue goes on with a queue's socket, or opens one where the kernel does not let that be: what waited in the other one is lost.
-func (u *uplink) unpackQueue(p *parcel.Parcel, id int, s *packedQueue, ready readiedQueue, trouble func()) error {
+func (u *uplink) unpackQueue(p *parcel.Parcel, at queuePlace, s *packedQueue, ready readiedQueue, trouble func()) (*queue, error) {
 	var sock *xsk.Socket
 	var parts xsk.Parts
 	var err error
 	if s.Socket == "" {
-		sock, err = xsk.Open(u.queueConfig(id))
+		sock, err = xsk.Open(u.queueConfig(at))
 	} else if parts, err = takeQueue(p, s); err == nil {
-		cfg := u.queueConfig(id)
+		cfg := u.queueConfig(at)
 		cfg.Ahead = ready.umem
 		sock, err = xsk.Adopt(cfg, parts)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return u.startQueue(id, sock, &s.Counted, ready.worker, trouble)
+	return u.startQueue(at, sock, &s.Counted, ready.worker, trouble)
 }
 
 // unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.

@@ -16,6 +16,7 @@ import (
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/tap"
 )
 
 // Sizes of one NIC queue. The UMEM holds the frames of the fill ring and the RX ring, what the flow table holds, what
@@ -29,7 +30,7 @@ const (
 	maxPorts       = datapath.MaxPorts // VMs of one interface
 )
 
-// uplink is one interface in use: its XDP program, a socket and a worker per queue, and the VMs on it.
+// uplink is one interface in use: its devices with their XDP programs, a socket and a worker per queue of them, and the VMs on it.
 type uplink struct {
 	tag      string // see survivor
 	name     string
@@ -37,7 +38,9 @@ type uplink struct {
 	chunk    int
 	rings    ringSizes
 	slots    int
-	prog     *bpf.Program
+	bond     *netdev.Bond // as it was at the last look; nil: the interface is none
+	devs     []*device    // by whose queues its frames come in
+	prog     *bpf.Program // of the first device; what it knows of VMs, flows and outcomes is the others' too
 	queues   []*queue
 	mcast    *netdev.McastSocket
 	log      *slog.Logger
@@ -45,12 +48,13 @@ type uplink struct {
 	byIdx    [maxPorts]*attachment
 	taken    [maxPorts]uint32 // how many VMs have had each index
 	flows    *bpf.Flows
-	native   bool            // XDP runs in the driver
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
 	tune     tuning
-	limit    vhost.LogLimit // of lines that the other end of the link can provoke
+	unserved map[int]unserved // by ifindex: members of the bond by which no VM gets frames
+	announce int              // looks at which it is still to be told where the VMs are
+	limit    vhost.LogLimit   // of lines that the other end of the link can provoke
 
 	senders     string    // what is wrong with the frames to come, "" for nothing
 	sendersSeen time.Time // when that was looked at
@@ -59,8 +63,11 @@ type uplink struct {
 // queue is one NIC queue: its socket, and the worker that serves it.
 type queue struct {
 	*datapath.Worker
-	id        int
+	id        int // of the worker, no other's of the uplink
+	dev       *device
+	nic       int // the queue's number there
 	sock      *xsk.Socket
+	out       *tap.Packet // of a bond: by which frames leave; otherwise nil
 	adoptable bool        // another process may go on with sock
 	shares    *bpf.Shares // of the socket's RX ring
 	wakeFD    int
@@ -84,7 +91,11 @@ func (q *queue) close() error {
 	if q.wakeFD >= 0 {
 		_ = unix.Close(q.wakeFD)
 	}
-	return errors.Join(q.shares.Close(), q.sock.Close())
+	var err error
+	if q.out != nil {
+		err = q.out.Close()
+	}
+	return errors.Join(err, q.shares.Close(), q.sock.Close())
 }
 
 // chunkFor returns the UMEM chunk size for an interface's MTU.
@@ -97,26 +108,54 @@ func chunkFor(f *netdev.Facts) (int, error) {
 	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU ('ip link set %s mtu %d')", ErrMTU, f.MTU, xsk.LargeChunk, most, f.Name, most)
 }
 
+// site is what was found of an interface that is to become an uplink.
+type site struct {
+	facts *netdev.Facts
+	bond  *netdev.Bond    // nil: it is none
+	devs  []*netdev.Facts // by whose receive queues its frames come in: itself, or a bond's members
+	chunk int             // bytes of a UMEM chunk
+}
+
+// queues is how many receive queues its devices have.
+func (s *site) queues() (n int) {
+	for _, d := range s.devs {
+		n += d.RxQueues
+	}
+	return n
+}
+
 // inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
-func inspectUplink(name string, vlan uint16) (*netdev.Facts, int, error) {
+func inspectUplink(name string, vlan uint16) (*site, error) {
 	f, err := netdev.Inspect(name)
 	if errors.Is(err, netdev.ErrNoDevice) {
 		err = fmt.Errorf("%w: %s'ip link' lists those of this network namespace", err, likeLink(name, err))
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("attach: %w", err)
+		return nil, fmt.Errorf("attach: %w", err)
 	}
 	if err := netdev.CheckUplink(name, vlan); err != nil {
-		return nil, 0, fmt.Errorf("attach: %w", err)
+		return nil, fmt.Errorf("attach: %w", err)
 	}
-	chunk, err := chunkFor(f)
-	if err != nil {
-		return nil, 0, fmt.Errorf("attach: interface %s: %w", name, err)
+	s := &site{facts: f, devs: []*netdev.Facts{f}}
+	if s.bond, err = netdev.BondOf(f.Index); err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
 	}
 	if f.XDP.Attached {
-		return nil, 0, fmt.Errorf("attach: interface %s: %w", name, foreignXDP(f))
+		return nil, fmt.Errorf("attach: interface %s: %w", name, foreignXDP(f))
 	}
-	return f, chunk, nil
+	if s.bond != nil {
+		if s.devs, err = inspectMembers(s.bond.Members); err != nil {
+			return nil, fmt.Errorf("attach: interface %s: %w", name, err)
+		}
+	}
+	for _, d := range s.devs {
+		chunk, err := chunkFor(d)
+		if err != nil {
+			return nil, fmt.Errorf("attach: interface %s: %w", d.Name, err)
+		}
+		s.chunk = max(s.chunk, chunk)
+	}
+	return s, nil
 }
 
 // foreignXDP says who holds the interface: another controller, or a program that is not ours.
@@ -129,40 +168,59 @@ func foreignXDP(f *netdev.Facts) error {
 }
 
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
-func openUplink(f *netdev.Facts, chunk int, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
-	u = &uplink{name: f.Name, facts: f, chunk: chunk, rings: sizes.rings(f.RxQueues, chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
+func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
+	f := s.facts
+	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			_ = u.close()
 			u, err = nil, fmt.Errorf("interface %s: %w", f.Name, err)
 		}
 	}()
-	if err := u.loadProgram(); err != nil {
-		return u, err
+	for _, f := range s.devs {
+		d, err := u.openDevice(f)
+		if err != nil {
+			return u, u.ofMember(f.Name, err)
+		}
+		u.addDevice(d)
+		if d.warning != "" {
+			u.warnings = append(u.warnings, d.warning)
+		}
 	}
 	if u.mcast, err = netdev.OpenMulticast(f.Index); err != nil {
 		return u, err
 	}
-	for id := range f.RxQueues {
-		if err := u.openQueue(id, trouble); err != nil {
-			return u, err
+	for _, d := range u.devs {
+		for nic := range d.facts.RxQueues {
+			q, err := u.openQueue(queuePlace{u.freeQueue(), d, nic}, trouble)
+			if err != nil {
+				return u, u.ofMember(d.facts.Name, err)
+			}
+			u.queues = append(u.queues, q)
 		}
 	}
 	return u, nil
 }
 
-// openQueue opens one NIC queue and starts its worker. What it opened is in u.queues, also when it fails.
-func (u *uplink) openQueue(id int, trouble func()) error {
-	s, err := xsk.Open(u.queueConfig(id))
+// queuePlace is a NIC queue, and the number that its worker has.
+type queuePlace struct {
+	id  int
+	dev *device
+	nic int
+}
+
+// openQueue opens one NIC queue and starts its worker.
+func (u *uplink) openQueue(at queuePlace, trouble func()) (*queue, error) {
+	s, err := xsk.Open(u.queueConfig(at))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return u.startQueue(id, s, nil, nil, trouble)
+	return u.startQueue(at, s, nil, nil, trouble)
 }
 
 // queueConfig is what the socket of one NIC queue is opened with.
-func (u *uplink) queueConfig(id int) xsk.Config {
-	cfg := queueConfig(u.facts.Index, id, u.chunk, u.rings, u.native)
+func (u *uplink) queueConfig(at queuePlace) xsk.Config {
+	cfg := queueConfig(at.dev.facts.Index, at.nic, u.chunk, u.rings, at.dev.native)
 	cfg.BusyPoll = u.tune.busyPoll > 0
 	return cfg
 }
@@ -175,56 +233,40 @@ func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 }
 
 // startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
-// this one has counted; then the worker takes nothing until Resume. prepared may be nil.
-func (u *uplink) startQueue(id int, s *xsk.Socket, before *api.Queue, prepared *datapath.Worker, trouble func()) (err error) {
-	q := &queue{id: id, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
-	u.queues = append(u.queues, q)
+// this one has counted; then the worker takes nothing until Resume. prepared may be nil. On failure nothing is left behind.
+func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, before *api.Queue, prepared *datapath.Worker, trouble func()) (_ *queue, err error) {
+	q := &queue{id: at.id, dev: at.dev, nic: at.nic, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, q.close())
+		}
+	}()
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("worker %d: eventfd: %w", id, err)
+		return nil, fmt.Errorf("worker %d: eventfd: %w", at.id, err)
 	}
-	if q.shares, err = u.prog.Shares(id, u.rings.Rx, u.rings.Fill); err != nil {
-		return err
+	if q.shares, err = at.dev.prog.Shares(at.nic, u.rings.Rx, u.rings.Fill); err != nil {
+		return nil, err
+	}
+	nic, err := u.wayOut(q)
+	if err != nil {
+		return nil, err
 	}
 	cfg := datapath.Config{
-		ID: id, MTU: u.facts.MTU, NIC: s, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
+		ID: at.id, MTU: u.facts.MTU, NIC: nic, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
 		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll),
 	}
 	copy(cfg.Own[:], u.facts.MAC)
-	if id == 0 {
+	if len(u.queues) == 0 {
 		cfg.Multicast = u.mcast
 	}
 	if q.Worker, err = datapath.New(cfg); err != nil {
-		return err
+		return nil, err
 	}
-	if err := u.prog.SetSocket(id, s.FD()); err != nil {
-		return err
+	if err := at.dev.prog.SetSocket(at.nic, s.FD()); err != nil {
+		return nil, err
 	}
 	q.Start()
-	return nil
-}
-
-// loadProgram tries native XDP, then generic, and keeps what generic mode costs as a warning.
-func (u *uplink) loadProgram() error {
-	var first error
-	for _, native := range []bool{true, false} {
-		p, err := bpf.Load(bpf.LoadOptions{Ifindex: u.facts.Index, Queues: u.facts.RxQueues, Native: native})
-		if err != nil {
-			return err
-		}
-		if err = p.Attach(native); err == nil {
-			u.prog, u.native = p, native
-			if !native {
-				u.warnings = append(u.warnings, fmt.Sprintf("generic XDP: the driver of %s has no native mode or refused it%s: every frame of it costs more, and the kernel's own GRO on it is off", u.name, reason(first)))
-			}
-			return nil
-		}
-		p.Close()
-		if !errors.Is(err, bpf.ErrUnsupported) {
-			return err
-		}
-		first = err
-	}
-	return first
+	return q, nil
 }
 
 // reason is what the kernel answered, without the words of each layer that handed it on.
@@ -239,9 +281,7 @@ func reason(err error) string {
 // close stops the workers and takes everything off the interface. Safe on a half-built uplink.
 func (u *uplink) close() error {
 	var errs []error
-	if u.prog != nil {
-		errs = append(errs, u.prog.Detach())
-	}
+	errs = append(errs, u.eachDevice(func(d *device) error { return d.prog.Detach() }))
 	stopped := true
 	for _, q := range u.queues {
 		err := q.close()
@@ -251,9 +291,7 @@ func (u *uplink) close() error {
 	if u.mcast != nil && stopped { // a worker that runs on may read it
 		errs = append(errs, u.mcast.Close())
 	}
-	if u.prog != nil {
-		errs = append(errs, u.prog.Close())
-	}
+	errs = append(errs, u.eachDevice(func(d *device) error { return d.prog.Close() }))
 	return errors.Join(errs...)
 }
 
@@ -285,13 +323,15 @@ func (u *uplink) setSteering(idx uint32, on bool) error {
 	} else {
 		delete(u.steering, idx)
 	}
-	switch attached := u.prog.Mode() != ""; {
-	case u.native:
+	return u.eachDevice(func(d *device) error {
+		switch attached := d.prog.Mode() != ""; {
+		case d.native:
+			return nil
+		case len(u.steering) > 0 && !attached:
+			return d.prog.Attach(false)
+		case len(u.steering) == 0 && attached:
+			return d.prog.Detach()
+		}
 		return nil
-	case len(u.steering) > 0 && !attached:
-		return u.prog.Attach(false)
-	case len(u.steering) == 0 && attached:
-		return u.prog.Detach()
-	}
-	return nil
+	})
 }

@@ -7,7 +7,6 @@ import (
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/controller/state"
-	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // checkUplink looks whether all that was true of an interface when it was attached still is. What can be followed is (its name,
@@ -35,16 +34,31 @@ func (c *Controller) checkUplink(u *uplink) {
 			return
 		}
 	}
-	if why := c.unfit(u, now); why != "" {
+	if u.bond != nil && !c.followBond(u) {
+		return
+	}
+	looks := []*netdev.Facts{now}
+	if u.bond != nil {
+		if looks = u.inspectDevices(); looks == nil {
+			return // the next event tells
+		}
+	}
+	if why := c.unfit(u, now, looks); why != "" {
 		c.sleepUplink(u, why)
 		return
 	}
-	if len(netdev.SwitchedOn(u.facts, now)) > 0 { // and have been switched off again
-		if now, err = netdev.InspectIndex(u.facts.Index); err != nil {
-			return
+	for i, d := range u.devs {
+		if len(netdev.SwitchedOn(d.facts, looks[i])) > 0 { // and have been switched off again
+			if looks[i], err = netdev.InspectIndex(d.facts.Index); err != nil {
+				return
+			}
 		}
+		u.renameDevice(d, looks[i].Name)
+		d.facts = looks[i]
 	}
-	u.facts = now
+	if u.facts = now; u.bond == nil {
+		u.facts = looks[0]
+	}
 	for _, v := range u.sorted() {
 		if v.clashes(now) {
 			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
@@ -52,19 +66,24 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 }
 
-// want is what the interface must be for the program and the sockets that are on it.
-func (u *uplink) want() netdev.Want {
-	w := netdev.Want{RxQueues: u.facts.RxQueues, MaxMTU: xsk.MaxMTU(u.chunk, xsk.Grain(u.facts.Driver))}
-	if u.prog.Mode() != "" {
-		w.Program = u.prog.ID()
+// inspectDevices looks at all devices, nil when that cannot be.
+func (u *uplink) inspectDevices() (out []*netdev.Facts) {
+	for _, d := range u.devs {
+		f, err := netdev.InspectIndex(d.facts.Index)
+		if err != nil {
+			return nil
+		}
+		out = append(out, f)
 	}
-	return w
+	return out
 }
 
-// unfit says why an interface cannot stay attached as it is, "" when it can.
-func (c *Controller) unfit(u *uplink, now *netdev.Facts) string {
-	if why := u.want().Broken(now); why != "" {
-		return why
+// unfit says why an interface cannot stay attached as it is, "" when it can. devices are the looks at its devices.
+func (c *Controller) unfit(u *uplink, now *netdev.Facts, devices []*netdev.Facts) string {
+	for i, d := range u.devs {
+		if why := d.want(u.chunk).Broken(devices[i]); why != "" {
+			return u.ofMember(d.facts.Name, errors.New(why)).Error()
+		}
 	}
 	if now.MTU != u.facts.MTU {
 		if err := u.setMTU(now.MTU); err != nil {
@@ -76,9 +95,11 @@ func (c *Controller) unfit(u *uplink, now *netdev.Facts) string {
 			return err.Error()
 		}
 	}
-	for _, feature := range netdev.SwitchedOn(u.facts, now) {
-		if err := c.switchOff(u, feature); err != nil {
-			return err.Error()
+	for i, d := range u.devs {
+		for _, feature := range netdev.SwitchedOn(d.facts, devices[i]) {
+			if err := c.switchOff(u, devices[i].Name, feature); err != nil {
+				return err.Error()
+			}
 		}
 	}
 	if err := u.checkTags(); err != nil {
@@ -97,9 +118,9 @@ func (u *uplink) setMTU(mtu int) error {
 }
 
 // switchOff switches an offload off that somebody switched on under us.
-func (c *Controller) switchOff(u *uplink, feature string) error {
-	u.log.Warn("offload was switched on while VMs are attached: switching it off again", "offload", feature)
-	done, err := c.applyChanges(u.name, []state.Change{hostchange.SwitchOff(u.name, "", feature, "it was switched on while VMs were attached")})
+func (c *Controller) switchOff(u *uplink, device, feature string) error {
+	u.log.Warn("offload was switched on while VMs are attached: switching it off again", "device", device, "offload", feature)
+	done, err := c.applyChanges(u.name, []state.Change{hostchange.SwitchOff(device, "", feature, "it was switched on while VMs were attached")})
 	if err != nil {
 		return err
 	}
@@ -141,15 +162,28 @@ func (c *Controller) followNames() {
 
 // rename takes another name of the interface over into all that speaks of it.
 func (u *uplink) rename(name string) {
-	for i := range u.changes {
-		if u.changes[i].Via == u.name {
-			u.changes[i].Via = name
-		} else if u.changes[i].Link == u.name {
-			u.changes[i].Link = name
-		}
+	if u.bond == nil {
+		u.renameChanges(u.name, name)
 	}
 	u.name = name
 	for _, v := range u.vms {
 		v.req.Iface = name
+	}
+}
+
+// renameDevice is rename for a bond's member.
+func (u *uplink) renameDevice(d *device, name string) {
+	if u.bond != nil && d.facts.Name != name {
+		u.renameChanges(d.facts.Name, name)
+	}
+}
+
+func (u *uplink) renameChanges(was, name string) {
+	for i := range u.changes {
+		if u.changes[i].Via == was {
+			u.changes[i].Via = name
+		} else if u.changes[i].Link == was {
+			u.changes[i].Link = name
+		}
 	}
 }

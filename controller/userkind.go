@@ -201,15 +201,17 @@ func (k *userKind) started(a *attachment, p *vhost.Port) {
 	a.running = true
 	cfg := portConfig(a.policy, p.Features())
 	pairs := max(1, p.Pairs())
-	err := a.up.each(func(q *queue) error {
+	var errs []error
+	for n, q := range a.up.queues {
 		// The NIC keeps a flow on one of its queues, and a worker on one pair, so a flow stays on one pair. TX virtqueue i is read by
 		// worker i modulo their number.
 		var sources []datapath.Source
-		for i := q.id; i < pairs; i += len(a.up.queues) {
+		for i := n; i < pairs; i += len(a.up.queues) {
 			sources = append(sources, p.TX(i))
 		}
-		return q.StartPort(a.idx, datapath.NewUserGuest(p.RX(q.id%pairs), q.sock, q.Wake), sources, cfg)
-	})
+		errs = append(errs, q.StartPort(a.idx, datapath.NewUserGuest(p.RX(n%pairs), q.sock, q.Wake), sources, cfg))
+	}
+	err := errors.Join(errs...)
 	if err != nil {
 		a.log.Error("port: start", "err", err)
 	}

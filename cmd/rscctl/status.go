@@ -83,6 +83,7 @@ func (v statusView) print(w io.Writer) error {
 	printWaiting(p, st, v.now)
 	if len(st.Interfaces) > 0 {
 		printInterfaces(p, st)
+		printBonds(p, st)
 		v.printQueues(p)
 		printPorts(p, st)
 		if !v.watched { // what does not change is not for a window
@@ -172,6 +173,34 @@ func printInterfaces(p *printer, st *api.Status) {
 	}
 }
 
+// printBonds lists the members of each bond.
+func printBonds(p *printer, st *api.Status) {
+	head := false
+	for i := range st.Interfaces {
+		nic := &st.Interfaces[i]
+		if nic.Bond == nil {
+			continue
+		}
+		if !head {
+			head = true
+			p.line("")
+			p.row("BOND", "MODE", "MEMBER", "STATE", "DRIVER", "XDP", "QUEUES")
+		}
+		for _, m := range nic.Bond.Members {
+			p.row(nic.Name, nic.Bond.Mode, m.Name, string(m.State), orDash(m.Driver), orDash(string(m.XDPMode)), strconv.Itoa(len(m.Queues)))
+		}
+	}
+}
+
+// queueName names a queue, and of a bond's also the one of the member.
+func queueName(iface string, q *api.Queue) string {
+	name := iface + "/" + strconv.Itoa(q.ID)
+	if q.Device != "" {
+		name += fmt.Sprintf(" (%s/%d)", q.Device, q.DeviceQueue)
+	}
+	return name
+}
+
 // metadataText is "-" before the first frame: nobody knows yet whether the driver hands the descriptor on.
 func metadataText(yes *bool) string {
 	switch {
@@ -203,7 +232,7 @@ func (v statusView) printQueues(p *printer) {
 		nic := &v.st.Interfaces[i]
 		for n := range nic.Queues {
 			q := &nic.Queues[n]
-			name, held := nic.Name+"/"+strconv.Itoa(q.ID), fmt.Sprintf("%d/%d", q.Held, q.Chunks)
+			name, held := queueName(nic.Name, q), fmt.Sprintf("%d/%d", q.Held, q.Chunks)
 			if v.watched {
 				d := v.since(nic.Name, q)
 				p.row(name, many(q.RxFrames), d.rate(func(q *api.Queue) uint64 { return q.RxFrames }), d.rate(func(q *api.Queue) uint64 { return q.TxFrames }), d.rate((*api.Queue).Lost), held, d.cpu(), p.health(q.Health))

@@ -20,6 +20,15 @@ const (
 	XDPGeneric XDPMode = "generic" // behind it, after the kernel has made a socket buffer of the frame
 )
 
+// MemberState is what a bond takes a member for.
+type MemberState string
+
+const (
+	MemberActive MemberState = "active" // what comes in by it is taken
+	MemberBackup MemberState = "backup" // what comes in by it is dropped: by a bond of mode active-backup, or before LACP has agreed
+	MemberDown   MemberState = "down"   // it has no link
+)
+
 // XSKMode is how AF_XDP sockets get their frames.
 type XSKMode string
 

@@ -177,11 +177,31 @@ type Interface struct {
 	Ports      []Port    `json:"ports"`
 	Changes    []string  `json:"changes"`
 	Warnings   []string  `json:"warnings"`
+	Bond       *Bond     `json:"bond,omitempty"` // missing: the interface is none
+}
+
+// Bond is what is true of an interface that is one.
+type Bond struct {
+	Mode    string       `json:"mode"` // as the kernel names it
+	Members []BondMember `json:"members"`
+}
+
+// BondMember is an interface that belongs to a bond.
+type BondMember struct {
+	Name    string      `json:"name"`
+	Index   int         `json:"ifindex"`
+	State   MemberState `json:"state"`
+	Driver  string      `json:"driver"`
+	XDPMode XDPMode     `json:"xdp_mode"`
+	Queues  []int       `json:"queues"`        // ids of its queues among the interface's
+	Why     string      `json:"why,omitempty"` // why it has none
 }
 
 // Queue is one NIC RX queue and its worker.
 type Queue struct {
 	ID            int         `json:"id"`
+	Device        string      `json:"device,omitempty"`       // of a bond: the member that it is a queue of
+	DeviceQueue   int         `json:"device_queue,omitempty"` // and its number there
 	Worker        WorkerState `json:"worker"`
 	Health        Health      `json:"health"`
 	RxFrames      uint64      `json:"rx_frames"`

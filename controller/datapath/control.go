@@ -207,6 +207,11 @@ func (w *Worker) setRules(index uint32, rules flowtable.PortConfig) error {
 	return err
 }
 
+// SetMulticast gives the worker the group frames of its interface, which another worker has read until now and reads no more.
+func (w *Worker) SetMulticast(m Multicast) error {
+	return w.do(func() { w.group, w.fdsStale = m, true })
+}
+
 // SetMTU replaces Config.MTU.
 func (w *Worker) SetMTU(mtu int) error {
 	return w.do(func() {

@@ -20,6 +20,8 @@ const (
 	MACChanged                       // its own address
 	OffloadsChanged                  // of frames that come in: VLAN tags taken out, merging by the NIC
 
+	BackupChanged // the bond that it belongs to made it active, or a backup
+
 	// News of the namespace and not of one interface: the event has no index and no facts. They tell that it is time to look.
 	LinksChanged // an interface came, went or changed, watched or not
 	RulesChanged // TC filters, queueing disciplines or nftables; legacy iptables and ebtables announce nothing
@@ -51,5 +53,6 @@ func changes(was, now *Facts) []Event {
 	add(was.Name != now.Name, Renamed)
 	add(!bytes.Equal(was.MAC, now.MAC), MACChanged)
 	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW, OffloadsChanged)
+	add(was.Backup != now.Backup, BackupChanged)
 	return events
 }

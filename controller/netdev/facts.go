@@ -50,6 +50,7 @@ type Facts struct {
 	RxVLAN      bool // offloads of frames that come in, see the constants of these names
 	LRO         bool
 	GROHW       bool
+	Backup      bool // it belongs to a bond, as a backup
 }
 
 // Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
@@ -186,6 +187,9 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 		if m, err := h.nl.LinkByIndex(a.MasterIndex); err == nil {
 			f.Master = m.Attrs().Name
 		}
+	}
+	if m, ok := a.Slave.(*netlink.BondSlave); ok {
+		f.Backup = m.State == netlink.BondStateBackup
 	}
 	if x := a.Xdp; x != nil && x.Attached {
 		f.XDP = XDP{Attached: true, Mode: xdpMode(x.AttachMode), ProgID: x.ProgId}

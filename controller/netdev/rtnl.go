@@ -83,13 +83,19 @@ func (h *Handle) linkAttrs(index int) (attrs, error) {
 }
 
 // allLinks reads all interfaces of the namespace. A list that changed while it was read is read again.
-func (h *Handle) allLinks() (linkSet, error) {
+func (h *Handle) allLinks() (linkSet, error) { return h.linksOf(0) }
+
+// linksOf is allLinks of those whose master is the given one, 0: of all. A kernel may tell of others too.
+func (h *Handle) linksOf(master int) (linkSet, error) {
 	var msgs [][]byte
 	err := error(nl.ErrDumpInterrupted)
 	for range 10 {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 		req.Sockets = h.raw
 		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		if master != 0 {
+			req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+		}
 		if msgs, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK); !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
 		}

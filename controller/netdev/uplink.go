@@ -29,7 +29,7 @@ func CheckUplink(name string, vlan uint16) error {
 }
 
 // CheckUplink tells whether an interface may be an uplink for VMs of a VLAN (0: untagged). An uplink owns the receive
-// queues that its frames come in by: AF_XDP binds to a device and a queue, and a device on top of another one gets frames
+// queues that its frames come in by, or is a bond whose members do: AF_XDP binds to a device and a queue, and a device on top of another one gets frames
 // that the lower one has merged already, longer than a chunk, or gets none. The list of what may be one is an allow-list.
 // ErrNotUplink (a *NotUplink) says why and what to attach instead, ErrNoDevice that there is none of that name.
 func (h *Handle) CheckUplink(name string, vlan uint16) error {
@@ -67,6 +67,11 @@ type linkInfo struct {
 	carrier   bool
 	downs     uint32 // how often the carrier was lost
 	filtering bool   // of a bridge: VLAN filtering
+
+	mode      uint8 // of a bond: BOND_MODE_*
+	allActive bool  // of a bond: it takes what comes in by backups as well
+	backup    bool  // of a bond's member: it is a backup
+	miiUp     bool  // of a bond's member: the bond takes its link for up
 }
 
 // parseLink reads a message's attributes. hw and flags are ifi_type and ifi_flags of its struct ifinfomsg.
@@ -87,9 +92,15 @@ func parseLink(index int, hw uint16, flags uint32, a attrs) linkInfo {
 		l.stag = data.be16(unix.IFLA_VLAN_PROTOCOL) == unix.ETH_P_8021AD
 	case "bridge":
 		l.filtering = data.u8(nl.IFLA_BR_VLAN_FILTERING) != 0
+	case "bond":
+		l.mode, l.allActive = data.u8(nl.IFLA_BOND_MODE), data.u8(nl.IFLA_BOND_ALL_SLAVES_ACTIVE) != 0
 	case "tun":
 		l.tap = data.u8(unix.IFLA_TUN_TYPE) == unix.IFF_TAP
 		l.vnetHdr = data.u8(unix.IFLA_TUN_VNET_HDR) != 0
+	}
+	if info.text(unix.IFLA_INFO_SLAVE_KIND) == "bond" {
+		slave := info.nested(unix.IFLA_INFO_SLAVE_DATA)
+		l.backup, l.miiUp = slave.u8(nl.IFLA_BOND_SLAVE_STATE) != 0, slave.u8(nl.IFLA_BOND_SLAVE_MII_STATUS) == 0
 	}
 	return l
 }
@@ -108,7 +119,6 @@ func (s linkSet) under(master int) (out []linkInfo) {
 // stacked says of the kinds of devices that get their frames from other devices why they are none to attach.
 var stacked = map[string]string{
 	"bridge":      "a bridge has no receive queues, its frames come in by its ports",
-	"bond":        "a bond has no receive queues, and XDP on a member runs before the bond drops what comes in by a backup",
 	"team":        "a team has no receive queues, and XDP on a member runs before the team drops what comes in by a backup",
 	"vlan":        "a VLAN device has no receive queues, its frames come in by the device below",
 	"macvlan":     "a macvlan device has no receive queues, its frames come in by the device below",
@@ -146,6 +156,17 @@ func (s linkSet) checkUplink(index int, vlan uint16) error {
 
 // refused says why an interface is no uplink, "" when it may be one.
 func (s linkSet) refused(l linkInfo) string {
+	if l.kind == "bond" {
+		return s.refusedBond(l)
+	}
+	if why := s.refusedItself(l); why != "" {
+		return why
+	}
+	return s.refusedMember(l)
+}
+
+// refusedItself says what stands against a device whatever it belongs to.
+func (s linkSet) refusedItself(l linkInfo) string {
 	if why, ok := stacked[l.kind]; ok {
 		return why
 	}
@@ -175,7 +196,7 @@ func (s linkSet) refused(l linkInfo) string {
 			return fmt.Sprintf("it is the way to a switch chip (%s), so its frames carry the switch's tag", p.name)
 		}
 	}
-	return s.refusedMember(l)
+	return ""
 }
 
 // refusedMember says what stands against a device because of the one it belongs to. A bridge, Open vSwitch and a VRF get
@@ -188,7 +209,9 @@ func (s linkSet) refusedMember(l linkInfo) string {
 	switch m.kind {
 	case "bridge", "openvswitch", "vrf":
 		return ""
-	case "bond", "team":
+	case "bond":
+		return fmt.Sprintf("it is a member of bond %s, whose frames come in by all of its members", m.name)
+	case "team":
 		return fmt.Sprintf("it is a member of %s %s, and XDP on a member runs before the %s drops what comes in by a backup", m.kind, m.name, m.kind)
 	}
 	if !known {
@@ -256,6 +279,9 @@ func (s linkSet) waysIn(l linkInfo, vlan uint16, seen map[int]bool) (out []wayIn
 	if s.refused(l) == "" {
 		return []wayIn{{l, vlan}}
 	}
+	if m := s[l.master]; m.kind == "bond" { // all of it or nothing
+		return s.waysIn(m, vlan, seen)
+	}
 	lower, known := s[l.lower]
 	known = known && !l.away
 	switch l.kind {
@@ -307,7 +333,7 @@ func isBond(l linkInfo) bool { return l.kind == "bond" || l.kind == "team" }
 func (s linkSet) outOfBond(b, asked linkInfo) string {
 	members := s.under(b.index)
 	if len(members) == 0 {
-		return fmt.Sprintf("attach an interface that is in no %s", b.kind)
+		return fmt.Sprintf("give it one ('ip link set dev NIC master %s'), or attach an interface that is in no %s", b.name, b.kind)
 	}
 	m := members[len(members)-1]
 	if asked.master == b.index {

@@ -40,7 +40,7 @@ func TestRealStackedDevicesAreNoUplinks(t *testing.T) {
 		{"iv0", use + "'", &netlink.IPVlan{LinkAttrs: netlink.LinkAttrs{Name: "iv0", ParentIndex: n.B.Index}, Mode: netlink.IPVLAN_MODE_L2}},
 		{"v7", use + " --vlan 7'", &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "v7", ParentIndex: n.B.Index}, VlanId: 7}},
 		{"vx0", "tunnel", &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vx0"}, VxlanId: 7, VtepDevIndex: n.B.Index, Port: 4789}},
-		{"bond0", "in no bond", netlink.NewLinkBond(netlink.LinkAttrs{Name: "bond0"})},
+		{"bond0", "balance-rr", netlink.NewLinkBond(netlink.LinkAttrs{Name: "bond0"})},
 		{"dummy0", "dummy", &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "dummy0"}}},
 		{"ifb0", "ifb", &netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: "ifb0"}}},
 		{"tun0", "no Ethernet", &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}},

@@ -3,6 +3,7 @@ package netdev
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,10 @@ type dev struct {
 	vlan, vlanProto uint16
 	tunType         uint8
 	vnetHdr         bool
+	mode            uint8 // of a bond
+	allActive       bool
+	slave           bool // of a bond
+	backup, noLink  bool
 }
 
 func (d dev) message() attrs {
@@ -51,6 +56,12 @@ func (d dev) message() attrs {
 			data.AddRtAttr(unix.IFLA_VLAN_ID, nl.Uint16Attr(d.vlan))
 			data.AddRtAttr(unix.IFLA_VLAN_PROTOCOL, binary.BigEndian.AppendUint16(nil, proto))
 		}
+		if d.kind == "bond" {
+			data.AddRtAttr(nl.IFLA_BOND_MODE, []byte{d.mode})
+			if d.allActive {
+				data.AddRtAttr(nl.IFLA_BOND_ALL_SLAVES_ACTIVE, []byte{1})
+			}
+		}
 		if d.kind == "tun" {
 			data.AddRtAttr(unix.IFLA_TUN_TYPE, []byte{d.tunType})
 			if d.vnetHdr {
@@ -59,7 +70,22 @@ func (d dev) message() attrs {
 		}
 		b = append(b, info.Serialize()...)
 	}
+	if d.slave {
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nil)
+		info.AddRtAttr(unix.IFLA_INFO_SLAVE_KIND, nl.ZeroTerminated("bond"))
+		data := info.AddRtAttr(unix.IFLA_INFO_SLAVE_DATA|unix.NLA_F_NESTED, nil)
+		data.AddRtAttr(nl.IFLA_BOND_SLAVE_STATE, []byte{flag(d.backup)})
+		data.AddRtAttr(nl.IFLA_BOND_SLAVE_MII_STATUS, []byte{2 * flag(d.noLink)}) // BOND_LINK_DOWN
+		b = append(b, info.Serialize()...)
+	}
 	return parseAttrs(b)
+}
+
+func flag(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 func linksOf(devs ...dev) linkSet {
@@ -86,6 +112,8 @@ func TestInterfacesThatMayBeUplinks(t *testing.T) {
 		"a port of a bridge":               {{index: 2, name: "eth0", master: 9}, br},
 		"a port of Open vSwitch":           {{index: 2, name: "eth0", master: 9}, {index: 9, name: "ovs-system", kind: "openvswitch"}},
 		"an interface of a VRF":            {{index: 2, name: "eth0", master: 9}, {index: 9, name: "red", kind: "vrf"}},
+		"a bond of hardware":               {{index: 2, name: "bond0", kind: "bond", mode: 1}, {index: 3, name: "eth0", master: 2}, {index: 4, name: "eth1", master: 2}},
+		"a bond in a bridge":               {{index: 2, name: "bond0", kind: "bond", mode: 4, master: 9}, {index: 3, name: "eth0", master: 2}, br},
 		"hardware below a VLAN device":     {{index: 2, name: "eth0"}, {index: 3, name: "eth0.7", kind: "vlan", lower: 2, vlan: 7}},
 		"hardware below a macvlan device":  {{index: 2, name: "eth0"}, {index: 3, name: "mv0", kind: "macvlan", lower: 2}},
 		"an index below that is elsewhere": {{index: 2, name: "eth0"}, {index: 3, name: "p0", kind: "dsa", lower: 2, away: true}},
@@ -101,6 +129,7 @@ func TestStackedDevicesAreRefusedWithTheOneToUse(t *testing.T) {
 	eth0, eth1, loose := dev{index: 2, name: "eth0"}, dev{index: 3, name: "eth1"}, dev{index: 4, name: "eth2"}
 	in := func(d dev, master int) dev { d.master = master; return d }
 	bond := dev{index: 9, name: "bond0", kind: "bond"}
+	good := dev{index: 9, name: "bond0", kind: "bond", mode: 1}
 	bonded := []dev{bond, in(eth0, 9), in(eth1, 9), loose}
 	br := dev{index: 20, name: "br0", kind: "bridge"}
 	vnet := dev{index: 21, name: "vnet0", kind: "tun", tunType: unix.IFF_TAP, vnetHdr: true, master: 20}
@@ -118,8 +147,14 @@ func TestStackedDevicesAreRefusedWithTheOneToUse(t *testing.T) {
 		says  []string
 		not   []string
 	}{
-		"bond":                          {bonded, 9, 0, []string{"bond0", "eth0, eth1", "backup", nomaster}, []string{"'rscctl attach"}},
-		"empty bond":                    {[]dev{bond}, 9, 0, []string{"attach an interface that is in no bond"}, []string{"ip link"}},
+		"bond of another mode":          {bonded, 9, 0, []string{"bond0", "eth0, eth1", "balance-rr", "802.3ad", nomaster}, []string{"'rscctl attach"}},
+		"bond of a mode of tomorrow":    {[]dev{{index: 9, name: "bond0", kind: "bond", mode: 9}, in(eth0, 9)}, 9, 0, []string{"number 9"}, nil},
+		"empty bond":                    {[]dev{{index: 9, name: "bond0", kind: "bond", mode: 1}}, 9, 0, []string{"no members", "'ip link set dev NIC master bond0'"}, []string{"'rscctl attach"}},
+		"bond of VLAN devices":          {[]dev{{index: 9, name: "bond0", kind: "bond", mode: 1}, eth0, in(vlan7, 9)}, 9, 0, []string{"member eth0.7", "VLAN device"}, nil},
+		"bond in a team":                {[]dev{{index: 8, name: "team0", kind: "team"}, in(good, 8), in(eth0, 9)}, 9, 0, []string{"member of team team0"}, nil},
+		"member of a bond that will do": {[]dev{good, in(eth0, 9), in(eth1, 9)}, 2, 0, []string{"member of bond bond0", "'rscctl attach bond0'"}, []string{"ip link"}},
+		"VLAN device on such a bond":    {[]dev{good, in(eth0, 9), {index: 31, name: "bond0.7", kind: "vlan", lower: 9, vlan: 7}}, 31, 0, []string{"'rscctl attach bond0 --vlan 7'"}, nil},
+		"bridge on such a bond":         {[]dev{br, in(good, 20), in(eth0, 9), vnet, container}, 20, 0, []string{"'rscctl attach bond0'"}, []string{"veth9"}},
 		"team":                          {[]dev{{index: 9, name: "team0", kind: "team"}, in(eth0, 9), in(eth1, 9)}, 9, 0, []string{"team0", "eth0, eth1", nomaster}, nil},
 		"member of a bond":              {bonded, 2, 0, []string{"eth0", "member of bond bond0", "'ip link set dev eth0 nomaster'"}, []string{"'rscctl attach"}},
 		"member of a team":              {[]dev{{index: 9, name: "team0", kind: "team"}, in(eth0, 9)}, 2, 0, []string{"member of team team0"}, nil},
@@ -186,5 +221,26 @@ func TestStackedDevicesAreRefusedWithTheOneToUse(t *testing.T) {
 	}
 	if err := linksOf(eth0).checkUplink(5, 0); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("an index that is gone: %v", err)
+	}
+}
+
+// A bond's members are what the kernel says of each, and a bond that takes what comes in by backups has none.
+func TestTheMembersOfABond(t *testing.T) {
+	bond := dev{index: 9, name: "bond0", kind: "bond", mode: 1}
+	members := []dev{{index: 3, name: "b", kind: "veth", master: 9, slave: true, backup: true}, {index: 2, name: "a", master: 9, slave: true}, {index: 4, name: "c", master: 9, slave: true, backup: true, noLink: true}}
+	s := linksOf(append(members, bond)...)
+	got, want := s.bond(s[9]), []Member{{"a", 2, true, true}, {"b", 3, true, false}, {"c", 4, false, false}}
+	if got.Mode != ActiveBackup || !slices.Equal(got.Members, want) {
+		t.Errorf("%+v", got)
+	}
+	if got.Find(3) == nil || got.Find(5) != nil {
+		t.Error("found the wrong one")
+	}
+	bond.allActive = true
+	s = linksOf(append(members, bond)...)
+	for _, m := range s.bond(s[9]).Members {
+		if !m.Active {
+			t.Errorf("with all_slaves_active: %+v", m)
+		}
 	}
 }

@@ -31,10 +31,10 @@ func (h *Handle) WaysIn(name string, vlan uint16) ([]WayIn, error) {
 	return nil, fmt.Errorf("interface %q: %w", name, ErrNoDevice)
 }
 
-// bestWaysIn are the hardware among the ways in: beside it the other ports of a bridge are containers and VMs.
+// bestWaysIn are the hardware among the ways in, bonds of it included: beside it the other ports of a bridge are containers and VMs.
 func (s linkSet) bestWaysIn(l linkInfo, vlan uint16) []wayIn {
 	ways := s.waysIn(l, vlan, map[int]bool{})
-	if hw := slices.DeleteFunc(slices.Clone(ways), func(w wayIn) bool { return w.link.kind != "" && !w.link.bus }); len(hw) > 0 {
+	if hw := slices.DeleteFunc(slices.Clone(ways), func(w wayIn) bool { return w.link.kind != "" && w.link.kind != "bond" && !w.link.bus }); len(hw) > 0 {
 		return hw
 	}
 	return ways

@@ -24,7 +24,7 @@ func TestTheWayInBehindABridge(t *testing.T) {
 			want: []WayIn{{"eno1", 100}}},
 		"two NICs": {devs: []dev{{index: 5, name: "eno1", bus: true, master: bridge}, {index: 6, name: "eno2", bus: true, master: bridge}},
 			want: []WayIn{{"eno1", 0}, {"eno2", 0}}},
-		"a bond":    {devs: []dev{tap, {index: 5, name: "bond0", kind: "bond", master: bridge}, {index: 6, name: "eno1", bus: true, master: 5}}},
+		"a bond":    {devs: []dev{tap, firewall, {index: 5, name: "bond0", kind: "bond", mode: 4, master: bridge}, {index: 6, name: "eno1", bus: true, master: 5}}, want: []WayIn{{"bond0", 0}}},
 		"VMs alone": {devs: []dev{tap}},
 	} {
 		s := linksOf(append(tc.devs, dev{index: bridge, name: "vmbr0", kind: "bridge"})...)

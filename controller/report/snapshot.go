@@ -29,6 +29,7 @@ type Uplink struct {
 	Changes   []string          // what was changed on the host, in words
 	Warnings  []string          //
 	Outcomes  map[string]uint64 // of the XDP program, by name
+	Bond      *api.Bond         // nil: the interface is none
 	Remedy    string            // what to do about partial checksums on this interface
 	Queues    []Queue           // by id
 	VMs       []VM              // by name
@@ -37,6 +38,8 @@ type Uplink struct {
 // Queue is one NIC queue and its worker.
 type Queue struct {
 	ID     int
+	Device string // of a bond: the member that it is a queue of, and its number there
+	NIC    int
 	Seen   *datapath.Snapshot // nil when the worker did not answer
 	Err    error              // why it did not
 	CPUs   []int              // see api.Queue

@@ -23,6 +23,7 @@ func (u *Uplink) status() api.Interface {
 		BusyPollNS: int64(u.BusyPoll), Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
+	i.Bond = u.Bond
 	if u.ZeroCopy {
 		i.XSKMode = api.XSKZeroCopy
 	}
@@ -101,7 +102,7 @@ func (q *Queue) Counted() api.Queue {
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed, CPUs: q.CPUs}
+	out := api.Queue{ID: q.ID, Device: q.Device, DeviceQueue: q.NIC, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed, CPUs: q.CPUs}
 	if q.Before != nil {
 		out.Add(q.Before)
 	}

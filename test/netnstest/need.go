@@ -51,6 +51,7 @@ var (
 	TAP     = Device("/dev/net/tun")
 	Vhost   = Requirement{Name: "/dev/vhost-net", Check: Device("/dev/vhost-net").Check, InVM: true}
 	VLAN    = Requirement{Name: "802.1Q devices (CONFIG_VLAN_8021Q)", Check: checkVLAN, InVM: true}
+	Bonding = Requirement{Name: "bonds (CONFIG_BONDING)", Check: checkBond, InVM: true}
 	BPFFS   = Requirement{Name: "a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", Check: checkBPFFS}
 	Packets = Requirement{Name: "AF_PACKET sockets", Check: func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
 )
@@ -205,6 +206,16 @@ func checkVLAN() error {
 		}
 		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "a.7", ParentIndex: l.Attrs().Index}, VlanId: 7})
 	})
+	return errors.Join(err, ns.Delete())
+}
+
+// checkBond makes a bond in a namespace of its own.
+func checkBond() error {
+	ns, err := newNS(pidName(prefix+"bond", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	err = ns.Do(func() error { return netlink.LinkAdd(netlink.NewLinkBond(netlink.LinkAttrs{Name: "b"})) })
 	return errors.Join(err, ns.Delete())
 }
 
