@@ -22,7 +22,7 @@ type Sender interface {
 // SocketNIC is a queue of a bond's member: frames come in by its AF_XDP socket, and go out by a packet socket on the bond, so that the
 // kernel chooses the member. What was handed to the kernel is in its memory: the chunk is free at once.
 type SocketNIC struct {
-	*xsk.Socket
+	NIC
 	out    Sender
 	frames [socketRoom]virtio.Frame
 	frags  [socketRoom][1][]byte
@@ -32,10 +32,10 @@ type SocketNIC struct {
 }
 
 // NewSocketNIC returns the NIC. It owns neither socket.
-func NewSocketNIC(in *xsk.Socket, out Sender) *SocketNIC { return &SocketNIC{Socket: in, out: out} }
+func NewSocketNIC(in NIC, out Sender) *SocketNIC { return &SocketNIC{NIC: in, out: out} }
 
 // TxRoom implements NIC.
-func (s *SocketNIC) TxRoom() int { return min(s.Socket.TxRoom(), socketRoom-s.n) }
+func (s *SocketNIC) TxRoom() int { return min(s.NIC.TxRoom(), socketRoom-s.n) }
 
 // Send implements NIC.
 func (s *SocketNIC) Send(d xsk.Desc, n int) bool {
@@ -62,7 +62,7 @@ func (s *SocketNIC) Flush() error {
 	if err := s.send(); err != nil {
 		return err
 	}
-	return s.Socket.Flush()
+	return s.NIC.Flush()
 }
 
 // send hands over what is queued. A frame that the kernel refuses for good is given up.

@@ -28,7 +28,7 @@ func (w *Worker) wait() {
 	if ready {
 		timeout = 0
 	}
-	if w.txStalled {
+	if _, signless := w.nic.(*SocketNIC); w.txStalled && !signless { // of that one room is looked for again after txRetry
 		w.fds[fdNIC].Events |= unix.POLLOUT
 	}
 	if w.nicBroken { // POLLERR would make the sleep a spin
