@@ -54,6 +54,8 @@ type Interface struct {
 	netdev.Facts
 	Missing   bool              // there is none of that name; the rest is empty then
 	NotUplink *netdev.NotUplink // nil: it can be attached
+	Bond      *netdev.Bond      // nil: it is none
+	Of        string            // the bond that can be attached through it; "": none
 	Program   string            // name of the XDP program on it
 	Remove    string            // the command that takes that program off
 	Features  *netdev.XDPFeatures

@@ -62,14 +62,7 @@ func Gather(ctx context.Context, iface, bpffs string) (*Facts, error) {
 				}
 			}
 		}
-		for _, name := range names {
-			i, err := f.look(h, name)
-			if err != nil {
-				return err
-			}
-			f.Interfaces = append(f.Interfaces, i)
-		}
-		return nil
+		return f.lookAtAll(h, names)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
@@ -156,6 +149,11 @@ func (f *Facts) look(h *netdev.Handle, name string) (i Interface, err error) {
 	i.Facts = *now
 	if err := h.CheckUplink(name, 0); err != nil && !errors.As(err, &i.NotUplink) {
 		return i, err
+	}
+	if i.Kind == "bond" {
+		if i.Bond, err = h.BondOf(i.Index); err != nil {
+			return i, err
+		}
 	}
 	if i.XDP.ProgID != 0 {
 		i.Program = bpf.NameOf(ebpf.ProgramID(i.XDP.ProgID))

@@ -10,6 +10,14 @@ import (
 	"github.com/rscctl/rscctl/controller/xsk"
 )
 
+// bondChecks are the checks of a bond that can be an uplink, memberChecks those of a member of one.
+var (
+	bondChecks   = []func(f *Facts, i *Interface) []Finding{one(checkLink), one(checkForeignXDP), one(checkBridge)}
+	memberChecks = []func(f *Facts, i *Interface) []Finding{
+		one(checkLink), one(checkMTU), one(checkForeignXDP), one(checkNative), one(checkZeroCopy), one(checkQueues), checkMerging, checkRxVLAN, checkPeer,
+	}
+)
+
 // ifaceChecks are the checks of an interface that can be an uplink.
 var ifaceChecks = []func(f *Facts, i *Interface) []Finding{
 	one(checkLink), one(checkMTU), one(checkForeignXDP), one(checkNative), one(checkZeroCopy), one(checkQueues), one(checkBridge),
@@ -31,7 +39,13 @@ func examineInterfaces(f *Facts) (out []Finding) {
 			continue
 		}
 		usable++
-		for _, check := range ifaceChecks {
+		checks := ifaceChecks
+		if i.Bond != nil {
+			checks = bondChecks
+		} else if i.Of != "" {
+			checks = memberChecks
+		}
+		for _, check := range checks {
 			out = append(out, f.onlyNamed(check(f, i))...)
 		}
 	}
@@ -63,6 +77,12 @@ func checkUplink(f *Facts, i *Interface) Finding {
 		return Finding{ID: id, Severity: Error, Subject: i.Name, What: "no such network interface", Why: "nothing can be attached to it", Remedy: "ip -br link lists those of this network namespace"}
 	case i.NotUplink != nil:
 		return Finding{ID: id, Severity: severity, Subject: i.Name, What: "it cannot be an uplink", Why: i.NotUplink.Why, Remedy: i.NotUplink.Remedy}
+	}
+	if i.Bond != nil {
+		return ok(id, i.Name, "it is a bond of mode %s, attached through its members", i.Bond.Mode)
+	}
+	if i.Of != "" {
+		return ok(id, i.Name, "%s is attached through it: it owns its receive queues (%d in use), driver %s", i.Of, i.RxQueues, i.Driver)
 	}
 	return ok(id, i.Name, "it owns its receive queues (%d in use), driver %s", i.RxQueues, i.Driver)
 }

@@ -64,6 +64,15 @@ func (r *Rules) Bypassed(h *Handle, uplink, tap int, ports *BridgePorts) (out []
 	if w.in, err = h.names(uplink); err != nil {
 		return nil, err
 	}
+	bond, err := h.BondOf(uplink)
+	if err != nil {
+		return nil, err
+	}
+	if bond != nil {
+		for _, m := range bond.Members {
+			w.in[m.Index] = m.Name
+		}
+	}
 	if ports != nil && ports.Port.Index != uplink {
 		w.in[ports.Port.Index] = ports.Port.Name // the VLAN device
 	}
