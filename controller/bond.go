@@ -286,7 +286,11 @@ func (c *Controller) openMember(u *uplink, m netdev.Member, beside []*queue) (d 
 		if err != nil {
 			return d, queues, err
 		}
-		q, err := u.startQueue(queuePlace{u.freeQueue(slices.Concat(beside, queues)...), d, nic}, s, noCounts(), nil, c.lookSoon)
+		wire, err := tap.OpenUplink(u.facts.Index)
+		if err != nil {
+			return d, queues, errors.Join(err, s.Close())
+		}
+		q, err := u.startQueue(queuePlace{u.freeQueue(slices.Concat(beside, queues)...), d, nic}, s, wire, noCounts(), nil, c.lookSoon)
 		if err != nil {
 			return d, queues, err
 		}

@@ -137,10 +137,10 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	}
 	looked := u.look()
 	for i, q := range u.queues {
-		one := u.placed(q)
-		one.Counted = looked[i].Counted()
+		one, tag := u.placed(q), fmt.Sprintf("%s.q%d", u.tag, q.id)
+		one.Counted, one.Wire = looked[i].Counted(), keep.fd(tag+".wire", q.wire.FD())
 		if q.adoptable {
-			parts, tag := q.sock.Parts(), fmt.Sprintf("%s.q%d", u.tag, q.id)
+			parts := q.sock.Parts()
 			one.Socket, one.Umem, one.Owners = keep.fd(tag+".xsk", parts.Socket), keep.fd(tag+".umem", parts.Umem), keep.fd(tag+".owners", parts.Owners)
 		}
 		s.Queues = append(s.Queues, one)

@@ -119,6 +119,7 @@ type packedQueue struct {
 	Socket  string    `json:"socket,omitempty"` // descriptors; "" where the kernel does not let another process have them
 	Umem    string    `json:"umem,omitempty"`
 	Owners  string    `json:"owners,omitempty"`
+	Wire    string    `json:"wire,omitempty"` // descriptor of the packet socket that TSO frames leave by; "" before there was one
 	Counted api.Queue `json:"counted"`
 	// Of a bond: the number of its worker, the ifindex of the member, and the queue's number there.
 	ID     int `json:"id,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/vhost/tap"
 )
 
 // errMoved means that a VM of a parcel cannot be served now for a reason that is the host's, not the parcel's: it waits.
@@ -242,7 +243,23 @@ func (u *uplink) unpackQueue(p *parcel.Parcel, at queuePlace, s *packedQueue, re
 	if err != nil {
 		return nil, err
 	}
-	return u.startQueue(at, sock, &s.Counted, ready.worker, trouble)
+	wire, err := u.unpackWire(p, s)
+	if err != nil {
+		return nil, errors.Join(err, sock.Close())
+	}
+	return u.startQueue(at, sock, wire, &s.Counted, ready.worker, trouble)
+}
+
+// unpackWire goes on with a queue's packet socket, or opens one where the parcel is of a version that had none.
+func (u *uplink) unpackWire(p *parcel.Parcel, s *packedQueue) (*tap.Uplink, error) {
+	if s.Wire == "" {
+		return tap.OpenUplink(u.facts.Index)
+	}
+	fd, err := p.Take(s.Wire, parcel.PacketSocket)
+	if err != nil {
+		return nil, err
+	}
+	return tap.AdoptUplink(fd, u.facts.Index)
 }
 
 // unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.

@@ -70,6 +70,7 @@ type queue struct {
 	out       *tap.Packet // of a bond: by which frames leave; otherwise nil
 	adoptable bool        // another process may go on with sock
 	shares    *bpf.Shares // of the socket's RX ring
+	wire      *tap.Uplink // by which guests' TSO frames leave
 	wakeFD    int
 	cpus      []int // of place
 	place     *placement
@@ -94,6 +95,9 @@ func (q *queue) close() error {
 	var err error
 	if q.out != nil {
 		err = q.out.Close()
+	}
+	if q.wire != nil {
+		err = errors.Join(err, q.wire.Close())
 	}
 	return errors.Join(err, q.shares.Close(), q.sock.Close())
 }
@@ -215,7 +219,11 @@ func (u *uplink) openQueue(at queuePlace, trouble func()) (*queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return u.startQueue(at, s, nil, nil, trouble)
+	wire, err := tap.OpenUplink(u.facts.Index)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return u.startQueue(at, s, wire, nil, nil, trouble)
 }
 
 // queueConfig is what the socket of one NIC queue is opened with.
@@ -232,10 +240,10 @@ func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 	}
 }
 
-// startQueue starts the worker of one NIC queue on its socket, which is the queue's from here on. before is what a process before
+// startQueue starts the worker of one NIC queue on its sockets, which are the queue's from here on. before is what a process before
 // this one has counted; then the worker takes nothing until Resume. prepared may be nil. On failure nothing is left behind.
-func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, before *api.Queue, prepared *datapath.Worker, trouble func()) (_ *queue, err error) {
-	q := &queue{id: at.id, dev: at.dev, nic: at.nic, sock: s, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
+func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, before *api.Queue, prepared *datapath.Worker, trouble func()) (_ *queue, err error) {
+	q := &queue{id: at.id, dev: at.dev, nic: at.nic, sock: s, wire: wire, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.close())
@@ -251,8 +259,11 @@ func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, before *api.Queue, pre
 	if err != nil {
 		return nil, err
 	}
+	if err := wire.SetDirect(u.facts.TSO); err != nil {
+		return nil, fmt.Errorf("worker %d: %w", at.id, err)
+	}
 	cfg := datapath.Config{
-		ID: at.id, MTU: u.facts.MTU, NIC: nic, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
+		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
 		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll),
 	}
 	copy(cfg.Own[:], u.facts.MAC)

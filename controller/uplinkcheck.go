@@ -59,6 +59,9 @@ func (c *Controller) checkUplink(u *uplink) {
 	if u.facts = now; u.bond == nil {
 		u.facts = looks[0]
 	}
+	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO) }); err != nil {
+		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "err", err)
+	}
 	for _, v := range u.sorted() {
 		if v.clashes(now) {
 			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))

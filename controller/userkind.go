@@ -42,7 +42,7 @@ func wantsUser(req *api.AttachRequest) bool { return req.VhostUser != "" }
 
 func newUserKind(req *api.AttachRequest) (kind, error) {
 	k := &userKind{cfg: vhost.Config{
-		Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, MaxBuffers: vhost.LinuxBuffers,
+		Name: req.VM, Socket: req.VhostUser, Connect: req.Connect, MaxPairs: maxPairs, MaxBuffers: vhost.LinuxBuffers, TxHead: datapath.HeadRoom,
 		Mode: defaultMode, UID: -1, GID: -1, AnyMemory: req.AnyMemory,
 	}}
 	if !filepath.IsAbs(req.VhostUser) || strings.ContainsFunc(req.VhostUser, func(r rune) bool { return !unicode.IsPrint(r) }) {

@@ -56,26 +56,42 @@ type Segmenter struct {
 // contradicts itself is refused with one of the errors above: the description may come from a guest. The IP length must be
 // the frame's, or 0, as some guests leave it for their device to fill in.
 func (s *Segmenter) Init(frags [][]byte, g GSO) error {
-	*s = Segmenter{frags: frags, fixed: g.FixedID, size: int(g.Size)}
 	total := 0
 	for _, f := range frags {
 		total += len(f)
 	}
+	*s = Segmenter{}
 	have := 0
 	for _, f := range frags {
 		have += copy(s.hdr[have:], f)
 	}
+	if err := s.begin(have, total, g); err != nil {
+		return err
+	}
+	s.frags = frags
+	s.left = s.total
+	s.off = s.hdrLen
+	s.settle()
+	return nil
+}
+
+// Dissect is Init for a frame of total bytes that somebody else cuts: head holds its first ones, and nothing else is looked at. Next
+// has nothing to give; the other methods are as after Init.
+func (s *Segmenter) Dissect(head []byte, total int, g GSO) error {
+	*s = Segmenter{}
+	return s.begin(copy(s.hdr[:], head), total, g)
+}
+
+// begin reads the headers, which are among the first have bytes of a frame.
+func (s *Segmenter) begin(have, total int, g GSO) error {
+	s.fixed, s.size = g.FixedID, int(g.Size)
 	if g.Size == 0 {
 		return ErrGSOSize
 	}
 	if err := s.dissect(have, total, g.Type); err != nil {
-		s.frags = nil
 		return err
 	}
 	s.total = total - s.hdrLen
-	s.left = s.total
-	s.off = s.hdrLen
-	s.settle()
 	return nil
 }
 
@@ -193,6 +209,15 @@ func (s *Segmenter) Count() int {
 
 // HeaderLen is the length of the headers that every packet gets, from Ethernet to TCP.
 func (s *Segmenter) HeaderLen() int { return s.hdrLen }
+
+// Offsets are where the IP and the TCP header begin.
+func (s *Segmenter) Offsets() (l3, l4 int) { return s.l3, s.l4 }
+
+// PartialChecksum is what stands in the TCP checksum of a frame that is to be cut: the sum of the pseudo header over all of it, which
+// whoever cuts goes on with.
+func (s *Segmenter) PartialChecksum() uint16 {
+	return checksum.Sum(nil, s.pseudo+uint32(s.hdrLen-s.l4+s.total))
+}
 
 // Next writes the next packet into dst and returns its length. ok is false when there is none left. After ErrShort the same
 // packet can be asked for again.

@@ -267,7 +267,7 @@ func TestEveryTouchOfEveryHandlerMayFault(t *testing.T) {
 // mapping, which is what an access sees that comes a moment too late. The frame in hand is lost with the port; nothing of
 // it is visible where the ring says so, nothing stays mapped, and the next front-end is served.
 func TestEveryPageMayFaultUnderTheDataPath(t *testing.T) {
-	p, socket, log := newPort(t, nil)
+	p, socket, log := newPort(t, withHead)
 	check := bystander(t)
 	page := os.Getpagesize()
 	before := mapsOf(t, "memfd:rscctl-guest")
@@ -282,7 +282,12 @@ func TestEveryPageMayFaultUnderTheDataPath(t *testing.T) {
 			return err
 		},
 		"poll": func(*guest) error {
-			_, _, err := p.TX(0).Poll(8, func(*vhost.TxFrame) vhost.Next { return vhost.TakeOn }, nil)
+			_, _, err := p.TX(0).Poll(8, func(f *vhost.TxFrame) vhost.Next {
+				if !f.Whole() {
+					return vhost.Leave
+				}
+				return vhost.TakeOn
+			}, nil)
 			return err
 		},
 		"arm and disarm": func(*guest) error {

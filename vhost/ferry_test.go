@@ -144,7 +144,7 @@ func (w *worker) run(p *vhost.Port, quit int) {
 				w.fail(fmt.Errorf("frame %d of the guest after %d", got, took))
 			}
 			return vhost.TakeOn
-		}, func() { w.book.fromGuest.Store(took) })
+		}, func() int { w.book.fromGuest.Store(took); return 0 })
 		if n > 0 || began && !hungry {
 			if pollNow(quit) {
 				return

@@ -326,6 +326,7 @@ var nobody = &vhost.Waiter{Wake: func() {}}
 func poll(t testing.TB, q *vhost.TxQueue, budget int) (frames [][]byte) {
 	t.Helper()
 	_, _, err := q.Poll(budget, func(f *vhost.TxFrame) vhost.Next {
+		f.Whole()
 		frames = append(frames, bytes.Clone(f.Data))
 		return vhost.TakeOn
 	}, nil)

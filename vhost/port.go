@@ -56,6 +56,8 @@ type Config struct {
 	// RxQueue.MaxFrame: a guest that gets them cut into packets posts small
 	// buffers for ever.
 	MaxBuffers int
+	// TxHead is how many bytes of a guest's frame are copied for TxFrame.Data, 0: all. It is more than the longest headers.
+	TxHead int
 	// AnyMemory allows guest memory on any file system but FUSE, instead of on
 	// tmpfs (memfd, /dev/shm) and hugetlbfs only. A front-end can make a page
 	// fault wait there, and with it the whole process: for front-ends that are
@@ -198,7 +200,7 @@ func newPort(cfg Config) (*Port, error) {
 	for i := range cfg.MaxPairs {
 		rx, tx := meters[4*i:], meters[4*i+2:]
 		p.rx = append(p.rx, &RxQueue{queue: queue{port: p, name: fmt.Sprintf("rx queue %d", i), callCost: rx[0], kickCost: rx[1]}})
-		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i), callCost: tx[0], kickCost: tx[1]}})
+		p.tx = append(p.tx, &TxQueue{queue: queue{port: p, name: fmt.Sprintf("tx queue %d", i), callCost: tx[0], kickCost: tx[1]}, head: cfg.TxHead})
 	}
 	if !caller.Asynchronous() {
 		p.logf("no asynchronous I/O to be had (fs.aio-nr, fs.aio-max-nr): calls to the guest go through a thread of their own")

@@ -69,11 +69,12 @@ func TestWhatWasTakenLeavesBeforeItIsCompleted(t *testing.T) {
 	r := g.TX(0)
 	used := func() uint16 { return binary.LittleEndian.Uint16(r.Layout().Used[2:]) }
 	calls, taken := 0, 0
-	before := func() {
+	before := func() int {
 		calls++
 		if n := used(); n != 0 || taken != 2 {
 			t.Errorf("called with %d frames taken and %d completed", taken, n)
 		}
+		return 0
 	}
 	take := func(*vhost.TxFrame) vhost.Next { taken++; return vhost.TakeOn }
 	if n, _, err := p.TX(0).Poll(64, take, before); n != 0 || err != nil || calls != 0 {

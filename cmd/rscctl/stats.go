@@ -98,7 +98,7 @@ func printVM(p *printer, v *api.VMStats) {
 		p.row("  from the guest", grouped(total(v.TapOutcomes))+" frames", "counted on its tap, the kernel brings them on")
 	} else {
 		p.row("  from the guest", grouped(v.TxFrames)+" frames", size(v.TxBytes))
-		p.row("  to the wire", grouped(v.TxWireFrames)+" frames")
+		p.row("  to the wire", grouped(v.TxWireFrames)+" frames", grouped(v.TxKernel)+" of the guest's left whole")
 	}
 	for _, e := range []struct {
 		what string

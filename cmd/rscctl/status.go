@@ -275,6 +275,9 @@ func printDetails(p *printer, st *api.Status) {
 			}
 			p.text("  address   ", address)
 			p.text("  way       ", fmt.Sprintf("%s%s (%s)%s", port.Socket, port.Tap, port.Mode, ringsText(port)))
+			if port.Tx != "" {
+				p.text("  sends by  ", string(port.Tx))
+			}
 			features := strings.Join(port.Features, " ")
 			if features == "" {
 				features = "none yet"

@@ -35,6 +35,7 @@ func (s *VMStats) Add(o *VMStats) {
 	s.TxFrames += o.TxFrames
 	s.TxBytes += o.TxBytes
 	s.TxWireFrames += o.TxWireFrames
+	s.TxKernel += o.TxKernel
 	s.LocalFrames += o.LocalFrames
 	s.LatePackets += o.LatePackets
 	s.FeedUnsent += o.FeedUnsent
@@ -86,6 +87,7 @@ func addBuckets(to, from []Bucket) []Bucket {
 func (q *Queue) Add(o *Queue) {
 	q.RxFrames += o.RxFrames
 	q.TxFrames += o.TxFrames
+	q.TxKernel += o.TxKernel
 	q.TxRingFull += o.TxRingFull
 	q.RxUnknown += o.RxUnknown
 	q.GroupLost += o.GroupLost

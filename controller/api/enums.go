@@ -46,6 +46,14 @@ const (
 	FeedPacket    Feed = "packet"     // the VM's tap, through a packet socket
 )
 
+// TxWay is the way that a VM's frames to the wire go now.
+type TxWay string
+
+const (
+	TxKernel TxWay = "kernel" // a packet socket: TSO frames whole, cut and summed by the interface or the kernel
+	TxAFXDP  TxWay = "af_xdp" // packet by packet, through AF_XDP
+)
+
 // PortMode says which side of a port does what: the socket of a vhost-user port, the TCP frames of a tap.
 type PortMode string
 

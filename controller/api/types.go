@@ -206,17 +206,18 @@ type Queue struct {
 	Health        Health      `json:"health"`
 	RxFrames      uint64      `json:"rx_frames"`
 	TxFrames      uint64      `json:"tx_frames"`
-	RxFillEmpty   uint64      `json:"rx_fill_empty"`  // frames AF_XDP dropped: fill ring empty
-	RxRingFull    uint64      `json:"rx_ring_full"`   // frames AF_XDP dropped: RX ring full
-	RxTooLong     uint64      `json:"rx_too_long"`    // frames AF_XDP dropped: longer than a chunk, above all
-	RxInvalid     uint64      `json:"rx_invalid"`     // bad addresses in the fill ring: a fault of ours
-	RxUnknown     uint64      `json:"rx_unknown"`     // of rx_frames: for a VM that had gone meanwhile
-	TxRingFull    uint64      `json:"tx_ring_full"`   // egress frames given up: TX ring or chunks exhausted
-	TxInvalid     uint64      `json:"tx_invalid"`     // bad descriptors in the TX ring: a fault of ours
-	Hangs         uint64      `json:"hangs"`          // times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path
-	HangPassed    uint64      `json:"hang_passed"`    // frames that went by it for that
-	GroupLost     uint64      `json:"group_lost"`     // broadcast and multicast frames that came faster than the worker read them
-	GroupUnusable uint64      `json:"group_unusable"` // likewise, too long, with a foreign tag or a checksum that cannot be completed
+	RxFillEmpty   uint64      `json:"rx_fill_empty"`    // frames AF_XDP dropped: fill ring empty
+	RxRingFull    uint64      `json:"rx_ring_full"`     // frames AF_XDP dropped: RX ring full
+	RxTooLong     uint64      `json:"rx_too_long"`      // frames AF_XDP dropped: longer than a chunk, above all
+	RxInvalid     uint64      `json:"rx_invalid"`       // bad addresses in the fill ring: a fault of ours
+	RxUnknown     uint64      `json:"rx_unknown"`       // of rx_frames: for a VM that had gone meanwhile
+	TxKernel      uint64      `json:"tx_kernel_frames"` // frames of guests that left by the packet socket
+	TxRingFull    uint64      `json:"tx_ring_full"`     // egress frames given up: TX ring, chunks or the packet socket exhausted
+	TxInvalid     uint64      `json:"tx_invalid"`       // bad descriptors in the TX ring: a fault of ours
+	Hangs         uint64      `json:"hangs"`            // times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path
+	HangPassed    uint64      `json:"hang_passed"`      // frames that went by it for that
+	GroupLost     uint64      `json:"group_lost"`       // broadcast and multicast frames that came faster than the worker read them
+	GroupUnusable uint64      `json:"group_unusable"`   // likewise, too long, with a foreign tag or a checksum that cannot be completed
 	Chunks        int         `json:"chunks"`
 	ChunkSize     int         `json:"chunk_size"`
 	CPUs          []int       `json:"cpus,omitempty"` // that the worker is bound to; none: the scheduler chooses
@@ -232,6 +233,7 @@ type Port struct {
 	VLAN        int       `json:"vlan,omitempty"`
 	Feed        Feed      `json:"feed"`
 	FeedNote    string    `json:"feed_note,omitempty"` // why the feed is not "vhost-net"
+	Tx          TxWay     `json:"tx,omitempty"`        // of a vhost-user VM
 	Socket      string    `json:"socket"`
 	Mode        PortMode  `json:"mode"`
 	Tap         string    `json:"tap,omitempty"`
@@ -311,6 +313,7 @@ type VMStats struct {
 	TxFrames      uint64            `json:"tx_frames"` // taken from the guest's TX queue
 	TxBytes       uint64            `json:"tx_bytes"`
 	TxWireFrames  uint64            `json:"tx_wire_frames"`         // after segmentation
+	TxKernel      uint64            `json:"tx_kernel_frames"`       // of tx_frames: those that left by the kernel's way
 	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
 	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off or after a hang, so the kernel path may have overtaken them

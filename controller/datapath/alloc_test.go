@@ -81,7 +81,7 @@ func (g *quietGuest) Close() (int, error)  { return 0, nil }
 // quietSource has the same frames again and again.
 type quietSource struct{ frames []vhost.TxFrame }
 
-func (s *quietSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
+func (s *quietSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
 	for i := range s.frames {
 		if i == budget || fn(&s.frames[i]) == vhost.Leave {
 			return i, i, nil

@@ -11,6 +11,7 @@ type PortCounters struct {
 	TxFrames   uint64 // taken from the guest
 	TxBytes    uint64
 	TxWire     uint64 // packets that became of them
+	TxKernel   uint64 // of TxFrames: those that left by Wire
 	TxDropped  [flowtable.NumReasons]uint64
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 	SizeSum    uint64                      // their bytes
@@ -28,6 +29,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	c.TxFrames += o.TxFrames
 	c.TxBytes += o.TxBytes
 	c.TxWire += o.TxWire
+	c.TxKernel += o.TxKernel
 	for i, n := range o.TxDropped {
 		c.TxDropped[i] += n
 	}

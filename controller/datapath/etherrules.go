@@ -32,7 +32,8 @@ const (
 
 // outgoing is a frame of a guest that the rules have passed.
 type outgoing struct {
-	data      []byte // without a tag; of a frame that they refuse, as far as they came
+	data      []byte // without a tag, its private part; of a frame that they refuse, as far as they came
+	from      *egress
 	tci       uint16 // of the tag that it gets on the wire, 0: none
 	group     bool   // to a group address
 	partial   bool   // its checksum has to be completed:

@@ -141,7 +141,7 @@ func (g *simGuest) MaxFrame() int        { return 0 }
 func (g *simGuest) Check(bool) error     { return nil }
 
 // Poll keeps the bounds of vhost.TxQueue.Poll.
-func (s *simSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
+func (s *simSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
 	s.polls++
 	s.vm.s.nic.spend(costLook)
 	if s.stop {

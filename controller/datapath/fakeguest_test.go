@@ -235,7 +235,9 @@ type fakeSource struct {
 	fd     int
 	acks   int
 	arms   int
-	used   func() // the frames of a Poll are completed
+	used   func()              // the frames of a Poll are completed
+	head   int                 // bytes of a frame that are private, 0: all
+	race   func(rest [][]byte) // the guest, while its frame is on its way
 }
 
 func (s *fakeSource) send(h virtio.NetHdr, frames ...[]byte) {
@@ -244,22 +246,29 @@ func (s *fakeSource) send(h virtio.NetHdr, frames ...[]byte) {
 	}
 }
 
-func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
+func (s *fakeSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
 	s.budget = budget
-	for next := vhost.TakeOn; n < budget && len(s.queue) > 0 && next == vhost.TakeOn; {
-		f := vhost.TxFrame{Hdr: s.queue[0].Hdr, Data: slices.Clone(s.queue[0].Data)} // the worker may write to it
+	for next := vhost.TakeOn; n < budget && n < len(s.queue) && next == vhost.TakeOn; {
+		f := vhost.TxFrame{Hdr: s.queue[n].Hdr, Data: slices.Clone(s.queue[n].Data)} // the worker may write to it
+		if s.head > 0 && len(f.Data) > s.head {
+			f.Data, f.Rest = f.Data[:s.head:s.head], [][]byte{f.Data[s.head:]}
+		}
 		walked += s.pieces
+		private := f.Data
 		if next = fn(&f); next == vhost.Leave {
 			break
 		}
-		for i := range f.Data { // it is the queue's again
-			f.Data[i] = poison
+		for i := range private { // it is the queue's again
+			private[i] = poison
 		}
-		s.queue = s.queue[1:]
+		if s.race != nil {
+			s.race(f.Rest)
+		}
 		n++
 	}
 	if n > 0 {
-		before()
+		n -= before()
+		s.queue = s.queue[n:]
 		if s.used != nil {
 			s.used()
 		}

@@ -213,10 +213,10 @@ func BenchmarkGroupCopy(b *testing.B) {
 				l.vm()
 			}
 			f := vhost.TxFrame{Data: lanFrame(everybody, g.mac, 0x0806)}
-			p := l.w.port(0)
+			e := &egress{port: l.w.port(0)}
 			for b.Loop() {
 				l.w.now += int64(groupBurst * groupEvery)
-				l.w.emitFrame(p, &f)
+				l.w.emitFrame(e, &f)
 				l.w.flush()
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(beside+1), "ns/copy")

@@ -73,8 +73,9 @@ type Summer interface {
 // Source is the way out of one VM: a TX virtqueue. A *vhost.TxQueue is one. Only one worker's goroutine calls it.
 type Source interface {
 	// Poll takes up to budget frames in order and hands each to fn, which says how to go on. walked is how many pieces of
-	// descriptor chains it looked at.
-	Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error)
+	// descriptor chains it looked at. before is called when those that were taken are about to be completed, and returns how many of the
+	// last ones stay in the queue.
+	Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() (back int)) (n, walked int, err error)
 	// ArmKick asks for a kick, and reports whether there is something to poll already.
 	ArmKick() (more bool)
 	// DisarmKick says that no kick is needed: somebody polls.

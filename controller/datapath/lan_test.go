@@ -156,7 +156,7 @@ func (g *lanVM) MaxFrame() int        { return 0 }
 func (g *lanVM) Check(bool) error     { return nil }
 func (g *lanVM) Close() (int, error)  { return 0, nil }
 
-func (g *lanVM) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
+func (g *lanVM) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
 	for n < budget && len(g.sends) > 0 {
 		f := vhost.TxFrame{Hdr: g.sends[0].Hdr, Data: bytes.Clone(g.sends[0].Data)} // the queue's frame is a copy, too
 		next := fn(&f)

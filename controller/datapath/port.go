@@ -64,7 +64,13 @@ type egress struct {
 	emit func(*vhost.TxFrame) vhost.Next // bound once, so that polling allocates nothing
 
 	idle  uint64 // the turn in which it had nothing
-	short bool   // its frame waits for chunks: more frames are no news
+	short bool   // its frame waits for chunks, or for the kernel: more frames are no news
+
+	kernel bool   // its unicast frames to the wire go by Wire
+	unsure bool   // some of them may be on their way there
+	bulkAt int64  // when the last TSO frame went
+	mark   uint64 // Worker.sent behind the last one that went by AF_XDP
+	lost   int    // times in a row that a full queue has dropped the frame in front
 }
 
 // port returns the port with an index, nil where there is none.
@@ -148,7 +154,7 @@ func (w *Worker) startPort(index uint32, g Guest, sources []Source, rules flowta
 		w.touch(p)
 	}
 	for _, s := range sources {
-		e := &egress{src: s, port: p}
+		e := &egress{src: s, port: p, unsure: w.cfg.Wire != nil, mark: w.sent} // what its driver sent before may be on its way
 		e.emit = func(f *vhost.TxFrame) vhost.Next { return w.emit(e, f) }
 		w.egress, p.sources = append(w.egress, e), append(p.sources, e)
 	}

@@ -127,12 +127,16 @@ func (w *Worker) probeRefused(p *port, why flowtable.Reason, frame []byte, toWir
 }
 
 // probeSent tells of a packet of the VM's that goes on, to the wire or to a VM beside it.
-func (w *Worker) probeSent(p *port, frame []byte) {
+func (w *Worker) probeSent(p *port, frags ...[]byte) {
+	size := 0
+	for _, b := range frags {
+		size += len(b)
+	}
 	for _, pr := range p.probes {
 		if pr.cfg.Kind != ProbeWire {
 			continue
 		}
-		if s := w.record(pr, Sent, 0, len(frame), frame); s != nil {
+		if s := w.record(pr, Sent, 0, size, frags...); s != nil {
 			s.ToWire = true
 			pr.publish()
 		}

@@ -28,6 +28,7 @@ type PortSnapshot struct {
 	Single   time.Duration // how long the guest gets no superframes from now on, because it seems to drop them; 0: it gets them
 	Hold     time.Duration // that its superframes get now, on average
 	Hungry   bool          // the guest has no room
+	ByKernel bool          // what it sends to the wire goes by Config.Wire now, from some virtqueue at least
 	Err      error         // why the guest is finished, nil while it is not
 	Waiting  int           // frames in the output queue
 	InGuest  int           // chunks that the guest has not given back
@@ -59,7 +60,7 @@ func (w *Worker) snapshot() *Snapshot {
 	s.Kernel, s.KernelErr = w.nic.Stats()
 	for _, p := range w.list {
 		s.Ports = append(s.Ports, PortSnapshot{
-			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Single: p.refusal.singleFor(w.clock()), Hungry: p.hungry, Err: p.err,
+			Index: p.Index, Addr: p.Addr, Running: p.guest != nil, Single: p.refusal.singleFor(w.clock()), Hungry: p.hungry, ByKernel: p.byKernel(), Err: p.err,
 			Hold: w.table.HoldNow(p.Index), Waiting: p.out.n, InGuest: p.held, Ledger: *p.ledger, Counters: p.cnt,
 		})
 	}

@@ -73,32 +73,65 @@ func (w *Worker) visit(p *port) (total int) {
 	return total
 }
 
+// beforeUsed is called when frames of a source are about to be completed: what they became is the kernel's before.
+func (w *Worker) beforeUsed() (back int) {
+	w.sendBatch()
+	back, w.batch.back = w.batch.back, 0
+	w.nic.Publish()
+	return back
+}
+
 // emit sends one guest frame and charges its VM. Where there is no room the frame stays in the virtqueue, which slows the guest
 // down instead of losing its frames.
 func (w *Worker) emit(e *egress, f *vhost.TxFrame) vhost.Next {
-	before := w.cnt.TxSlots
-	if need := w.emitFrame(e.port, f); need > 0 {
+	before, size := w.cnt.TxSlots, f.Len()
+	w.batch.added = false
+	need, left := w.emitFrame(e, f)
+	if left {
+		return vhost.Leave
+	}
+	if need > 0 {
 		if w.nic.TxPending() > 0 {
 			w.txStalled, w.txNeed = true, need
 		} else { // the wire will not make room: guests have the chunks, so nobody waits behind this frame
-			w.txShort, e.short = true, true
+			w.later(e)
 		}
 		return vhost.Leave
 	}
-	packets := max(1, int(w.cnt.TxSlots-before), len(f.Data)/bytesPacket)
-	if w.charge(e.port, packets*perPacket); e.port.credit.tx <= 0 || w.round.left <= 0 {
+	cost := max(1, int(w.cnt.TxSlots-before), size/bytesPacket) * perPacket
+	if w.batch.added { // the kernel does the rest
+		it := &w.batch.items[w.batch.n-1]
+		cost = max(1, it.packets) * perPacket
+		it.cost = cost
+	}
+	if w.charge(e.port, cost); e.port.credit.tx <= 0 || w.round.left <= 0 {
 		return vhost.TakeLast
 	}
 	return vhost.TakeOn
 }
 
-// emitFrame returns how much room a frame needs that has to wait for it, 0 when it has been dealt with.
-func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (need int) {
+// emitFrame returns how much room in the TX ring a frame needs that has to wait for it; left, when it has to wait for something else;
+// neither, when it has been dealt with.
+func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
+	p := e.port
 	var o outgoing
 	if why, refused := w.judge(p, f, &o); refused {
-		w.refuseTx(p, why, o.data)
-		return 0
+		return 0, !w.refuseBehind(p, why, f, &o)
 	}
+	if w.forWire(e, f, &o) {
+		return 0, !w.emitWire(e, f, &o)
+	}
+	if !w.sendBatch() || !w.whole(f, &o) {
+		return 0, true
+	}
+	return w.emitXDP(e, f, &o), false
+}
+
+// emitXDP sends a frame, of which all is private, as packets in chunks: to the wire by AF_XDP, and to VMs beside. It returns how much
+// room the frame needs when it has to wait for it.
+func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
+	p := e.port
+	o.from = e
 	if o.group && !p.group.admits(w.now) {
 		w.refuseTx(p, flowtable.ReasonGroupShare, o.data)
 		return 0
@@ -128,9 +161,9 @@ func (w *Worker) emitFrame(p *port, f *vhost.TxFrame) (need int) {
 	p.cnt.TxBytes += uint64(len(f.Data))
 	w.txLeft = packets
 	if gso {
-		w.emitGSO(p, &o)
+		w.emitGSO(p, o)
 	} else {
-		w.emitOne(p, &o)
+		w.emitOne(p, o)
 	}
 	w.txLeft = 0
 	return 0
@@ -222,6 +255,9 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 		return
 	}
 	w.cnt.TxFrames++
+	if w.sent++; o.from != nil && !o.group {
+		o.from.mark = w.sent
+	}
 }
 
 // copyToNeighbours gives a VM's group frame to the running VMs of its VLAN, each a chunk of its own, and returns to how many.

@@ -29,7 +29,7 @@ type userVM struct {
 }
 
 // newUserVM connects a front-end to a port, on memory and sockets that need no privileges.
-func newUserVM(tb testing.TB, features virtio.Features, ringSize, memory int) *userVM {
+func newUserVM(tb testing.TB, features virtio.Features, ringSize, memory int, edits ...func(*vhost.Config)) *userVM {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "dp") // t.TempDir may be too long for a socket
 	if err != nil {
@@ -39,10 +39,14 @@ func newUserVM(tb testing.TB, features virtio.Features, ringSize, memory int) *u
 	started := make(chan struct{}, 16)
 	v := &userVM{tb: tb, bufs: map[uint64][]byte{}}
 	path := filepath.Join(dir, "s")
-	v.port, err = vhost.NewPort(vhost.Config{
+	cfg := vhost.Config{
 		Name: "vm", Socket: path, UID: -1, GID: -1, MaxPairs: 1,
 		Hooks: vhost.Hooks{Started: func(*vhost.Port) { started <- struct{}{} }},
-	})
+	}
+	for _, e := range edits {
+		e(&cfg)
+	}
+	v.port, err = vhost.NewPort(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}

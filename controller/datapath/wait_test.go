@@ -337,7 +337,7 @@ func (s *lockedSource) set(change func(f *fakeSource)) {
 	change(&s.fakeSource)
 }
 
-func (s *lockedSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (n, walked int, err error) {
+func (s *lockedSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
 	s.set(func(f *fakeSource) { n, walked, err = f.Poll(budget, fn, before) })
 	return n, walked, err
 }
@@ -362,7 +362,7 @@ type endlessSource struct {
 	end atomic.Bool
 }
 
-func (s *endlessSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func()) (int, int, error) {
+func (s *endlessSource) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (int, int, error) {
 	if !s.end.Load() {
 		s.queue = []vhost.TxFrame{{Data: from(9, wire, 100).Frame()}} // dropped: a foreign source
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	Own       [6]byte   // the interface's address, which is the host's
 	NIC       NIC       //
 	Shares    Shares    // of the RX ring; nil: none
+	Wire      Wire      // nil: all that guests send is cut and summed here
 	Multicast Multicast // nil on all workers of an interface but one
 	WakeFD    int       // an eventfd, non-blocking, that messages make readable
 	Chunks    int       // in the NIC's UMEM: the bounds of what may wait are shares of it
@@ -66,12 +67,17 @@ type Worker struct {
 	dirty  []*port // frames wait for their guests, or their guests have chunks to give back
 	egress []*egress
 
-	turn   uint64 // passes of step
-	round  round
-	lent   lending
-	txLeft int  // chunks that the guest's frame in hand still needs: copies for others leave them alone
-	txNeed int  // TX slots that the frame wants which found too few
-	owed   bool // somebody could go on, and has used up its part of this turn
+	turn     uint64 // passes of step
+	round    round
+	lent     lending
+	txLeft   int    // chunks that the guest's frame in hand still needs: copies for others leave them alone
+	txNeed   int    // TX slots that the frame wants which found too few
+	sent     uint64 // frames queued for the wire by AF_XDP, those of a process before this one included
+	batch    wireBatch
+	wireFull uint64 // the turn in which Wire had no room
+	emptyAt  uint64 // the turn in which Wire was asked
+	empty    bool   // what it said
+	owed     bool   // somebody could go on, and has used up its part of this turn
 
 	seed   maphash.Seed
 	judged bool // a guest was found to drop superframes, or is to be tried again
@@ -112,12 +118,13 @@ type Worker struct {
 	stopping  bool
 	entering  entering // pkt, while somebody wants to know what becomes of it
 
-	publishTx func() // the NIC's Publish, bound once, so that polling allocates nothing
+	publishTx func() int // before of Source.Poll, bound once, so that polling allocates nothing
 
 	// shared
 	cmds     chan message
 	dead     chan struct{}
-	fault    error // why run ended by itself; read after dead is closed
+	fault    error       // why run ended by itself; read after dead is closed
+	direct   atomic.Bool // Wire's
 	started  atomic.Bool
 	silent   atomic.Bool // the last message was not answered in time
 	activity atomic.Uint64
@@ -128,6 +135,7 @@ type QueueCounters struct {
 	RxFrames   uint64 // taken from the NIC
 	TxFrames   uint64 // queued for the wire
 	TxSlots    uint64 // packets that guests' frames became, for the wire and for the VMs beside it
+	TxKernel   uint64 // guests' frames that left by Wire
 	TxRingFull uint64 // given up because there was no room after all
 	WithMeta   uint64 // of RxFrames: their metadata was XDP's
 	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
@@ -163,11 +171,16 @@ func New(cfg Config) (*Worker, error) {
 	}
 	cfg.Prepared = nil
 	*w = Worker{
-		table: w.table, mender: w.mender, cfg: cfg, nic: cfg.NIC, publishTx: cfg.NIC.Publish, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+		table: w.table, mender: w.mender, cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
+	w.publishTx = w.beforeUsed
+	if cfg.Wire != nil {
+		w.direct.Store(cfg.Wire.Direct())
+	}
+	w.sent = uint64(w.nic.TxPending())
 	if w.clock == nil {
 		start := time.Now()
 		w.clock = func() int64 { return int64(time.Since(start)) }

@@ -58,6 +58,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_sent_frames_total", "Frames taken from the guest.", ofVM), func(v *api.VMStats) uint64 { return v.TxFrames }},
 	{desc("vm_sent_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxBytes }},
 	{desc("vm_sent_wire_frames_total", "Packets that became of the guest's frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxWireFrames }},
+	{desc("vm_sent_kernel_frames_total", "Of the frames taken from the guest: those that left whole, to be cut by the interface or the kernel.", ofVM), func(v *api.VMStats) uint64 { return v.TxKernel }},
 }
 
 // vmReasons have a series for each reason that has occurred. docs/counters.md explains the reasons.
@@ -77,7 +78,8 @@ var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_rx_invalid_total", "Bad addresses in the fill ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.RxInvalid }},
 	{desc("queue_tx_invalid_total", "Bad descriptors in the TX ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.TxInvalid }},
 	{desc("queue_unknown_frames_total", "Frames for a VM that had gone meanwhile.", ofQueue), func(q *api.Queue) uint64 { return q.RxUnknown }},
-	{desc("queue_tx_given_up_total", "Egress frames given up: the TX ring had no room.", ofQueue), func(q *api.Queue) uint64 { return q.TxRingFull }},
+	{desc("queue_sent_kernel_frames_total", "Frames of guests that left by the packet socket.", ofQueue), func(q *api.Queue) uint64 { return q.TxKernel }},
+	{desc("queue_tx_given_up_total", "Egress frames given up: the TX ring or the packet socket had no room.", ofQueue), func(q *api.Queue) uint64 { return q.TxRingFull }},
 	{desc("queue_hangs_total", "Times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path.", ofQueue), func(q *api.Queue) uint64 { return q.Hangs }},
 	{desc("queue_hang_passed_frames_total", "Frames that went by the kernel's path for that.", ofQueue), func(q *api.Queue) uint64 { return q.HangPassed }},
 	{desc("queue_group_lost_total", "Broadcast and multicast frames that came faster than the worker read them.", ofQueue), func(q *api.Queue) uint64 { return q.GroupLost }},

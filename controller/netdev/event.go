@@ -18,7 +18,7 @@ const (
 	MasterChanged                    // put into or taken out of a bridge or bond
 	Renamed                          // another name, the same index
 	MACChanged                       // its own address
-	OffloadsChanged                  // of frames that come in: VLAN tags taken out, merging by the NIC
+	OffloadsChanged                  // of frames that come in: VLAN tags taken out, merging by the NIC; of those that go: segmentation
 
 	BackupChanged // the bond that it belongs to made it active, or a backup
 
@@ -52,7 +52,7 @@ func changes(was, now *Facts) []Event {
 	add(was.Master != now.Master, MasterChanged)
 	add(was.Name != now.Name, Renamed)
 	add(!bytes.Equal(was.MAC, now.MAC), MACChanged)
-	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW, OffloadsChanged)
+	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW || was.TSO != now.TSO, OffloadsChanged)
 	add(was.Backup != now.Backup, BackupChanged)
 	return events
 }

@@ -51,6 +51,7 @@ type Facts struct {
 	LRO         bool
 	GROHW       bool
 	Backup      bool // it belongs to a bond, as a backup
+	TSO         bool // it takes TCP superframes to send, of both families
 }
 
 // Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
@@ -205,6 +206,13 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 				f.GROHW = b.active
 			}
 		}
+	}
+	if bits, _, err := h.features(a.Name, "tx-tcp*-segmentation"); err == nil {
+		tso := map[string]bool{}
+		for _, b := range bits {
+			tso[b.name] = b.active
+		}
+		f.TSO = tso["tx-tcp-segmentation"] && tso["tx-tcp6-segmentation"]
 	}
 	return f
 }

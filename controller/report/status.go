@@ -46,6 +46,9 @@ func (u *Uplink) status() api.Interface {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the guest seems to drop superframes: it gets its packets one by one, and is tried again in %s: see 'rscctl why %s'", d.Round(time.Second), p.VM))
 		}
 		p.HoldNowNS = HoldNow(u.Queues, vm.Index).Nanoseconds()
+		if p.Feed == api.FeedVhostUser {
+			p.Tx = u.txWay(vm)
+		}
 		p.Health = u.portHealth(vm, &p)
 		i.Ports = append(i.Ports, p)
 	}
@@ -74,6 +77,18 @@ func HoldNow(queues []Queue, index uint32) (longest time.Duration) {
 		}
 	}
 	return longest
+}
+
+// txWay is the way of what a VM sends to the wire: the kernel's when it is that of one of its queues.
+func (u *Uplink) txWay(vm *VM) api.TxWay {
+	for i := range u.Queues {
+		if s := u.Queues[i].Seen; s != nil {
+			if p := s.Port(vm.Index); p != nil && p.ByKernel {
+				return api.TxKernel
+			}
+		}
+	}
+	return api.TxAFXDP
 }
 
 // metadata tells whether the XDP program's description arrives with the frames. Before the first frame nobody knows.
@@ -112,7 +127,7 @@ func (u *Uplink) queue(q *Queue) api.Queue {
 	}
 	c, k := &s.Counters, &s.Kernel
 	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
-	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
+	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxKernel: c.TxKernel, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
 	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
 	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
 	return out

@@ -11,6 +11,8 @@ import (
 var (
 	// ErrFull: no room now; the same frame may be tried again.
 	ErrFull = errors.New("feed: no room")
+	// ErrLost: the kernel had no room and has dropped the frame. It may be tried again.
+	ErrLost = errors.New("feed: dropped by a full queue of the kernel's")
 	// ErrRefused: this frame cannot be sent, now or later. The errors below say why.
 	ErrRefused = errors.New("feed: frame refused")
 	// ErrGone: the tap is not there any more, or not usable: see ErrDown.

@@ -159,24 +159,30 @@ func (p *Packet) gather(frames []*virtio.Frame) (count int, err error) {
 		case used+1+frags > batchIovs:
 			return count, nil
 		}
-		f.Hdr.Encode(p.hdrs[count][:])
-		start := used
-		used++
-		p.iov[start].Base = &p.hdrs[count][0]
-		p.iov[start].SetLen(virtio.HdrSizeLegacy)
-		for _, b := range f.Frags {
-			if len(b) == 0 {
-				continue
-			}
-			p.iov[used].Base = &b[0]
-			p.iov[used].SetLen(len(b))
-			used++
-		}
-		p.msgs[count].hdr.Iov = &p.iov[start]
-		p.msgs[count].hdr.SetIovlen(1 + frags)
+		used = p.load(count, used, f)
 		count++
 	}
 	return count, nil
+}
+
+// load makes a frame the message at a place of the batch, with its pieces from used on, and returns where the next one's begin.
+func (p *Packet) load(at, used int, f *virtio.Frame) int {
+	f.Hdr.Encode(p.hdrs[at][:])
+	start := used
+	used++
+	p.iov[start].Base = &p.hdrs[at][0]
+	p.iov[start].SetLen(virtio.HdrSizeLegacy)
+	for _, b := range f.Frags {
+		if len(b) == 0 {
+			continue
+		}
+		p.iov[used].Base = &b[0]
+		p.iov[used].SetLen(len(b))
+		used++
+	}
+	p.msgs[at].hdr.Iov = &p.iov[start]
+	p.msgs[at].hdr.SetIovlen(used - start)
+	return used
 }
 
 // flush sends the batch. A call that sent some says nothing of why it sent no more; the next one does.

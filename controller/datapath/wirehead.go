@@ -1,0 +1,128 @@
+package datapath
+
+import (
+	"encoding/binary"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// A frame that the kernel cuts, or whose checksum it completes, leaves with the headers that were judged: the first bytes are the worker's
+// private copy, and what the kernel is told of them (virtio_net_hdr) is read from that copy. Of the guest's own header only gso_size,
+// and whether there is something to cut or to sum, count. Were its csum_start believed, the kernel would write where the guest says,
+// for example over the source address.
+const (
+	// HeadRoom is how many bytes of a guest's frame are private, at least: vhost.Config.TxHead. The longest headers that a Segmenter
+	// reads (256 bytes), with a priority tag that the guest put among them.
+	HeadRoom = 264
+
+	headSlot     = HeadRoom + vlanTag // with the tag of an access port
+	minMSS       = 48                 // tcp_min_snd_mss of Linux
+	maxKernelCut = 65535/minMSS + 1   // packets of a TSO frame that the kernel cuts
+	protoTCPCsum = 16                 // where a checksum lies in its header
+	protoUDPCsum = 6
+	tcpMinHeader = 20
+	udpHeader    = 8
+	ipv4Min      = 20
+	ipv6Len      = 40
+	lenAndFields = 6 // where the IPv4 fields of fragmentation are
+)
+
+// wireHead is a frame's beginning on its way to the kernel, and what the kernel is told of it.
+type wireHead struct {
+	bytes   []byte        // as they leave, the tag in place
+	hdr     virtio.NetHdr //
+	packets int           // that will be on the wire
+}
+
+// buildGSO makes a guest's TSO frame of total bytes ready: h.bytes are its first ones, which buildGSO changes to what cutting goes by. A
+// frame that is one packet already becomes one. cut is for its use. MTU is the wire's.
+func (h *wireHead) buildGSO(total int, g flowtable.GSO, mtu int, cut *flowtable.Segmenter) (why flowtable.Reason, ok bool) {
+	if err := cut.Dissect(h.bytes, total, g); err != nil {
+		return flowtable.ReasonMalformed, false
+	}
+	l3, l4 := cut.Offsets()
+	end := cut.HeaderLen()
+	if h.packets = cut.Count(); h.packets > maxKernelCut {
+		return flowtable.ReasonBadLength, false
+	}
+	if min(total, end+int(g.Size)) > mtu+ethHeader {
+		return flowtable.ReasonBadLength, false
+	}
+	ip, tcp := h.bytes[l3:l4], h.bytes[l4:end]
+	if g.Type&^virtio.GSOECN == virtio.GSOTCPv4 { // some guests leave length and sum to their device
+		binary.BigEndian.PutUint16(ip[2:], uint16(total-l3))
+		ip[10], ip[11] = 0, 0
+		binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
+	} else {
+		binary.BigEndian.PutUint16(ip[4:], uint16(total-l3-ipv6Len))
+	}
+	binary.BigEndian.PutUint16(tcp[protoTCPCsum:], cut.PartialChecksum())
+	h.hdr = virtio.NetHdr{
+		Flags: virtio.HdrNeedsCsum, HdrLen: uint16(end), CsumStart: uint16(l4), CsumOffset: protoTCPCsum,
+	}
+	if h.packets > 1 {
+		h.hdr.GSOType, h.hdr.GSOSize = g.Type&^virtio.GSOECN, g.Size
+		if tcp[13]&packet.CWR != 0 { // it belongs to the first packet alone, and some devices want to be told
+			h.hdr.GSOType |= virtio.GSOECN
+		}
+	}
+	return 0, true
+}
+
+// buildSum makes a frame of total bytes ready that is a packet already, with a checksum to be completed from start on, into the two
+// bytes at. false: not where TCP or UDP has its checksum, so the kernel is not to be told.
+func (h *wireHead) buildSum(total, start, at int) bool {
+	l4, proto, ok := transportOf(h.bytes)
+	if !ok || start != l4 {
+		return false
+	}
+	switch {
+	case proto == protoTCP && at == l4+protoTCPCsum && total >= l4+tcpMinHeader:
+	case proto == protoUDP && at == l4+protoUDPCsum && total >= l4+udpHeader:
+	default:
+		return false
+	}
+	h.packets = 1
+	h.hdr = virtio.NetHdr{Flags: virtio.HdrNeedsCsum, CsumStart: uint16(l4), CsumOffset: uint16(at - l4)}
+	return true
+}
+
+// transportOf finds the transport header behind Ethernet and an IP header without extensions. Only bytes that are there count.
+func transportOf(head []byte) (l4 int, proto byte, ok bool) {
+	if len(head) < ethHeader+ipv4Min {
+		return 0, 0, false
+	}
+	ip := head[ethHeader:]
+	switch binary.BigEndian.Uint16(head[2*macLen:]) {
+	case etherIPv4:
+		l4 = ethHeader + 4*int(ip[0]&15)
+		if ip[0]>>4 != 4 || l4 < ethHeader+ipv4Min || binary.BigEndian.Uint16(ip[lenAndFields:])&0x3fff != 0 { // a fragment
+			return 0, 0, false
+		}
+		proto = ip[9]
+	case etherIPv6:
+		if ip[0]>>4 != 6 || len(ip) < ipv6Len {
+			return 0, 0, false
+		}
+		l4, proto = ethHeader+ipv6Len, ip[6]
+	default:
+		return 0, 0, false
+	}
+	return l4, proto, len(head) >= l4+udpHeader
+}
+
+// tag puts the tag of an access port behind the addresses. h.bytes has room for it.
+func (h *wireHead) tag(tci uint16) {
+	n := insertTag(h.bytes[:len(h.bytes)+vlanTag], len(h.bytes), tci)
+	h.bytes = h.bytes[:n]
+	if h.hdr.Flags&virtio.HdrNeedsCsum == 0 {
+		return
+	}
+	h.hdr.CsumStart += vlanTag
+	if h.hdr.HdrLen > 0 {
+		h.hdr.HdrLen += vlanTag
+	}
+}
