@@ -33,8 +33,14 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	if err != nil {
 		return resp, err
 	}
+	if err := checkTenant(a.kind, &req, a.policy, a.kept); err != nil {
+		return resp, fmt.Errorf("attach: %w", err)
+	}
 	if err := c.checkTaken(req, a.addr); err != nil {
 		return resp, err
+	}
+	if err := c.checkFurther(req.VM, req.Iface, a.addr.VLAN, a.kept); err != nil {
+		return resp, fmt.Errorf("attach: %w", err)
 	}
 	if err := c.checkClaim(a); err != nil { // a tap is known only once it is found, below
 		return resp, err
@@ -69,7 +75,9 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 			resp.Changes = append(resp.Changes, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", d.RxQueues, d.Name))
 		}
 	}
-	resp.Changes = append(resp.Changes, fmt.Sprintf("add %s to %s's unicast filter", req.MAC, req.Iface))
+	for _, mac := range append([]string{req.MAC}, a.kept.MACs...) {
+		resp.Changes = append(resp.Changes, fmt.Sprintf("add %s to %s's unicast filter", mac, req.Iface))
+	}
 	for _, ch := range todo {
 		resp.Changes = append(resp.Changes, hostchange.Text(ch))
 	}
@@ -197,8 +205,10 @@ func (u *uplink) addVM(a *attachment) error {
 		return err
 	}
 	a.idx, a.gen, a.up, a.log = idx, gen, u, u.log.With("vm", a.req.VM)
-	if err := u.mcast.AddUnicast(a.mac()); err != nil {
-		return fmt.Errorf("interface %s: unicast filter: %w", u.name, err)
+	for _, addr := range a.addrs() {
+		if err := u.mcast.AddUnicast(addr.MAC[:]); err != nil {
+			return errors.Join(fmt.Errorf("interface %s: unicast filter: %w", u.name, err), u.removeVM(a))
+		}
 	}
 	if err := u.each(func(q *queue) error { return q.Add(a.portConfig()) }); err != nil {
 		return errors.Join(err, u.removeVM(a))
@@ -224,12 +234,16 @@ func (u *uplink) countFlows(a *attachment) (err error) {
 // removeVM takes a VM off: no more steering, held segments delivered, the way closed. Safe on a half-added VM.
 func (u *uplink) removeVM(a *attachment) error {
 	var errs []error
-	if err := u.prog.DeletePort(a.key()); err != nil && !errors.Is(err, bpf.ErrNoPort) {
-		errs = append(errs, err)
+	for _, addr := range a.addrs() {
+		if err := u.prog.DeletePort(keyOf(addr)); err != nil && !errors.Is(err, bpf.ErrNoPort) {
+			errs = append(errs, err)
+		}
 	}
 	errs = append(errs, a.kind.close(a), u.prog.SetFlows(a.id(), nil), u.setSteering(a.idx, false))
 	errs = append(errs, u.each(func(q *queue) error { return q.Remove(a.idx) }))
-	errs = append(errs, u.mcast.DelUnicast(a.mac()))
+	for _, addr := range a.addrs() {
+		errs = append(errs, u.mcast.DelUnicast(addr.MAC[:]))
+	}
 	if u.vms[a.req.VM] == a {
 		delete(u.vms, a.req.VM)
 		u.byIdx[a.idx] = nil

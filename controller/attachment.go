@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,31 +37,26 @@ type attachment struct {
 	partialAt   time.Time    // when there were more than before
 	before      *api.VMStats // counted by a process before this one; nil: by none
 
+	kept api.Addresses // canonical; guarded by the controller's lock
+
 	mu      sync.Mutex // what follows is touched by the kind's own goroutines too
 	policy  api.Policy
+	rates   rates
 	running bool // the guest takes frames
 }
 
-func (a *attachment) key() bpf.PortKey { return bpf.PortKey{VLAN: a.addr.VLAN, MAC: a.addr.MAC} }
+func (a *attachment) key() bpf.PortKey { return keyOf(a.addr) }
 
 // id is what XDP knows the VM by.
 func (a *attachment) id() uint32 { return meta.PortID(a.idx, a.gen) }
 
-// clashes tells whether the VM's address is the interface's own.
+// clashes tells whether an address of the VM is the interface's own.
 func (a *attachment) clashes(f *netdev.Facts) bool {
-	return a.addr.VLAN == 0 && bytes.Equal(a.addr.MAC[:], f.MAC)
+	return a.addr.VLAN == 0 && slices.ContainsFunc(a.addrs(), func(addr datapath.Addr) bool { return bytes.Equal(addr.MAC[:], f.MAC) })
 }
 
-func (a *attachment) mac() net.HardwareAddr { return net.HardwareAddr(a.addr.MAC[:]) }
-
-// portConfig is what the workers must know of the VM.
-func (a *attachment) portConfig() datapath.PortConfig {
-	bridged := a.kind.bridged()
-	return datapath.PortConfig{Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate, Bridged: bridged, NoteSenders: bridged}
-}
-
-// setPolicy puts a policy in force. When it returns, all that was held under the old one is delivered.
-func (a *attachment) setPolicy(p api.Policy) error {
+// setPolicy puts a policy and addresses in force. When it returns, all that was held under the old policy is delivered.
+func (a *attachment) setPolicy(p api.Policy, kept api.Addresses) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.running {
@@ -70,6 +65,9 @@ func (a *attachment) setPolicy(p api.Policy) error {
 		}
 	}
 	a.policy = p
+	if err := a.readdress(kept); err != nil {
+		return fmt.Errorf("policy: %s: %w", a.req.VM, err)
+	}
 	return nil
 }
 
@@ -82,7 +80,7 @@ func (a *attachment) setRules(p api.Policy) error {
 // saved is the VM as the state file keeps it.
 func (a *attachment) saved() state.VM {
 	policy, _, _ := a.effective()
-	return savedVM(a.req, policy)
+	return savedVM(a.req, policy, a.kept)
 }
 
 // effective is the profile in force and why.
@@ -98,7 +96,7 @@ func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
 	vm := report.VM{Index: a.idx, Before: a.before, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
-		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: a.req.Isolate,
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: policy.Isolate, MACs: a.kept.MACs, IPs: a.kept.IPs,
 	}}
 	err := a.kind.describe(a, &vm)
 	f := a.kind.features()

@@ -24,8 +24,8 @@ func ask(h http.Handler, method, target, body string) (status int, code api.Code
 	return w.Code, e.Code, e.Message
 }
 
-// jsonFields are the names of a struct's fields as they are sent, those of a patch inside among them, each with its kind.
-func jsonFields(t reflect.Type, prefix string, out map[string]reflect.Kind) {
+// jsonFields are the names of a struct's fields as they are sent, those of a patch inside among them, each with its type.
+func jsonFields(t reflect.Type, prefix string, out map[string]reflect.Type) {
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		kind := f.Type
@@ -36,7 +36,7 @@ func jsonFields(t reflect.Type, prefix string, out map[string]reflect.Kind) {
 			jsonFields(kind, prefix+name+".", out)
 			continue
 		}
-		out[prefix+name] = kind.Kind()
+		out[prefix+name] = kind
 	}
 }
 
@@ -56,17 +56,19 @@ func TestEveryFieldOfAnotherTypeIsNamed(t *testing.T) {
 	for path, kind := range map[string]reflect.Type{
 		"/v1/attach": reflect.TypeFor[api.AttachRequest](), "/v1/detach": reflect.TypeFor[api.DetachRequest](), "/v1/policy": reflect.TypeFor[api.PolicyRequest](),
 	} {
-		fields := map[string]reflect.Kind{}
+		fields := map[string]reflect.Type{}
 		jsonFields(kind, "", fields)
 		for name, k := range fields {
 			wrong := []string{`{"a":1}`}
-			switch k {
+			switch k.Kind() {
 			case reflect.String:
 				wrong = append(wrong, "7", "true", "[]")
 			case reflect.Bool:
 				wrong = append(wrong, "7", `"true"`, "[]")
 			case reflect.Slice:
-				wrong = append(wrong, "7", `"22"`, `["22"]`, "[70000]", "[-1]", "[1.5]")
+				if wrong = append(wrong, "7", `"22"`, "[70000]", "[-1]", "[1.5]"); k.Elem().Kind() != reflect.String {
+					wrong = append(wrong, `["22"]`)
+				}
 			default:
 				wrong = append(wrong, `"7"`, "true", "1.5", "1e99", "99999999999999999999")
 			}
@@ -97,6 +99,10 @@ func TestValuesOutOfRangeAreNamedWithTheirRange(t *testing.T) {
 		{"socket_owner", `"root:nosuch-group"`, "QEMU"}, {"tap", `"vnet0"`, "either"},
 		{"iface", `"eth0\u0000x"`, "no interface has such a name"}, {"iface", `"../eth0"`, "no interface has such a name"}, {"tap", `"vnet0\n"`, "no interface has such a name"},
 		{"socket_owner", `":"`, "QEMU"}, {"socket_owner", `"-1:-1"`, "QEMU"}, {"vhost_user", `"a.sock"`, "from /"}, {"vhost_user", `"/run/a\u0000.sock"`, "visible"}, {"vhost_user", `"/run/a\u001b[31m"`, "visible"},
+		{"macs", `["52:54"]`, "52:54:00:12:34:56"}, {"macs", `["01:00:5e:00:00:01"]`, "unicast"}, {"macs", `["00:00:00:00:00:00"]`, "unicast"},
+		{"policy", `{"rate_tx":1}`, "8kbit to 1Tbit"}, {"policy", `{"rate_rx":1000000000000000}`, "8kbit to 1Tbit"}, {"policy", `{"burst_tx":5000}`, "8kbit"}, {"policy", `{"rate_rx":8000,"burst_rx":1}`, "1514"},
+		{"ips", `["10.0"]`, "10.0.0.5"}, {"ips", `["10.0.0.5/24"]`, "10.0.0.0/24"}, {"ips", `["fe80::1%eth0"]`, "zone"}, {"ips", `["::ffff:10.0.0.5"]`, "10.0.0.5"},
+		{"ips", `["224.0.0.1"]`, "no station"}, {"ips", `["::"]`, "no station"}, {"ips", `["10.0.0.5/33"]`, "no address"}, {"ips", `[""]`, "no address"},
 		{"policy", `{"exclude_ports":[0]}`, "1 to 65535"},
 		{"policy", `{"hold_ns":-1}`, "10ms"}, {"policy", `{"hold_ns":10000001}`, "10ms"}, {"policy", `{"max_bytes":1499}`, "1500 to 65535"}, {"policy", `{"max_bytes":65536}`, "1500 to 65535"},
 		{"policy", `{"max_segments":1}`, "2 to"}, {"policy", `{"max_segments":-1}`, "2 to"}, {"policy", `{"profile":"lro"}`, "gro or rsc"}, {"policy", `{"profile":"off"}`, "gro or rsc"},

@@ -16,6 +16,9 @@ func (c *Controller) Expect(req api.AttachRequest, cause error) error {
 	if err != nil {
 		return err
 	}
+	if err := checkTenant(a.kind, &req, a.policy, a.kept); err != nil {
+		return err
+	}
 	if err := c.checkTaken(req, a.addr); err != nil {
 		return err
 	}

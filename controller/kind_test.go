@@ -221,7 +221,7 @@ func TestARequestFitsOneKind(t *testing.T) {
 	c := &Controller{kinds: builtinKinds()}
 	for _, r := range []api.AttachRequest{
 		{}, {VhostUser: "/s", Tap: "vnet0"}, {VhostUser: "/s", Domain: "db1"}, {Tap: "eth1"}, {Tap: "vnet0", AllowSpoof: true},
-		{Tap: "vnet0", AnyMemory: true}, {Tap: "vnet0", Isolate: true}, {Domain: "db1", TrustTap: true}, {VhostUser: "/s", SocketMode: "9"}, {VhostUser: "/s", SocketOwner: "nobody-of-this-name"},
+		{Tap: "vnet0", AnyMemory: true}, {Domain: "db1", TrustTap: true}, {VhostUser: "/s", SocketMode: "9"}, {VhostUser: "/s", SocketOwner: "nobody-of-this-name"},
 	} {
 		r.Iface, r.VM, r.MAC = "eth1", "web", "52:54:00:00:00:01"
 		if _, err := c.checkRequest(r); !errors.Is(err, ErrUsage) {

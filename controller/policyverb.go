@@ -88,6 +88,9 @@ func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if req.Default {
+		if req.IPs != nil || req.MACs != nil {
+			return api.PolicyResponse{}, fmt.Errorf("policy: addresses: %w: they are one VM's, and no default: name the VM", ErrUsage)
+		}
 		if req.VM != "" {
 			return api.PolicyResponse{}, fmt.Errorf("policy: VM %s and the default policy: %w: name one of them", req.VM, ErrUsage)
 		}
@@ -105,15 +108,25 @@ func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error
 	if err != nil {
 		return api.PolicyResponse{}, err
 	}
-	return c.putPolicy(v, policy)
+	kept, err := v.kept.With(req.MACs, req.IPs).Canonical(v.req.MAC)
+	if err != nil {
+		return api.PolicyResponse{}, fmt.Errorf("policy: %w: %w", ErrUsage, err)
+	}
+	if err := checkTenant(v.kind, &v.req, policy, kept); err != nil {
+		return api.PolicyResponse{}, fmt.Errorf("policy: %w", err)
+	}
+	if err := c.checkFurther(v.req.VM, v.up.name, v.addr.VLAN, kept); err != nil {
+		return api.PolicyResponse{}, fmt.Errorf("policy: %w", err)
+	}
+	return c.putPolicy(v, policy, kept)
 }
 
-// putPolicy saves a policy and puts it in force. The caller holds mu.
-func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResponse, error) {
-	if err := c.savePolicy(v.req.VM, policy); err != nil { // what cannot be kept is not put in force
+// putPolicy saves a policy and addresses, and puts them in force. The caller holds mu.
+func (c *Controller) putPolicy(v *attachment, policy api.Policy, kept api.Addresses) (api.PolicyResponse, error) {
+	if err := c.savePolicy(v, policy, kept); err != nil { // what cannot be kept is not put in force
 		return api.PolicyResponse{}, fmt.Errorf("policy: VM %s: unchanged: %w", v.req.VM, err)
 	}
-	if err := v.setPolicy(policy); err != nil {
+	if err := v.setPolicy(policy, kept); err != nil {
 		c.saveInForce()
 		return api.PolicyResponse{}, err
 	}
@@ -125,7 +138,7 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy) (api.PolicyResp
 
 func (v *attachment) policyResponse() api.PolicyResponse {
 	p, profile, note := v.effective()
-	r := api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note}
+	r := api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note, MACs: v.kept.MACs, IPs: v.kept.IPs}
 	r.HoldNowNS = report.HoldNow(v.up.look(), v.idx).Nanoseconds()
 	return r
 }

@@ -33,7 +33,7 @@ func (c *Controller) reattach(a *attachment, req api.AttachRequest) (api.AttachR
 	resp := newAttachResponse(&req)
 	was := attachAgain(a.up.name, a.saved())
 	current, _, _ := a.effective()
-	policy, err := c.checkAgain(&was, &req, current)
+	policy, kept, err := c.checkAgain(&was, &req, current)
 	if err != nil {
 		return resp, err
 	}
@@ -43,13 +43,14 @@ func (c *Controller) reattach(a *attachment, req api.AttachRequest) (api.AttachR
 	anew := was.Differences(&req)
 	resp.Changes = append(resp.Changes, anew...)
 	resp.Changes = append(resp.Changes, current.Differences(policy)...)
+	resp.Changes = append(resp.Changes, a.kept.Differences(kept)...)
 	switch {
 	case len(resp.Changes) == 0:
 		resp.Deed = api.DeedNone
 		return resp, nil
 	case len(anew) == 0 && !req.DryRun:
 		resp.Deed = api.DeedChanged
-		_, err := c.putPolicy(a, policy)
+		_, err := c.putPolicy(a, policy, kept)
 		return resp, err
 	case req.DryRun:
 		resp.Deed = api.DeedChanged
@@ -60,7 +61,7 @@ func (c *Controller) reattach(a *attachment, req api.AttachRequest) (api.AttachR
 		}
 		return resp, nil
 	}
-	req.Policy = policy.Patch()
+	req.Policy, req.MACs, req.IPs = policy.Patch(), &kept.MACs, &kept.IPs
 	return c.changeTo(a, req, resp)
 }
 
@@ -120,11 +121,11 @@ func (c *Controller) tryNew(a *attachment, req api.AttachRequest) error {
 func (c *Controller) reattachWaiting(iface string, w *waitingVM, req api.AttachRequest) (api.AttachResponse, error) {
 	resp := newAttachResponse(&req)
 	was := attachAgain(iface, w.vm)
-	policy, err := c.checkAgain(&was, &req, was.Policy.Over(api.BuiltinPolicy()))
+	policy, kept, err := c.checkAgain(&was, &req, was.Policy.Over(api.BuiltinPolicy()))
 	if err != nil {
 		return resp, err
 	}
-	req.Policy = policy.Patch()
+	req.Policy, req.MACs, req.IPs = policy.Patch(), &kept.MACs, &kept.IPs
 	w.trying = true
 	resp, err = c.attach(req, false)
 	w.trying = false
@@ -139,21 +140,29 @@ func (c *Controller) reattachWaiting(iface string, w *waitingVM, req api.AttachR
 	return resp, nil
 }
 
-// checkAgain checks a request for a VM that is known as was, and returns the policy that it asks for on top of the current one.
-func (c *Controller) checkAgain(was, req *api.AttachRequest, current api.Policy) (api.Policy, error) {
+// checkAgain checks a request for a VM that is known as was, and returns what it asks for on top of the current policy and addresses.
+func (c *Controller) checkAgain(was, req *api.AttachRequest, current api.Policy) (policy api.Policy, kept api.Addresses, err error) {
 	a, err := c.checkRequest(*req)
 	if err != nil {
-		return current, err
+		return policy, kept, err
 	}
 	if mac, err := net.ParseMAC(was.MAC); err != nil || was.Iface != req.Iface || !bytes.Equal(mac, a.addr.MAC[:]) {
-		return current, fmt.Errorf("attach: VM %s: %w by the VM with MAC %s on %s: 'rscctl detach %s --vm %s' first, or choose another name",
+		return policy, kept, fmt.Errorf("attach: VM %s: %w by the VM with MAC %s on %s: 'rscctl detach %s --vm %s' first, or choose another name",
 			req.VM, ErrTaken, was.MAC, was.Iface, was.Iface, api.ShellWord(req.VM))
 	}
-	policy, err := applyPatch(current, req.Policy)
-	if err != nil {
-		return current, fmt.Errorf("attach: %w", err)
+	if policy, err = applyPatch(current, a.req.Policy); err != nil {
+		return policy, kept, fmt.Errorf("attach: %w", err)
 	}
-	return policy, nil
+	if kept, err = (api.Addresses{}).With(was.MACs, was.IPs).With(req.MACs, req.IPs).Canonical(req.MAC); err != nil {
+		return policy, kept, fmt.Errorf("attach: %w: %w", ErrUsage, err)
+	}
+	if err = checkTenant(a.kind, req, policy, kept); err != nil {
+		return policy, kept, fmt.Errorf("attach: %w", err)
+	}
+	if err = c.checkFurther(req.VM, req.Iface, a.addr.VLAN, kept); err != nil {
+		return policy, kept, fmt.Errorf("attach: %w", err)
+	}
+	return policy, kept, nil
 }
 
 func newAttachResponse(req *api.AttachRequest) api.AttachResponse {

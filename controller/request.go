@@ -48,15 +48,22 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 	if req.VLAN < 0 || req.VLAN > maxVLAN {
 		return fail("VLAN %d: %w: use 1 to %d, or none", req.VLAN, ErrUsage, maxVLAN)
 	}
+	if req.Isolate && req.Policy.Isolate == nil {
+		req.Policy.Isolate = &req.Isolate
+	}
 	policy, err := applyPatch(c.newPolicy(), req.Policy)
 	if err != nil {
 		return fail("%w", err)
+	}
+	kept, err := api.Addresses{}.With(req.MACs, req.IPs).Canonical(req.MAC)
+	if err != nil {
+		return fail("%w: %w", ErrUsage, err)
 	}
 	k, err := c.kindFor(&req)
 	if err != nil {
 		return fail("%w", err)
 	}
-	return &attachment{req: req, kind: k, policy: policy, addr: datapath.Addr{VLAN: uint16(req.VLAN), MAC: [macLen]byte(mac)}}, nil
+	return &attachment{req: req, kind: k, policy: policy, kept: kept, addr: datapath.Addr{VLAN: uint16(req.VLAN), MAC: [macLen]byte(mac)}}, nil
 }
 
 // checkTaken refuses a VM name used on any interface and a (VLAN, MAC) used on this one. The caller holds mu.
@@ -66,7 +73,7 @@ func (c *Controller) checkTaken(req api.AttachRequest, addr datapath.Addr) error
 			if v.req.VM == req.VM {
 				return fmt.Errorf("attach: VM %s: %w on %s: 'rscctl detach %s --vm %s' first, or choose another name", req.VM, ErrTaken, u.name, u.name, api.ShellWord(req.VM))
 			}
-			if u.name == req.Iface && v.addr == addr {
+			if u.name == req.Iface && v.has(addr) {
 				return fmt.Errorf("attach: MAC %s%s on %s: %w by VM %s: 'rscctl detach %s --vm %s' first, or give this VM another address",
 					req.MAC, inVLAN(req.VLAN), u.name, ErrTaken, v.req.VM, u.name, api.ShellWord(v.req.VM))
 			}

@@ -21,12 +21,12 @@ func openState(path string) (*state.Dir, error) {
 }
 
 // savedVM is a VM as the state file keeps it.
-func savedVM(req api.AttachRequest, p api.Policy) state.VM {
-	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p)}
+func savedVM(req api.AttachRequest, p api.Policy, kept api.Addresses) state.VM {
+	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p), MACs: kept.MACs, IPs: kept.IPs}
 	if req.VhostUser == "" {
 		vm.Tap = &state.Tap{Device: req.Tap, Domain: req.Domain, Trust: req.TrustTap, BypassFilters: req.Bypass}
 	} else {
-		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof, AnyMemory: req.AnyMemory, Isolate: req.Isolate}
+		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof, AnyMemory: req.AnyMemory, Isolate: p.Isolate}
 	}
 	return vm
 }
@@ -34,7 +34,8 @@ func savedVM(req api.AttachRequest, p api.Policy) state.VM {
 func savedPolicy(p api.Policy) state.Policy {
 	s := state.Policy{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: string(p.Profile), HoldNS: p.HoldNS,
-		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate,
+		RateTx: p.RateTx, BurstTx: p.BurstTx, RateRx: p.RateRx, BurstRx: p.BurstRx,
 	}
 	if p.HoldAdaptive {
 		s.AdaptiveNS = p.HoldNS
@@ -51,19 +52,24 @@ func policyAgain(p state.Policy) api.Policy {
 	}
 	return api.Policy{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: api.Profile(p.Profile), HoldNS: hold, HoldAdaptive: p.AdaptiveNS != 0,
-		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate,
+		RateTx: p.RateTx, BurstTx: p.BurstTx, RateRx: p.RateRx, BurstRx: p.BurstRx,
 	}
 }
 
 // attachAgain is the request that attaches a VM of the state file. Its policy is given in full: defaults may have changed since.
 func attachAgain(iface string, vm state.VM) api.AttachRequest {
 	p := policyAgain(vm.Policy)
-	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch()}
+	if vm.VhostUser != nil {
+		p.Isolate = p.Isolate || vm.VhostUser.Isolate
+	}
+	kept := api.Addresses{}.With(&vm.MACs, &vm.IPs)
+	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch(), MACs: &kept.MACs, IPs: &kept.IPs}
 	if t := vm.Tap; t != nil {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}
 	if s := vm.VhostUser; s != nil {
-		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof, req.AnyMemory, req.Isolate = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof, s.AnyMemory, s.Isolate
+		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof, req.AnyMemory = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof, s.AnyMemory
 	}
 	return req
 }
@@ -143,13 +149,13 @@ func (c *Controller) saveAgain() {
 	_ = c.state.Flush() // it stays to be written; saveState tells of a full disk
 }
 
-// savePolicy writes the state file with another policy of a VM, before that is put in force. The caller holds mu.
-func (c *Controller) savePolicy(vm string, p api.Policy) error {
+// savePolicy writes the state file with another policy and other addresses of a VM, before they are put in force. The caller holds mu.
+func (c *Controller) savePolicy(v *attachment, p api.Policy, kept api.Addresses) error {
 	s := c.snapshotState()
 	for _, i := range s.Interfaces {
 		for k := range i.VMs {
-			if i.VMs[k].Name == vm {
-				i.VMs[k].Policy = savedPolicy(p)
+			if i.VMs[k].Name == v.req.VM {
+				i.VMs[k] = savedVM(v.req, p, kept)
 			}
 		}
 	}

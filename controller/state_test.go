@@ -44,7 +44,7 @@ func (c *Controller) attachOffHost(iface string, vm state.VM) error {
 }
 
 func vmOf(name, mac string) state.VM {
-	return savedVM(api.AttachRequest{VM: name, MAC: mac, VhostUser: "/run/" + name}, api.BuiltinPolicy())
+	return savedVM(api.AttachRequest{VM: name, MAC: mac, VhostUser: "/run/" + name}, api.BuiltinPolicy(), api.Addresses{})
 }
 
 func names(s state.State) (out []string) {
@@ -72,7 +72,10 @@ func TestAVMComesBackFromTheStateFileAsItWasAskedFor(t *testing.T) {
 	} {
 		policy := api.BuiltinPolicy()
 		policy.Profile, policy.HoldNS, policy.HoldAdaptive, policy.ExcludePorts = "rsc", 0, false, []uint16{22}
-		back := attachAgain("eth1", savedVM(req, policy))
+		policy.Isolate = req.VhostUser != ""
+		kept := api.Addresses{MACs: []string{"52:54:00:00:00:09"}, IPs: []string{"10.0.0.5", "2001:db8::/64"}}
+		req.MACs, req.IPs = &kept.MACs, &kept.IPs
+		back := attachAgain("eth1", savedVM(req, policy, kept))
 		if p, err := applyPatch(api.BuiltinPolicy(), back.Policy); err != nil || !reflect.DeepEqual(p, policy) {
 			t.Errorf("%s: policy %+v, %v, want %+v", req.VM, p, err, policy)
 		}

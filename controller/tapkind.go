@@ -45,8 +45,6 @@ func newTapKind(req *api.AttachRequest) (kind, error) {
 		return nil, fmt.Errorf("tap %s: %w: it is the interface itself: name the VM's tap", req.Tap, ErrUsage)
 	case req.AllowSpoof:
 		return nil, fmt.Errorf("allow-spoof: %w: what a VM sends through its own tap does not pass us", ErrUsage)
-	case req.Isolate:
-		return nil, fmt.Errorf("isolate: %w: the kernel's bridge does it for a VM on its own tap: 'bridge link set dev %s isolated on'", ErrUsage, req.Tap)
 	case req.AnyMemory:
 		return nil, fmt.Errorf("any-memory: %w: a VM on its own tap shares no memory with us", ErrUsage)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -88,7 +89,7 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink,
 	}
 	f := at.facts
 	u = &uplink{tag: s.Tag, name: f.Name, facts: f, bond: at.bond, chunk: s.ChunkSize, rings: s.Rings, slots: c.opt.Sizes.slots(), tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
-		steering: map[uint32]bool{}, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
+		began: time.Now(), steering: map[uint32]bool{}, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.abandon())

@@ -54,6 +54,7 @@ type uplink struct {
 	tune     tuning
 	unserved map[int]unserved // by ifindex: members of the bond by which no VM gets frames
 	announce int              // looks at which it is still to be told where the VMs are
+	began    time.Time        // the workers' clock, which VMs' rates go by, runs from then on
 	limit    vhost.LogLimit   // of lines that the other end of the link can provoke
 
 	senders     string    // what is wrong with the frames to come, "" for nothing
@@ -174,7 +175,7 @@ func foreignXDP(f *netdev.Facts) error {
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
 func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	f := s.facts
-	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}}
+	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -264,7 +265,7 @@ func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, befo
 	}
 	cfg := datapath.Config{
 		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
-		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll),
+		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if len(u.queues) == 0 {

@@ -14,7 +14,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -136,8 +135,10 @@ func (k *userKind) open(a *attachment) error {
 // steer sends the VM's frames to the workers.
 func (k *userKind) steer(a *attachment, port *vhost.Port) error {
 	k.port.Store(port)
-	if err := a.up.prog.SetPort(a.key(), bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer}); err != nil {
-		return err
+	for _, addr := range a.addrs() {
+		if err := a.up.prog.SetPort(keyOf(addr), steered(a)); err != nil {
+			return err
+		}
 	}
 	return a.up.setSteering(a.idx, true)
 }

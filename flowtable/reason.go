@@ -73,6 +73,13 @@ const (
 	ReasonHairpin                       // back to the VM that it is from
 	ReasonGroupShare                    // more broadcast and multicast than a VM's share
 	ReasonIsolated                      // for a neighbour, where one of the two is kept from its neighbours
+	ReasonSourceIP                      // from an IP address that is not the VM's
+	ReasonSourceARP                     // ARP that speaks for another station, or is none of IPv4 over Ethernet
+	ReasonSourceND                      // neighbour discovery that speaks for another station
+	ReasonDHCPServer                    // a VM that answers DHCP clients
+	ReasonRouterAdvert                  // a VM that advertises itself as a router, or redirects
+	ReasonEtherType                     // neither IP nor ARP, of a VM that is kept to its addresses
+	ReasonRate                          // above the rate that the VM may get
 	numReasons
 )
 
@@ -88,6 +95,7 @@ var reasonNames = [NumReasons]string{
 	"syn", "rst", "urg", "cwr", "no_ack", "pure_ack", "dup_ack", "window_update", "empty", "gso_input", "port_excluded",
 	"family_off", "policy_off", "not_negotiated", "guest_refuses", "guest_no_buffers", "port_down", "source_mac", "vlan_foreign",
 	"bad_length", "control_frame", "hairpin", "group_share", "isolated",
+	"source_ip", "source_arp", "source_nd", "dhcp_server", "router_advert", "ethertype", "rate",
 }
 
 // String returns the reason's fixed name.

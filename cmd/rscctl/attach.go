@@ -14,7 +14,7 @@ import (
 func attachCommand(s streams) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "vm", Usage: "`NAME` of the VM, for example libvirt's (required)"},
-		&cli.StringFlag{Name: "mac", Usage: "the VM's `MAC` address (required)"},
+		&cli.StringSliceFlag{Name: "mac", Usage: "the VM's `MAC` address (required); further ones, of VRRP, macvlan or a bridge in the guest, by the flag again"},
 		&cli.StringFlag{Name: "vhost-user", Usage: "Unix `SOCKET` shared with the VM's vhost-user netdev (this, or --tap or --domain)"},
 		&cli.StringFlag{Name: "tap", Usage: "the tap `DEV` that the VM has already; its netdev stays as it is"},
 		&cli.StringFlag{Name: "domain", Usage: "the VM's libvirt domain `NAME`: virsh is asked for the tap that has the MAC (with --tap, or alone)"},
@@ -27,7 +27,6 @@ func attachCommand(s streams) *cli.Command {
 		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP`: whom QEMU runs as",
 			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
-		boolFlag("isolate", "keep the VM and the VMs beside it on IFACE apart"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
 		boolFlag("fix-offloads", "switch off what hides checksums from us on a reachable veth peer"),
 		boolFlag("dry-run", "say what would be changed, change nothing"),
@@ -51,7 +50,7 @@ another tap, it is found again.
 What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach. Attached again in the same way, a VM is
 left alone; in another way (with the same IFACE and MAC), what differs is changed: the policy while the VM runs, anything else by
 attaching it anew, which takes a vhost-user VM's link down for a moment. What is not said of the policy stays as it is.`,
-		Flags:  append(flags, policyFlags()...),
+		Flags:  append(append(flags, tenantFlags()...), policyFlags()...),
 		Action: func(c *cli.Context) error { return attach(c, s) },
 	}
 }
@@ -100,10 +99,10 @@ func attach(c *cli.Context, s streams) error {
 // attachRequest refuses what no controller could accept; whether names and places are free is the controller's to say.
 func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	req := api.AttachRequest{
-		VM: c.String("vm"), MAC: c.String("mac"), VLAN: c.Int("vlan"),
+		VM: c.String("vm"), MAC: firstOf(c.StringSlice("mac")), VLAN: c.Int("vlan"),
 		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"), Tap: c.String("tap"), Bypass: c.Bool("bypass-filters"),
 		Domain: c.String("domain"), TrustTap: c.Bool("trust-tap"),
-		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), Isolate: c.Bool("isolate"), FixOffloads: c.Bool("fix-offloads"),
+		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), FixOffloads: c.Bool("fix-offloads"),
 		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
 		DryRun: c.Bool("dry-run"),
 	}
@@ -112,9 +111,9 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 		return req, err
 	}
 	req.Iface = args[0]
-	for _, name := range []string{"vm", "mac"} {
-		if c.String(name) == "" {
-			return req, usagef("attach: --%s missing: usage: %s", name, c.Command.UsageText)
+	for _, f := range [][2]string{{"vm", req.VM}, {"mac", req.MAC}} {
+		if f[1] == "" {
+			return req, usagef("attach: --%s missing: usage: %s", f[0], c.Command.UsageText)
 		}
 	}
 	switch tap := req.Tap != "" || req.Domain != ""; {
@@ -150,6 +149,14 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	if req.Connect && (req.SocketMode != "" || req.SocketOwner != "") {
 		return req, usagef("attach: --connect: the socket is QEMU's: leave out --socket-mode and --socket-owner")
 	}
+	if all := c.StringSlice("mac"); len(all) > 1 {
+		if req.MACs, err = macList(all[1:]); err != nil {
+			return req, fmt.Errorf("attach: %w", err)
+		}
+	}
+	if req.IPs, err = ipList(c); err != nil {
+		return req, fmt.Errorf("attach: %w", err)
+	}
 	req.Policy, err = policyPatch(c)
 	if err != nil {
 		return req, fmt.Errorf("attach: %w", err)
@@ -160,7 +167,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 // feedFlags are the flags that mean something only for the other way to a VM.
 func feedFlags(req api.AttachRequest) []string {
 	if req.VhostUser == "" {
-		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory", "isolate"}
+		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory"}
 	}
 	return []string{"bypass-filters", "trust-tap"}
 }

@@ -64,6 +64,12 @@ func policyFlags() []cli.Flag {
 			DefaultText: "0"},
 		&cli.StringSliceFlag{Name: "exclude-port", Category: "policy:", Usage: "TCP `PORT` never merged, may be repeated for up to 64; " +
 			"none: no port is excluded", DefaultText: "none"},
+		&cli.BoolFlag{Name: "isolate", Category: "policy:", Usage: "keep the VM and the VMs beside it on the interface apart; off: let them reach one another",
+			DisableDefaultText: true},
+		&cli.StringFlag{Name: "rate-tx", Category: "policy:", Usage: "the VM may send `RATE[/BURST]`, such as 100Mbit, 1.5Gbit/256KiB: bytes on the wire, " +
+			"8kbit to 1Tbit a second, and 1514 bytes to 1GiB at once; what is more waits in the guest; none: any", DefaultText: "none"},
+		&cli.StringFlag{Name: "rate-rx", Category: "policy:", Usage: "the VM gets `RATE[/BURST]`, in the same words; what is more waits for up to 50 ms, and is then dropped",
+			DefaultText: "none"},
 	}
 }
 
@@ -113,6 +119,22 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 		ports, e := excludePorts(c.StringSlice("exclude-port"))
 		p.ExcludePorts = &ports
 		keep(e)
+	}
+	for _, s := range []struct {
+		name        string
+		rate, burst **uint64
+	}{{"rate-tx", &p.RateTx, &p.BurstTx}, {"rate-rx", &p.RateRx, &p.BurstRx}} {
+		if c.IsSet(s.name) {
+			rate, burst, e := api.ParseRate(c.String(s.name))
+			*s.rate, *s.burst = &rate, &burst
+			if e != nil {
+				keep(usagef("--%s %s", s.name, e))
+			}
+		}
+	}
+	if c.IsSet("isolate") {
+		on := c.Bool("isolate")
+		p.Isolate = &on
 	}
 	return p, err
 }

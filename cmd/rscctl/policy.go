@@ -40,7 +40,7 @@ func policyCommand(s streams) *cli.Command {
 				Name: "set", Usage: "change the policy of a VM; what is not named stays", ArgsUsage: what,
 				Description: `With -f the fields come from a file of JSON, as 'policy get -o json' prints it; flags beside it win:
    rscctl policy get web1 -o json | rscctl policy set web2 -f -`,
-				Flags: append(append(policyFlags(),
+				Flags: append(append(append(append(tenantFlags(), furtherFlag()), policyFlags()...),
 					&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "take the policy from `FILE`, - for standard input"}), common...),
 				Action: func(c *cli.Context) error { return policySet(c, s) },
 			},
@@ -97,11 +97,24 @@ func policySet(c *cli.Context, s streams) error {
 		}
 		patch = patch.Merge(from)
 	}
-	if patch == (api.PolicyPatch{}) {
+	ips, err := ipList(c)
+	if err != nil {
+		return on("policy set", err)
+	}
+	var macs *[]string
+	if c.IsSet("mac") {
+		if macs, err = macList(c.StringSlice("mac")); err != nil {
+			return on("policy set", err)
+		}
+	}
+	if vm == "" && (ips != nil || macs != nil) {
+		return usagef("policy set: --ip, --mac: an address is one VM's: name the VM instead of --default")
+	}
+	if patch == (api.PolicyPatch{}) && ips == nil && macs == nil {
 		return usagef("policy set: nothing to set on %s: give a flag like --coalesce off, see rscctl policy set --help", cmp.Or(vm, "the default"))
 	}
 	return showPolicy(c, s, func() (*api.PolicyResponse, error) {
-		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: vm, Default: vm == "", Patch: patch})
+		return client(c).SetPolicy(c.Context, api.PolicyRequest{VM: vm, Default: vm == "", Patch: patch, MACs: macs, IPs: ips})
 	})
 }
 
@@ -175,6 +188,13 @@ func showPolicy(c *cli.Context, s streams, call func() (*api.PolicyResponse, err
 	p.row("max bytes", grouped(uint64(max(pol.MaxBytes, 0))))
 	p.row("max segments", orUnlimited(pol.MaxSegments))
 	p.row("excluded ports", portList(pol.ExcludePorts))
+	p.row("isolate", onOffText(pol.Isolate))
+	p.row("rate tx", rateWords(pol.RateTx, pol.BurstTx))
+	p.row("rate rx", rateWords(pol.RateRx, pol.BurstRx))
+	if !resp.Default {
+		p.row("further macs", cmp.Or(strings.Join(resp.MACs, ", "), "none"))
+		p.row("ip", cmp.Or(strings.Join(resp.IPs, ", "), "any"))
+	}
 	return p.flush()
 }
 
@@ -202,6 +222,14 @@ func withNote(text, note string) string {
 		return text
 	}
 	return text + " (" + note + ")"
+}
+
+// rateWords is a rate with the burst that it has.
+func rateWords(rate, burst uint64) string {
+	if rate == 0 {
+		return "no limit"
+	}
+	return api.RateText(rate, api.BurstFor(rate, burst))
 }
 
 func orUnlimited(n int) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -97,10 +98,23 @@ func split(args []string, takes map[string]bool) (p parsed) {
 				use.short = true
 			}
 		}
+		if !takes[use.name] && isSwitch(use.name) {
+			if !use.given && i+1 < len(args) && onOrOff(args[i+1]) != "" { // --isolate off, as --coalesce off
+				i++
+				use.value, use.given = args[i], true
+			}
+			use.value = cmp.Or(onOrOff(use.value), use.value)
+		}
 		p.flags = append(p.flags, use)
 	}
 	return p
 }
+
+// isSwitch tells of a flag that is on when it stands alone, whether it may be followed by on or off.
+func isSwitch(name string) bool { return name == "isolate" }
+
+// onOrOff is a switch's word as a boolean's, "" when it is none.
+func onOrOff(word string) string { return map[string]string{"on": "true", "off": "false"}[word] }
 
 // render writes the flags of one verb in a form that cannot be misread.
 func render(uses []flagUse, known []cli.Flag, verb string) ([]string, error) {

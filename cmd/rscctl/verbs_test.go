@@ -83,6 +83,11 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 		{"policy set web --hold adaptive", `POST /v1/policy {"vm":"web","patch":{"hold_ns":10000000,"hold_adaptive":true}}`},
 		{"policy --hold 0 set --max-segments 0 web", `POST /v1/policy {"vm":"web","patch":{"hold_ns":0,"max_segments":0}}`},
 		{"policy set web --exclude-port 22 --exclude-port 53", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[22,53]}}`},
+		{"policy set web --isolate off --rate-tx 1.5Gbit/64KiB --rate-rx none", `POST /v1/policy {"vm":"web","patch":{"isolate":false,"rate_tx":1500000000,"burst_tx":65536,"rate_rx":0,"burst_rx":0}}`},
+		{"policy set web --isolate --ip 2001:db8::/64,10.0.0.5 --ip 10.0.0.4", `POST /v1/policy {"vm":"web","patch":{"isolate":true},"ips":["10.0.0.4","10.0.0.5","2001:db8::/64"]}`},
+		{"policy set web --mac 52-54-00-12-34-5C --ip none", `POST /v1/policy {"vm":"web","patch":{},"macs":["52:54:00:12:34:5c"],"ips":[]}`},
+		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --mac 52:54:00:12:34:5b --vhost-user /s --isolate",
+			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vhost_user":"/s","policy":{"isolate":true},"macs":["52:54:00:12:34:5b"]}`},
 		{"policy set web --exclude-port none", `POST /v1/policy {"vm":"web","patch":{"exclude_ports":[]}}`},
 		{"attach --vm web --mac 52-54-00-12-34-5A --vhost-user /s eth0 --vlan 7 --connect --allow-spoof --fix-offloads",
 			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vlan":7,"vhost_user":"/s","connect":true,` +
@@ -394,7 +399,7 @@ func TestHelpNamesEachValueOnceAndInItsPlace(t *testing.T) {
 			t.Errorf("%s: %d flags found in\n%s", verb, len(lines), out)
 		}
 		for _, l := range lines {
-			if !regexp.MustCompile(`^(|on\|off|[A-Z:]+)$`).MatchString(l[1]) {
+			if !regexp.MustCompile(`^(|on\|off|[A-Z:]+(\[/[A-Z]+\])?)$`).MatchString(l[1]) {
 				t.Errorf("%s: value %q in %q", verb, l[1], l[0])
 			}
 			if l[1] != "" && regexp.MustCompile(`limit `+regexp.QuoteMeta(l[1])+`( \(|$)`).MatchString(l[2]) {

@@ -42,6 +42,7 @@ func (s *VMStats) Add(o *VMStats) {
 	s.StalledNS += o.StalledNS
 	s.Rests += o.Rests
 	s.Refusals += o.Refusals
+	s.TxPaced += o.TxPaced
 	s.TapDropped += o.TapDropped
 	s.FrameBytesSum += o.FrameBytesSum
 	s.HoldNSSum += o.HoldNSSum

@@ -44,7 +44,10 @@ func (p Policy) Check() error {
 	case slices.Contains(p.ExcludePorts, 0):
 		return errors.New("exclude-port 0: use 1 to 65535")
 	}
-	return nil
+	if err := checkRate("rate-tx", p.RateTx, p.BurstTx); err != nil {
+		return err
+	}
+	return checkRate("rate-rx", p.RateRx, p.BurstRx)
 }
 
 // Over is base with the patch's fields. The ports are in order, each once.
@@ -57,6 +60,11 @@ func (p PolicyPatch) Over(base Policy) Policy {
 	p.hold(&base)
 	set(&base.MaxBytes, p.MaxBytes)
 	set(&base.MaxSegments, p.MaxSegments)
+	set(&base.Isolate, p.Isolate)
+	set(&base.RateTx, p.RateTx)
+	set(&base.BurstTx, p.BurstTx)
+	set(&base.RateRx, p.RateRx)
+	set(&base.BurstRx, p.BurstRx)
 	if p.ExcludePorts != nil {
 		base.ExcludePorts = slices.Clone(*p.ExcludePorts)
 		slices.Sort(base.ExcludePorts)
@@ -74,6 +82,9 @@ func (p PolicyPatch) Merge(other PolicyPatch) PolicyPatch {
 		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6), UDP: cmp.Or(p.UDP, other.UDP),
 		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: p.HoldNS, HoldAdaptive: p.HoldAdaptive, MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
 		MaxSegments: cmp.Or(p.MaxSegments, other.MaxSegments), ExcludePorts: cmp.Or(p.ExcludePorts, other.ExcludePorts),
+		Isolate: cmp.Or(p.Isolate, other.Isolate),
+		RateTx:  cmp.Or(p.RateTx, other.RateTx), BurstTx: cmp.Or(p.BurstTx, other.BurstTx),
+		RateRx: cmp.Or(p.RateRx, other.RateRx), BurstRx: cmp.Or(p.BurstRx, other.BurstRx),
 	}
 }
 
@@ -87,6 +98,7 @@ func set[T any](to, from *T) {
 func (p Policy) Patch() PolicyPatch {
 	return PolicyPatch{
 		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, UDP: &p.UDP, Profile: &p.Profile, HoldNS: &p.HoldNS, HoldAdaptive: &p.HoldAdaptive, MaxBytes: &p.MaxBytes,
-		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts,
+		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts, Isolate: &p.Isolate,
+		RateTx: &p.RateTx, BurstTx: &p.BurstTx, RateRx: &p.RateRx, BurstRx: &p.BurstRx,
 	}
 }

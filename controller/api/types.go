@@ -23,6 +23,11 @@ type Policy struct {
 	MaxBytes     int      `json:"max_bytes"`     // IP length of a superframe
 	MaxSegments  int      `json:"max_segments"`  // 0: no limit but the bytes
 	ExcludePorts []uint16 `json:"exclude_ports"`
+	Isolate      bool     `json:"isolate"`  // nothing crosses between the VM and those beside it
+	RateTx       uint64   `json:"rate_tx"`  // bits a second that the VM may send; 0: any
+	BurstTx      uint64   `json:"burst_tx"` // bytes at once; 0: as the rate has it
+	RateRx       uint64   `json:"rate_rx"`  // the same of what it gets
+	BurstRx      uint64   `json:"burst_rx"`
 }
 
 // PolicyPatch changes the fields that are not nil.
@@ -37,6 +42,11 @@ type PolicyPatch struct {
 	MaxBytes     *int      `json:"max_bytes,omitempty"`
 	MaxSegments  *int      `json:"max_segments,omitempty"`
 	ExcludePorts *[]uint16 `json:"exclude_ports,omitempty"`
+	Isolate      *bool     `json:"isolate,omitempty"`
+	RateTx       *uint64   `json:"rate_tx,omitempty"`
+	BurstTx      *uint64   `json:"burst_tx,omitempty"`
+	RateRx       *uint64   `json:"rate_rx,omitempty"`
+	BurstRx      *uint64   `json:"burst_rx,omitempty"`
 }
 
 // PolicyRequest sets (Reset false) or resets the policy of one VM, or with Default and no VM that of VMs attached later.
@@ -45,17 +55,21 @@ type PolicyRequest struct {
 	Default bool        `json:"default,omitempty"`
 	Reset   bool        `json:"reset,omitempty"`
 	Patch   PolicyPatch `json:"patch"`
+	MACs    *[]string   `json:"macs,omitempty"` // beside the one that the VM is attached with; nil: as they are. Not with Default
+	IPs     *[]string   `json:"ips,omitempty"`  // what the VM is kept to; nil: as it is. Not with Default
 }
 
-// PolicyResponse is the policy in force. Effective differs from Profile when the guest did not negotiate RSC_EXT.
+// PolicyResponse is the policy in force, and beside it what the VM is kept to. Effective differs from Profile when the guest did not negotiate RSC_EXT.
 type PolicyResponse struct {
-	Schema    int     `json:"schema"`
-	VM        string  `json:"vm"`
-	Default   bool    `json:"default,omitempty"` // of no VM, but of those to come
-	Policy    Policy  `json:"policy"`
-	Effective Profile `json:"effective_profile"`
-	Note      string  `json:"note,omitempty"`        // why Effective is not what was asked
-	HoldNowNS int64   `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
+	Schema    int      `json:"schema"`
+	VM        string   `json:"vm"`
+	Default   bool     `json:"default,omitempty"` // of no VM, but of those to come
+	Policy    Policy   `json:"policy"`
+	Effective Profile  `json:"effective_profile"`
+	Note      string   `json:"note,omitempty"`        // why Effective is not what was asked
+	MACs      []string `json:"macs,omitempty"`        // beside the one that it is attached with
+	IPs       []string `json:"ips,omitempty"`         // the VM may send from these alone; none: from any
+	HoldNowNS int64    `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 }
 
 // AttachRequest puts one VM on an interface.
@@ -72,7 +86,9 @@ type AttachRequest struct {
 	Bypass      bool        `json:"bypass_filters,omitempty"`
 	Policy      PolicyPatch `json:"policy"`
 	AllowSpoof  bool        `json:"allow_spoof,omitempty"`
-	Isolate     bool        `json:"isolate,omitempty"`    // nothing crosses between the VM and those beside it
+	Isolate     bool        `json:"isolate,omitempty"`    // as Policy.Isolate, which knows false too: from clients that do not know that one
+	MACs        *[]string   `json:"macs,omitempty"`       // beside MAC; nil: of a new VM none, of a known one as they are
+	IPs         *[]string   `json:"ips,omitempty"`        // what the VM is kept to; nil: of a new VM nothing, of a known one as it is
 	AnyMemory   bool        `json:"any_memory,omitempty"` // guest memory on any file system but FUSE
 	FixOffloads bool        `json:"fix_offloads,omitempty"`
 	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
@@ -251,6 +267,8 @@ type Port struct {
 	HoldNowNS   int64     `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
+	MACs        []string  `json:"macs,omitempty"`     // beside MAC
+	IPs         []string  `json:"ips,omitempty"`      // the VM may send from these alone; none: from any
 	Health      Health    `json:"health"`
 	Warnings    []string  `json:"warnings"`
 }
@@ -320,6 +338,7 @@ type VMStats struct {
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
 	StalledNS     uint64            `json:"stalled_ns"`             // that workers slept because of the VM's memory
 	Rests         uint64            `json:"rests"`                  // times that the VM had to rest for that
+	TxPaced       uint64            `json:"tx_paced"`               // times that what the VM sends had to wait for its rate
 	Refusals      uint64            `json:"superframe_refusals"`    // times that the guest was found to drop superframes
 	TapDropped    uint64            `json:"tap_dropped"`            // frames of either path that the VM's tap had no room for, since attach
 	FrameBytes    []Bucket          `json:"frame_bytes"`            // sizes of TCP frames delivered

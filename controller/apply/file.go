@@ -33,23 +33,26 @@ type File struct {
 
 // VM is one VM. The names are those of attach's flags.
 type VM struct {
-	Name          string `yaml:"name"`
-	Iface         string `yaml:"iface"`
-	MAC           string `yaml:"mac"`
-	VLAN          int    `yaml:"vlan,omitempty"`
-	VhostUser     string `yaml:"vhost-user,omitempty"`
-	Connect       bool   `yaml:"connect,omitempty"`
-	Tap           string `yaml:"tap,omitempty"`
-	Domain        string `yaml:"domain,omitempty"`
-	TrustTap      bool   `yaml:"trust-tap,omitempty"`
-	BypassFilters bool   `yaml:"bypass-filters,omitempty"`
-	AllowSpoof    bool   `yaml:"allow-spoof,omitempty"`
-	Isolate       bool   `yaml:"isolate,omitempty"`
-	AnyMemory     bool   `yaml:"any-memory,omitempty"`
-	FixOffloads   bool   `yaml:"fix-offloads,omitempty"`
-	SocketMode    string `yaml:"socket-mode,omitempty"`
-	SocketOwner   string `yaml:"socket-owner,omitempty"`
-	Policy        Policy `yaml:"policy,omitempty"`
+	Name          string    `yaml:"name"`
+	Iface         string    `yaml:"iface"`
+	MAC           string    `yaml:"mac"`
+	VLAN          int       `yaml:"vlan,omitempty"`
+	VhostUser     string    `yaml:"vhost-user,omitempty"`
+	Connect       bool      `yaml:"connect,omitempty"`
+	Tap           string    `yaml:"tap,omitempty"`
+	Domain        string    `yaml:"domain,omitempty"`
+	TrustTap      bool      `yaml:"trust-tap,omitempty"`
+	BypassFilters bool      `yaml:"bypass-filters,omitempty"`
+	AllowSpoof    bool      `yaml:"allow-spoof,omitempty"`
+	Isolate       bool      `yaml:"isolate,omitempty"` // as Policy.Isolate, which knows false too
+	AnyMemory     bool      `yaml:"any-memory,omitempty"`
+	FixOffloads   bool      `yaml:"fix-offloads,omitempty"`
+	SocketMode    string    `yaml:"socket-mode,omitempty"`
+	SocketOwner   string    `yaml:"socket-owner,omitempty"`
+	MACs          *[]string `yaml:"macs,omitempty,flow"` // beside mac
+	IPs           *[]string `yaml:"ips,omitempty,flow"`  // the VM may send from these alone; none: from any
+	further       []string  // canonical, check's
+	Policy        Policy    `yaml:"policy,omitempty"`
 }
 
 // Policy has the names of the policy flags. What is nil is the controller's default.
@@ -63,6 +66,9 @@ type Policy struct {
 	MaxBytes     *int         `yaml:"max-bytes,omitempty"`
 	MaxSegments  *int         `yaml:"max-segments,omitempty"`
 	ExcludePorts *[]uint16    `yaml:"exclude-ports,omitempty,flow"`
+	Isolate      *bool        `yaml:"isolate,omitempty"`
+	RateTx       *Rate        `yaml:"rate-tx,omitempty"`
+	RateRx       *Rate        `yaml:"rate-rx,omitempty"`
 }
 
 // Hold is what the flag takes: adaptive, adaptive:1ms, 50us, 0.
@@ -149,6 +155,9 @@ func (f *File) check() error {
 			return fmt.Errorf("VM %s: %w", v.Name, err)
 		}
 		claims := []string{"name " + v.Name, fmt.Sprintf("address %s in VLAN %d of %s", v.MAC, v.VLAN, v.Iface)}
+		for _, mac := range v.further {
+			claims = append(claims, fmt.Sprintf("address %s in VLAN %d of %s", mac, v.VLAN, v.Iface))
+		}
 		for what, which := range map[string]string{"socket": v.VhostUser, "tap": v.Tap} { // a domain may have several taps
 			if which != "" {
 				claims = append(claims, what+" "+which)
@@ -182,6 +191,11 @@ func (v *VM) check() error {
 	case v.VhostUser != "" && (v.Tap != "" || v.Domain != ""):
 		return errors.New("vhost-user and a tap: give one of them")
 	}
+	kept, err := api.Addresses{}.With(v.MACs, v.IPs).Canonical(v.MAC)
+	if err != nil {
+		return err
+	}
+	v.further = kept.MACs
 	return v.Policy.check()
 }
 
@@ -190,16 +204,26 @@ func (p *Policy) check() error { return p.patch().Over(api.BuiltinPolicy()).Chec
 // request attaches the VM with the policy that it has, the defaults filled in.
 func (v *VM) request(defaults api.Policy) api.AttachRequest {
 	req := v.Request()
-	req.Policy = v.Policy.patch().Over(defaults).Patch()
+	req.Policy = req.Policy.Over(defaults).Patch()
+	if req.MACs == nil {
+		req.MACs = &[]string{}
+	}
+	if req.IPs == nil {
+		req.IPs = &[]string{}
+	}
 	return req
 }
 
 // Request attaches the VM. Of its policy it says what the description says, and leaves the rest as the controller has it.
 func (v *VM) Request() api.AttachRequest {
+	policy := v.Policy.patch()
+	if v.Isolate && policy.Isolate == nil {
+		policy.Isolate = &v.Isolate
+	}
 	return api.AttachRequest{
 		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
-		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, Isolate: v.Isolate, AnyMemory: v.AnyMemory,
-		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, Policy: v.Policy.patch(),
+		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, AnyMemory: v.AnyMemory,
+		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, MACs: v.MACs, IPs: v.IPs, Policy: policy,
 	}
 }
 
@@ -207,7 +231,10 @@ func (v *VM) Request() api.AttachRequest {
 func (p *Policy) patch() api.PolicyPatch {
 	out := api.PolicyPatch{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
+		Isolate: p.Isolate,
 	}
+	out.RateTx, out.BurstTx = p.RateTx.patch()
+	out.RateRx, out.BurstRx = p.RateRx.patch()
 	if p.Hold != nil {
 		ns := p.Hold.Longest.Nanoseconds()
 		out.HoldNS, out.HoldAdaptive = &ns, &p.Hold.Adapts
@@ -226,12 +253,20 @@ func Export(c *api.Config) *File {
 		r := &c.VMs[i]
 		f.VMs = append(f.VMs, VM{
 			Name: r.VM, Iface: r.Iface, MAC: r.MAC, VLAN: r.VLAN, VhostUser: r.VhostUser, Connect: r.Connect, Tap: r.Tap, Domain: r.Domain,
-			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, Isolate: r.Isolate, AnyMemory: r.AnyMemory,
-			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
+			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, AnyMemory: r.AnyMemory,
+			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, MACs: some(r.MACs), IPs: some(r.IPs), Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
 		})
 	}
 	slices.SortFunc(f.VMs, func(a, b VM) int { return cmp.Or(cmp.Compare(a.Iface, b.Iface), cmp.Compare(a.Name, b.Name)) })
 	return f
+}
+
+// some is a list that has something in it, or nil.
+func some(list *[]string) *[]string {
+	if list == nil || len(*list) == 0 {
+		return nil
+	}
+	return list
 }
 
 // beside is what p has beside the defaults.
@@ -246,6 +281,9 @@ func beside(p, defaults api.Policy) (out Policy) {
 	differs(&out.Hold, &hold, holdOf(defaults))
 	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)
 	differs(&out.MaxSegments, &p.MaxSegments, defaults.MaxSegments)
+	differs(&out.Isolate, &p.Isolate, defaults.Isolate)
+	differs(&out.RateTx, &Rate{p.RateTx, p.BurstTx}, Rate{defaults.RateTx, defaults.BurstTx})
+	differs(&out.RateRx, &Rate{p.RateRx, p.BurstRx}, Rate{defaults.RateRx, defaults.BurstRx})
 	if !slices.Equal(p.ExcludePorts, defaults.ExcludePorts) {
 		out.ExcludePorts = &p.ExcludePorts
 	}

@@ -63,7 +63,7 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 			s.Deed = Attach
 		} else if s.What = was.Differences(&want); len(s.What) > 0 {
 			s.Deed = Change
-		} else if s.What = was.Policy.Over(c.DefaultPolicy).Differences(want.Policy.Over(c.DefaultPolicy)); len(s.What) > 0 {
+		} else if s.What = live(&was, &want, c.DefaultPolicy); len(s.What) > 0 {
 			s.Deed = SetPolicy
 		} else {
 			continue
@@ -81,6 +81,13 @@ func Plan(f *File, c *api.Config, prune bool) []Step {
 		}
 	}
 	return slices.Concat(steps[Detach], steps[Change], steps[SetPolicy], steps[Attach], steps[Wait])
+}
+
+// live is what changes while a VM runs: of its policy, and of what it is kept to.
+func live(was, want *api.AttachRequest, defaults api.Policy) []string {
+	have, _ := api.Addresses{}.With(was.MACs, was.IPs).Canonical(was.MAC)
+	kept, _ := api.Addresses{}.With(want.MACs, want.IPs).Canonical(want.MAC) // the file was checked
+	return append(was.Policy.Over(defaults).Differences(want.Policy.Over(defaults)), have.Differences(kept)...)
 }
 
 // String says what the step does.
@@ -111,7 +118,7 @@ func (s *Step) Do(ctx context.Context, c Controller) (warnings []string, err err
 	case Detach:
 		return s.detach(ctx, c)
 	case SetPolicy:
-		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Default: s.VM == "", Patch: s.want.Policy})
+		_, err := c.SetPolicy(ctx, api.PolicyRequest{VM: s.VM, Default: s.VM == "", Patch: s.want.Policy, MACs: s.want.MACs, IPs: s.want.IPs})
 		return nil, err
 	case Change:
 		return s.change(context.WithoutCancel(ctx), c)

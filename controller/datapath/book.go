@@ -17,6 +17,7 @@ type PortCounters struct {
 	SizeSum    uint64                      // their bytes
 	StalledNS  uint64                      // that the worker slept because of the VM's memory
 	Rests      uint64                      // times that the VM had to rest for it
+	TxPaced    uint64                      // times that what it sends began to wait for its rate
 	Refusals   uint64                      // times that the guest was found to drop superframes
 }
 
@@ -40,6 +41,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	c.StalledNS += o.StalledNS
 	c.Rests += o.Rests
 	c.Refusals += o.Refusals
+	c.TxPaced += o.TxPaced
 }
 
 // SizeBounds are the upper bounds of PortCounters.FrameSizes in bytes, Ethernet first; the last bucket has none.

@@ -157,6 +157,11 @@ func (w *Worker) Add(cfg PortConfig) error {
 	return w.tell(func() error { return w.addPort(cfg) })
 }
 
+// Amend replaces what a VM is kept to, while it runs: MACs, Isolated, Sources, TxRate and RxRate.
+func (w *Worker) Amend(cfg PortConfig) error {
+	return w.tell(func() error { return w.amendPort(cfg) })
+}
+
 // Remove forgets a VM; StopPort is part of it. An unknown index is no error.
 func (w *Worker) Remove(index uint32) error {
 	return w.do(func() { w.removePort(index) })

@@ -26,8 +26,8 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 	if q.full() && p.waiting {
 		w.lengthen(p)
 	}
-	if q.full() || (p.waiting && q.chunks+len(sf.Refs) > w.waitLimit()) {
-		w.giveUp(p, &sf.Entry, flowtable.ReasonGuestNoBuffers, sf.Frags)
+	if most, why := w.waitMost(p); q.full() || (p.waiting && q.chunks+len(sf.Refs) > most) {
+		w.giveUp(p, &sf.Entry, why, sf.Frags)
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
@@ -70,7 +70,7 @@ func (w *Worker) reap() {
 // flushPort is the one way into a guest: it moves the output queue there, burst by burst, until the queue is empty or the
 // guest has no room.
 func (w *Worker) flushPort(p *port) {
-	if p.paused || w.resting(p) || (p.hungry && p.asked == w.turn) {
+	if p.paused || w.resting(p) || w.rxPaced(p) || (p.hungry && p.asked == w.turn) {
 		w.bound(p, p.hungry)
 		return
 	}
@@ -97,6 +97,8 @@ func (w *Worker) flushPort(p *port) {
 			over, w.owed = true, true
 		case ErrDamaged:
 			w.mend(p)
+		case errPaced:
+			over = true
 		case ErrTooBig, ErrNoOffer, ErrRefused:
 			w.dropFront(p, flowtable.ReasonBadLength)
 		case ErrLinkDown:
@@ -120,6 +122,9 @@ func (w *Worker) putBurst(p *port, from touch) error {
 	for i := range p.out.n {
 		if p.credit.walk <= 0 || i > 0 && w.long(from) {
 			return errTurn
+		}
+		if w.pacesRx(p, p.out.at(i)) {
+			return errPaced
 		}
 		err := w.put(p, p.out.at(i))
 		p.credit.walk -= p.guest.Walked()
@@ -231,17 +236,18 @@ func (w *Worker) putPieces(p *port, f *outFrame) error {
 func (w *Worker) bound(p *port, full bool) {
 	w.setWaiting(p, p.out.n > 0)
 	if p.waiting {
-		w.cutTo(p, w.waitLimit())
+		most, why := w.waitMost(p)
+		w.cutTo(p, most, why)
 	}
 	w.setWaiting(p, p.out.n > 0)
 	p.hungry = full && p.out.n > 0
 }
 
 // cutTo drops the newest of what waits for a guest until it is no more than so many chunks.
-func (w *Worker) cutTo(p *port, chunks int) {
+func (w *Worker) cutTo(p *port, chunks int, why flowtable.Reason) {
 	for p.out.n > 0 && p.out.chunks > chunks {
 		f := p.out.popNewest()
-		w.drop(p, f, flowtable.ReasonGuestNoBuffers)
+		w.drop(p, f, why)
 		w.nic.FreeAll(f.Refs)
 	}
 }

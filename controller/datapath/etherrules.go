@@ -18,6 +18,7 @@ const (
 
 	etherIPv4    = 0x0800
 	etherARP     = 0x0806
+	etherRARP    = 0x8035
 	etherVLAN    = 0x8100
 	etherIPv6    = 0x86dd
 	etherControl = 0x8808 // PAUSE and its kin (IEEE 802.3, 31A)
@@ -48,7 +49,7 @@ func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Re
 	if len(data) < ethHeader {
 		return flowtable.ReasonBadLength, true
 	}
-	if src := [macLen]byte(data[macLen:]); src != p.Addr.MAC && (!p.AllowSpoof || w.impersonates(p, src)) {
+	if src := [macLen]byte(data[macLen:]); !p.owns(src) && (!p.AllowSpoof || w.impersonates(p, src)) {
 		return flowtable.ReasonSourceMAC, true
 	}
 	o.tci, o.csumStart = p.Addr.VLAN, int(f.Hdr.CsumStart)
@@ -75,14 +76,22 @@ func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Re
 	switch {
 	case o.group && isControl(dst):
 		return flowtable.ReasonControlFrame, true
-	case dst == p.Addr.MAC:
+	case p.owns(dst):
 		return flowtable.ReasonHairpin, true
+	}
+	reach := rulesReach
+	if p.Sources != nil {
+		far, why, refused := p.refusesSource(data, len(f.Rest) == 0)
+		if refused {
+			return why, true
+		}
+		reach = max(reach, far)
 	}
 	// The checksum must not land on what was judged: a guest chooses its place, and with the rest of the frame its value. In the
 	// packets of a TSO frame it is written where TCP has it.
 	if o.partial = f.Hdr.Flags&virtio.HdrNeedsCsum != 0 && f.Hdr.GSOType == virtio.GSONone; o.partial {
 		o.csumAt = o.csumStart + int(f.Hdr.CsumOffset)
-		if o.csumAt < rulesReach {
+		if o.csumAt < reach {
 			return flowtable.ReasonMalformed, true
 		}
 	}

@@ -2,6 +2,8 @@ package datapath
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/flowtable"
@@ -19,11 +21,16 @@ type PortConfig struct {
 	Index      uint32 // below MaxPorts; the flow table and the messages know the VM by it
 	Generation uint32 // how many VMs had the index before; XDP knows the VM by both
 	Addr       Addr
-	AllowSpoof bool // frames with a foreign source address may leave
+	MACs       [][6]byte // further addresses of the VM, in the same VLAN
+	AllowSpoof bool      // frames with a foreign source address may leave
 	// Isolated: nothing crosses between the VM and the VMs beside it, in either direction.
 	Isolated bool
 	// Bridged: the kernel's bridge brings the VM its group frames and its neighbours' frames, so the worker does not.
 	Bridged bool
+	// Sources: the IP addresses that the VM may send from, and claim by ARP and ND; nil: any.
+	Sources *Sources
+	// TxRate, RxRate: what it may send and get, of the bytes on the wire; nil: any. All workers of the VM share them, and a clock.
+	TxRate, RxRate *Bucket
 	// NoteSenders: keep the source addresses of recent frames for Senders.
 	NoteSenders bool
 }
@@ -40,6 +47,8 @@ type port struct {
 	hungry  bool   // the guest has no room
 	waiting bool   // frames wait for the next burst or longer: what waits in out is bounded
 	asked   uint64 // the turn in which the hungry guest was tried last
+	txAt    int64  // by Worker.now, when what it sends goes on: its rate was used up; 0: it was not
+	rxAt    int64  // when what comes for it does
 	stall   stall
 	paused  bool // the guest is away for a moment: what comes for it waits
 	late    bool // steering is off: what still comes was on its way when it was switched
@@ -56,6 +65,9 @@ type port struct {
 	ledger *flowtable.Ledger // the table's, in which the worker books
 	cnt    PortCounters
 }
+
+// owns reports whether an address is one of the VM's.
+func (p *port) owns(mac [macLen]byte) bool { return mac == p.Addr.MAC || slices.Contains(p.MACs, mac) }
 
 // egress is one source of a VM, read by the worker that owns it.
 type egress struct {
@@ -104,9 +116,35 @@ func (w *Worker) addPort(cfg PortConfig) error {
 		p.senders = &senderSet{}
 	}
 	w.ports[cfg.Index] = p
-	w.byAddr[cfg.Addr] = p
+	w.learn(p)
 	w.list = append(w.list, p)
 	w.fdsStale = true
+	return nil
+}
+
+// learn makes the VM the one that has its addresses.
+func (w *Worker) learn(p *port) {
+	w.byAddr[p.Addr] = p
+	for _, mac := range p.MACs {
+		w.byAddr[Addr{VLAN: p.Addr.VLAN, MAC: mac}] = p
+	}
+}
+
+// forget undoes learn, but for addresses that another VM has by now.
+func (w *Worker) forget(p *port) {
+	maps.DeleteFunc(w.byAddr, func(_ Addr, q *port) bool { return q == p })
+}
+
+func (w *Worker) amendPort(cfg PortConfig) error {
+	p := w.port(cfg.Index)
+	if p == nil {
+		return errorsJoinNoPort(cfg.Index, nil)
+	}
+	w.forget(p)
+	p.MACs = cfg.MACs
+	w.learn(p)
+	p.Isolated, p.Sources, p.TxRate, p.RxRate = cfg.Isolated, cfg.Sources, cfg.TxRate, cfg.RxRate
+	p.txAt, p.rxAt = 0, 0 // whoever has to wait says so again
 	return nil
 }
 
@@ -118,9 +156,7 @@ func (w *Worker) removePort(index uint32) {
 	w.stopPort(index)
 	p.endProbes(ProbePortGone)
 	w.ports[index] = nil
-	if w.byAddr[p.Addr] == p { // not when another VM has the address by now
-		delete(w.byAddr, p.Addr)
-	}
+	w.forget(p)
 	for i, q := range w.list {
 		if q == p {
 			w.list = append(w.list[:i], w.list[i+1:]...)

@@ -165,12 +165,20 @@ func (w *Worker) groupToPorts(frame []byte, vlan uint16) {
 		case !p.hears(vlan):
 		case refused:
 			w.refuse(p, why, frame)
-		case [macLen]byte(frame[macLen:]) == p.Addr.MAC: // its own, sent back
+		case p.owns([macLen]byte(frame[macLen:])): // its own, sent back
 			w.refuse(p, flowtable.ReasonHairpin, frame)
+		case w.apart(p, Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])}): // a neighbour's, sent back
+			w.refuse(p, flowtable.ReasonIsolated, frame)
 		case !w.copyToPort(frame, p):
 			w.refuse(p, flowtable.ReasonGuestNoBuffers, frame)
 		}
 	}
+}
+
+// apart reports whether an address is that of a VM beside this one, and one of the two is isolated.
+func (w *Worker) apart(p *port, from Addr) bool {
+	q := w.byAddr[from]
+	return q != nil && q != p && !q.Bridged && (p.Isolated || q.Isolated)
 }
 
 // hears reports whether group frames of a VLAN are for a VM. What the VM behind a bridge hears, the bridge brings.

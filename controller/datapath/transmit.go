@@ -45,13 +45,13 @@ func (w *Worker) transmit() (total int) {
 // visit lets one VM send for its part of the round, from each of its sources in turn.
 func (w *Worker) visit(p *port) (total int) {
 	w.round.enter(p)
-	if w.resting(p) {
+	if w.resting(p) || w.txPaced(p) {
 		return 0
 	}
 	from := w.touching()
 	defer w.touched(p, from)
 	for range p.sources {
-		if p.credit.tx <= 0 || w.round.left <= 0 {
+		if p.credit.tx <= 0 || w.round.left <= 0 || p.txAt != 0 {
 			break
 		}
 		e := p.sources[p.source]
@@ -87,7 +87,7 @@ func (w *Worker) emit(e *egress, f *vhost.TxFrame) vhost.Next {
 	before, size := w.cnt.TxSlots, f.Len()
 	w.batch.added = false
 	need, left := w.emitFrame(e, f)
-	if left {
+	if left || need == heldBack {
 		return vhost.Leave
 	}
 	if need > 0 {
@@ -110,8 +110,8 @@ func (w *Worker) emit(e *egress, f *vhost.TxFrame) vhost.Next {
 	return vhost.TakeOn
 }
 
-// emitFrame returns how much room in the TX ring a frame needs that has to wait for it; left, when it has to wait for something else;
-// neither, when it has been dealt with.
+// emitFrame returns how much room in the TX ring a frame needs that has to wait for it, heldBack for one that has to wait for its VM's
+// rate; left, when it has to wait for something else; neither, when it has been dealt with.
 func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
 	p := e.port
 	var o outgoing
@@ -136,7 +136,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 		w.refuseTx(p, flowtable.ReasonGroupShare, o.data)
 		return 0
 	}
-	packets := 1
+	packets, header := 1, 0
 	gso := f.Hdr.GSOType != virtio.GSONone
 	if gso {
 		w.txFrag[0] = o.data
@@ -144,7 +144,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 			w.refuseTx(p, flowtable.ReasonMalformed, o.data)
 			return 0
 		}
-		packets = w.txCut.Count()
+		packets, header = w.txCut.Count(), w.txCut.HeaderLen()
 	}
 	if packets > maxTxPackets {
 		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
@@ -156,6 +156,9 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 	}
 	if w.nic.TxRoom() < room {
 		return room
+	}
+	if w.pacesTx(p, len(o.data), header, packets, o.tci != 0) {
+		return heldBack
 	}
 	p.cnt.TxFrames++
 	p.cnt.TxBytes += uint64(len(f.Data))

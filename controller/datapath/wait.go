@@ -21,7 +21,7 @@ func (w *Worker) wait() {
 	ready := w.arm()
 	timeout := w.timeout()
 	w.eachSource(func(e *egress) {
-		if !w.txStalled && !e.short && e.src.ArmKick() {
+		if !w.txStalled && !e.short && e.port.txAt == 0 && e.src.ArmKick() {
 			timeout = 0
 		}
 	})
@@ -80,6 +80,9 @@ func (w *Worker) timeout() time.Duration {
 	}
 	if d := w.restLeft(); d >= 0 {
 		atMost(d)
+	}
+	if d := w.paceLeft(); d >= 0 {
+		atMost(time.Duration(d))
 	}
 	switch {
 	case w.nicBroken: // whatever is pending will not go before the link is up

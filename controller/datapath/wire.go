@@ -56,6 +56,7 @@ type wireItem struct {
 	bytes   int // as the guest sent them
 	packets int
 	cost    int // what its VM was charged
+	paid    int // bytes of its rate
 }
 
 // forWire says whether a frame goes the kernel's way.
@@ -144,6 +145,13 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	if whole && !w.whole(f, o) {
 		return false
 	}
+	header := 0
+	if gso {
+		header = int(h.hdr.HdrLen)
+	}
+	if w.pacesTx(e.port, total, header, h.packets, o.tci != 0) {
+		return false
+	}
 	at := len(h.bytes) // of the guest's frame, what is in the slot already
 	if total < minWire {
 		h.bytes = slot[:pad(slot[:], total)]
@@ -156,6 +164,9 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	fr.Frags = append(fr.Frags, f.Rest...)
 	if !w.cfg.Wire.Add(fr) {
 		if !w.sendBatch() {
+			if e.port.TxRate != nil {
+				e.port.TxRate.giveBack(wireBytes(total, header, h.packets, o.tci != 0))
+			}
 			return false
 		}
 		b.heads[0] = *slot // the batch begins anew
@@ -163,7 +174,7 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 		w.cfg.Wire.Add(fr)
 	}
 	b.from = e
-	b.items[b.n] = wireItem{bytes: size, packets: h.packets}
+	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: wireBytes(total, header, h.packets, o.tci != 0)}
 	b.n++
 	if !whole {
 		b.added = true
@@ -227,6 +238,9 @@ func (w *Worker) sendBatch() bool {
 	}
 	for i := range b.items[n:b.n] {
 		w.charge(p, -b.items[n+i].cost)
+		if p.TxRate != nil {
+			p.TxRate.giveBack(b.items[n+i].paid)
+		}
 	}
 	b.back, b.n = b.n-n, 0
 	return b.back == 0

@@ -381,3 +381,43 @@ func TestAProbeHearsOfWhatLeavesByTheKernel(t *testing.T) {
 		t.Errorf("heard of %v for %v, %d bytes", rec.Deed, rec.Reason, len(rec.Data))
 	}
 }
+
+// A VM that sends by the kernel is kept to its rate as any, and frames that a full socket sends back cost it nothing.
+func TestAVMSendsAtItsRateByTheKernel(t *testing.T) {
+	r, k := newWireRig(t)
+	const rate, burst = 100_000_000, 32 << 10
+	_, s := r.sender(1, func(c *PortConfig) { c.TxRate = NewBucket(rate, burst) })
+	s.head = HeadRoom
+	const frames, segments, payload = 200, 20, 1000
+	p := from(1, wire, segments*payload)
+	for i := range frames {
+		p.Seq = uint32(i * segments * payload)
+		s.send(kernelCuts(virtio.GSOTCPv4, payload), p.Frame())
+	}
+	begin, all := r.now.Load(), 0
+	for steps := 0; len(s.queue) > 0; steps++ {
+		if k.room = -1; steps%3 == 0 {
+			k.room = 1
+		}
+		r.step()
+		if wait := r.w.timeout(); wait > 0 {
+			r.advance(wait)
+		}
+		if steps > 1<<16 {
+			t.Fatalf("%d frames still wait", len(s.queue))
+		}
+	}
+	for _, f := range k.packets() {
+		all += len(f)
+	}
+	if want := frames * segments * (payload + 54); all != want {
+		t.Fatalf("%d bytes on the wire, want %d", all, want)
+	}
+	want := float64(all-burst) * 8 / rate
+	if got := float64(r.now.Load()-begin) / 1e9; got < 0.95*want || got > 1.05*want {
+		t.Errorf("%d bytes took %.4f s, want %.4f", all, got, want)
+	}
+	if c := r.w.ports[1].cnt; c.TxPaced == 0 || c.TxKernel != frames {
+		t.Errorf("%+v", c)
+	}
+}

@@ -54,6 +54,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_unsent_frames_total", "Frames posted to vhost-net and not sent when the feed was closed.", ofVM), func(v *api.VMStats) uint64 { return v.FeedUnsent }},
 	{desc("vm_tap_dropped_frames_total", "Frames of either path that the VM's tap had no room for.", ofVM), func(v *api.VMStats) uint64 { return v.TapDropped }},
 	{desc("vm_rests_total", "Times that the VM had to rest because its memory made workers sleep.", ofVM), func(v *api.VMStats) uint64 { return v.Rests }},
+	{desc("vm_tx_paced_total", "Times that what the VM sends had to wait for its rate.", ofVM), func(v *api.VMStats) uint64 { return v.TxPaced }},
 	{desc("vm_superframe_refusals_total", "Times that the guest was found to drop superframes, and got its packets one by one for a while.", ofVM), func(v *api.VMStats) uint64 { return v.Refusals }},
 	{desc("vm_sent_frames_total", "Frames taken from the guest.", ofVM), func(v *api.VMStats) uint64 { return v.TxFrames }},
 	{desc("vm_sent_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxBytes }},

@@ -29,6 +29,8 @@ type VM struct {
 	Tap         *Tap       `json:"tap,omitempty"`
 	FixOffloads bool       `json:"fix_offloads,omitempty"`
 	Policy      Policy     `json:"policy"`
+	MACs        []string   `json:"macs,omitempty"` // beside MAC
+	IPs         []string   `json:"ips,omitempty"`  // the VM is kept to these; none: to nothing
 }
 
 // VhostUser is the Unix socket of a vhost-user port.
@@ -39,7 +41,7 @@ type VhostUser struct {
 	Owner      string `json:"owner,omitempty"`   // USER:GROUP; "": unchanged
 	AllowSpoof bool   `json:"allow_spoof,omitempty"`
 	AnyMemory  bool   `json:"any_memory,omitempty"`
-	Isolate    bool   `json:"isolate,omitempty"`
+	Isolate    bool   `json:"isolate,omitempty"` // as Policy.Isolate, for versions that look for it here
 }
 
 // Tap is the VM's own tap.
@@ -62,6 +64,11 @@ type Policy struct {
 	MaxBytes     int      `json:"max_bytes"`
 	MaxSegments  int      `json:"max_segments"` // 0: no limit
 	ExcludePorts []uint16 `json:"exclude_ports"`
+	Isolate      bool     `json:"isolate,omitempty"`
+	RateTx       uint64   `json:"rate_tx,omitempty"`  // bits a second; 0: any
+	BurstTx      uint64   `json:"burst_tx,omitempty"` // bytes; 0: as the rate has it
+	RateRx       uint64   `json:"rate_rx,omitempty"`
+	BurstRx      uint64   `json:"burst_rx,omitempty"`
 }
 
 // file is state.json as a whole.

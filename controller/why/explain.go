@@ -184,6 +184,9 @@ func (x *explainer) lost() {
 			x.because(Lost, r, "%d %s were dropped", r.N, d.what)
 		}
 	}
+	if s.TxPaced > 0 {
+		x.say(Held, "nothing, if the rate is meant; otherwise rscctl policy set %s --rate-tx RATE", "What the VM sends had to wait %s for its --rate-tx. It waits in the guest: nothing of it is lost.", times(s.TxPaced))
+	}
 	if s.Refusals > 0 {
 		x.say(Lost, takesNone,
 			"The guest was found %s to drop superframes: their bytes came again, and reached it only one by one. It got single packets for a while each time.", times(s.Refusals))

@@ -86,13 +86,20 @@ var words = map[string]word{
 
 	"guest_no_buffers": {"the guest gave no buffers, or rested: it does not keep up", "more vCPU or queue pairs for the VM, a longer ring ('ethtool -G' in the guest, rx_queue_size in QEMU)"},
 	"port_down":        {"the VM's port was not running: it boots, reboots, or is disconnected", ""},
-	"source_mac":       {"the VM sent from an address that is not its own", "if that is meant (VRRP, macvlan in the guest), attach with --allow-spoof"},
+	"source_mac":       {"the VM sent from an address that is not its own", "if that is meant (VRRP, macvlan or a bridge in the guest), name the address: rscctl policy set %s --mac MAC,... (all further ones); if there are many, attach with --allow-spoof"},
 	"vlan_foreign":     {"they carry a VLAN tag that is not the VM's", "the tags are the host's to set: take them off in the guest, or attach with the right --vlan"},
 	"bad_length":       {"they are too long or too short for where they go", "make the MTU of the guest and of the uplink fit"},
 	"control_frame":    {"they are for the switch (PAUSE, BPDU, LACP, LLDP), which a VM must not talk to", ""},
 	"hairpin":          {"the VM sent them to itself", ""},
 	"group_share":      {"the VM sends more broadcast and multicast than its share", "look in the guest for a loop or a scan"},
-	"isolated":         {"the VM or the one beside it is isolated", "attach without --isolate if they are to talk"},
+	"isolated":         {"the VM or the one beside it is isolated", "rscctl policy set %s --isolate off, and the same of the VM beside it, if they are to talk"},
+	"source_ip":        {"the VM sent from an IP address that --ip does not name", "if it is the VM's own, name it: rscctl policy set %s --ip ADDR,... (all of them anew); of its link-local addresses only the one made of its MAC address is known by itself"},
+	"source_arp":       {"the VM claimed by ARP an address that is not its own, or spoke an ARP that is none of IPv4", "if the address is the VM's own, name it: rscctl policy set %s --ip ADDR,...; otherwise look in the guest for ARP spoofing or a bridge"},
+	"source_nd":        {"the VM claimed by IPv6 neighbour discovery an address that is not its own", "if the address is the VM's own, name it: rscctl policy set %s --ip ADDR,...; a guest with stable-privacy or temporary addresses needs its network named, or addr_gen_mode eui64"},
+	"dhcp_server":      {"the VM answered DHCP clients, and a VM with --ip is no DHCP server", "look in the guest for a DHCP server (libvirt's, dnsmasq); one that is meant needs 'rscctl policy set %s --ip none'"},
+	"router_advert":    {"the VM advertised itself as an IPv6 router, and a VM with --ip is none", "look in the guest for radvd, or IPv6 forwarding; a router that is meant needs 'rscctl policy set %s --ip none'"},
+	"rate":             {"more came for the VM than its --rate-rx, and its queue of 50 ms was full", "nothing, if the rate is meant: the senders slow down by it; otherwise rscctl policy set %s --rate-rx RATE"},
+	"ethertype":        {"they are neither IP nor ARP, and the VM is kept to its IP addresses", "a VM that has to speak something else (PPPoE, 802.1X) needs 'rscctl policy set %s --ip none'"},
 
 	// Names of a virtqueue's own.
 	"bad_header": {"the guest's virtio header contradicts what it negotiated", "update the guest's driver"},

@@ -97,6 +97,10 @@ func TestAttachedAgainAVMIsWhatItIsToBe(t *testing.T) {
 	r.says(1, []string{"already taken", "'rscctl detach " + dev + " --vm '" + name + "''"}, "attach", dev, "--vm", name, "--mac", macB, "--vhost-user", socket)
 	r.says(1, []string{"socket " + socket, "already taken by VM " + name}, "attach", dev, "--vm", "other", "--mac", macB, "--vhost-user", socket)
 	r.says(0, []string{"isolate: false -> true"}, attach("--isolate")...)
+	if running() != nil {
+		t.Error("the VM was taken off to isolate it")
+	}
+	r.says(0, []string{"any-memory: false -> true"}, attach("--any-memory")...)
 	if p := r.portOf(name); p == nil || !p.Isolated || p.Policy.HoldNS != 20000 {
 		t.Errorf("%+v", p)
 	}

@@ -152,7 +152,7 @@ func TestAFullDiskIsSaidAndForgetsNoVM(t *testing.T) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	r.says(1, []string{"not saved", "make room"}, "policy", "set", "a", "--hold", "7us")
-	r.says(1, []string{"not saved", "VM a is unchanged"}, "attach", dev, "--vm", "a", "--mac", macA, "--vhost-user", filepath.Join(r.dir, "a.sock"), "--isolate")
+	r.says(1, []string{"not saved", "VM a is unchanged"}, "attach", dev, "--vm", "a", "--mac", macA, "--vhost-user", filepath.Join(r.dir, "a.sock"), "--any-memory")
 	r.says(1, []string{"not saved"}, "attach", dev, "--vm", "c", "--mac", "52:54:00:00:00:0c", "--vhost-user", filepath.Join(r.dir, "c.sock"))
 	r.says(1, []string{"not saved"}, "policy", "set", "--default", "--hold", "7us")
 	if p := r.portOf("a"); p == nil || !p.Policy.HoldAdaptive || p.Isolated || r.portOf("c") != nil {

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/rscctl/rscctl/controller/api"
+)
+
+// tenantFlags say what a VM is kept to, beside its policy: what is one VM's and has no default.
+func tenantFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "ip", Category: "tenant:", Usage: "the VM may send from `ADDR[/LEN]` alone, and claim it by ARP and ND; may be repeated, " +
+			"or listed with commas, for up to 64 of both families; none: from any", DefaultText: "none"},
+	}
+}
+
+// ipList reads --ip. nil: it was not given; an empty list takes the VM's off.
+func ipList(c *cli.Context) (*[]string, error) {
+	if !c.IsSet("ip") {
+		return nil, nil
+	}
+	words := c.StringSlice("ip")
+	if len(words) == 1 && words[0] == "none" {
+		words = nil
+	}
+	ips, err := api.ParseIPs(words)
+	if err != nil {
+		return nil, usagef("--%s", err)
+	}
+	list := api.IPTexts(ips)
+	return &list, nil
+}
+
+// furtherFlag names the addresses of a VM beside the one that it is attached with.
+func furtherFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "mac", Category: "tenant:", Usage: "all further `MAC` addresses of the VM, beside the one that it is attached with; may be repeated, " +
+		"for up to 15; none: it has no other", DefaultText: "none"}
+}
+
+// macList reads further addresses; none alone is an empty list.
+func macList(words []string) (*[]string, error) {
+	if len(words) == 1 && words[0] == "none" {
+		words = nil
+	}
+	macs, err := api.ParseMACs(words)
+	if err != nil {
+		return nil, usagef("--%s", err)
+	}
+	list := api.MACTexts(macs)
+	return &list, nil
+}
+
+func firstOf(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return words[0]
+}
