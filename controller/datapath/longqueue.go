@@ -21,8 +21,7 @@ func (w *Worker) lengthen(p *port) {
 		long = make([]outFrame, 1<<bits.Len(uint(w.cfg.Chunks/4-1)))
 	}
 	for i := range q.n { // the slices of both stay where they have been grown
-		f := q.at(i)
-		long[i], *f = *f, long[i]
+		long[i].swap(q.at(i))
 	}
 	q.short, q.frames, q.most, q.head = q.frames, long, len(long), 0
 }

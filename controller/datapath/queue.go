@@ -85,7 +85,7 @@ func (q *outQueue) pushFront(frames []outFrame) {
 		q.head--
 		q.n++
 		f := q.at(0)
-		*f, frames[i] = frames[i], *f // each keeps its slices
+		f.swap(&frames[i])
 		q.chunks += len(f.Refs)
 		q.ledger.Enqueue(&f.entry)
 	}
@@ -102,11 +102,30 @@ func (q *outQueue) grow() {
 
 // take moves an entry here. Headers of its own move with it.
 func (f *outFrame) take(from *outFrame) {
-	own := len(from.Frags) > 0 && len(from.Frags[0]) > 0 && &from.Frags[0][0] == &from.hdr[0]
+	own := from.ownsHeaders()
 	*f = *from
 	if own {
 		f.Frags[0] = f.hdr[:len(f.Frags[0])]
 	}
+}
+
+// swap is take in both directions: each keeps the other's slices.
+func (f *outFrame) swap(with *outFrame) {
+	own := with.ownsHeaders()
+	was := *f
+	wasOwn := f.ownsHeaders()
+	*f, *with = *with, was
+	if own {
+		f.Frags[0] = f.hdr[:len(f.Frags[0])]
+	}
+	if wasOwn {
+		with.Frags[0] = with.hdr[:len(with.Frags[0])]
+	}
+}
+
+// ownsHeaders says whether the frame begins in hdr, which moves with the entry.
+func (f *outFrame) ownsHeaders() bool {
+	return len(f.Frags) > 0 && len(f.Frags[0]) > 0 && &f.Frags[0][0] == &f.hdr[0]
 }
 
 func (q *outQueue) front() *outFrame { return q.at(0) }

@@ -235,7 +235,7 @@ func TestAVirtqueueWithoutOffloadsGetsThePacketsWithoutAClaim(t *testing.T) {
 		why      flowtable.Reason
 	}{
 		"no TSO":  {allFeatures &^ (1<<virtio.FGuestTSO4 | 1<<virtio.FGuestECN), flowtable.ReasonNotNegotiated},
-		"no csum": {allFeatures &^ (1<<virtio.FGuestCsum | 1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN), flowtable.ReasonNotNegotiated},
+		"no csum": {allFeatures &^ (1<<virtio.FGuestCsum | 1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN | 1<<virtio.FGuestUSO4 | 1<<virtio.FGuestUSO6), flowtable.ReasonNotNegotiated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newUserVM(t, c.features, 64, 8<<20)

@@ -410,7 +410,7 @@ func TestAVMSendsAtItsRateByTheKernel(t *testing.T) {
 	for _, f := range k.packets() {
 		all += len(f)
 	}
-	if want := frames * segments * (payload + 54); all != want {
+	if want := frames * segments * (payload + 66); all != want {
 		t.Fatalf("%d bytes on the wire, want %d", all, want)
 	}
 	want := float64(all-burst) * 8 / rate

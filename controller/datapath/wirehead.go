@@ -40,7 +40,7 @@ type wireHead struct {
 // buildGSO makes a guest's TSO frame of total bytes ready: h.bytes are its first ones, which buildGSO changes to what cutting goes by. A
 // frame that is one packet already becomes one. cut is for its use. MTU is the wire's.
 func (h *wireHead) buildGSO(total int, g flowtable.GSO, mtu int, cut *flowtable.Segmenter) (why flowtable.Reason, ok bool) {
-	if err := cut.Dissect(h.bytes, total, g); err != nil {
+	if err := cut.Dissect(h.bytes, total, g); err != nil || g.Type == virtio.GSOUDPL4 { // datagrams are cut here: kernels before 6.2 do not
 		return flowtable.ReasonMalformed, false
 	}
 	l3, l4 := cut.Offsets()
