@@ -66,6 +66,8 @@ var words = map[string]word{
 	"reserved_flag":         {"a reserved bit of IP or TCP is set", oneFlow},
 	"bad_ip_checksum":       {"their IP header's checksum is wrong", damage},
 	"bad_tcp_checksum":      {"their TCP checksum is wrong: they are damaged", damage},
+	"bad_udp_checksum":      {"their UDP checksum is wrong: they are damaged", damage},
+	"zero_checksum":         {"their senders use no UDP checksum, so nobody can tell whether they are whole", oneFlow},
 	"noncanonical_checksum": {"their checksum is right and written as 0xffff instead of 0, which a merged frame could not give back", ""},
 	"partial_checksum":      {"their TCP checksum was never finished: the sender relies on a NIC that is not there", "switch the sender's off: ethtool -K DEV tx off at the other end of the veth, or attach with --fix-offloads"},
 	"syn":                   {"they open connections", ""},
