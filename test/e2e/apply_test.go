@@ -40,7 +40,7 @@ func TestWhatIsExportedIsApplied(t *testing.T) {
 	}
 	apply("nothing to do", "--prune")
 
-	if err := os.WriteFile(file, []byte(strings.Replace(text, "hold: 20µs", "hold: 30us", 1)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(strings.Replace(text, "hold: 20us", "hold: 30us", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	const said = "policy of user: hold: 20us -> 30us"
