@@ -31,6 +31,7 @@ func (t *Table) Add(p *Packet, now int64) {
 		packet.ParseHead(p.Data, size, &p.Info)
 	}
 	in := &p.Info
+	in.UDP = false // a caller who fills the rest from XDP's words may have left it from the packet before
 	rules := pt.rules
 	if in.Verdict == packet.NotTCP && pt.udp != nil { // XDP's parse and packet.Parse stop there
 		packet.ParseUDP(p.Data, size, in)

@@ -323,6 +323,25 @@ func TestUDPAndTCPOfTheSamePortsAreApart(t *testing.T) {
 	}
 }
 
+// A Packet is used again and again, and XDP says nothing of UDP: what the table wrote into one for a datagram is not believed of the next.
+func TestASegmentBehindADatagramInTheSamePacketIsTCP(t *testing.T) {
+	c := datagrams()
+	c.USO4, c.USO6 = false, true // so that a segment that is taken for a datagram would not merge
+	r := newRunner(t, flowtable.Config{}, c)
+	var p flowtable.Packet
+	for i, frame := range append([][]byte{pt.UDP{V6: true, Len: 100}.Frame()}, pt.Frames((pt.TCP{Len: 100}).Train(3)...)...) {
+		var info packet.Info
+		packet.Parse(frame, &info)
+		info.UDP = p.Info.UDP
+		p.Data, p.Ref, p.Info = frame, uint64(i), info
+		r.in, r.gone, r.tails = append(r.in, input{frame: bytes.Clone(frame), info: info, at: r.now}), append(r.gone, false), append(r.tails, 0)
+		r.tab.Add(&p, r.now)
+	}
+	if n := r.tab.Open(); n != 2 {
+		t.Errorf("%d superframes are open, want one of each protocol", n)
+	}
+}
+
 // What was verified is called valid, and nothing else.
 func TestDataValidOnlyOnDatagramsThatWereVerified(t *testing.T) {
 	for _, c := range []struct {

@@ -91,7 +91,7 @@ type Info struct {
 	Tagged     bool    // there is one 802.1Q tag in the frame
 	Family     uint8   // 4, 6, or 0
 	TCPFlags   uint8   // byte 13 of the TCP header
-	UDP        bool    // by ParseUDP: it is UDP, whatever else is wrong with it
+	UDP        bool    // by ParseUDP: it is UDP, whatever else is wrong with it. A flow table finds that out itself
 	Keyed      bool    // addresses and ports were read: older packets of that flow go first
 	Verdict    Verdict // see the package comment
 }
