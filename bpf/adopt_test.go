@@ -193,6 +193,9 @@ func TestATapsProgramChangesHands(t *testing.T) {
 				if err := old.Release(); err != nil {
 					return err
 				}
+				if err := p.TakePlace(); err != nil {
+					return err
+				}
 				if !tapHook.hangs(v.index) {
 					t.Error("no program is on the tap")
 				}

@@ -87,6 +87,16 @@ func OpenFlows(pinPath string, spec *FlowSpec) (f *Flows, pinned bool, err error
 	return f, true, nil
 }
 
+// SameFlows tells whether OpenFlows would go on with what is pinned at pinPath, and change nothing.
+func SameFlows(pinPath string, spec *FlowSpec) bool {
+	m, err := ebpf.LoadPinnedMap(pinPath, nil)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	return sameMap(m, flowsSpec(spec.rows))
+}
+
 // FD is the descriptor of the map of maps, for AdoptFlows in another process. Borrowed, valid until Close.
 func (f *Flows) FD() int { return f.vms.FD() }
 
@@ -138,13 +148,10 @@ func (f *Flows) VM(name string) (*ebpf.Map, error) {
 	if m := f.open[name]; m != nil {
 		return m, nil
 	}
-	var m *ebpf.Map
-	if err := f.vms.Lookup(key, &m); err == nil {
-		if f.spec.Compatible(m) == nil {
-			f.open[name] = m
-			return m, nil
-		}
-		m.Close() // of another size
+	m := f.find(key)
+	if m != nil {
+		f.open[name] = m
+		return m, nil
 	}
 	if m, err = ebpf.NewMap(f.spec); err != nil {
 		return nil, flowsError(err)
@@ -155,6 +162,42 @@ func (f *Flows) VM(name string) (*ebpf.Map, error) {
 	}
 	f.open[name] = m
 	return m, nil
+}
+
+// find opens the map that a VM has, nil when it has none or one of another size.
+func (f *Flows) find(key vmKey) (m *ebpf.Map) {
+	if f.vms.Lookup(key, &m) != nil {
+		return nil
+	}
+	if f.spec.Compatible(m) != nil {
+		m.Close()
+		return nil
+	}
+	return m
+}
+
+// Has tells whether VM would go on with what the VM has, and change nothing.
+func (f *Flows) Has(name string) bool {
+	key, err := keyOf(name)
+	if err != nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open[name] == nil {
+		if m := f.find(key); m != nil {
+			f.open[name] = m
+		}
+	}
+	return f.open[name] != nil
+}
+
+// Reopen closes the map of a VM, which nobody may use any more, so that VM looks anew for what another process has made of it.
+func (f *Flows) Reopen(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open[name].Close() // of a nil map: nothing
+	delete(f.open, name)
 }
 
 // Retain drops the flows of all VMs but those that keep names.

@@ -102,6 +102,32 @@ func TestPinnedFlowsAreFoundAgainByVM(t *testing.T) {
 	for i := len(names) - 1; i >= 0; i-- { // in another order
 		expectRows(t, f, names[i], uint64(100+i))
 	}
+	t.Run("found without a change", func(t *testing.T) {
+		large := openFlows(t, pin, 128)
+		for vm, has := range map[string]bool{"vm1": true, "nobody": false} {
+			if f.Has(vm) != has {
+				t.Errorf("%s: %t", vm, !has)
+			}
+			if large.Has(vm) {
+				t.Errorf("%s: found in a map of another size", vm)
+			}
+		}
+		again := openFlows(t, pin, 64)
+		expectRows(t, again, "vm1", 100)
+		if again.Has("nobody") {
+			t.Error("looking has made a map")
+		}
+	})
+	t.Run("made anew by another process", func(t *testing.T) {
+		const vm = "vm.with:all-kinds_of"
+		other := openFlows(t, pin, 64)
+		if err := other.Retain(func(name string) bool { return name != vm }); err != nil {
+			t.Fatal(err)
+		}
+		addRow(t, other, vm, 7)
+		f.Reopen(vm)
+		expectRows(t, f, vm, 7)
+	})
 	t.Run("those retained alone", func(t *testing.T) {
 		if err := f.Retain(func(vm string) bool { return vm == "vm2" }); err != nil {
 			t.Fatal(err)

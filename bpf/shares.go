@@ -64,6 +64,8 @@ type Shares struct {
 	beat  uint32
 	hangs uint32 // that Overtaken has told of
 
+	room, patience uint32 // for Begin
+
 	// Of the frames taken since Publish: 1 + the last ticket of the queue and of each VM, and the VMs' places, each once.
 	ofQueue uint32
 	ofVM    [meta.MaxPorts]uint32
@@ -75,6 +77,15 @@ type Shares struct {
 // hangs, which has a fill ring of so many. Call it while the queue has no socket. What was in the ring before counts as gone. It
 // outlives the program; Close ends it.
 func (p *Program) Shares(queue, room, fill int) (*Shares, error) {
+	s, err := p.SharesAhead(queue, room, fill)
+	if err == nil {
+		s.Begin()
+	}
+	return s, err
+}
+
+// SharesAhead is Shares while another one still has the queue: Begin is the rest. Until then nothing but Close may be done with it, and Hangs.
+func (p *Program) SharesAhead(queue, room, fill int) (*Shares, error) {
 	n := int(p.shares.MaxEntries())
 	if queue < 0 || queue >= n || room <= 0 || room > maxRoom || fill < 2 || fill > maxFill {
 		return nil, fmt.Errorf("xdp: shares: queue %d of %d, room for %d frames, fill ring of %d: %w", queue, n, room, fill, ErrNoDevice)
@@ -83,17 +94,20 @@ func (p *Program) Shares(queue, room, fill int) (*Shares, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: shares: map: %w: %w", ErrUnsupported, err)
 	}
-	s := &Shares{mem: mem, queue: rxQueueAt(mem, queue), places: make([]uint32, 0, meta.MaxPorts)}
+	return &Shares{mem: mem, queue: rxQueueAt(mem, queue), places: make([]uint32, 0, meta.MaxPorts), room: uint32(room), patience: uint32(fill / 2)}, nil
+}
+
+// Begin makes XDP count on this one from here on: what was in the ring before counts as gone.
+func (s *Shares) Begin() {
 	q := s.queue
 	for i := range q.VMs {
 		atomic.StoreUint32(&q.VMs[i].Taken, atomic.LoadUint32(&q.VMs[i].Admitted))
 	}
 	atomic.StoreUint32(&q.Taken, atomic.LoadUint32(&q.Admitted))
-	atomic.StoreUint32(&q.Room, uint32(room))
+	atomic.StoreUint32(&q.Room, s.room)
 	s.beat, s.hangs = atomic.LoadUint32(&q.Beat)+1, atomic.LoadUint32(&q.Hangs)
 	atomic.StoreUint32(&q.Beat, s.beat)
-	atomic.StoreUint32(&q.Patience, uint32(fill/2))
-	return s, nil
+	atomic.StoreUint32(&q.Patience, s.patience)
 }
 
 // Took notes that a frame has left the ring: the VM's meta.PortID and the tickets, from the frame's meta.Meta. It does not matter whether

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
 
@@ -33,9 +34,10 @@ type TapProgram struct {
 	outcomes *ebpf.Map
 	flows    *ebpf.Map // nil when shared
 
-	mu   sync.Mutex // of what follows
-	on   *tcAttachment
-	told told
+	mu    sync.Mutex // of what follows
+	on    *tcAttachment
+	place link.Link // an adopted program's, until it takes it
+	told  told
 }
 
 // LoadTap loads the program for one tap; it does not attach. Errors: ErrPermission, ErrUnsupported, ErrNoDevice.
@@ -103,7 +105,11 @@ func (p *TapProgram) Detach() error {
 
 // Close detaches and frees the program and its own maps; a shared flow map stays open. Closing twice is no error.
 func (p *TapProgram) Close() error {
-	return errors.Join(p.Detach(), p.prog.Close(), p.outcomes.Close(), p.flows.Close())
+	p.mu.Lock()
+	place := p.place
+	p.place = nil
+	p.mu.Unlock()
+	return errors.Join(p.Detach(), closeLink(place), p.prog.Close(), p.outcomes.Close(), p.flows.Close())
 }
 
 // Mode returns ModeTCX, ModeClsact, or "" when not attached.

@@ -24,8 +24,8 @@ func (p *TapProgram) Parts() (Parts, error) {
 	return out, nil
 }
 
-// AdoptTap goes on with a tap's program of another process, in its place at once. o.Flows must be the VM's map. It counts on. The
-// descriptors are taken over, also with an error. Errors: those of LoadTap and Attach, and ErrParts.
+// AdoptTap goes on with a tap's program of another process: this version's stands by, and TakePlace puts it in its place. o.Flows must be
+// the VM's map. It counts on. The descriptors are taken over, also with an error. Errors: those of LoadTap, and ErrParts.
 func AdoptTap(o TapOptions, parts Parts, outcomes map[string]uint64) (_ *TapProgram, err error) {
 	defer parts.Close()
 	maps, err := openMaps(&parts)
@@ -43,8 +43,9 @@ func AdoptTap(o TapOptions, parts Parts, outcomes map[string]uint64) (_ *TapProg
 			err = setByName(p.outcomes, tapOutcomeNames[:], outcomes)
 		}
 	}
-	if err == nil {
-		err = p.takeOver(&parts)
+	if err == nil && parts.Link >= 0 {
+		p.place, err = openLink(parts.Link, link.TCXType)
+		parts.Link = -1
 	}
 	if err != nil {
 		if p != nil {
@@ -70,22 +71,21 @@ func adoptTapSame(o TapOptions, parts *Parts, maps map[string]*ebpf.Map) (*TapPr
 	return p, nil
 }
 
-// takeOver puts the program in the place of the one in parts.
-func (p *TapProgram) takeOver(parts *Parts) error {
-	if parts.Link < 0 {
+// TakePlace puts an adopted program on its tap in place of the other process's, in the network namespace of the calling thread. Errors:
+// those of Attach.
+func (p *TapProgram) TakePlace() error {
+	p.mu.Lock()
+	l := p.place
+	p.mu.Unlock()
+	if l == nil {
 		return p.Attach()
 	}
-	l, err := openLink(parts.Link, link.TCXType)
-	parts.Link = -1
-	if err != nil {
-		return err
-	}
 	if err := l.Update(p.prog); err != nil { // also with the same one
-		return errors.Join(fmt.Errorf("replace the program: %w", err), l.Close())
+		return fmt.Errorf("tc: replace the program: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.on = &tcAttachment{link: l}
+	p.on, p.place = &tcAttachment{link: l}, nil
 	return nil
 }
 
@@ -96,7 +96,7 @@ func (p *TapProgram) Release() error {
 	p.on = nil
 	p.mu.Unlock()
 	var err error
-	switch {
+	switch { // what has not taken its place is Close's
 	case on == nil:
 	case on.link != nil:
 		err = closeLink(on.link)

@@ -36,6 +36,8 @@ type attachment struct {
 	partialSeen uint64       // and at the last look
 	partialAt   time.Time    // when there were more than before
 	before      *api.VMStats // counted by a process before this one; nil: by none
+	ahead       bool         // built, and it does not run yet
+	held        []string     // see packedVM
 
 	kept api.Addresses // canonical; guarded by the controller's lock
 

@@ -282,15 +282,7 @@ func (c *Controller) openMember(u *uplink, m netdev.Member, beside []*queue) (d 
 		return d, nil, err
 	}
 	for nic := range f.RxQueues {
-		s, err := openSocket(u, d, nic)
-		if err != nil {
-			return d, queues, err
-		}
-		wire, err := tap.OpenUplink(u.facts.Index)
-		if err != nil {
-			return d, queues, errors.Join(err, s.Close())
-		}
-		q, err := u.startQueue(queuePlace{u.freeQueue(slices.Concat(beside, queues)...), d, nic}, s, wire, noCounts(), nil, c.lookSoon)
+		q, err := u.openQueue(queuePlace{u.freeQueue(slices.Concat(beside, queues)...), d, nic}, true, c.lookSoon)
 		if err != nil {
 			return d, queues, err
 		}

@@ -80,8 +80,7 @@ type Controller struct {
 	survivor   *survivor // nil without Options.Store
 	stirred    uint64    // what the workers had moved when it was last written
 	rows       *bpf.FlowSpec
-	ready      map[int]*readied   // by ifindex, while a hand-over is under way
-	checked    map[string]checked // by the VM's name, likewise
+	ahead      *ahead // what was built, while a hand-over is under way
 	uplinks    map[string]*uplink
 	heard      map[*listening]bool // traces and captures under way
 	deaf       string              // why the control socket could not be made anew, as it was logged

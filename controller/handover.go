@@ -124,31 +124,19 @@ func (c *Controller) announce(h *heir) error {
 	return err
 }
 
-// preview describes the uplinks as far as their programs, the NIC's memory and the names of their VMs go. The caller holds mu.
-func (c *Controller) preview(b bag) (s packed, err error) {
-	keep := keeper{bag: b, err: &err}
-	for name, u := range c.uplinks {
-		prog, bad := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
-		err = errors.Join(err, bad)
-		one := packedUplink{Iface: name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, Native: u.devs[0].native, Program: prog, ChunkSize: u.chunk, Rings: u.rings}
-		if one.Devices, bad = u.describeDevices(&keep); bad != nil {
-			err = errors.Join(err, bad)
-		}
-		for _, q := range u.queues {
-			var umem string
-			if q.adoptable {
-				umem = keep.fd(fmt.Sprintf("%s.q%d.umem", u.tag, q.id), q.sock.Parts().Umem)
-			}
-			place := u.placed(q)
-			place.Umem = umem
-			one.Queues = append(one.Queues, place)
-		}
+// preview describes everything as pack would, and stops nothing. A VM that cannot be asked now is left out of it as far as its kind goes.
+// The caller holds mu.
+func (c *Controller) preview(p *parcel.Parcel) (packed, error) {
+	vms := map[*attachment]*packedVM{}
+	for _, u := range c.uplinks {
 		for _, a := range u.sorted() {
-			one.VMs = append(one.VMs, packedVM{VM: a.saved()})
+			vms[a] = a.packed()
+			if err := a.kind.show(a, p, vms[a]); err != nil {
+				a.log.Warn("hand over: not shown ahead", "err", err)
+			}
 		}
-		s.Uplinks = append(s.Uplinks, one)
 	}
-	return s, err
+	return c.describe(p, vms)
 }
 
 // giveTo packs, sends, and waits for the heir's word. false: the heir is no more, and this process has gone on. The caller holds mu.
@@ -191,6 +179,7 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 		bad = c.unpack(p, &s, eachForItself)
 	}
 	if bad == nil {
+		c.ownChanges(&s)
 		c.remember()
 		bad = c.forgetHeir(&s)
 	}

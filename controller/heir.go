@@ -105,8 +105,7 @@ type singly struct{ *net.UnixConn }
 
 func (s singly) Read(b []byte) (int, error) { return s.UnixConn.Read(b[:min(1, len(b))]) }
 
-// makeReady makes what takes time, while the controller before goes on: the programs that this version has otherwise, the mappings of
-// the NIC's memory, the workers' tables, what is looked up for each VM.
+// makeReady builds all that can be built while the controller before goes on.
 func (c *Controller) makeReady(conn *net.UnixConn) error {
 	p, s, err := receivePacked(conn)
 	if err != nil {
@@ -116,15 +115,11 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 	if _, err := c.flowRows(); err != nil {
 		return err
 	}
-	c.ready, c.checked = map[int]*readied{}, map[string]checked{}
-	for i := range s.Uplinks {
-		u := &s.Uplinks[i]
-		if c.ready[u.Index], err = readyUplink(p, u, c.opt.Sizes.slots()); err != nil {
-			return fmt.Errorf("interface %s: %w", u.Iface, err)
-		}
-		for n := range u.VMs {
-			c.checkAhead(attachAgain(u.Iface, u.VMs[n].VM))
-		}
+	c.mu.Lock()
+	err = c.rehearse(p, &s)
+	c.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	return json.NewEncoder(conn).Encode(api.ReplaceAnswer{Ready: true})
 }
@@ -153,13 +148,16 @@ func receivePacked(conn *net.UnixConn) (p *parcel.Parcel, s packed, err error) {
 	return p, s, nil
 }
 
-// goOn takes what is in a parcel. The caller holds mu.
+// goOn takes what is in a parcel. What guests wait for comes first. The caller holds mu.
 func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking) error {
-	if err := c.survive(s.Process + 1); err != nil {
-		return err
-	}
-	if err := c.takePlaces(p, s); err != nil {
-		return err
+	if !c.ahead.placesFit(s) {
+		programs := c.ahead.takePrograms()
+		c.dropAhead()
+		c.leaveAhead()
+		if err := c.takePlaces(p, s); err != nil {
+			return err
+		}
+		c.ahead = &ahead{programs: programs}
 	}
 	same := c.survivor != nil && c.opt.Store.Path() == s.Store
 	if same { // it has all this already
@@ -169,37 +167,32 @@ func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking) error {
 	if err := c.unpack(p, s, how); err != nil {
 		return err
 	}
-	c.dropReady()
-	c.remember()
-	if same {
-		return c.dropStrays(s.Kept)
+	err := c.takeState(p, s)
+	if err == nil {
+		c.dropAhead()
+		c.remember()
+		if same {
+			err = c.dropStrays(s.Kept)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, c.abandonAll())
 	}
 	return nil
 }
 
-// takePlaces goes on with the state directory, the sockets and the flow maps. The caller holds mu.
+// takePlaces goes on with the sockets and the flow maps, and begins to keep, which all may be done while the controller before works. The
+// caller holds mu.
 func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
-	fd, err := p.Take(s.Lock, parcel.Memory)
-	if err != nil {
+	if err := c.survive(s.Process + 1); err != nil {
 		return err
 	}
-	if c.state, err = state.Adopt(c.opt.State, fd); err != nil {
-		return err
-	}
-	saved, err := c.state.Load()
-	if err != nil {
-		return err
-	}
-	c.restored, c.started = true, s.Started
-	if c.opt.Service && c.opt.Watchdog == 0 {
-		c.opt.Watchdog = s.Watchdog
-	}
-	c.restoreDefaults(saved.DefaultPolicy)
 	gid, err := socketGroup(c.opt.Socket, c.opt.SocketGroup)
 	if err != nil {
 		return err
 	}
-	if fd, err = p.Take(s.Control.FD, parcel.Listener); err != nil {
+	fd, err := p.Take(s.Control.FD, parcel.Listener)
+	if err != nil {
 		return err
 	}
 	if c.listener, err = unixsock.Adopt(controlConfig(c.opt.Socket, gid), s.Control.ID, fd); err != nil {
@@ -211,9 +204,33 @@ func (c *Controller) takePlaces(p *parcel.Parcel, s *packed) error {
 	if err := c.takeScrapes(p, s); err != nil {
 		return err
 	}
-	if err := c.takeFlows(p, s); err != nil {
+	return c.takeFlows(p, s)
+}
+
+// takeState goes on with the state directory. The caller holds mu.
+func (c *Controller) takeState(p *parcel.Parcel, s *packed) error {
+	fd, err := p.Take(s.Lock, parcel.Memory)
+	if err != nil {
 		return err
 	}
+	if c.state, err = state.Adopt(c.opt.State, fd); err != nil {
+		return err
+	}
+	saved, err := c.state.Load()
+	if err != nil {
+		return err
+	}
+	if c.flows == nil { // none yet
+		if err := c.openFlows(); err != nil {
+			return err
+		}
+	}
+	c.restored, c.started = true, s.Started
+	if c.opt.Service && c.opt.Watchdog == 0 {
+		c.opt.Watchdog = s.Watchdog
+	}
+	c.restoreDefaults(saved.DefaultPolicy)
+	c.ownChanges(s)
 	c.waitForTheRest(&saved, s)
 	return nil
 }
@@ -247,7 +264,7 @@ func (c *Controller) takeFlows(p *parcel.Parcel, s *packed) error {
 		return c.loadFlows()
 	}
 	if s.Flows == "" {
-		return c.openFlows() // none yet
+		return nil
 	}
 	fd, err := p.Take(s.Flows, parcel.BPFMap)
 	if err != nil {
@@ -279,20 +296,20 @@ func (c *Controller) waitForTheRest(saved *state.State, s *packed) {
 	}
 }
 
-// dropReady lets go of what was made ready and not used.
-func (c *Controller) dropReady() {
-	for _, r := range c.ready {
-		_ = r.close()
-	}
-	c.ready, c.checked = nil, nil
-}
-
-// leavePlaces lets go of what takePlaces took, and leaves it to the controller before.
+// leavePlaces lets go of what was taken, and leaves it to the controller before.
 func (c *Controller) leavePlaces() {
-	c.dropReady()
+	c.dropAhead()
 	if c.watcher != nil {
 		c.watcher.Close()
 	}
+	c.leaveAhead()
+	if c.state != nil {
+		_ = c.state.Close()
+	}
+}
+
+// leaveAhead lets go of what takePlaces took.
+func (c *Controller) leaveAhead() {
 	if c.scrapes != nil {
 		_ = c.scrapes.Close()
 	}
@@ -302,10 +319,11 @@ func (c *Controller) leavePlaces() {
 	if c.flows != nil {
 		_ = c.flows.Close()
 	}
-	if c.state != nil {
-		_ = c.state.Close()
-	}
 	if c.pinsLock != nil {
 		_ = c.pinsLock.Close() // the other's
 	}
+	if c.survivor != nil {
+		_ = c.survivor.note.Close()
+	}
+	c.scrapes, c.listener, c.flows, c.pinsLock, c.survivor = nil, nil, nil, nil, nil
 }

@@ -33,8 +33,17 @@ type kind interface {
 	keep(a *attachment, b bag, vm *packedVM) error
 	// prepare is plan without a look at what only plan may find: what a VM is that was attached already.
 	prepare(c *Controller, uplink *netdev.Facts)
-	// unpack is open for what pack has kept. errMoved: the host is why it cannot be.
-	unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error
+	// show puts into p and vm what pack would, of a VM that goes on, for build in another process while it does.
+	show(a *attachment, p *parcel.Parcel, vm *packedVM) error
+	// build is open for what pack or show has kept, one step before anything is touched that the process before uses as well. errMoved:
+	// the host is why it cannot be. forsake takes back what there is, also after an error.
+	build(a *attachment, p *parcel.Parcel, vm *packedVM) error
+	// fits tells whether what was built from show is what pack has kept since. Then takeOver goes on with the latter.
+	fits(vm *packedVM) bool
+	// takeOver is that step, once the process before has stopped.
+	takeOver(a *attachment) error
+	// forsake takes back what build and a takeOver that failed have done, and leaves the VM to the process before.
+	forsake(a *attachment) error
 	// enforce puts a policy in force on every worker, and delivers what was held under the old one. a.mu is held, a.running true.
 	enforce(a *attachment, p api.Policy) error
 	// uplinkMTU says that the uplink has another MTU, in bytes behind the Ethernet header.

@@ -63,8 +63,12 @@ func (k *countingKind) prepare(*Controller, *netdev.Facts) {}
 func (k *countingKind) pack(a *attachment, _ *parcel.Parcel, _ *packedVM) error {
 	return a.up.each(func(q *queue) error { return q.StopPort(a.idx) })
 }
-func (k *countingKind) keep(*attachment, bag, *packedVM) error                    { return nil }
-func (k *countingKind) unpack(a *attachment, _ *parcel.Parcel, _ *packedVM) error { return k.open(a) }
+func (k *countingKind) keep(*attachment, bag, *packedVM) error             { return nil }
+func (k *countingKind) show(*attachment, *parcel.Parcel, *packedVM) error  { return nil }
+func (k *countingKind) build(*attachment, *parcel.Parcel, *packedVM) error { return nil }
+func (k *countingKind) fits(*packedVM) bool                                { return true }
+func (k *countingKind) takeOver(a *attachment) error                       { return k.open(a) }
+func (k *countingKind) forsake(*attachment) error                          { return nil }
 func (k *countingKind) features() virtio.Features {
 	return virtio.Mask(virtio.FGuestCsum) | virtio.Mask(virtio.FGuestTSO4)
 }

@@ -34,9 +34,7 @@ func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
 	vms := map[*attachment]*packedVM{}
 	goOn := func(err error) error {
 		for _, a := range packedVMs {
-			if bad := a.kind.unpack(a, p, vms[a]); bad != nil {
-				err = errors.Join(err, bad)
-			}
+			err = errors.Join(err, buildAgain(a, p, vms[a]))
 		}
 		for _, u := range c.uplinks {
 			err = errors.Join(err, u.each((*queue).Resume))

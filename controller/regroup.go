@@ -6,7 +6,6 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/controller/report"
-	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // withoutVMs runs fn while no worker takes anything and no VM is on one: as in a change of hands, after which this very process goes on.
@@ -28,7 +27,7 @@ func (c *Controller) withoutVMs(u *uplink, fn func() error) error {
 	}
 	for a, vm := range vms {
 		a.kind.prepare(c, u.facts)
-		err = errors.Join(err, a.kind.unpack(a, p, vm))
+		err = errors.Join(err, buildAgain(a, p, vm))
 	}
 	return errors.Join(err, u.each((*queue).Resume))
 }
@@ -41,10 +40,3 @@ func (u *uplink) carryCounts(q *queue) {
 		a.before = &sum
 	}
 }
-
-func openSocket(u *uplink, d *device, nic int) (*xsk.Socket, error) {
-	return xsk.Open(u.queueConfig(queuePlace{dev: d, nic: nic}))
-}
-
-// noCounts is what a worker begins with that is to take nothing until Resume.
-func noCounts() *api.Queue { return &api.Queue{} }

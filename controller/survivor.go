@@ -176,10 +176,10 @@ func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 		c.mu.Unlock()
 	}
 	if err != nil {
-		c.leavePlaces()
 		if c.survivor != nil { // it may have begun to keep
 			err = errors.Join(err, c.survivor.forget())
 		}
+		c.leavePlaces()
 		for _, name := range append(names, s.portNotes(process+1)...) {
 			err = errors.Join(err, opt.Store.Drop(name))
 		}

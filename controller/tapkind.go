@@ -33,6 +33,7 @@ type tapKind struct {
 	sockets  []int               // by queue: the packet sockets, which are the guests'
 	given    []int               // by queue: packet sockets of a process before this one, for openGuest
 	dropped  uint64              // the tap's own drops before we came
+	was      packedTap           // what it was built from
 }
 
 func wantsTap(req *api.AttachRequest) bool { return req.Tap != "" || req.Domain != "" }

@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"reflect"
 
 	"golang.org/x/sys/unix"
 
@@ -50,8 +51,11 @@ func (t *tapKind) describeTo(a *attachment, b bag, vm *packedVM) (err error) {
 	return errors.Join(err, bad)
 }
 
-// unpack opens new ways to the tap, which must be the one that was proved, and steers to them what the policy steers.
-func (t *tapKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) (err error) {
+// show describes the VM as pack does.
+func (t *tapKind) show(a *attachment, p *parcel.Parcel, vm *packedVM) error { return t.keep(a, p, vm) }
+
+// build opens new ways to the tap, which must be the one that was proved.
+func (t *tapKind) build(a *attachment, p *parcel.Parcel, vm *packedVM) (err error) {
 	s := vm.Tap
 	if s == nil {
 		return fmt.Errorf("tap: %w", parcel.ErrMissing)
@@ -60,6 +64,7 @@ func (t *tapKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) (err err
 	if err != nil {
 		return err
 	}
+	t.was = *s
 	t.guest, t.proof, t.halt, t.dropped, t.bypassed = s.Guest, netdev.Proved(s.Tap, s.Index, s.Downs, s.By), s.Halt, s.Dropped, s.Bypass
 	if t.facts, err = netdev.InspectTap(s.Tap); err == nil && t.facts.Index != s.Index {
 		err = errors.New("it was made anew")
@@ -84,9 +89,39 @@ func (t *tapKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) (err err
 	if t.tc, err = bpf.AdoptTap(o, parts, s.Program.Outcomes); err != nil {
 		return fmt.Errorf("tap %s: %w", s.Tap, err)
 	}
+	return nil
+}
+
+func (t *tapKind) fits(vm *packedVM) bool { return reflect.DeepEqual(t.was.fixed(), vm.Tap.fixed()) }
+
+// fixed is a VM without what changes while frames move.
+func (s packedTap) fixed() packedTap {
+	s.Program.Outcomes = nil
+	return s
+}
+
+// takeOver steers to the ways that were opened what the policy steers, and counts what the VM sends.
+func (t *tapKind) takeOver(a *attachment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := t.tc.TakePlace(); err != nil {
+		return fmt.Errorf("tap %s: %w", t.facts.Name, err)
+	}
 	a.running = true
 	_, flags := t.rules(a.policy)
 	return t.steer(a, flags, a.policy.ExcludePorts)
+}
+
+func (t *tapKind) forsake(a *attachment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.up.each(func(q *queue) error { return q.StopPort(a.idx) })
+	if t.tc != nil {
+		err = errors.Join(err, t.tc.Release())
+		t.tc = nil
+	}
+	a.running = false
+	return err
 }
 
 // takeSockets takes the packet sockets, one for each queue.

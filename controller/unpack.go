@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/rscctl/rscctl/controller/state"
 	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
-	"github.com/rscctl/rscctl/vhost/tap"
 )
 
 // errMoved means that a VM of a parcel cannot be served now for a reason that is the host's, not the parcel's: it waits.
@@ -42,37 +39,21 @@ func readPacked(p *parcel.Parcel) (s packed, err error) {
 	return s, nil
 }
 
-// unpack goes on with the uplinks of a parcel. With an error nothing of them is kept, and nothing of the host was undone. The caller
-// holds mu.
+// unpack goes on with the uplinks of a parcel: with what was built ahead of it, as far as that is still as it was, and builds the rest. With
+// an error nothing of them is kept, and nothing of the host was undone. The caller holds mu.
 func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err error) {
-	var opened []*uplink
 	defer func() {
-		if err == nil {
-			return
-		}
-		for _, u := range opened {
-			c.pulses.remove(u)
-			err = errors.Join(err, u.abandon())
-			c.unwatchUplink(u)
-			delete(c.uplinks, u.name)
+		if err != nil {
+			err = errors.Join(err, c.abandonAll())
 		}
 	}()
+	c.ahead.keepFitting(c, s)
 	for i := range s.Uplinks {
-		u, err := c.unpackUplink(p, &s.Uplinks[i])
-		if err != nil {
+		if err := c.unpackUplink(p, &s.Uplinks[i], how); err != nil {
 			return fmt.Errorf("interface %s: %w", s.Uplinks[i].Iface, err)
 		}
-		opened = append(opened, u)
-		c.uplinks[u.name] = u
-		c.pulses.add(u)
-		if err := c.unpackVMs(p, u, s.Uplinks[i].VMs, how); err != nil {
-			return fmt.Errorf("interface %s: %w", u.name, err)
-		}
-		if err := c.watchAgain(u); err != nil {
-			return err
-		}
 	}
-	for _, u := range opened {
+	for _, u := range c.uplinks {
 		if err := u.each((*queue).Resume); err != nil {
 			return err
 		}
@@ -81,196 +62,30 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 	return nil
 }
 
-// unpackUplink goes on with an interface. Its workers run and take nothing yet.
-func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, err error) {
-	at, err := stillThere(s)
-	if err != nil {
-		return nil, err
-	}
-	f := at.facts
-	u = &uplink{tag: s.Tag, name: f.Name, facts: f, bond: at.bond, chunk: s.ChunkSize, rings: s.Rings, slots: c.opt.Sizes.slots(), tune: c.tuning(), log: c.log.With("iface", f.Name), vms: map[string]*attachment{}, flows: c.flows,
-		began: time.Now(), steering: map[uint32]bool{}, warnings: s.Warnings, changes: c.changesByID(s.Changes)}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, u.abandon())
-			u = nil
-		}
-	}()
-	for i, n := range s.Generations {
-		if i < 0 || i >= maxPorts {
-			return u, fmt.Errorf("generation of port %d: %w", i, parcel.ErrDamaged)
-		}
-		u.taken[i] = n
-	}
-	ready := c.ready[s.Index]
-	for i, packed := range s.devices() {
-		d := &device{facts: at.devs[i], native: packed.Native}
-		if d.prog, err = unpackProgram(p, &packed, ready, u.prog); err != nil {
-			return u, err
-		}
-		u.addDevice(d)
-	}
-	if err := u.atUnpack(); err != nil {
-		return u, err
-	}
-	fd, err := p.Take(s.Multicast, parcel.PacketSocket)
-	if err != nil {
-		return u, err
-	}
-	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index); err != nil {
-		return u, err
-	}
-	for id := range s.Queues {
-		place, err := u.place(s, id)
-		if err != nil {
-			return u, err
-		}
-		q, err := u.unpackQueue(p, place, &s.Queues[id], ready.queue(id), c.lookSoon)
-		if err != nil {
-			return u, err
-		}
-		u.queues = append(u.queues, q)
-	}
-	return u, nil
-}
-
-// watchAgain begins to follow an interface that was followed by a process before.
-func (c *Controller) watchAgain(u *uplink) error {
-	_, err := c.watcher.Add(u.name)
-	for _, d := range u.devs {
-		if u.bond != nil && err == nil {
-			_, err = c.watcher.Add(d.facts.Name)
+// unpackUplink goes on with an interface and its VMs. Its workers take nothing yet. What there is of it with an error is in c.uplinks.
+func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink, how unpacking) (err error) {
+	u := c.ahead.takeUplink(s)
+	if u == nil {
+		if u, err = c.buildUplink(p, s); err != nil {
+			return err
 		}
 	}
-	return err
-}
-
-// unpackProgram goes on with an interface's program: this version's, which was made ready before the other stopped, or is now.
-func unpackProgram(p *parcel.Parcel, s *packedDevice, ready *readied, beside *bpf.Program) (prog *bpf.Program, err error) {
-	if prog = ready.program(s.Program.LinkID); prog == nil { // also when the interface's program was attached anew meanwhile
-		if prog, err = adoptProgram(p, s, beside); err != nil {
-			return nil, err
-		}
+	c.uplinks[u.name] = u
+	if err := u.begin(s); err != nil {
+		return err
 	}
-	if err := prog.TakePlace(); err != nil {
-		return nil, errors.Join(err, prog.Release())
-	}
-	return prog, nil
-}
-
-// adoptProgram loads this version's program over the maps of a parcel's. It does not take its place.
-func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program) (*bpf.Program, error) {
-	parts, err := takeProgram(p, &s.Program)
-	if err != nil {
-		return nil, err
-	}
-	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside}, parts, s.Program.Outcomes)
-}
-
-// stillThere looks at the interface of a parcel, which may have another name by now.
-func stillThere(s *packedUplink) (*site, error) {
-	link, err := net.InterfaceByIndex(s.Index)
-	if err != nil {
-		return nil, err
-	}
-	f, err := netdev.Inspect(link.Name)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(s.Devices) > 0:
-		return membersStillThere(s, f)
-	case f.Index != s.Index || f.RxQueues != s.RxQueues || len(s.Queues) != s.RxQueues:
-		return nil, fmt.Errorf("%w: it has %d receive queues, and had %d", errMoved, f.RxQueues, s.RxQueues)
-	}
-	return &site{facts: f, devs: []*netdev.Facts{f}}, nil
-}
-
-// membersStillThere is stillThere for a bond. Members that have come or left are followed later.
-func membersStillThere(s *packedUplink, f *netdev.Facts) (*site, error) {
-	b, err := netdev.BondOf(f.Index)
-	if err == nil && b == nil {
-		err = fmt.Errorf("%w: it is no bond any more", errMoved)
-	}
-	if err != nil {
-		return nil, err
-	}
-	at, queues := &site{facts: f, bond: b}, 0
-	for _, d := range s.Devices {
-		now, err := netdev.InspectIndex(d.Index)
-		if err == nil && now.RxQueues != d.RxQueues {
-			err = fmt.Errorf("%w: its member %s has %d receive queues, and had %d", errMoved, now.Name, now.RxQueues, d.RxQueues)
-		}
-		if err != nil {
-			return nil, err
-		}
-		at.devs, queues = append(at.devs, now), queues+d.RxQueues
-	}
-	if queues != len(s.Queues) {
-		return nil, fmt.Errorf("%d queues of %d: %w", len(s.Queues), queues, parcel.ErrDamaged)
-	}
-	return at, nil
-}
-
-// atUnpack tells the programs of a bond's members which of them are backups now.
-func (u *uplink) atUnpack() error {
-	return u.eachDevice(func(d *device) error {
-		m := u.member(d.facts.Index)
-		d.backup = m != nil && !m.Active
-		return d.prog.SetBackup(d.backup)
-	})
-}
-
-// place is where a queue of a parcel is.
-func (u *uplink) place(s *packedUplink, i int) (queuePlace, error) {
-	d, id, nic := s.place(i)
-	if d == nil || nic < 0 || nic >= d.RxQueues {
-		return queuePlace{}, fmt.Errorf("queue %d: %w", i, parcel.ErrDamaged)
-	}
-	return queuePlace{id, u.device(d.Index), nic}, nil
-}
-
-// unpackQueue goes on with a queue's socket, or opens one where the kernel does not let that be: what waited in the other one is lost.
-func (u *uplink) unpackQueue(p *parcel.Parcel, at queuePlace, s *packedQueue, ready readiedQueue, trouble func()) (*queue, error) {
-	var sock *xsk.Socket
-	var parts xsk.Parts
-	var err error
-	if s.Socket == "" {
-		sock, err = xsk.Open(u.queueConfig(at))
-	} else if parts, err = takeQueue(p, s); err == nil {
-		cfg := u.queueConfig(at)
-		cfg.Ahead = ready.umem
-		sock, err = xsk.Adopt(cfg, parts)
-	}
-	if err != nil {
-		return nil, err
-	}
-	wire, err := u.unpackWire(p, s)
-	if err != nil {
-		return nil, errors.Join(err, sock.Close())
-	}
-	return u.startQueue(at, sock, wire, &s.Counted, ready.worker, trouble)
-}
-
-// unpackWire goes on with a queue's packet socket, or opens one where the parcel is of a version that had none.
-func (u *uplink) unpackWire(p *parcel.Parcel, s *packedQueue) (*tap.Uplink, error) {
-	if s.Wire == "" {
-		return tap.OpenUplink(u.facts.Index)
-	}
-	fd, err := p.Take(s.Wire, parcel.PacketSocket)
-	if err != nil {
-		return nil, err
-	}
-	return tap.AdoptUplink(fd, u.facts.Index)
-}
-
-// unpackVMs goes on with the VMs of an uplink. One that cannot be served any more because of its host waits.
-func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM, how unpacking) error {
-	for i := range list {
-		vm := &list[i]
-		err := c.unpackVM(p, u, vm, how)
+	c.pulses.add(u)
+	for i := range s.VMs {
+		vm := &s.VMs[i]
+		err := c.unpackVM(p, u, vm)
 		if how.waits(err) {
 			c.forgetPort(vm)
 			u.log.Error("VM not taken over: it waits", "vm", vm.VM.Name, "err", err)
+			if a := u.vms[vm.VM.Name]; a != nil {
+				if bad := errors.Join(c.forsake(a), u.removeVM(a)); bad != nil {
+					u.log.Error("VM not taken over", "vm", vm.VM.Name, "err", bad)
+				}
+			}
 			c.wait(u.name, vm.VM, err.Error())
 			continue
 		}
@@ -281,62 +96,116 @@ func (c *Controller) unpackVMs(p *parcel.Parcel, u *uplink, list []packedVM, how
 	return nil
 }
 
-func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM, how unpacking) error {
-	a, err := c.checkPacked(attachAgain(u.name, vm.VM))
-	if err != nil {
-		return err
-	}
-	if vm.Index >= maxPorts || u.byIdx[vm.Index] != nil {
-		return fmt.Errorf("port %d: %w", vm.Index, parcel.ErrDamaged)
-	}
-	a.tag, a.idx, a.gen, a.up, a.log = vm.Tag, vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM)
-	a.before, a.partial, a.partialSeen = &vm.Counted, vm.Partial, vm.Counted.Passed[flowtable.ReasonPartialChecksum.String()]
-	err = u.each(func(q *queue) error { return q.Add(a.portConfig()) })
-	if err == nil {
-		err = u.countFlows(a)
-	}
-	if err == nil {
-		a.kind.prepare(c, u.facts)
-		err = a.kind.unpack(a, p, vm)
-	}
-	if err != nil {
-		if how.waits(err) {
-			return errors.Join(err, u.removeVM(a))
+// begin puts the programs, the sockets and the workers of an interface that was built in the place of those of the process before, which
+// must have stopped. The workers take nothing yet.
+func (u *uplink) begin(s *packedUplink) error {
+	for i, n := range s.Generations {
+		if i < 0 || i >= maxPorts {
+			return fmt.Errorf("generation of port %d: %w", i, parcel.ErrDamaged)
 		}
+		u.taken[i] = n
+	}
+	u.warnings = s.Warnings
+	for _, d := range u.devs {
+		if err := d.prog.TakePlace(); err != nil {
+			return u.ofMember(d.facts.Name, err)
+		}
+	}
+	if err := u.beginBond(); err != nil {
 		return err
 	}
-	u.vms[a.req.VM], u.byIdx[a.idx] = a, a
-	if a.kind.watched() != 0 {
-		if _, err := c.watcher.Add(a.kind.to()); err != nil {
-			a.log.Warn("watch", "err", err)
+	for id, q := range u.queues {
+		q.before = &s.Queues[id].Counted
+		if err := u.beginQueue(q); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// abandon gives up an uplink that could not be unpacked whole, and leaves the host and the front-ends to whoever has the parcel.
-func (u *uplink) abandon() error {
+// beginBond tells the programs of a bond's members which of them are backups now. All else that is new of the bond is followed later.
+func (u *uplink) beginBond() error {
+	if u.bond == nil {
+		return nil
+	}
+	if b, err := netdev.BondOf(u.facts.Index); err == nil && b != nil {
+		u.bond = b
+	}
+	return u.eachDevice(func(d *device) error {
+		m := u.member(d.facts.Index)
+		d.backup = m != nil && !m.Active
+		return d.prog.SetBackup(d.backup)
+	})
+}
+
+// unpackVM goes on with a VM. With an error it may be in u.vms.
+func (c *Controller) unpackVM(p *parcel.Parcel, u *uplink, vm *packedVM) (err error) {
+	a := u.vms[vm.VM.Name]
+	if a == nil || !a.ahead { // not built ahead, or there twice
+		if a, err = c.buildVM(p, u, vm); err != nil {
+			return err
+		}
+	}
+	vm.held = a.held
+	a.before, a.partial, a.partialSeen = &vm.Counted, vm.Partial, vm.Counted.Passed[flowtable.ReasonPartialChecksum.String()]
+	if err := u.prog.SetFlows(a.id(), a.flows); err != nil {
+		return err
+	}
+	if err := a.kind.takeOver(a); err != nil {
+		return err
+	}
+	a.ahead = false
+	return nil
+}
+
+// abandonAll gives up all uplinks, and leaves the host and the front-ends to whoever has the parcel. The caller holds mu.
+func (c *Controller) abandonAll() error {
 	var errs []error
-	for _, a := range u.vms { // packed again, for nobody: the parcel has duplicates of all that it holds
-		spare := parcel.New("")
+	for name, u := range c.uplinks {
+		c.pulses.remove(u)
+		errs = append(errs, c.abandon(u))
+		delete(c.uplinks, name)
+	}
+	return errors.Join(errs...)
+}
+
+// abandon is abandonAll for one that need not be in use.
+func (c *Controller) abandon(u *uplink) error {
+	var errs []error
+	for _, a := range u.vms {
+		if a.ahead {
+			errs = append(errs, c.forsake(a))
+			continue
+		}
+		spare := parcel.New("") // packed again, for nobody: the parcel has duplicates of all that it holds
 		errs = append(errs, a.kind.pack(a, spare, &packedVM{}))
 		spare.Close()
+		if index := a.kind.watched(); index != 0 {
+			c.watcher.Remove(index)
+		}
 	}
+	c.unwatchUplink(u)
 	return errors.Join(append(errs, u.release())...)
 }
 
-// changesByID are those entries of the undo list.
-func (c *Controller) changesByID(ids []uint64) (out []state.Change) {
+// ownChanges gives every interface what was changed on the host for it, once the undo list was read. The caller holds mu.
+func (c *Controller) ownChanges(s *packed) {
 	known := map[uint64]state.Change{}
 	for _, ch := range c.state.Changes() {
 		known[ch.ID] = ch
 	}
-	for _, id := range ids {
-		if ch, ok := known[id]; ok {
-			out = append(out, ch)
+	for i := range s.Uplinks {
+		for _, u := range c.uplinks {
+			if u.tag != s.Uplinks[i].Tag {
+				continue
+			}
+			for _, id := range s.Uplinks[i].Changes {
+				if ch, ok := known[id]; ok {
+					u.changes = append(u.changes, ch)
+				}
+			}
 		}
 	}
-	return out
 }
 
 // takeProgram takes a program's descriptors.

@@ -197,7 +197,7 @@ func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble fun
 	}
 	for _, d := range u.devs {
 		for nic := range d.facts.RxQueues {
-			q, err := u.openQueue(queuePlace{u.freeQueue(), d, nic}, trouble)
+			q, err := u.openQueue(queuePlace{u.freeQueue(), d, nic}, false, trouble)
 			if err != nil {
 				return u, u.ofMember(d.facts.Name, err)
 			}
@@ -214,8 +214,8 @@ type queuePlace struct {
 	nic int
 }
 
-// openQueue opens one NIC queue and starts its worker.
-func (u *uplink) openQueue(at queuePlace, trouble func()) (*queue, error) {
+// openQueue opens one NIC queue and starts its worker. suspended: the worker takes nothing until Resume, which starts it.
+func (u *uplink) openQueue(at queuePlace, suspended bool, trouble func()) (*queue, error) {
 	s, err := xsk.Open(u.queueConfig(at))
 	if err != nil {
 		return nil, err
@@ -224,7 +224,17 @@ func (u *uplink) openQueue(at queuePlace, trouble func()) (*queue, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return u.startQueue(at, s, wire, nil, nil, trouble)
+	q, err := u.makeQueue(at, s, wire, suspended, trouble)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.beginQueue(q); err != nil {
+		return nil, errors.Join(err, q.close())
+	}
+	if !suspended {
+		q.Start()
+	}
+	return q, nil
 }
 
 // queueConfig is what the socket of one NIC queue is opened with.
@@ -241,10 +251,10 @@ func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 	}
 }
 
-// startQueue starts the worker of one NIC queue on its sockets, which are the queue's from here on. before is what a process before
-// this one has counted; then the worker takes nothing until Resume. prepared may be nil. On failure nothing is left behind.
-func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, before *api.Queue, prepared *datapath.Worker, trouble func()) (_ *queue, err error) {
-	q := &queue{id: at.id, dev: at.dev, nic: at.nic, sock: s, wire: wire, adoptable: s.Adoptable(), wakeFD: -1, before: before, place: u.tune.place, cpus: u.tune.place.take()}
+// makeQueue makes a NIC queue and its worker over its sockets, which are the queue's from here on. It touches nothing of them and of the
+// program. suspended: the worker takes nothing until Resume, which starts it. On failure nothing is left behind.
+func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspended bool, trouble func()) (_ *queue, err error) {
+	q := &queue{id: at.id, dev: at.dev, nic: at.nic, sock: s, wire: wire, wakeFD: -1, place: u.tune.place, cpus: u.tune.place.take()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.close())
@@ -253,19 +263,16 @@ func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, befo
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("worker %d: eventfd: %w", at.id, err)
 	}
-	if q.shares, err = at.dev.prog.Shares(at.nic, u.rings.Rx, u.rings.Fill); err != nil {
+	if q.shares, err = at.dev.prog.SharesAhead(at.nic, u.rings.Rx, u.rings.Fill); err != nil {
 		return nil, err
 	}
 	nic, err := u.wayOut(q)
 	if err != nil {
 		return nil, err
 	}
-	if err := wire.SetDirect(u.facts.TSO); err != nil {
-		return nil, fmt.Errorf("worker %d: %w", at.id, err)
-	}
 	cfg := datapath.Config{
 		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
-		Suspended: before != nil, Prepared: prepared, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
+		Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if len(u.queues) == 0 {
@@ -274,11 +281,24 @@ func (u *uplink) startQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, befo
 	if q.Worker, err = datapath.New(cfg); err != nil {
 		return nil, err
 	}
-	if err := at.dev.prog.SetSocket(at.nic, s.FD()); err != nil {
-		return nil, err
-	}
-	q.Start()
 	return q, nil
+}
+
+// beginQueue puts a queue's sockets in their place. Who had the queue before must have stopped.
+func (u *uplink) beginQueue(q *queue) error {
+	if err := q.sock.Begin(); err != nil {
+		return err
+	}
+	q.adoptable = q.sock.Adoptable()
+	q.shares.Begin()
+	err := q.wire.Begin()
+	if err == nil {
+		err = q.wire.SetDirect(u.facts.TSO)
+	}
+	if err != nil {
+		return fmt.Errorf("worker %d: %w", q.id, err)
+	}
+	return q.dev.prog.SetSocket(q.nic, q.sock.FD())
 }
 
 // reason is what the kernel answered, without the words of each layer that handed it on.

@@ -35,6 +35,9 @@ type userKind struct {
 	limit vhost.LogLimit
 	told  string    // the last warning that was logged
 	keeps *survivor // nil: nothing outlives this process
+
+	built *vhost.Prepared // nil but between build and takeOver
+	state vhost.PortState // for takeOver
 }
 
 func wantsUser(req *api.AttachRequest) bool { return req.VhostUser != "" }

@@ -23,24 +23,38 @@ func (k *userKind) pack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(vm.putPort(p, a.tag, &state, files), k.keeper().leave())
+}
+
+// show describes the port between two messages of its front-end.
+func (k *userKind) show(a *attachment, p *parcel.Parcel, vm *packedVM) error {
+	state, files, err := k.port.Load().Describe()
+	if err != nil {
+		return err
+	}
+	return vm.putPort(p, a.tag, &state, files)
+}
+
+// putPort puts a port into a parcel. The files are taken over.
+func (vm *packedVM) putPort(p *parcel.Parcel, tag string, state *vhost.PortState, files []vhost.NamedFile) (err error) {
 	u := &packedUser{Files: map[string]string{}}
 	for _, f := range files {
-		name, kerr := p.Keep(a.tag+"."+f.Name, f.FD)
+		name, kerr := p.Keep(tag+"."+f.Name, f.FD)
 		u.Files[f.Name] = name
 		err = errors.Join(err, kerr, unix.Close(f.FD))
 	}
 	b, merr := json.Marshal(state)
 	u.Port, vm.User = b, u
-	return errors.Join(err, merr, k.keeper().leave())
+	return errors.Join(err, merr)
 }
 
 // keep: the port keeps what is its own by itself, as its front-end speaks.
 func (k *userKind) keep(_ *attachment, _ bag, vm *packedVM) error {
 	vm.User = &packedUser{}
-	return nil
+	return k.port.Load().Noted()
 }
 
-func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
+func (k *userKind) build(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 	if vm.User == nil {
 		return fmt.Errorf("vhost-user port: %w", parcel.ErrMissing)
 	}
@@ -50,9 +64,8 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 		files = append(files, vhost.NamedFile{Name: name, FD: fd})
 		vm.held = append(vm.held, keptAs(name, memoryID(fd)))
 	}
-	var state vhost.PortState
 	if err == nil {
-		state, err = vhost.ReadPortState(body)
+		k.state, err = vhost.ReadPortState(body)
 	}
 	if err == nil {
 		err = k.wire(a)
@@ -66,11 +79,43 @@ func (k *userKind) unpack(a *attachment, p *parcel.Parcel, vm *packedVM) error {
 		}
 		return err
 	}
-	port, err := vhost.Unpack(k.cfg, state, files)
+	k.built, err = vhost.Prepare(k.cfg, k.state, files)
+	return err
+}
+
+func (k *userKind) fits(vm *packedVM) bool {
+	state, err := vhost.ReadPortState(vm.User.Port)
+	if err != nil || !k.built.Fits(&state) {
+		return false
+	}
+	k.state = state
+	return true
+}
+
+func (k *userKind) takeOver(a *attachment) error {
+	built := k.built
+	k.built = nil
+	port, err := built.Start(&k.state)
 	if err != nil {
-		return errors.Join(err, k.keeper().leave())
+		return err
 	}
 	return k.steer(a, port)
+}
+
+func (k *userKind) forsake(*attachment) error {
+	if k.built != nil {
+		k.built.Close()
+		k.built = nil
+	}
+	var err error
+	if port := k.port.Load(); port != nil { // it runs, and what followed has failed
+		var files []vhost.NamedFile
+		_, files, err = port.Pack()
+		for _, f := range files {
+			err = errors.Join(err, unix.Close(f.FD))
+		}
+	}
+	return errors.Join(err, k.keeper().leave())
 }
 
 // keeper is what the port keeps itself with, nil for nothing.

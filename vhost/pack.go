@@ -1,7 +1,6 @@
 package vhost
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -13,9 +12,11 @@ import (
 // packWithin bounds Pack: what a front-end notices of it is a request that is answered so much later.
 const packWithin = time.Second
 
-// packing is a Pack that waits for the control goroutine. All but answer is guarded by Port.mu.
+// packing is a Pack that waits for the control goroutine. All but answer and only is guarded by Port.mu.
 type packing struct {
+	only      bool // it is Describe: the port goes on
 	withdrawn bool // nobody waits any more
+	answered  bool // with what the port is
 	answer    chan packed
 }
 
@@ -52,6 +53,36 @@ func (p *Port) Pack() (PortState, []NamedFile, error) {
 	return r.state, r.files, nil
 }
 
+// Describe returns what Pack would, of a port that goes on: how it is between two
+// messages of its front-end, of which nothing is stopped. A connection that nobody
+// has taken is left out, and the bases of rings that run are old. The errors are those
+// of Pack.
+func (p *Port) Describe() (PortState, []NamedFile, error) {
+	p.packMu.Lock()
+	defer p.packMu.Unlock()
+	k := &packing{only: true, answer: make(chan packed, 1)}
+	p.ask(k)
+	r := p.packed(k, nil)
+	if r.err != nil {
+		return PortState{}, nil, fmt.Errorf("port %s: describe: %w", p.cfg.Name, r.err)
+	}
+	return r.state, r.files, nil
+}
+
+// ask has the control goroutine do what Pack waits for.
+func (p *Port) ask(k *packing) {
+	p.mu.Lock()
+	p.packing = k
+	if p.session != nil {
+		p.session.Pause()
+	}
+	p.mu.Unlock()
+	select {
+	case p.asked <- struct{}{}:
+	default:
+	}
+}
+
 func (p *Port) pack() packed {
 	k := &packing{answer: make(chan packed, 1)}
 	p.mu.Lock()
@@ -63,16 +94,7 @@ func (p *Port) pack() packed {
 	p.mu.Unlock()
 	defer p.wg.Done()
 	waiting := p.halt(p.intake)
-	p.mu.Lock()
-	p.packing = k
-	if p.session != nil {
-		p.session.Pause()
-	}
-	p.mu.Unlock()
-	select {
-	case p.asked <- struct{}{}:
-	default:
-	}
+	p.ask(k)
 	r := p.packed(k, waiting)
 	if r.err != nil {
 		if p.ctx.Err() != nil { // whatever came of it
@@ -135,7 +157,7 @@ func (p *Port) packed(k *packing, waiting *net.UnixConn) packed {
 func (p *Port) withdraw(k *packing) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.handed {
+	if k.answered {
 		return false
 	}
 	k.withdrawn = true
@@ -171,7 +193,7 @@ func (p *Port) packUp(s *user.Session) bool {
 			p.giveUpPack(k, user.FaultError(r))
 		}
 	}()
-	if s != nil {
+	if s != nil && !k.only {
 		if err := s.Freeze(); err != nil {
 			p.giveUpPack(k, fmt.Errorf("%w: %w", ErrBusy, err))
 			return false
@@ -191,8 +213,14 @@ func (p *Port) packUp(s *user.Session) bool {
 		p.thaw(s)
 		return false
 	}
-	p.handed, p.packing, p.session = true, nil, nil
+	k.answered = true
 	k.answer <- packed{state: st, files: dups}
+	if k.only {
+		p.unask(k)
+		p.mu.Unlock()
+		return false
+	}
+	p.handed, p.packing, p.session = true, nil, nil
 	p.mu.Unlock()
 	if s != nil {
 		p.contain("pack", s.Leave)
@@ -215,105 +243,4 @@ func (p *Port) giveUpPack(k *packing, err error) {
 	defer p.mu.Unlock()
 	p.unask(k)
 	k.answer <- packed{err: err}
-}
-
-// Unpack makes a Port that goes on where another one was, by Pack or by what a Keeper
-// was told last: the front-end keeps its connection, and the guest its rings. The
-// files are the Port's afterwards, and are closed on an error, without a sign to the
-// front-end: whoever has duplicates can still Unpack them.
-//
-// A ring goes on at its used.idx, whatever the state says: buffers are completed in
-// order. What was taken and not completed is taken again. The guest is called once for
-// every ring that runs, and every such ring counts as kicked. Hooks.Started is called as
-// for any start, before Unpack returns unless it takes longer than 1 s: what moves
-// frames may begin then. A state with Pending, and what a
-// connection that has ended leaves, make a port without a front-end, which listens, or
-// dials.
-//
-// cfg is as for NewPort; its socket must be the state's, and it must offer what was
-// negotiated. Files that the state does not name are closed, and the Keeper is told to drop
-// them: a crash leaves such. A connection among them is ended.
-//
-// Whoever gives up after Unpack, so that the process before goes on, ends by Pack or by
-// exiting: Close ends the connection.
-//
-// The errors are ErrConfig, ErrNewer, ErrParcel (what of the state, or which file, is
-// wrong: missing, twice, of another kind), and those of the system.
-func Unpack(cfg Config, st PortState, files []NamedFile) (*Port, error) {
-	set, err := user.NewFiles(files)
-	if err != nil {
-		return nil, fmt.Errorf("port %s: unpack: %w", cfg.Name, err)
-	}
-	defer set.Close()
-	p, err := newPort(cfg)
-	if err != nil {
-		return nil, err
-	}
-	waiting, s, err := p.unpack(&st, set)
-	if err != nil {
-		if p.l != nil {
-			_ = p.l.Leave()
-		}
-		if waiting != nil {
-			_ = waiting.Close()
-		}
-		return nil, p.abandon(fmt.Errorf("unpack: %w", err))
-	}
-	set.HangUpRest()
-	if p.journal != nil {
-		p.journal.adopt(files)
-	}
-	if s != nil {
-		p.setSession(s)
-		p.notef("front-end taken over (process %d)", s.Info().PeerPID)
-	}
-	p.start(waiting, s)
-	return p, nil
-}
-
-func (p *Port) unpack(st *PortState, files *user.Files) (waiting *net.UnixConn, s *user.Session, err error) {
-	if err := st.checkSchema(); err != nil {
-		return nil, nil, err
-	}
-	if st.Socket != p.cfg.Socket || st.Connect != p.cfg.Connect {
-		return nil, nil, fmt.Errorf("state of the socket %.128q, dialled: %t; not of %s: %w", st.Socket, st.Connect, p.cfg.Socket, ErrParcel)
-	}
-	p.carry(st)
-	p.sessions = st.Sessions
-	switch {
-	case st.Gone:
-		p.last = fmt.Errorf("connection: %w", ErrDisconnected)
-	case st.Last != "":
-		p.last = errors.New(st.Last)
-	}
-	if !st.Connect {
-		if st.ID == nil {
-			return nil, nil, fmt.Errorf("no identity of the socket's file: %w", ErrParcel)
-		}
-		fd, err := files.Take(st.Listener)
-		if err != nil {
-			return nil, nil, err
-		}
-		if p.l, err = unixsock.Adopt(socketConfig(p.cfg), *st.ID, fd); err != nil {
-			return nil, nil, fmt.Errorf("%w: %w", ErrParcel, socketError(err))
-		}
-	}
-	if st.Waiting != "" {
-		fd, err := files.Take(st.Waiting)
-		if err != nil {
-			return nil, nil, err
-		}
-		if waiting, err = user.AdoptConn(fd); err != nil {
-			return nil, nil, fmt.Errorf("file %.64q: %w", st.Waiting, err)
-		}
-	}
-	if st.FrontEnd == nil {
-		return waiting, nil, nil
-	}
-	if st.Pending != "" { // nobody takes its connection, which ends with the rest
-		p.last = fmt.Errorf("%.32q was half done when the process before ended: %w", st.Pending, ErrHalfDone)
-		return waiting, nil, nil
-	}
-	s, err = user.RestoreSession(p.sessionConfig(p.sessions), st.FrontEnd, files)
-	return waiting, s, err
 }

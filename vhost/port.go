@@ -126,6 +126,7 @@ type Port struct {
 	journal *journal            // nil without a Keeper
 	carried [numCounters]uint64 // of the process before
 	resumed chan struct{}       // closed once Hooks.Started has been told of the rings that ran when the port was unpacked
+	noted   chan struct{}       // closed once the Keeper knows what the port began with
 
 	faults atomic.Uint64
 	mtu    atomic.Int64 // what Config.MTU is by now
@@ -190,7 +191,8 @@ func newPort(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port %s: %w", cfg.Name, err)
 	}
-	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{}), conns: make(chan *net.UnixConn), wanted: make(chan struct{}), asked: make(chan struct{}, 1)}
+	p := &Port{cfg: cfg, caller: caller, done: make(chan struct{}), conns: make(chan *net.UnixConn), wanted: make(chan struct{}), asked: make(chan struct{}, 1),
+		resumed: make(chan struct{}), noted: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.mtu.Store(int64(cfg.MTU))
 	if cfg.Keep != nil {
@@ -211,9 +213,11 @@ func newPort(cfg Config) (*Port, error) {
 // start starts the goroutines: with a connection that was accepted and not yet served, and with a session that runs already. Either
 // may be nil. It waits until Hooks.Started has been told of the rings that run.
 func (p *Port) start(waiting *net.UnixConn, s *user.Session) {
-	p.journal.note(s)
 	p.intake = p.take(waiting)
-	p.resumed = make(chan struct{})
+	if s == nil {
+		p.journal.note(nil)
+		close(p.noted)
+	}
 	p.wg.Go(func() { p.control(s) })
 	if s == nil {
 		return
@@ -226,10 +230,27 @@ func (p *Port) start(waiting *net.UnixConn, s *user.Session) {
 	}
 }
 
-// resume tells of the rings of a session that ran already. Control goroutine only.
+// resume tells of the rings of a session that ran already, and then the Keeper: guests do not wait for that. Control goroutine only.
 func (p *Port) resume(s *user.Session) {
-	defer close(p.resumed)
-	s.Resume()
+	defer close(p.noted)
+	func() {
+		defer close(p.resumed)
+		s.Resume()
+	}()
+	p.journal.note(s)
+}
+
+// Noted waits until the Keeper knows all of a port that Unpack, or Start, has made: before the process says that it goes on with it.
+// ErrBusy: it does not yet, after 1 s.
+func (p *Port) Noted() error {
+	t := time.NewTimer(packWithin)
+	defer t.Stop()
+	select {
+	case <-p.noted:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("port %s: journal: %w", p.cfg.Name, ErrBusy)
+	}
 }
 
 // SetMTU replaces Config.MTU for the front-ends that connect from now on; one that is connected keeps what it was told.

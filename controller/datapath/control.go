@@ -34,8 +34,8 @@ type message struct {
 // be read. A worker that did not answer the last time is not waited for as long: one that stands still must not stop those who
 // look at all of them.
 func (w *Worker) do(fn func()) error {
-	if !w.started.Load() {
-		return fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStopped)
+	if done, err := w.ahead(fn); done {
+		return err
 	}
 	within := answerWithin
 	if w.silent.Load() {
@@ -116,7 +116,7 @@ func (w *Worker) Fault() error {
 // that it was given may be closed; a worker that was never started, or has ended before, is no error. ErrStuck: it still
 // runs, and nothing that it was given may be closed or unmapped.
 func (w *Worker) Stop() error {
-	if !w.started.Load() {
+	if done, _ := w.ahead(w.closeGuests); done {
 		return nil
 	}
 	err := w.do(func() { w.stopping = true })

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,9 +32,33 @@ func (w *Worker) Suspend(within time.Duration) error {
 	return err
 }
 
-// Resume ends Suspend, or Config.Suspended. It looks at every ring once: signs of what came meanwhile may have been taken.
+// Resume ends Suspend, or Config.Suspended: a worker that was not started is. It looks at every ring once: signs of what came meanwhile may
+// have been taken.
 func (w *Worker) Resume() error {
-	return w.do(func() { w.suspended = false })
+	err := w.do(func() { w.suspended = false })
+	if err == nil {
+		w.Start()
+	}
+	return err
+}
+
+// ahead runs fn, at once, on a worker that begins suspended and was not started: nobody else uses what is its. done: the worker was not
+// started. Error: ErrStopped, and fn did not run.
+func (w *Worker) ahead(fn func()) (done bool, err error) {
+	if w.started.Load() {
+		return false, nil
+	}
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	switch {
+	case w.started.Load():
+		return false, nil
+	case !w.cfg.Suspended:
+		return true, fmt.Errorf("worker %d: %w", w.cfg.ID, ErrStopped)
+	}
+	w.now = w.clock()
+	fn()
+	return true, nil
 }
 
 // unsettled is how many frames wait for guests that may still take them.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,10 +44,9 @@ type Config struct {
 	Slots     int       // of the flow table
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
-	Suspended bool         // it begins as Suspend leaves it
+	Suspended bool         // it begins as Suspend leaves it, before Start too: it does what it is told, and Resume starts it
 	CPUs      []int        // that the thread may run on; none: any
 	BusyPoll  int64        // ns that it polls the NIC on after it had something to do, before it sleeps; 0: it sleeps at once
-	Prepared  *Worker      // by Prepare, which becomes this worker; nil, or of other sizes: New makes one
 	// Trouble is called on the worker's goroutine when the control side should look: a guest is finished, or the worker is.
 	// It must not wait.
 	Trouble func()
@@ -124,6 +124,7 @@ type Worker struct {
 	cmds     chan message
 	dead     chan struct{}
 	fault    error       // why run ended by itself; read after dead is closed
+	starting sync.Mutex  // what belongs to the goroutine, until there is one
 	direct   atomic.Bool // Wire's
 	started  atomic.Bool
 	silent   atomic.Bool // the last message was not answered in time
@@ -143,17 +144,6 @@ type QueueCounters struct {
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }
 
-// Prepare makes what takes New long, which is its memory: a worker for Config.Prepared, of as many chunks and slots.
-func Prepare(chunks, slots int) (*Worker, error) {
-	w := &Worker{cfg: Config{Chunks: chunks, Slots: slots}}
-	t, err := flowtable.New(flowtable.Config{Slots: slots, MaxHeld: heldMost(chunks), Ports: MaxPorts}, w)
-	w.table = t
-	if err == nil {
-		err = w.mender.init(chunks / 4)
-	}
-	return w, err
-}
-
 // heldMost is how many chunks the flow table may have: a quarter, and of a larger UMEM half, once as many as usual are left for all else.
 func heldMost(chunks int) int {
 	const others = 16384
@@ -162,25 +152,20 @@ func heldMost(chunks int) int {
 
 // New returns a worker that does nothing until Start. It opens no descriptor.
 func New(cfg Config) (*Worker, error) {
-	w := cfg.Prepared
-	if w == nil || w.cfg.Chunks != cfg.Chunks || w.cfg.Slots != cfg.Slots {
-		var err error
-		if w, err = Prepare(cfg.Chunks, cfg.Slots); err != nil {
-			return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
-		}
-	}
-	cfg.Prepared = nil
-	*w = Worker{
-		table: w.table, mender: w.mender, cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
+	w := &Worker{
+		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	w.publishTx = w.beforeUsed
-	if cfg.Wire != nil {
-		w.direct.Store(cfg.Wire.Direct())
+	var err error
+	if w.table, err = flowtable.New(flowtable.Config{Slots: cfg.Slots, MaxHeld: heldMost(cfg.Chunks), Ports: MaxPorts}, w); err != nil {
+		return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
 	}
-	w.sent = uint64(w.nic.TxPending())
+	if err := w.mender.init(cfg.Chunks / 4); err != nil {
+		return nil, fmt.Errorf("worker %d: %w", cfg.ID, err)
+	}
 	if w.clock == nil {
 		start := time.Now()
 		w.clock = func() int64 { return int64(time.Since(start)) }
@@ -188,10 +173,27 @@ func New(cfg Config) (*Worker, error) {
 	return w, nil
 }
 
-// Start starts the worker's goroutine. Call it once.
+// Start starts the worker's goroutine, once.
 func (w *Worker) Start() {
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	if w.started.Load() {
+		return
+	}
+	w.begin()
 	w.started.Store(true)
 	go w.run()
+}
+
+// begin reads what of the NIC and of Wire was another's to change so far. What the guests sent by then may be on its way.
+func (w *Worker) begin() {
+	w.sent = uint64(w.nic.TxPending())
+	for _, e := range w.egress {
+		e.mark = w.sent
+	}
+	if w.cfg.Wire != nil {
+		w.direct.Store(w.cfg.Wire.Direct())
+	}
 }
 
 // run is the worker's goroutine.
@@ -228,11 +230,16 @@ func (w *Worker) finish() {
 	w.now = w.clock()
 	w.table.Close(flowtable.ReasonStop, w.now)
 	w.flush()
+	w.closeGuests()
+	_ = w.nic.Flush() // a link that is down loses what was queued for it
+}
+
+// closeGuests drops what waits for the guests, and closes them.
+func (w *Worker) closeGuests() {
 	for _, p := range w.list {
 		w.dropQueued(p, flowtable.ReasonPortDown)
 		w.closeGuest(p)
 	}
-	_ = w.nic.Flush() // a link that is down loses what was queued for it
 }
 
 // ended is the last thing that the goroutine does. A fault of ours ends this worker and no other: the control side hears of it

@@ -35,7 +35,6 @@ type Parcel struct {
 	State   json.RawMessage
 	files   map[string]*File
 	order   []string // of the names, as they were put in
-	next    int      // for Keep
 }
 
 // New returns an empty parcel of this version.
@@ -54,14 +53,17 @@ func (p *Parcel) Put(name string, fd int) error {
 	return nil
 }
 
-// Keep puts a duplicate of a borrowed descriptor in and returns the name that it made for it, which begins with what.
+// Keep puts a duplicate of a borrowed descriptor in and returns the name that it made for it: what, or with a number behind where that is
+// taken. So two parcels have one name for the same thing.
 func (p *Parcel) Keep(what string, fd int) (name string, err error) {
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return "", fmt.Errorf("parcel: %s: %w", what, err)
 	}
-	p.next++
-	name = fmt.Sprintf("%s.%d", what, p.next)
+	name = what
+	for n := 2; p.files[name] != nil; n++ {
+		name = fmt.Sprintf("%s.%d", what, n)
+	}
 	return name, p.Put(name, dup)
 }
 

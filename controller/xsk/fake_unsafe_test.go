@@ -46,8 +46,10 @@ func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
 func (m fakeMemory) socket(ring, reserve int) *Socket {
 	return &Socket{
 		parts: Parts{-1, -1, -1}, umem: newUmem(m.umem, len(m.umem)/len(m.owner), m.owner), reserve: reserve, txBudget: maxTxBudget,
-		fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
-		rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
+		rings: rings{
+			fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
+			rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),
+		},
 	}
 }
 

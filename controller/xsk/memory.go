@@ -42,14 +42,26 @@ func newMemory(name string, size int) (fd int, err error) {
 	return fd, nil
 }
 
+// fileID is the identity of a memory file.
+type fileID struct{ dev, ino uint64 }
+
+func fileOf(fd int) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fileID{}, explain("UMEM memory", err)
+	}
+	return fileID{uint64(st.Dev), st.Ino}, nil
+}
+
+func mapWhole(fd, size int) ([]byte, error) {
+	return unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+}
+
 // mapMemory maps both memory files and returns the note in front of the owners.
 func (s *Socket) mapMemory(c Config) (note, error) {
-	mem := c.Ahead.take(s.parts.Umem, c.umemSize())
-	if mem == nil {
-		var err error
-		if mem, err = mapWhole(s.parts.Umem, c.umemSize()); err != nil {
-			return nil, explain("UMEM memory", err)
-		}
+	mem, err := mapWhole(s.parts.Umem, c.umemSize())
+	if err != nil {
+		return nil, explain("UMEM memory", err)
 	}
 	s.mapped = append(s.mapped, mem)
 	own, err := mapWhole(s.parts.Owners, c.ownersSize())
@@ -59,6 +71,7 @@ func (s *Socket) mapMemory(c Config) (note, error) {
 	s.mapped = append(s.mapped, own)
 	words := wordsOf(own)
 	s.umem = newUmem(mem, c.ChunkSize, owners(words[noteWords:]))
+	s.umem.free = nil // until Begin
 	return note(words[:noteWords]), nil
 }
 

@@ -10,8 +10,8 @@ import (
 
 // A socket that was closed leaves its queue a moment later, in a kernel work queue; Open waits that long for the queue.
 const (
-	busyTries = 200
-	busyPause = 5 * time.Millisecond
+	busyTries = 2000
+	busyPause = 500 * time.Microsecond
 )
 
 const maxTxBudget = 32 // frames the kernel sends per wake-up unless told otherwise (net/xdp/xsk.c TX_BATCH_SIZE)
@@ -47,7 +47,11 @@ func (c *Config) reserve() int {
 
 // Open makes the socket and binds it to one queue of one interface. The fill ring is empty: call Refill. The XDP program
 // need not be attached yet. Errors: ErrConfig, ErrPermission, ErrNoDevice, ErrBusy, ErrUnsupported, ErrNoMemory, ErrDown.
-func Open(c Config) (s *Socket, err error) {
+func Open(c Config) (*Socket, error) { return begun(OpenAhead(c)) }
+
+// OpenAhead is Open for a queue that another socket still has: it makes the memory and the rings, which takes milliseconds. Begin binds
+// the socket, once the other is closed. Until then it receives and sends nothing.
+func OpenAhead(c Config) (s *Socket, err error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("xsk: %w", err)
 	}
@@ -67,27 +71,37 @@ func Open(c Config) (s *Socket, err error) {
 	if err := s.sizeRings(c); err != nil {
 		return s, err
 	}
-	if err := s.mapRings(c); err != nil {
+	ours, err := s.mapRings(c)
+	if err != nil {
 		return s, err
 	}
 	s.raiseTxBudget(c)
 	// The socket's own limit on memory in flight must not be the one that stops sending: the TX ring's size is the limit. Where
 	// the kernel refuses, EAGAIN slows sending down instead.
 	_ = unix.SetsockoptInt(s.parts.Socket, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.TxSize*2*c.ChunkSize)
-	if c.BusyPoll {
-		if err := s.preferPoll(true); err != nil {
-			return s, err
+	s.begin = func() (err error) {
+		if c.BusyPoll {
+			err = s.preferPoll(true)
 		}
+		if err == nil {
+			err = s.bind(c)
+		}
+		if err == nil {
+			err = s.readMode()
+		}
+		if err != nil {
+			return fmt.Errorf("xsk: interface %d queue %d: %w", c.Ifindex, c.Queue, err)
+		}
+		s.rings = ours
+		s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
+		return nil
 	}
-	if err := s.bind(c); err != nil {
-		return s, err
-	}
-	return s, s.readMode()
+	return s, nil
 }
 
 // newSocket is a Socket without memory and rings.
 func newSocket(c Config, p Parts) *Socket {
-	return &Socket{parts: p, reserve: c.reserve(), alwaysWake: !c.NeedWakeup, txBudget: maxTxBudget}
+	return &Socket{parts: p, umem: &umem{}, rings: noRings(), reserve: c.reserve(), alwaysWake: !c.NeedWakeup, txBudget: maxTxBudget}
 }
 
 func (s *Socket) raiseTxBudget(c Config) {
@@ -140,24 +154,24 @@ func (s *Socket) sizeRings(c Config) error {
 }
 
 // mapRings maps the four rings, at the positions that are in them.
-func (s *Socket) mapRings(c Config) error {
+func (s *Socket) mapRings(c Config) (r rings, err error) {
 	off, err := mmapOffsets(s.parts.Socket)
 	if err != nil {
-		return explain("ring offsets", err)
+		return r, explain("ring offsets", err)
 	}
-	if s.rx, err = mapDescRing(s, unix.XDP_PGOFF_RX_RING, off.Rx, c.RxSize); err != nil {
-		return explain("RX ring", err)
+	if r.rx, err = mapDescRing(s, unix.XDP_PGOFF_RX_RING, off.Rx, c.RxSize); err != nil {
+		return r, explain("RX ring", err)
 	}
-	if s.tx, err = mapDescRing(s, unix.XDP_PGOFF_TX_RING, off.Tx, c.TxSize); err != nil {
-		return explain("TX ring", err)
+	if r.tx, err = mapDescRing(s, unix.XDP_PGOFF_TX_RING, off.Tx, c.TxSize); err != nil {
+		return r, explain("TX ring", err)
 	}
-	if s.fill, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, c.FillSize); err != nil {
-		return explain("fill ring", err)
+	if r.fill, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, c.FillSize); err != nil {
+		return r, explain("fill ring", err)
 	}
-	if s.comp, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, c.CompSize); err != nil {
-		return explain("completion ring", err)
+	if r.comp, err = mapAddrRing(s, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, c.CompSize); err != nil {
+		return r, explain("completion ring", err)
 	}
-	return nil
+	return r, nil
 }
 
 func (s *Socket) mapRing(pgoff int64, length int) ([]byte, error) {
@@ -213,8 +227,7 @@ func (s *Socket) Close() error {
 		errs = append(errs, unix.Munmap(m))
 	}
 	s.mapped = nil
-	s.umem = &umem{}
-	s.rx, s.tx, s.fill, s.comp = emptyDescRing(), emptyDescRing(), emptyAddrRing(), emptyAddrRing()
+	s.umem, s.rings, s.begin = &umem{}, noRings(), nil
 	s.txPending, s.txQueued = 0, false
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("xsk: close: %w", err)

@@ -65,7 +65,11 @@ func (p Parts) close() error {
 //
 // Errors: ErrConfig; ErrParts: not the descriptors of this queue's socket, and of which what is wrong; ErrNoDevice: the
 // interface has gone; ErrUnsupported: the kernel maps no ring of a bound socket (before Linux 6.4): open a new one.
-func Adopt(c Config, p Parts) (s *Socket, err error) {
+func Adopt(c Config, p Parts) (*Socket, error) { return begun(AdoptAhead(c, p)) }
+
+// AdoptAhead is Adopt for a socket that its owner still uses: it maps everything, which takes milliseconds, and touches no ring. Begin
+// is the rest, once the owner does not use it any more. Until then the Socket receives and sends nothing.
+func AdoptAhead(c Config, p Parts) (s *Socket, err error) {
 	s = newSocket(c, p)
 	defer func() {
 		if err != nil {
@@ -86,24 +90,65 @@ func Adopt(c Config, p Parts) (s *Socket, err error) {
 	if err := n.check(c, p); err != nil {
 		return s, err
 	}
-	if err := s.wakeRx(); errors.Is(err, unix.ENXIO) {
-		return s, fmt.Errorf("socket is bound no more: %w", ErrNoDevice)
+	if err := s.bound(); err != nil {
+		return s, err
 	}
-	if err := s.mapRings(c); errors.Is(err, unix.EBUSY) {
+	theirs, err := s.mapRings(c)
+	if errors.Is(err, unix.EBUSY) {
 		return s, fmt.Errorf("rings of a bound socket (before Linux 6.4): %w", ErrUnsupported)
 	} else if err != nil {
 		return s, err
 	}
-	if s.txPending, err = s.umem.owner.settle(s.umem.shift, &s.rx, &s.tx, &s.fill, &s.comp); err != nil {
-		return s, err
+	s.begin = func() error {
+		theirs.reread()
+		err, sent := s.bound(), 0
+		if bad := s.preferPoll(c.BusyPoll); err == nil && c.BusyPoll { // the last owner may have asked for it
+			err = bad
+		}
+		if err == nil {
+			sent, err = s.umem.owner.settle(s.umem.shift, &theirs.rx, &theirs.tx, &theirs.fill, &theirs.comp)
+		}
+		if err != nil {
+			return fmt.Errorf("xsk: adopt interface %d queue %d: %w", c.Ifindex, c.Queue, err)
+		}
+		s.rings, s.txPending, s.unwoken = theirs, sent, true
+		s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
+		return nil
 	}
-	s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
-	s.unwoken = true
 	s.raiseTxBudget(c)
-	if err := s.preferPoll(c.BusyPoll); err != nil && c.BusyPoll { // the last owner may have asked for it
-		return s, err
-	}
 	return s, s.readMode()
+}
+
+// bound tells whether the interface is still there.
+func (s *Socket) bound() error {
+	if err := s.wakeRx(); errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("socket is bound no more: %w", ErrNoDevice)
+	}
+	return nil
+}
+
+// begun is a socket that was made ahead, at once.
+func begun(s *Socket, err error) (*Socket, error) {
+	if err == nil {
+		if err = s.Begin(); err != nil {
+			err = errors.Join(err, s.Close())
+			s = nil
+		}
+	}
+	return s, err
+}
+
+// Begin makes a Socket of AdoptAhead or OpenAhead receive and send. A second call does nothing. With an error nothing of a ring was touched,
+// and Close is all that is left. Errors: those of Adopt, or of Open.
+func (s *Socket) Begin() error {
+	if s.begin == nil {
+		return nil
+	}
+	if err := s.begin(); err != nil {
+		return err
+	}
+	s.begin = nil
+	return nil
 }
 
 // check looks at the kinds of the descriptors, and keeps them from children. Error: ErrParts.

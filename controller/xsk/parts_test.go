@@ -59,19 +59,11 @@ func TestAdoptGoesOnWhereTheOwnerStopped(t *testing.T) {
 		old.Publish()
 		send(old, 3) // never published
 		c := r.config(0, native)
-		ahead, err := MapAhead(c, old.Parts().Umem)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Ahead = ahead
 		s, err := Adopt(c, old.Parts().dup(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { s.Close() })
-		if ahead.mem != nil {
-			t.Error("the mapping that was made ahead is not used")
-		}
 		old.Close()
 		r.socks[0] = s
 		if s.TxPending() != 2 {

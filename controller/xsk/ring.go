@@ -51,8 +51,27 @@ func emptyIndex() index {
 	return index{producer: new(uint32), consumer: new(uint32), flags: new(uint32)}
 }
 
-func emptyAddrRing() addrRing { return addrRing{index: emptyIndex()} }
-func emptyDescRing() descRing { return descRing{index: emptyIndex()} }
+// reread looks at both words again, which others have moved.
+func (x *index) reread() {
+	x.cachedP, x.cachedC = atomic.LoadUint32(x.producer), atomic.LoadUint32(x.consumer)
+}
+
+// rings are the four of a socket.
+type rings struct {
+	rx, tx     descRing
+	fill, comp addrRing
+}
+
+// noRings are those of a closed socket.
+func noRings() rings {
+	return rings{rx: descRing{index: emptyIndex()}, tx: descRing{index: emptyIndex()}, fill: addrRing{index: emptyIndex()}, comp: addrRing{index: emptyIndex()}}
+}
+
+func (r *rings) reread() {
+	for _, x := range []*index{&r.rx.index, &r.tx.index, &r.fill.index, &r.comp.index} {
+		x.reread()
+	}
+}
 
 func (x *index) needsWakeup() bool { return atomic.LoadUint32(x.flags)&needWakeup != 0 }
 

@@ -1,7 +1,6 @@
 package xsk
 
 import (
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +22,7 @@ func newIndex(mem []byte, off unix.XDPRingOffset, size int) index {
 		producer: word(mem, off.Producer), consumer: word(mem, off.Consumer), flags: word(mem, off.Flags),
 		mask: uint32(size - 1), size: uint32(size),
 	}
-	x.cachedP, x.cachedC = atomic.LoadUint32(x.producer), atomic.LoadUint32(x.consumer) // the kernel may be at work already
+	x.reread() // the kernel may be at work already
 	return x
 }
 

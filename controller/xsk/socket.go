@@ -12,8 +12,6 @@ type Config struct {
 	NeedWakeup     bool // let the kernel say when it wants to be woken: fewer system calls
 	Native         bool // the XDP program runs in the driver, so zero-copy is tried first
 	BusyPoll       bool // BusyPoll is going to be called instead of waiting
-
-	Ahead *Ahead // of the memory that Adopt gets, which takes the mapping over; nil, or of another: Adopt maps it
 }
 
 // Desc is one frame in the UMEM: the offset of its first byte, and its length in bytes.
@@ -31,13 +29,11 @@ const Headroom = 256
 // Socket is one bound AF_XDP socket with its UMEM. Use it from one goroutine.
 type Socket struct {
 	parts      Parts
+	begin      func() error // what Begin has to do; nil: nothing any more
 	zeroCopy   bool
 	mapped     [][]byte // what Close unmaps
 	umem       *umem
-	fill       addrRing
-	comp       addrRing
-	rx         descRing
-	tx         descRing
+	rings          // empty until Begin
 	reserve    int // chunks that Refill leaves
 	txPending  int // sent and not completed
 	txQueued   bool

@@ -49,11 +49,21 @@ func newUplink(p *Packet) (*Uplink, error) {
 	if err := unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, uplinkSndbuf); err != nil {
 		return nil, errors.Join(fmt.Errorf("packet socket: send buffer: %w", os.NewSyscallError("setsockopt", err)), p.Close())
 	}
-	bypass, err := unix.GetsockoptInt(p.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("packet socket: %w", os.NewSyscallError("getsockopt", err)), p.Close())
+	u := &Uplink{Packet: p}
+	if err := u.Begin(); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
-	return &Uplink{Packet: p, direct: bypass != 0}, nil
+	return u, nil
+}
+
+// Begin reads which way frames go, which a process before this one may have changed since AdoptUplink.
+func (u *Uplink) Begin() error {
+	bypass, err := unix.GetsockoptInt(u.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS)
+	if err != nil {
+		return fmt.Errorf("packet socket: %w", os.NewSyscallError("getsockopt", err))
+	}
+	u.direct = bypass != 0
+	return nil
 }
 
 // Add puts a frame behind those that wait for Send; false: no more fit. Its memory, but not f and not the list of its fragments, is in

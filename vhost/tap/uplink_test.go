@@ -146,6 +146,12 @@ func TestAnUplinkIsHandedOver(t *testing.T) {
 		t.Fatal(heir, err)
 	}
 	defer heir.Close()
+	if err := u.SetDirect(false); err != nil { // as long as it is not the heir's
+		t.Fatal(err)
+	}
+	if err := heir.Begin(); err != nil || heir.Direct() {
+		t.Errorf("direct %v, %v: the last owner has chosen the other way", heir.Direct(), err)
+	}
 	f := (stream{segments: 2, size: 100}).frame(nil)
 	r.all(heir, f)
 	r.expect(f)

@@ -193,11 +193,12 @@ func (s *Session) rejoin(i int, dev vring.Device) (rejoined bool, err error) {
 	return true, nil
 }
 
-// RestoreSession makes a session that goes on where another one was, with rings that
-// run and that Run serves; call Resume first. It takes what it needs from files, and
-// the connection with an error too. The error wraps ErrParcel where the state is at
-// fault.
-func RestoreSession(cfg SessionConfig, st *SessionState, files *Files) (*Session, error) {
+// PrepareSession makes a session that goes on where another one is, of all but the
+// rings: nothing is read from the connection and nothing of a ring is touched, so the
+// other may go on meanwhile. Rejoin is the rest, or Abandon. It takes what it needs
+// from files, and the connection with an error too. The error wraps ErrParcel where
+// the state is at fault.
+func PrepareSession(cfg SessionConfig, st *SessionState, files *Files) (*Session, error) {
 	fd, err := files.Take(st.Connection)
 	if err != nil {
 		return nil, err
@@ -208,10 +209,35 @@ func RestoreSession(cfg SessionConfig, st *SessionState, files *Files) (*Session
 	}
 	s := NewSession(NewConn(conn), cfg)
 	if err := s.restore(st, files); err != nil {
-		s.abandon()
+		s.Abandon()
 		return nil, err
 	}
 	return s, nil
+}
+
+// Rejoin starts the rings, once the session before has stopped them: st is what it
+// was then, and differs from what the session was prepared from in the rings' bases
+// alone. Then call Resume, and Run. With an error Abandon is all that is left.
+func (s *Session) Rejoin(st *SessionState) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer caught(&err)
+	for i := range st.Rings {
+		base, err := vring.ParseBase(s.features, st.Rings[i].Base)
+		if err != nil || st.Rings[i].Index < 0 || st.Rings[i].Index >= len(s.rings) {
+			return fmt.Errorf("ring %d, base %d: %w: %w", st.Rings[i].Index, st.Rings[i].Base, ErrParcel, err)
+		}
+		s.rings[st.Rings[i].Index].base = base
+	}
+	for i := range s.rings {
+		if !s.ready(i) {
+			continue
+		}
+		if err := s.startRing(i, s.rejoin); err != nil {
+			return fmt.Errorf("%w: %w", ErrParcel, err)
+		}
+	}
+	s.publish()
+	return nil
 }
 
 // Resume tells the device that rings run. On the goroutine that will call Run, before it.
@@ -221,9 +247,9 @@ func (s *Session) Resume() {
 	s.dev.AfterChange()
 }
 
-// abandon lets go of everything, without a sign to the front-end, which may have
+// Abandon lets go of everything, without a sign to the front-end, which may have
 // another session.
-func (s *Session) abandon() {
+func (s *Session) Abandon() {
 	for i := range s.rings {
 		if s.rings[i].running {
 			if err := s.stopRing(i); err != nil {
@@ -268,15 +294,6 @@ func (s *Session) restore(st *SessionState, files *Files) (err error) {
 			return err
 		}
 	}
-	for i := range s.rings {
-		if !s.ready(i) {
-			continue
-		}
-		if err := s.startRing(i, s.rejoin); err != nil {
-			return fmt.Errorf("%w: %w", ErrParcel, err)
-		}
-	}
-	s.publish()
 	return nil
 }
 
