@@ -300,6 +300,9 @@ func (c *Controller) openMember(u *uplink, m netdev.Member, beside []*queue) (d 
 // regroup takes devices and their queues off an uplink and puts others on it, between two bursts: no VM and no front-end hears of it.
 func (c *Controller) regroup(u *uplink, gone, fresh []*device, queues []*queue) (err error) {
 	begin := time.Now()
+	if len(gone) > 0 { // an heir would go on to hold their places on their interfaces
+		c.withdraw()
+	}
 	c.pulses.remove(u) // or it would find the workers that end
 	defer func() {
 		if err == nil {

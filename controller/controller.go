@@ -80,7 +80,8 @@ type Controller struct {
 	survivor   *survivor // nil without Options.Store
 	stirred    uint64    // what the workers had moved when it was last written
 	rows       *bpf.FlowSpec
-	ahead      *ahead // what was built, while a hand-over is under way
+	ahead      *ahead         // what was built, while a hand-over is under way
+	shown      map[*heir]bool // those that build of a first parcel
 	uplinks    map[string]*uplink
 	heard      map[*listening]bool // traces and captures under way
 	deaf       string              // why the control socket could not be made anew, as it was logged
@@ -127,7 +128,7 @@ func New(opt Options) (*Controller, error) {
 // newController is one without its places.
 func newController(opt Options) *Controller {
 	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), serving: make(chan struct{}), replaced: make(chan struct{}),
-		uplinks: map[string]*uplink{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
+		uplinks: map[string]*uplink{}, shown: map[*heir]bool{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
 		kinds: builtinKinds(), place: newPlacement(opt.CPUs), memory: guestmem.NewBudget()}
 }
 
@@ -287,6 +288,7 @@ func (c *Controller) dropVM(a *attachment) error {
 
 // closeUplink takes an interface back to what it was: ports, workers, program, offloads. The caller holds mu.
 func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
+	c.withdraw()
 	c.pulses.remove(u) // before its descriptors are closed: they wake the workers
 	var errs []error
 	for _, v := range u.vms {

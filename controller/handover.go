@@ -47,13 +47,21 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer heir.close()
-	if err := c.announce(heir); err != nil {
+	err = c.announce(heir)
+	if err == nil {
+		c.hush("another controller takes over: start it again")
+	}
+	c.mu.Lock()
+	delete(c.shown, heir)
+	if heir.withdrawn {
+		err = errWithdrawn
+	}
+	if err != nil {
+		c.mu.Unlock()
 		_ = heir.kill()
 		c.log.Error("not replaced: this controller goes on", "by", heir.pid, "err", err)
 		return
 	}
-	c.hush("another controller takes over: start it again")
-	c.mu.Lock()
 	defer func() {
 		if r := recover(); r != nil { // with everything packed: a crash is what the next process mends
 			go panic(r)
@@ -65,6 +73,20 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 		select {}
 	}
 	c.mu.Unlock()
+}
+
+var errWithdrawn = errors.New("an interface was given back meanwhile: replace it again")
+
+// withdraw ends an heir that has the first parcel, because an interface is given back: the heir has its sockets and its program, and while it
+// has them nobody can attach the interface again. The caller holds mu.
+func (c *Controller) withdraw() {
+	for h := range c.shown {
+		h.withdrawn = true
+		if err := h.kill(); err != nil {
+			c.log.Error("hand over", "err", err)
+		}
+	}
+	clear(c.shown)
 }
 
 // checkReplace says why an heir cannot be one, before anything is done for it.
@@ -106,6 +128,7 @@ func (c *Controller) announce(h *heir) error {
 	defer p.Close()
 	c.mu.Lock()
 	s, err := c.preview(p)
+	c.shown[h] = true
 	c.mu.Unlock()
 	if err == nil {
 		p.State, err = json.Marshal(s)
@@ -221,6 +244,8 @@ type heir struct {
 	words *json.Decoder // of conn
 	pid   int
 	pidfd int // -1: it is this process, as in tests
+
+	withdrawn bool // see Controller.withdraw; guarded by the controller's lock
 }
 
 // openHeir learns who is at the other end. It must be root, and a process that can be ended: one that does not answer any more may
