@@ -98,8 +98,12 @@ func Receive(c *net.UnixConn) (*Parcel, error) {
 	return p, nil
 }
 
-// readHead decodes a head. The version comes first: what a newer one may have otherwise is not looked at.
+// readHead decodes a head. The version decides: what a newer one may have otherwise is not looked at.
 func readHead(body []byte) (h head, err error) {
+	whole := json.Unmarshal(body, &h) // guests wait: it is not read twice when all is well
+	if whole == nil && h.Version >= 1 && h.Version <= Version && len(h.Files) <= maxFiles {
+		return h, nil
+	}
 	var v struct {
 		Version int    `json:"version"`
 		From    string `json:"from"`
@@ -110,10 +114,7 @@ func readHead(body []byte) (h head, err error) {
 	if v.Version > Version {
 		return h, fmt.Errorf("parcel: form %d of rscctl %s, this one reads up to %d: %w: stop the old one and start this one for a downgrade", v.Version, v.From, Version, ErrNewer)
 	}
-	if err := json.Unmarshal(body, &h); err != nil || v.Version < 1 || len(h.Files) > maxFiles {
-		return h, fmt.Errorf("parcel: head: %w", ErrDamaged)
-	}
-	return h, nil
+	return h, fmt.Errorf("parcel: head: %w", ErrDamaged)
 }
 
 // fill names the descriptors that came, which are the parcel's unless there is an error.

@@ -19,11 +19,40 @@ import (
 // what the one before has said of it.
 func (r *rig) replace() (took string) {
 	r.t.Helper()
+	return r.replaceWhen(func(goes func()) { goes() })
+}
+
+// replaceWhen is replace at a moment of when's choice: goes lets the heir, whose process is there by then, begin, and returns when the one
+// before has ended. To make a process holds this one up, and with it the guests in it.
+func (r *rig) replaceWhen(when func(goes func())) (took string) {
+	r.t.Helper()
 	old, done, log := r.run, r.done, r.log
-	flags := r.flags
-	r.flags = append([]string{"--replace"}, flags...)
+	flags, under := r.flags, r.under
+	var gate *os.File
+	var err error
+	if r.stdin, gate, err = os.Pipe(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.flags, r.under = append([]string{"--replace"}, flags...), append([]string{"sh", "-c", `read x; exec "$@"`, "sh"}, under...)
 	r.launch()
-	r.flags = flags
+	r.stdin.Close()
+	r.flags, r.under, r.stdin = flags, under, nil
+	when(func() {
+		gate.Close()
+		took = r.replaced(old, done, log)
+	})
+	r.eventually("the heir answers", func() error {
+		if out, code := r.cli("status"); code != 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
+	return took
+}
+
+// replaced waits until a controller has ended, and returns what it has said.
+func (r *rig) replaced(old *exec.Cmd, done chan error, log *syncBuffer) (took string) {
+	r.t.Helper()
 	select {
 	case err := <-done:
 		if err != nil {
@@ -39,12 +68,6 @@ func (r *rig) replace() (took string) {
 	if strings.Contains(log.String(), "level=WARN msg=\"http:") {
 		r.t.Errorf("the control socket's server complains of the hand-over:\n%s", log)
 	}
-	r.eventually("the heir answers", func() error {
-		if out, code := r.cli("status"); code != 0 {
-			return errors.New(out)
-		}
-		return nil
-	})
 	return took
 }
 
@@ -154,8 +177,10 @@ func TestAReplacementOnAQuietMachine(t *testing.T) {
 	r, g, asked := twoVMs(t, 0)
 	var took []string
 	for range 3 * replacements() {
-		time.Sleep(200 * time.Millisecond)
-		asked.around(func() { took = append(took, r.replace()) })
+		took = append(took, r.replaceWhen(func(goes func()) {
+			time.Sleep(300 * time.Millisecond)
+			asked.around(goes)
+		}))
 		g.calm(t)
 	}
 	asked.end(t)

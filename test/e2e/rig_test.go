@@ -56,6 +56,7 @@ type rig struct {
 	binary string   // of the controllers to start, "" for the product
 	flags  []string // of run, beside its places
 	under  []string // a program that runs it, with its arguments
+	stdin  *os.File // of that
 	t      *testing.T
 	net    *netnstest.Network
 	dir    string
@@ -102,6 +103,9 @@ func (r *rig) launch() {
 	line := append(append(slices.Clone(r.under), cmp.Or(r.binary, product), "run"), append(r.places(), r.flags...)...)
 	r.run = exec.Command(line[0], line[1:]...)
 	r.run.Stderr, r.run.Stdout = r.log, r.log
+	if r.stdin != nil {
+		r.run.Stdin = r.stdin
+	}
 	if err := r.net.B.NS.Start(r.run); err != nil {
 		r.t.Fatal(err)
 	}
