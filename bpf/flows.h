@@ -26,6 +26,9 @@ struct flow_counts {
 	u32 tcp_flags;
 };
 
+/* What a row is made of. In memory of its own: a row is large for a program's stack. */
+const volatile struct flow_stats no_counts = {};
+
 /*
  * Adds to a flow's row, which it makes when there is none: 2, otherwise 1. 0: the map had no room. Two CPUs may race to make it: the
  * loser's update fails with EEXIST and its second lookup finds the winner's row. Rows start at zero, so that everyone only adds.
@@ -33,19 +36,18 @@ struct flow_counts {
 static __always_inline int add_to_flow(void *flows, const struct flow_key *k, const struct flow_counts *c)
 {
 	struct flow_stats *row = bpf_map_lookup_elem(flows, k);
-	struct flow_stats fresh = {};
 	u32 v = c->verdict;
 	int made = 1;
 
 	if (!row) {
-		fresh.first_ns = c->last_ns;
-		fresh.last_ns = c->last_ns;
-		if (!bpf_map_update_elem(flows, k, &fresh, BPF_NOEXIST))
+		if (!bpf_map_update_elem(flows, k, (const void *)&no_counts, BPF_NOEXIST))
 			made = 2;
 		row = bpf_map_lookup_elem(flows, k);
 		if (!row)
 			return 0;
 	}
+	if (!row->first_ns)
+		__sync_val_compare_and_swap(&row->first_ns, 0, c->last_ns);
 	__sync_fetch_and_add(&row->bytes, c->bytes);
 	if (c->payload_bytes)
 		__sync_fetch_and_add(&row->payload_bytes, c->payload_bytes);

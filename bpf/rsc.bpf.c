@@ -205,10 +205,6 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	port = bpf_map_lookup_elem(&ports, &pk);
 	if (!port)
 		return pass(O_PASS_HOST);
-	/* A switch that floods sends it by the active member as well: the VM gets that one, and its flow is counted once. */
-	if (is_backup())
-		return pass(O_PASS_BACKUP);
-
 	if (more)
 		take_ip(&f, &i, &fk);
 	if (i.keyed) {
@@ -276,6 +272,12 @@ int rsc_xdp(struct xdp_md *ctx)
 {
 	struct outer_tag tag = {};
 
+	/*
+	 * A switch that floods sends it by the active member as well: the VM gets that one, and its flow is counted once. Asked first of all,
+	 * as everything behind is looked at twice by the verifier of Linux 6.1, once for each way to come there.
+	 */
+	if (is_backup())
+		return pass(O_PASS_BACKUP);
 	if (veth_skb)
 		tag = veth_tag(ctx);
 	return steer(ctx, tag.proto, tag.tci);

@@ -50,6 +50,17 @@ type RscFlowSlot struct {
 	Line         [32]uint8
 }
 
+type RscFlowStats struct {
+	_            structs.HostLayout
+	Bytes        uint64
+	PayloadBytes uint64
+	FirstNs      uint64
+	LastNs       uint64
+	TcpFlags     uint32
+	Pad          uint32
+	Verdicts     [11]uint64
+}
+
 type RscFrameMeta struct {
 	_           structs.HostLayout
 	Magic       uint32
@@ -126,6 +137,7 @@ const (
 	RscMapXsks            = "xsks"
 	RscProgRscXdp         = "rsc_xdp"
 	RscVarFrameMetaLayout = "frame_meta_layout"
+	RscVarNoCounts        = "no_counts"
 	RscVarSkbVlan         = "skb_vlan"
 	RscVarVethSkb         = "veth_skb"
 )
@@ -195,6 +207,7 @@ type RscMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscVariableSpecs struct {
 	FrameMetaLayout *ebpf.VariableSpec `ebpf:"frame_meta_layout"`
+	NoCounts        *ebpf.VariableSpec `ebpf:"no_counts"`
 	SkbVlan         *ebpf.VariableSpec `ebpf:"skb_vlan"`
 	VethSkb         *ebpf.VariableSpec `ebpf:"veth_skb"`
 }
@@ -249,6 +262,7 @@ func (m *RscMaps) Close() error {
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscVariables struct {
 	FrameMetaLayout *ebpf.Variable `ebpf:"frame_meta_layout"`
+	NoCounts        *ebpf.Variable `ebpf:"no_counts"`
 	SkbVlan         *ebpf.Variable `ebpf:"skb_vlan"`
 	VethSkb         *ebpf.Variable `ebpf:"veth_skb"`
 }

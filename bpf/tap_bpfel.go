@@ -43,6 +43,7 @@ const (
 	RscTapMapOutcomes = "outcomes"
 	RscTapProgRscTap  = "rsc_tap"
 	RscTapVarGuest    = "guest"
+	RscTapVarNoCounts = "no_counts"
 	RscTapVarVlan     = "vlan"
 )
 
@@ -103,8 +104,9 @@ type RscTapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscTapVariableSpecs struct {
-	Guest *ebpf.VariableSpec `ebpf:"guest"`
-	Vlan  *ebpf.VariableSpec `ebpf:"vlan"`
+	Guest    *ebpf.VariableSpec `ebpf:"guest"`
+	NoCounts *ebpf.VariableSpec `ebpf:"no_counts"`
+	Vlan     *ebpf.VariableSpec `ebpf:"vlan"`
 }
 
 // RscTapObjects contains all objects after they have been loaded into the kernel.
@@ -142,8 +144,9 @@ func (m *RscTapMaps) Close() error {
 //
 // It can be passed to LoadRscTapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscTapVariables struct {
-	Guest *ebpf.Variable `ebpf:"guest"`
-	Vlan  *ebpf.Variable `ebpf:"vlan"`
+	Guest    *ebpf.Variable `ebpf:"guest"`
+	NoCounts *ebpf.Variable `ebpf:"no_counts"`
+	Vlan     *ebpf.Variable `ebpf:"vlan"`
 }
 
 // RscTapPrograms contains all programs after they have been loaded into the kernel.
