@@ -38,7 +38,7 @@ enum outcome {
 	O_RX_SHARE,              /* dropped: its VM has its share of the RX ring */
 	O_PASS_HANG,             /* for a VM that the kernel reaches too, and the queue's worker hangs */
 	O_DROP_HANG,             /* dropped: for another VM, and a worker that hangs has left no more of the fill ring */
-	O_PASS_BACKUP,           /* for a VM, by a bond's backup: the bond drops it */
+	O_PASS_BACKUP,           /* by the backup of a bond, which drops all but what it needs itself */
 	NUM_OUTCOMES_OF_FRAMES,
 	O_NO_METADATA = NUM_OUTCOMES_OF_FRAMES, /* redirected without metadata */
 	O_FLOW_LOST,                            /* a frame that the flow map had no room for */

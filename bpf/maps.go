@@ -22,7 +22,7 @@ var outcomeNames = [...]string{
 	"rx_share",              // dropped: its VM has its share of the RX ring
 	"pass_hang",             // for a VM with FlagFailOpen, and the worker hangs
 	"drop_hang",             // dropped: for another VM, and a worker that hangs has left no more of the fill ring
-	"pass_backup",           // for a VM, by the backup of a bond, which drops it
+	"pass_backup",           // by the backup of a bond, which drops all but what it needs itself
 	"no_metadata",           // of these: without metadata
 	"flow_lost",             // TCP frames the flow map had no room for
 	"vlan_unreadable",       // it could not be read whether a tag was taken out
