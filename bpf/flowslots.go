@@ -219,14 +219,19 @@ func (s *FlowStats) add(c *flowSlot) {
 }
 
 // endFlows takes the map of a VM away whose frames come no more, and brings there what is in its slots.
-func (p *Program) endFlows(id uint32) error {
-	var m *ebpf.Map
-	if err := p.flows.Lookup(id, &m); errors.Is(err, ebpf.ErrKeyNotExist) {
+func (p *Program) endFlows(id uint32, m *ebpf.Map) error {
+	var now uint32
+	if err := p.flows.Lookup(id, &now); errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	defer m.Close()
+	if m == nil {
+		if err := p.flows.Lookup(id, &m); err != nil {
+			return err
+		}
+		defer m.Close()
+	}
 	// With each change the kernel waits for the runs of the program that are under way. Behind the first nobody counts in a slot of the VM,
 	// but another VM's flow may still bring one to its row; behind the second nobody does, so the rows can be added to here.
 	if err := p.flows.Put(id, m); err != nil {

@@ -94,13 +94,22 @@ func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	var err error
 	switch {
 	case m == nil:
-		err = p.endFlows(id)
+		err = p.endFlows(id, nil)
 	case !p.countsIn(id, m): // an adopted program does
 		if err = p.beginRows(id, m); err == nil {
 			err = p.flows.Put(id, m)
 		}
 	}
 	if err != nil {
+		return fmt.Errorf("xdp: flows: %w", err)
+	}
+	return nil
+}
+
+// EndFlows is SetFlows of none for a VM whose frames are counted in m, which need not be found then: only CAP_SYS_ADMIN opens a map by its number,
+// and the service has not got it.
+func (p *Program) EndFlows(id uint32, m *ebpf.Map) error {
+	if err := p.endFlows(id, m); err != nil {
 		return fmt.Errorf("xdp: flows: %w", err)
 	}
 	return nil
