@@ -13,8 +13,8 @@ func TestSizesFollowTheMachine(t *testing.T) {
 		memory        uint64
 		want          int
 	}{
-		{1, 2048, 16 * gib, 32768}, {4, 2048, 16 * gib, 32768}, {8, 2048, 16 * gib, 16384}, {64, 2048, 16 * gib, 8192}, {1, 4096, 16 * gib, 32768},
-		{1, 2048, gib, 8192}, {16, 2048, 64 * gib, 32768}, {1, 2048, 0, 8192}, {0, 2048, 64 * gib, 32768},
+		{1, 2048, 16 * gib, 32768}, {4, 2048, 16 * gib, 8192}, {8, 2048, 16 * gib, 8192}, {64, 2048, 16 * gib, 8192}, {1, 4096, 16 * gib, 16384},
+		{1, 2048, gib, 8192}, {16, 2048, 64 * gib, 8192}, {1, 2048, 0, 8192}, {0, 2048, 64 * gib, 32768},
 	} {
 		if got := (Sizes{}).rings(c.queues, c.chunk, c.memory).Chunks; got != c.want {
 			t.Errorf("%d queues, chunks of %d, %d MiB: %d chunks, want %d", c.queues, c.chunk, c.memory>>20, got, c.want)
