@@ -184,7 +184,9 @@ func (u *uplink) followFailOver(was *netdev.Bond) {
 	u.announce--
 	var who []netdev.Station
 	for _, a := range u.sorted() {
-		who = append(who, netdev.Station{MAC: a.addr.MAC, VLAN: a.addr.VLAN})
+		for _, addr := range a.addrs() {
+			who = append(who, netdev.Station{MAC: addr.MAC, VLAN: addr.VLAN})
+		}
 	}
 	if err := netdev.Announce(u.facts.Index, who); err != nil {
 		u.log.Warn("bond: the VMs' addresses were not announced", "err", err)
