@@ -20,7 +20,7 @@ const (
 // What an uplink takes where nobody says how much.
 const (
 	usualChunks = 32768 // half of them in the flow table: 22 of each of 512 flows, 16 of each of 1,024
-	memoryShare = 256    // part of the machine's memory that the UMEMs of an interface are at most, if that is more than LeastChunks
+	memoryShare = 256   // part of the machine's memory that the UMEMs of an interface are at most, if that is more than LeastChunks
 )
 
 // Sizes are those of one NIC queue. 0: chosen.

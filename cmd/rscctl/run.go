@@ -42,7 +42,7 @@ once, and by 'rscctl doctor' beforehand. Capabilities that nothing here needs ar
 			&cli.BoolFlag{Name: backgroundFlag, Hidden: true}, // for the unit's ExecReload
 			&cli.StringFlag{Name: "cpus", Usage: "bind each worker to a CPU of `LIST`, as in 2,4-6; they share one when there are more workers", DefaultText: "the scheduler chooses"},
 			&cli.DurationFlag{Name: "busy-poll", Usage: "a worker polls its NIC on for `TIME` after it had something to do, at most 10ms, and sleeps then: less delay for more CPU", DefaultText: "it sleeps at once"},
-			&cli.IntFlag{Name: "chunks", Usage: "chunks of memory for frames of each receive queue, `N` of 8192 to 262144, 2 KiB each (4 for a large MTU); the more, the more flows merge at a time", DefaultText: "32768, or less where that is more than a 64th of the machine's memory"},
+			&cli.IntFlag{Name: "chunks", Usage: "chunks of memory for frames of each receive queue, `N` of 8192 to 262144, 2 KiB each (4 for a large MTU); the more, the more flows merge at a time", DefaultText: "32768, or less where that is more than a 256th of the machine's memory"},
 			&cli.IntFlag{Name: "slots", Usage: "flows of each receive queue that something is held of at a time, `N` of 64 to 65536", DefaultText: "4096"},
 			&cli.StringFlag{Name: "metrics", Usage: "let Prometheus scrape `ADDRESS`, [HOST]:PORT or PORT; without a host only this machine can", DefaultText: "not at all"},
 		),
