@@ -273,7 +273,7 @@ func TestAPlaceGivenOutAgainHasNoFlows(t *testing.T) {
 	old := p.flowsOf(t, left)
 	p.run(t, frame)
 	p.run(t, frame)
-	if err := errors.Join(p.DeletePort(PortKey{MAC: vmMAC}), p.SetFlows(left, nil), p.SetFlows(left, nil)); err != nil {
+	if err := errors.Join(p.DeletePort(PortKey{MAC: vmMAC}), p.EndFlows(left, old), p.EndFlows(left, old)); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.SetPort(PortKey{MAC: vmMAC}, PortValue{Port: next}); err != nil {

@@ -226,12 +226,6 @@ func (p *Program) endFlows(id uint32, m *ebpf.Map) error {
 	} else if err != nil {
 		return err
 	}
-	if m == nil {
-		if err := p.flows.Lookup(id, &m); err != nil {
-			return err
-		}
-		defer m.Close()
-	}
 	// With each change the kernel waits for the runs of the program that are under way. Behind the first nobody counts in a slot of the VM,
 	// but another VM's flow may still bring one to its row; behind the second nobody does, so the rows can be added to here.
 	if err := p.flows.Put(id, m); err != nil {

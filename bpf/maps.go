@@ -87,18 +87,15 @@ func (p *Program) SetBackup(backup bool) error {
 	return nil
 }
 
-// SetFlows says in which map (Flows.VM) the frames of the VM with a meta.PortID are counted; nil: in none, as is due when the VM goes, behind
-// DeletePort. A frame that can be counted nowhere is a flow_lost. The kernel waits for the runs of the program that are under way, so when this
-// returns nobody counts in the map before, and all that was counted is there.
+// SetFlows says in which map (Flows.VM) the frames of the VM with a meta.PortID are counted. A frame that can be counted nowhere is a
+// flow_lost. The kernel waits for the runs of the program that are under way, so when this returns nobody counts in the map before.
 func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
-	var err error
-	switch {
-	case m == nil:
-		err = p.endFlows(id, nil)
-	case !p.countsIn(id, m): // an adopted program does
-		if err = p.beginRows(id, m); err == nil {
-			err = p.flows.Put(id, m)
-		}
+	if p.countsIn(id, m) { // an adopted program does
+		return nil
+	}
+	err := p.beginRows(id, m)
+	if err == nil {
+		err = p.flows.Put(id, m)
 	}
 	if err != nil {
 		return fmt.Errorf("xdp: flows: %w", err)
@@ -106,8 +103,8 @@ func (p *Program) SetFlows(id uint32, m *ebpf.Map) error {
 	return nil
 }
 
-// EndFlows is SetFlows of none for a VM whose frames are counted in m, which need not be found then: only CAP_SYS_ADMIN opens a map by its number,
-// and the service has not got it.
+// EndFlows undoes SetFlows, as is due when the VM goes, behind DeletePort: when it returns, all that was counted is in m. A VM whose frames
+// are counted nowhere is no error. The caller has m: only CAP_SYS_ADMIN would open it by its number, and the service has not got that.
 func (p *Program) EndFlows(id uint32, m *ebpf.Map) error {
 	if err := p.endFlows(id, m); err != nil {
 		return fmt.Errorf("xdp: flows: %w", err)
