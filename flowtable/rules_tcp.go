@@ -42,24 +42,12 @@ func (*tcpRules) verify(pt *port, p *Packet, mayBeLate bool) (why Reason, late u
 	}
 	// The header first: it is short, and the pseudo header's sum is worth nothing if the addresses are damaged.
 	in := &p.Info
-	canonical := true
-	var pseudo uint32
+	pseudo, canonical, good := verifyIP(p, 6)
+	if !good {
+		return ReasonBadIPChecksum, 0
+	}
 	// TCP's sum covers what belongs to the IP packet, without Ethernet's filler behind it (row padding).
 	end := in.Payload + in.PayloadLen
-	l4len := end - in.L4
-	if in.Family == 4 {
-		ip := p.Data[in.L3 : in.L3+20 : in.L3+20]
-		if !headerGood(ip) {
-			return ReasonBadIPChecksum, 0
-		}
-		// Ones' complement has two zeroes, and both pass. Whoever cuts a superframe writes 0x0000.
-		canonical = ip[10]&ip[11] != 0xff
-		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 6, l4len)
-	} else {
-		// IPv6 has no sum of its own; TCP's covers the addresses (RFC 8200, 8.1).
-		ip := p.Data[in.L3 : in.L3+40 : in.L3+40]
-		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 6, l4len)
-	}
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
 	partial := field == checksum.Sum(nil, pseudo)
 	// Row late_checksum: only of data that may be merged, and where the field does not say by itself that the rest matters at once.
@@ -88,6 +76,24 @@ func (*tcpRules) verify(pt *port, p *Packet, mayBeLate bool) (why Reason, late u
 
 // lateFlags: a segment with any of them but ACK leaves alone for a reason of its own, which a wrong sum goes before or behind.
 const lateFlags = packet.SYN | packet.RST | packet.URG | packet.CWR | packet.ACK
+
+// verifyIP checks the IP header's own sum of a packet of sound structure, without options or extension headers, and returns the sum of the pseudo
+// header for what is behind it, of protocol proto. canonical: a segmentation would write the header's sum as it is.
+func verifyIP(p *Packet, proto uint8) (pseudo uint32, canonical, good bool) {
+	in := &p.Info
+	l4len := in.Payload + in.PayloadLen - in.L4
+	if in.Family != 4 {
+		// IPv6 has no sum of its own; that of the transport covers the addresses (RFC 8200, 8.1).
+		ip := p.Data[in.L3 : in.L3+40 : in.L3+40]
+		return checksum.Pseudo6(ip[8:24], ip[24:40], proto, l4len), true, true
+	}
+	ip := p.Data[in.L3 : in.L3+20 : in.L3+20]
+	if !headerGood(ip) {
+		return 0, false, false
+	}
+	// Ones' complement has two zeroes, and both pass. Whoever cuts a superframe writes 0x0000.
+	return checksum.Pseudo4(ip[12:16], ip[16:20], proto, l4len), ip[10]&ip[11] != 0xff, true
+}
 
 // headerGood checks the 20 bytes of an IPv4 header. Whether a sum is all ones does not depend on the order of bytes.
 func headerGood(ip []byte) bool {

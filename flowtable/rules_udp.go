@@ -46,19 +46,9 @@ func (*udpRules) verify(pt *port, p *Packet) Reason {
 	if pt.noVerify {
 		return open
 	}
-	canonical := true
-	l4len := 8 + in.PayloadLen
-	var pseudo uint32
-	if in.Family == 4 {
-		ip := p.Data[in.L3 : in.L3+20 : in.L3+20]
-		if !headerGood(ip) {
-			return ReasonBadIPChecksum
-		}
-		canonical = ip[10]&ip[11] != 0xff
-		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], 17, l4len)
-	} else {
-		ip := p.Data[in.L3 : in.L3+40 : in.L3+40]
-		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], 17, l4len)
+	pseudo, canonical, good := verifyIP(p, 17)
+	if !good {
+		return ReasonBadIPChecksum
 	}
 	switch whole := p.sum(pseudo) == 0xffff; {
 	case !whole && field == checksum.Sum(nil, pseudo):

@@ -35,8 +35,7 @@ var (
 	// ErrBadFrame: the caller's frame is inconsistent: Len is not the sum of
 	// Frags, shorter than Ethernet, or longer than any frame.
 	ErrBadFrame = errors.New("malformed frame")
-	// ErrDamaged: a fragment is not what Frame.Sums says; Frame.Bad is which.
-	// Nothing was delivered.
+	// ErrDamaged: a fragment is not what Frame.Sums says. Nothing was delivered.
 	ErrDamaged = errors.New("a checksum in the frame is wrong")
 	// ErrNotRunning: the queue is stopped or disabled.
 	ErrNotRunning = errors.New("queue is not running")

@@ -151,20 +151,10 @@ func (m *mergeable) giveBack(first vring.Position) {
 
 // scatter copies hdr and payload into segs, which hold enough.
 func scatter(segs [][]byte, hdr []byte, payload [][]byte) {
-	dst, src := segs[0], hdr
-	segs = segs[1:]
-	for {
-		n := copy(dst, src)
-		dst, src = dst[n:], src[n:]
-		for len(src) == 0 {
-			if len(payload) == 0 {
-				return
-			}
-			src, payload = payload[0], payload[1:]
-		}
-		if len(dst) == 0 {
-			dst, segs = segs[0], segs[1:]
-		}
+	at := spot{segs[0], segs[1:]}
+	at.write(hdr)
+	for _, src := range payload {
+		at.write(src)
 	}
 }
 

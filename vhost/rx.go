@@ -187,10 +187,7 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	case nil:
 		f.Hdr.NumBuffers = uint16(len(q.writer.taken))
 		return nil
-	case ErrNoBuffers, ErrTooBig:
-		return err
-	case ErrDamaged:
-		f.Bad = sum.bad
+	case ErrNoBuffers, ErrTooBig, ErrDamaged:
 		return err
 	case errOverBudget:
 		q.cnt.now[cRxOverBudget]++

@@ -10,11 +10,9 @@ import (
 type summing struct {
 	sums []uint16
 	copy virtio.Copier
-	bad  int
 }
 
-// scatter copies hdr and payload into segs, which hold enough. It reports whether every fragment behind the first is what its sum says,
-// and stops at the first that is not, which is bad.
+// scatter is the function scatter, and reports whether every fragment behind the first is what its sum says. It stops at the first that is not.
 func (s *summing) scatter(segs [][]byte, hdr []byte, payload [][]byte) bool {
 	at := spot{segs[0], segs[1:]}
 	at.write(hdr)
@@ -26,12 +24,10 @@ func (s *summing) scatter(segs [][]byte, hdr []byte, payload [][]byte) bool {
 			at.write(src)
 		case len(src) <= len(at.room): // of nearly all segments
 			if s.copy(at.room[:len(src)], src, want) != 0xffff {
-				s.bad = i
 				return false
 			}
 			at.room = at.room[len(src):]
 		case s.pieces(&at, src, want) != 0xffff:
-			s.bad = i
 			return false
 		}
 	}

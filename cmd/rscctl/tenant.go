@@ -19,15 +19,19 @@ func ipList(c *cli.Context) (*[]string, error) {
 	if !c.IsSet("ip") {
 		return nil, nil
 	}
-	words := c.StringSlice("ip")
+	return listOf(c.StringSlice("ip"), api.ParseIPs, api.IPTexts)
+}
+
+// listOf reads the words of a flag and writes them again as they are usually written; none alone is an empty list.
+func listOf[T any](words []string, parse func([]string) ([]T, error), texts func([]T) []string) (*[]string, error) {
 	if len(words) == 1 && words[0] == "none" {
 		words = nil
 	}
-	ips, err := api.ParseIPs(words)
+	all, err := parse(words)
 	if err != nil {
 		return nil, usagef("--%s", err)
 	}
-	list := api.IPTexts(ips)
+	list := texts(all)
 	return &list, nil
 }
 
@@ -37,17 +41,9 @@ func furtherFlag() cli.Flag {
 		"for up to 15; none: it has no other", DefaultText: "none"}
 }
 
-// macList reads further addresses; none alone is an empty list.
+// macList reads further addresses.
 func macList(words []string) (*[]string, error) {
-	if len(words) == 1 && words[0] == "none" {
-		words = nil
-	}
-	macs, err := api.ParseMACs(words)
-	if err != nil {
-		return nil, usagef("--%s", err)
-	}
-	list := api.MACTexts(macs)
-	return &list, nil
+	return listOf(words, api.ParseMACs, api.MACTexts)
 }
 
 func firstOf(words []string) string {

@@ -56,8 +56,12 @@ func (b *Bucket) takes(now int64, bytes int) bool {
 	}
 }
 
-// giveBack takes back what takes took for a frame that has not left.
-func (b *Bucket) giveBack(bytes int) { b.taken.Add(-uint64(bytes)) }
+// giveBack takes back what takes took for a frame that has not left. No bucket has nothing to take back.
+func (b *Bucket) giveBack(bytes int) {
+	if b != nil {
+		b.taken.Add(-uint64(bytes))
+	}
+}
 
 // paceQuantum is how long a worker sleeps at least until a bucket that was empty has tokens for more than a frame: it would wake up for
 // each of them.

@@ -16,9 +16,9 @@ var errPaced = errors.New("the rate is used up")
 // heldBack is emitFrame's answer for a frame that has to wait for its VM's rate.
 const heldBack = -1
 
-// pacesTx reports whether a frame of a VM, of so many bytes, has to wait for its rate. packets become of it, with headers of so many bytes.
-func (w *Worker) pacesTx(p *port, length, header, packets int, tagged bool) bool {
-	if p.TxRate == nil || p.TxRate.takes(w.now, wireBytes(length, header, packets, tagged)) {
+// pacesTx reports whether a frame of a VM that takes so many bytes on the wire has to wait for its rate.
+func (w *Worker) pacesTx(p *port, bytes int) bool {
+	if p.TxRate == nil || p.TxRate.takes(w.now, bytes) {
 		return false
 	}
 	p.txAt = p.TxRate.ready(w.now)

@@ -95,30 +95,19 @@ func (q *outQueue) pushFront(frames []outFrame) {
 func (q *outQueue) grow() {
 	larger := make([]outFrame, 2*len(q.frames))
 	for i := range q.n {
-		larger[i].take(q.at(i))
+		larger[i].swap(q.at(i))
 	}
 	q.frames, q.head = larger, 0
 }
 
-// take moves an entry here. Headers of its own move with it.
-func (f *outFrame) take(from *outFrame) {
-	own := from.ownsHeaders()
-	*f = *from
-	if own {
-		f.Frags[0] = f.hdr[:len(f.Frags[0])]
-	}
-}
-
-// swap is take in both directions: each keeps the other's slices.
+// swap exchanges two entries. Each keeps the other's slices, and headers of its own move with it.
 func (f *outFrame) swap(with *outFrame) {
-	own := with.ownsHeaders()
-	was := *f
-	wasOwn := f.ownsHeaders()
-	*f, *with = *with, was
-	if own {
+	mine, theirs := f.ownsHeaders(), with.ownsHeaders()
+	*f, *with = *with, *f
+	if theirs {
 		f.Frags[0] = f.hdr[:len(f.Frags[0])]
 	}
-	if wasOwn {
+	if mine {
 		with.Frags[0] = with.hdr[:len(with.Frags[0])]
 	}
 }

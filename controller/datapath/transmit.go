@@ -157,7 +157,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 	if w.nic.TxRoom() < room {
 		return room
 	}
-	if w.pacesTx(p, len(o.data), header, packets, o.tci != 0) {
+	if w.pacesTx(p, wireBytes(len(o.data), header, packets, o.tci != 0)) {
 		return heldBack
 	}
 	p.cnt.TxFrames++

@@ -149,7 +149,8 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	if gso {
 		header = int(h.hdr.HdrLen)
 	}
-	if w.pacesTx(e.port, total, header, h.packets, o.tci != 0) {
+	paid := wireBytes(total, header, h.packets, o.tci != 0)
+	if w.pacesTx(e.port, paid) {
 		return false
 	}
 	at := len(h.bytes) // of the guest's frame, what is in the slot already
@@ -164,9 +165,7 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	fr.Frags = append(fr.Frags, f.Rest...)
 	if !w.cfg.Wire.Add(fr) {
 		if !w.sendBatch() {
-			if e.port.TxRate != nil {
-				e.port.TxRate.giveBack(wireBytes(total, header, h.packets, o.tci != 0))
-			}
+			e.port.TxRate.giveBack(paid)
 			return false
 		}
 		b.heads[0] = *slot // the batch begins anew
@@ -174,7 +173,7 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 		w.cfg.Wire.Add(fr)
 	}
 	b.from = e
-	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: wireBytes(total, header, h.packets, o.tci != 0)}
+	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: paid}
 	b.n++
 	if !whole {
 		b.added = true
@@ -238,9 +237,7 @@ func (w *Worker) sendBatch() bool {
 	}
 	for i := range b.items[n:b.n] {
 		w.charge(p, -b.items[n+i].cost)
-		if p.TxRate != nil {
-			p.TxRate.giveBack(b.items[n+i].paid)
-		}
+		p.TxRate.giveBack(b.items[n+i].paid)
 	}
 	b.back, b.n = b.n-n, 0
 	return b.back == 0

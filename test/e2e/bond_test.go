@@ -53,13 +53,7 @@ func bondRig(t *testing.T, mode, peer string, queues ...int) *rig {
 			return err
 		})
 	}
-	r.start()
-	t.Cleanup(func() {
-		r.stop()
-		if t.Failed() {
-			t.Logf("controller's log:\n%s", r.log)
-		}
-	})
+	r.begin()
 	return r
 }
 

@@ -70,14 +70,20 @@ func newRig(t *testing.T, o netnstest.Options) *rig {
 	t.Helper()
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP)
 	r := &rig{t: t, net: netnstest.Pair(t, o), dir: t.TempDir()}
+	r.begin()
+	return r
+}
+
+// begin starts the controller, which ends with the test.
+func (r *rig) begin() {
+	r.t.Helper()
 	r.start()
-	t.Cleanup(func() {
+	r.t.Cleanup(func() {
 		r.stop()
-		if t.Failed() {
-			t.Logf("controller's log:\n%s", r.log)
+		if r.t.Failed() {
+			r.t.Logf("controller's log:\n%s", r.log)
 		}
 	})
-	return r
 }
 
 func (r *rig) places() []string {

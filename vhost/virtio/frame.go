@@ -6,11 +6,9 @@ type Frame struct {
 	Frags [][]byte // their concatenation is the frame, Ethernet first; empty fragments are allowed
 	Len   int      // sum of the lengths of Frags, in bytes
 	// Sums, unless empty, has an entry for each fragment behind the first, which holds all headers: one that is not 0 and what Copy makes
-	// of it and the fragment is 0xffff, or the fragment is damaged. Then whoever copies the frame shows nothing of it to anybody, and
-	// says in Bad which one of Sums it was.
+	// of it and the fragment is 0xffff, or the fragment is damaged. Then whoever copies the frame shows nothing of it to anybody.
 	Sums []uint16
 	Copy Copier
-	Bad  int
 }
 
 // Copier copies src over the beginning of dst, which is as long, and returns the ones' complement sum (RFC 1071) of initial and src.

@@ -1,6 +1,9 @@
 package packettest
 
-import "encoding/binary"
+import (
+	"cmp"
+	"encoding/binary"
+)
 
 // TCP flags. The upper ones stand in the low bits of byte 12 of the header.
 const (
@@ -127,14 +130,8 @@ func Frames(packets ...TCP) [][]byte {
 
 // Header is the TCP header with options and a checksum of 0.
 func (p TCP) header() []byte {
-	port := func(v, otherwise uint16) uint16 {
-		if v == 0 {
-			return otherwise
-		}
-		return v
-	}
-	b := binary.BigEndian.AppendUint16(nil, port(p.SrcPort, 1500))
-	b = binary.BigEndian.AppendUint16(b, port(p.DstPort, 8000))
+	b := binary.BigEndian.AppendUint16(nil, cmp.Or(p.SrcPort, 1500))
+	b = binary.BigEndian.AppendUint16(b, cmp.Or(p.DstPort, 8000))
 	b = binary.BigEndian.AppendUint32(b, p.Seq)
 	b = binary.BigEndian.AppendUint32(b, p.Ack)
 	opts := append([]byte(nil), p.Opts...)

@@ -1,6 +1,9 @@
 package packettest
 
-import "encoding/binary"
+import (
+	"cmp"
+	"encoding/binary"
+)
 
 // UDP describes a UDP datagram from port 1500 to 8000, with its checksum.
 type UDP struct {
@@ -40,14 +43,8 @@ func (u UDP) Train(n int) []UDP {
 func (u UDP) Frame() []byte {
 	payload := make([]byte, u.Len)
 	Pattern(payload, u.Seq)
-	port := func(v, otherwise uint16) uint16 {
-		if v == 0 {
-			return otherwise
-		}
-		return v
-	}
-	b := binary.BigEndian.AppendUint16(nil, port(u.SrcPort, 1500))
-	b = binary.BigEndian.AppendUint16(b, port(u.DstPort, 8000))
+	b := binary.BigEndian.AppendUint16(nil, cmp.Or(u.SrcPort, 1500))
+	b = binary.BigEndian.AppendUint16(b, cmp.Or(u.DstPort, 8000))
 	b = binary.BigEndian.AppendUint16(b, uint16(8+u.Len+u.LenDelta))
 	b = append(append(b, 0, 0), payload...)
 	h := u.IP
