@@ -60,9 +60,7 @@ func (p *Port) Pack() (PortState, []NamedFile, error) {
 func (p *Port) Describe() (PortState, []NamedFile, error) {
 	p.packMu.Lock()
 	defer p.packMu.Unlock()
-	k := &packing{only: true, answer: make(chan packed, 1)}
-	p.ask(k)
-	r := p.packed(k, nil)
+	r := p.packed(&packing{only: true, answer: make(chan packed, 1)}, nil)
 	if r.err != nil {
 		return PortState{}, nil, fmt.Errorf("port %s: describe: %w", p.cfg.Name, r.err)
 	}
@@ -94,7 +92,6 @@ func (p *Port) pack() packed {
 	p.mu.Unlock()
 	defer p.wg.Done()
 	waiting := p.halt(p.intake)
-	p.ask(k)
 	r := p.packed(k, waiting)
 	if r.err != nil {
 		if p.ctx.Err() != nil { // whatever came of it
@@ -109,13 +106,13 @@ func (p *Port) pack() packed {
 	return r
 }
 
-// packed waits for the control goroutine, and adds what is not its.
+// packed asks the control goroutine, waits for it, and adds what is not its. That comes first: once the control goroutine has answered, the port is
+// packed, and an error would leave it in nobody's hands.
 func (p *Port) packed(k *packing, waiting *net.UnixConn) packed {
 	var own []NamedFile
 	if p.l != nil {
 		fd, err := p.l.Dup()
 		if err != nil {
-			p.withdraw(k)
 			return packed{err: err}
 		}
 		own = append(own, NamedFile{Name: listenerFile, FD: fd})
@@ -123,12 +120,12 @@ func (p *Port) packed(k *packing, waiting *net.UnixConn) packed {
 	if waiting != nil {
 		fd, err := unixsock.Dup(waiting)
 		if err != nil {
-			p.withdraw(k)
 			user.CloseFiles(own)
 			return packed{err: fmt.Errorf("connection: %w", err)}
 		}
 		own = append(own, NamedFile{Name: waitingFile, FD: fd})
 	}
+	p.ask(k)
 	t := time.NewTimer(packWithin)
 	defer t.Stop()
 	var r packed

@@ -35,6 +35,8 @@ func (c *Conn) Await() (Header, error) {
 		switch {
 		case err != nil && c.isPaused():
 			return Header{}, fmt.Errorf("connection: %w", ErrPaused)
+		case errors.Is(err, os.ErrDeadlineExceeded) && (until.IsZero() || time.Now().Before(until)):
+			// Not the peer's time is up: a Pause woke us, and Unpause came before we saw it.
 		case err != nil:
 			return Header{}, peerError(err)
 		case lerr != nil:
@@ -44,10 +46,10 @@ func (c *Conn) Await() (Header, error) {
 		case now.ended:
 			return Header{}, peerError(io.EOF)
 		}
-		if have == 0 {
+		if have == 0 && now.bytes > 0 {
 			until = time.Now().Add(messageTimeout)
 		}
-		have = now.bytes
+		have = max(have, now.bytes)
 	}
 }
 

@@ -183,3 +183,38 @@ func TestOnlyAConnectionIsAdopted(t *testing.T) {
 		}
 	}
 }
+
+// A pause that is withdrawn before the reader has seen it is none: the peer has done nothing wrong, and is not thrown out.
+func TestAPauseThatIsWithdrawnAtOnceLeavesTheConnection(t *testing.T) {
+	c, peer := ends(t)
+	h := Header{Request: GetFeatures, Flags: FlagVersion}
+	b := make([]byte, HeaderSize)
+	h.Encode(b)
+	read := make(chan error, 1)
+	for i := range 100 {
+		go func() {
+			for {
+				got, err := c.Await()
+				if errors.Is(err, ErrPaused) {
+					continue
+				}
+				if err == nil && got != h {
+					err = ErrBadHeader
+				}
+				read <- err
+				return
+			}
+		}()
+		time.Sleep(100 * time.Microsecond) // it waits
+		c.Pause()
+		c.Unpause()
+		write(t, peer, b)
+		if err := <-read; err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		var m Message
+		if err := c.Take(&m); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
