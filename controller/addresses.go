@@ -9,6 +9,7 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
+	"github.com/rscctl/rscctl/controller/netdev"
 )
 
 // A VM has the MAC address that it is attached with, and may have further ones: of VRRP, of a macvlan or a nested bridge in the guest.
@@ -22,6 +23,17 @@ func (a *attachment) addrs() []datapath.Addr {
 		out = append(out, datapath.Addr{VLAN: a.addr.VLAN, MAC: m})
 	}
 	return out
+}
+
+// stations are all the addresses at which an uplink's VMs are reached.
+func (u *uplink) stations() []netdev.Station {
+	var who []netdev.Station
+	for _, a := range u.sorted() {
+		for _, addr := range a.addrs() {
+			who = append(who, netdev.Station{MAC: addr.MAC, VLAN: addr.VLAN})
+		}
+	}
+	return who
 }
 
 func (a *attachment) has(addr datapath.Addr) bool { return slices.Contains(a.addrs(), addr) }

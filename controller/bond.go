@@ -182,13 +182,7 @@ func (u *uplink) followFailOver(was *netdev.Bond) {
 		return
 	}
 	u.announce--
-	var who []netdev.Station
-	for _, a := range u.sorted() {
-		for _, addr := range a.addrs() {
-			who = append(who, netdev.Station{MAC: addr.MAC, VLAN: addr.VLAN})
-		}
-	}
-	if err := netdev.Announce(u.facts.Index, who); err != nil {
+	if err := netdev.Announce(u.facts.Index, u.stations()); err != nil {
 		u.log.Warn("bond: the VMs' addresses were not announced", "err", err)
 	}
 }
