@@ -6,7 +6,8 @@
 #   unit     all tests, without those that boot a VM or take minutes
 #   race     the packages with goroutines or shared memory under the race detector, short
 #   vm       test/vm: real guests in QEMU
-#   hostvm   the privileged tests once more in a throw-away VM, on its kernel
+#   hostvm   the privileged tests that see what a kernel decides, once more in a throw-away VM, on its kernel
+#   allvm    all privileged tests there: most of an hour
 #   nested   test/vm in such a VM: a real guest on a tap with /dev/vhost-net
 #   systemd  the package and its service in a throw-away VM with systemd
 #   fuzz     every fuzz target for a few seconds
@@ -47,7 +48,7 @@ export -f fuzz_events
 
 [ $# -gt 0 ] || { echo "usage: test/run.sh STAGE... (see its head)" >&2; exit 2; }
 # Tests may leave what this kernel lacks to the VM when that is going to run them.
-[[ " $* " != *" hostvm "* ]] || export RSCCTL_HOSTVM=1
+[[ " $* " != *" hostvm "* && " $* " != *" allvm "* ]] || export RSCCTL_HOSTVM=1
 
 for name in "$@"; do
 	case $name in
@@ -55,6 +56,7 @@ for name in "$@"; do
 	race) stage race -- -race -short -p 1 -timeout 10m ./flowtable/... ./vhost/... ./controller/... ./bpf/... ./cmd/... ;;
 	vm) RSCCTL_VM=1 stage vm -- -timeout 18m -count 1 ./test/vm/... ;;
 	hostvm) stage hostvm --raw-command -- go run ./test/hostvm -json ;;
+	allvm) stage allvm --raw-command -- go run ./test/hostvm -json -all ;;
 	nested) stage nested --raw-command -- go run ./test/hostvm -json ./test/vm ;;
 	systemd) stage systemd --raw-command -- go run ./test/hostvm -json systemd ;;
 	fuzz) stage fuzz --raw-command -- bash -c fuzz_events ;;

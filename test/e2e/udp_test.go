@@ -127,7 +127,7 @@ func TestDatagramTrainsReachTheGuestMerged(t *testing.T) {
 	r := newRig(t, netnstest.Options{NoIPv6: true})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 	netnstest.Bulk(t, g.side, r.net.A, 1<<10, false, time.Minute) // neighbours know each other
-	wait := unix.NsecToTimeval(time.Second.Nanoseconds())
+	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
 	for _, gro := range []int{0, 1} {
 		var perSecond [2]float64 // of guest CPU
 		for i, udp := range []string{"off", "on"} {

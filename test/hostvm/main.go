@@ -46,7 +46,7 @@ func main() {
 // settings are the flags.
 type settings struct {
 	pattern    string
-	json       bool
+	all, json  bool
 	vm         vm.Options
 	timeout    time.Duration
 	modules    string
@@ -58,10 +58,11 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	var s settings
 	f := flag.NewFlagSet("hostvm", flag.ContinueOnError)
 	f.StringVar(&s.pattern, "run", "", "run the tests that match this `PATTERN` only")
+	f.BoolVar(&s.all, "all", false, "of ./test/e2e all tests, not only those that see what the kernel decides, and those of taps once more without /dev/vhost-net")
 	f.BoolVar(&s.json, "json", false, "print the tests' events as 'go test -json' does")
 	f.IntVar(&s.vm.CPUs, "cpus", 2, "processors of the VM")
 	f.StringVar(&s.vm.Memory, "memory", "4096M", "memory of the VM, programs and files included")
-	f.DurationVar(&s.timeout, "timeout", 60*time.Minute, "end the VM after this long")
+	f.DurationVar(&s.timeout, "timeout", 70*time.Minute, "end the VM after this long")
 	f.StringVar(&s.modules, "modules", "", "more kernel `MODULES` to load, with commas between; those the kernel lacks are an error")
 	f.StringVar(&s.vm.Wire, "wire", "", "two NICs of this `MODEL` of QEMU's with a wire between them, as \"igb\", which the tests use instead of a veth pair")
 	f.StringVar(&s.dir, "dir", "", "exec: copy this `FOLDER` to the same path in the VM and run the program there")

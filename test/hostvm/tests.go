@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,12 +21,23 @@ const (
 	module      = "github.com/rscctl/rscctl"
 	productPath = "/tests/rscctl"
 	packetOnly  = "@packet" // marks a package whose tap tests run without /dev/vhost-net
-	testTimeout = 40 * time.Minute
+	testTimeout = 55 * time.Minute
+	endToEnd    = "./test/e2e"
 )
 
 // privileged are the packages that touch the network's configuration and can run in the VM's small user space.
 var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", "./vhost/stackguest", "./vhost/tap", "./test/tapvm",
-	"./controller/demo", "./controller/observe", "./test/e2e", "./test/e2e" + packetOnly}
+	"./controller/demo", "./controller/observe", endToEnd}
+
+// kernels are the tests from end to end that see what a kernel decides: bonds and VLAN devices, taps with vhost-net, where XDP and packet sockets
+// pass frames, offloads, what outlives a process. The others ask what the product decides, which is the same on every kernel: an emulated machine
+// takes seven times as long for them, so they are for -all.
+var kernels = strings.Join([]string{
+	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
+	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "SurvivesItsController", "KeptTap", // taps
+	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", // frames
+	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
+}, "|")
 
 // environment is what the tests find set. RSCCTL_INSIDE says that the machine is emulated. The rest is for ./test/vm, whose
 // guests' parts are ready made: an emulated machine in an emulated one is very slow.
@@ -55,7 +67,7 @@ func (r testRun) name() string {
 }
 
 // pattern selects the tests that are worth their time in an emulated machine.
-func (r testRun) pattern() string {
+func (r testRun) pattern(all bool) string {
 	switch {
 	case r.pkg == guestPackage:
 		return "OwnTap"
@@ -63,6 +75,8 @@ func (r testRun) pattern() string {
 		return "Tap|Clsact|Killed|Live"
 	case r.packet:
 		return "Tap"
+	case r.pkg == endToEnd && !all:
+		return kernels
 	}
 	return "."
 }
@@ -71,6 +85,9 @@ func (r testRun) pattern() string {
 func (s *settings) tests(ctx context.Context, tmp string, packages []string) error {
 	if len(packages) == 0 {
 		packages = privileged
+		if s.all {
+			packages = append(slices.Clone(privileged), endToEnd+packetOnly)
+		}
 	}
 	var runs []testRun
 	for _, p := range packages {
@@ -117,7 +134,7 @@ func (s *settings) test(ctx context.Context, v *vm.VM, r testRun) error {
 func (s *settings) run(ctx context.Context, v *vm.VM, r testRun, env []string, folder string) (err error) {
 	pattern, verbose := s.pattern, "-test.v"
 	if pattern == "" {
-		pattern = r.pattern()
+		pattern = r.pattern(s.all)
 	}
 	var out io.Writer = os.Stdout
 	if s.json {

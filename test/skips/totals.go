@@ -33,7 +33,7 @@ func key(pkg, test string) string {
 
 // vmStages are the stages that run in the VM of test/hostvm. What they leave out is no hole: the VM has a second kernel and less
 // around it, and runs the tests once more, not first. A test that this kernel left to it is looked up in inVM.
-var vmStages = []string{"hostvm", "nested", "systemd"}
+var vmStages = []string{"hostvm", "allvm", "nested", "systemd"}
 
 func newTotals() *totals {
 	return &totals{bad: map[string]bool{}, ran: map[string]bool{}, inVM: map[string]bool{}}

@@ -6,12 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/vm/wire"
 )
 
 // wireJudge checks every frame that a side receives, while traffic runs.
 type wireJudge struct {
+	lab     *lab
 	capture *netnstest.Capture
 	stop    atomic.Bool
 	done    chan struct{}
@@ -21,10 +23,12 @@ type wireJudge struct {
 	examples                 []string
 }
 
-// judge starts watching. Result ends it.
-func judge(t *testing.T, s *netnstest.Side) *wireJudge {
+// judge starts watching what the sender's side receives. Result ends it. Meanwhile the host's interface has no offloads, so that all frames are as on a
+// cable: a veth with offloads passes on whole what a NIC would cut and sum.
+func (l *lab) judge(t *testing.T) *wireJudge {
 	t.Helper()
-	j := &wireJudge{capture: s.Capture(t), done: make(chan struct{})}
+	l.b.SetOffload(t, netdev.TxChecksum, false)
+	j := &wireJudge{lab: l, capture: l.a.Capture(t), done: make(chan struct{})}
 	go func() {
 		defer close(j.done)
 		for {
@@ -62,6 +66,8 @@ func (j *wireJudge) result(t *testing.T, payload int64) {
 	t.Helper()
 	j.stop.Store(true)
 	<-j.done
+	j.lab.b.SetOffload(t, netdev.TxChecksum, true)
+	j.lab.b.SetOffload(t, "tso", true) // went with it
 	lost := j.capture.Dropped()
 	t.Logf("wire: %d frames, %d with checksums verified, %d not read in time", j.frames, j.checked, lost)
 	for _, e := range j.examples {

@@ -84,7 +84,7 @@ func (l *lab) bothWays(t *testing.T, v *VM, minMean float64) {
 		if minMean == 0 && got.mean() > maxFrame {
 			t.Errorf("mean guest frame %.0f bytes for a guest that takes no superframes", got.mean())
 		}
-		j := judge(t, l.a)
+		j := l.judge(t)
 		r = fromGuest(t, v, l.a, f.sender, seed+1, bytes)
 		j.result(t, bytes)
 		checkTransfer(t, "from the guest, "+f.name, r, seed+1, bytes)
