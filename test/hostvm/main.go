@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	var s settings
 	f := flag.NewFlagSet("hostvm", flag.ContinueOnError)
 	f.StringVar(&s.pattern, "run", "", "run the tests that match this `PATTERN` only")
-	f.BoolVar(&s.all, "all", false, "of ./test/e2e all tests, not only those that see what the kernel decides, and those of taps once more without /dev/vhost-net")
+	f.BoolVar(&s.all, "all", false, "all tests of ./controller/demo and ./test/e2e, not only those that see what the kernel decides, and those of taps once more without /dev/vhost-net")
 	f.BoolVar(&s.json, "json", false, "print the tests' events as 'go test -json' does")
 	f.IntVar(&s.vm.CPUs, "cpus", 2, "processors of the VM")
 	f.StringVar(&s.vm.Memory, "memory", "4096M", "memory of the VM, programs and files included")

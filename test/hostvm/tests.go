@@ -77,6 +77,8 @@ func (r testRun) pattern(all bool) string {
 		return "Tap"
 	case r.pkg == endToEnd && !all:
 		return kernels
+	case r.pkg == "./controller/demo" && !all:
+		return "DemoMovesData"
 	}
 	return "."
 }

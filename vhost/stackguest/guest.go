@@ -82,6 +82,12 @@ func Open(ctx context.Context, cfg Config) (_ *Guest, err error) {
 	if g.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("guest: eventfd: %w", err)
 	}
+	if g.taps, err = openTap(tapConfig{Name: cfg.Tap, MAC: cfg.MAC, Queues: cfg.Pairs, NAPI: cfg.NAPI}); err != nil {
+		return nil, fmt.Errorf("guest: %w", err)
+	}
+	if datagrams := virtio.Mask(virtio.FGuestUSO4, virtio.FGuestUSO6); cfg.Features&datagrams != 0 && !takesDatagrams(g.taps) {
+		cfg.Features &^= datagrams
+	}
 	const rings = 1 << 18 // of 1024 descriptors: 26 KiB each, with room to spare
 	g.fe, err = user.OpenFrontend(ctx, user.FrontendConfig{
 		Socket: cfg.Socket, Listen: cfg.Listen, Features: cfg.Features, Need: cfg.Need,
@@ -96,11 +102,8 @@ func Open(ctx context.Context, cfg Config) (_ *Guest, err error) {
 	case n < f.HdrLen()+14, !f.Has(virtio.FMrgRxbuf) && n < g.longest(f):
 		return nil, fmt.Errorf("guest: %d bytes: %w", n, ErrBufferLen)
 	}
-	g.taps, err = openTap(tapConfig{
-		Name: cfg.Tap, MAC: cfg.MAC, Queues: cfg.Pairs, NAPI: cfg.NAPI, HdrLen: f.HdrLen(), Offers: tapOffers(f),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("guest: %w", err)
+	if err := agree(g.taps, f.HdrLen(), tapOffers(f)); err != nil {
+		return nil, fmt.Errorf("guest: tap %s: %w", cfg.Tap, err)
 	}
 	for i := range cfg.Pairs {
 		p, err := g.newPair(i)

@@ -20,6 +20,8 @@ const (
 	tunFTSO4   = 0x02
 	tunFTSO6   = 0x04
 	tunFTSOECN = 0x08
+	tunFUSO4   = 0x20 // Linux 6.2
+	tunFUSO6   = 0x40
 )
 
 // tapConfig describes the tap device of a Guest.
@@ -28,8 +30,6 @@ type tapConfig struct {
 	MAC    net.HardwareAddr
 	Queues int  // file descriptors; more than one makes the device multi-queue
 	NAPI   bool // IFF_NAPI: written frames go through NAPI and so through GRO
-	HdrLen int  // bytes of virtio_net_hdr in front of every frame
-	Offers uint // TUN_F_ flags
 }
 
 // tapOffers translates what the back-end lets a guest leave to it into the tap's transmit features.
@@ -82,12 +82,6 @@ func openTap(c tapConfig) (fds []int, err error) {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 			return fds, fmt.Errorf("tap %s: create: %w", c.Name, os.NewSyscallError("TUNSETIFF", err))
 		}
-		if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, c.HdrLen); err != nil {
-			return fds, fmt.Errorf("tap %s: header size: %w", c.Name, os.NewSyscallError("TUNSETVNETHDRSZ", err))
-		}
-	}
-	if err := unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, int(c.Offers)); err != nil {
-		return fds, fmt.Errorf("tap %s: offloads: %w", c.Name, os.NewSyscallError("TUNSETOFFLOAD", err))
 	}
 	if len(c.MAC) > 0 {
 		if err := setMAC(c.Name, c.MAC); err != nil {
@@ -95,6 +89,25 @@ func openTap(c tapConfig) (fds []int, err error) {
 		}
 	}
 	return fds, nil
+}
+
+// takesDatagrams tells whether the kernel takes UDP superframes that are written to the tap: one that does not refuses each of them. It is asked
+// by offering to take such frames from it.
+func takesDatagrams(fds []int) bool {
+	return unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, tunFCsum|tunFUSO4|tunFUSO6) == nil
+}
+
+// agree tells the tap what was negotiated: the bytes of virtio_net_hdr in front of every frame, and TUN_F_ flags.
+func agree(fds []int, hdrLen int, offers uint) error {
+	for _, fd := range fds {
+		if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, hdrLen); err != nil {
+			return fmt.Errorf("header size: %w", os.NewSyscallError("TUNSETVNETHDRSZ", err))
+		}
+	}
+	if err := unix.IoctlSetInt(fds[0], unix.TUNSETOFFLOAD, int(offers)); err != nil {
+		return fmt.Errorf("offloads: %w", os.NewSyscallError("TUNSETOFFLOAD", err))
+	}
+	return nil
 }
 
 func closeAll(fds []int) {
