@@ -198,12 +198,12 @@ func (h *handedOver) parcel(t *testing.T, fn func(p *parcel.Parcel) (packed, err
 // end hands the second parcel over.
 func (h *handedOver) end(t *testing.T) *Controller {
 	t.Helper()
-	p, release, err := h.old.pack()
+	p, left, err := h.old.pack()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	release()
+	h.old.release(left)
 	s, err := readPacked(p)
 	if err == nil {
 		err = h.heir.goOn(p, &s, allOrNothing)

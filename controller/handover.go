@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -171,7 +173,7 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 			_ = c.listener.SetDeadline(time.Time{})
 		}
 	}()
-	p, release, err := c.pack()
+	p, left, err := c.pack()
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
 		h.refuse(err)
@@ -179,7 +181,12 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	}
 	defer p.Close()
 	packedIn := time.Since(begin)
-	if err = h.take(p, release); err == nil {
+	release := sync.OnceFunc(func() { c.release(left) })
+	meanwhile := func() {} // to unmap and close takes as long as all else, and guests wait
+	if slices.ContainsFunc(left, (*uplink).bindsAnew) {
+		meanwhile = release
+	}
+	if err = h.take(p, meanwhile); err == nil {
 		err = c.succeededBy(h)
 	}
 	if err == nil {
@@ -187,8 +194,10 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 			_ = c.opt.Store.Tell("STOPPING=1")
 		}
 		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
+		release()
 		return true
 	}
+	release()
 	s, bad := readPacked(p)
 	gone := h.kill() // or it might use what we are about to use
 	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)

@@ -26,9 +26,9 @@ type bag interface {
 }
 
 // pack stops all traffic between two bursts and puts the controller into a parcel: no VM, no front-end and no sender hears of it. From
-// then on this process has no uplinks; unpack goes on with them, here or in another process. What this process still has of them is for
-// release: it takes time, and can wait until the parcel is sent. With an error the controller has gone on by itself. The caller holds mu.
-func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
+// then on this process has no uplinks; unpack goes on with them, here or in another process. What this process still has of them is left: release
+// takes time, and can wait. With an error the controller has gone on by itself. The caller holds mu.
+func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, err error) {
 	p = parcel.New(c.opt.Version)
 	var packedVMs []*attachment
 	vms := map[*attachment]*packedVM{}
@@ -64,7 +64,7 @@ func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
 	if err != nil {
 		return nil, nil, goOn(err)
 	}
-	left := slices.Collect(maps.Values(c.uplinks))
+	left = slices.Collect(maps.Values(c.uplinks))
 	for _, u := range left {
 		c.pulses.remove(u)
 		if err := u.each(func(q *queue) error { return q.Stop() }); err != nil { // its last act is one on rings that are another's soon
@@ -72,14 +72,22 @@ func (c *Controller) pack() (p *parcel.Parcel, release func(), err error) {
 		}
 	}
 	clear(c.uplinks)
-	return p, func() {
-		for _, u := range left {
-			if err := u.release(); err != nil { // the parcel has what it needs; what does not close ends with the process
-				u.log.Warn("hand over: release", "err", err)
-			}
-			c.unwatchUplink(u)
+	return p, left, nil
+}
+
+// release closes what this process still has of uplinks that were packed.
+func (c *Controller) release(left []*uplink) {
+	for _, u := range left {
+		if err := u.release(); err != nil { // the parcel has what it needs; what does not close ends with the process
+			u.log.Warn("hand over: release", "err", err)
 		}
-	}, nil
+		c.unwatchUplink(u)
+	}
+}
+
+// bindsAnew tells whether an heir makes new sockets for some queue: it can bind them once those of this process are closed.
+func (u *uplink) bindsAnew() bool {
+	return slices.ContainsFunc(u.queues, func(q *queue) bool { return !q.adoptable })
 }
 
 // packed is what is known of a VM beside its kind and its counts.

@@ -142,14 +142,14 @@ func (c *Controller) leave() bool {
 		return false
 	}
 	c.remember()
-	p, release, err := c.pack()
+	p, left, err := c.pack()
 	if err != nil {
 		c.log.Error("not left to the next process", "err", err)
 		c.mu.Unlock()
 		return false
 	}
 	c.log.Info("left to the next process")
-	release()
+	c.release(left)
 	p.Close()
 	return true // with mu held: nothing here is this process's any more
 }
