@@ -80,6 +80,9 @@ func (u *uplink) device(index int) *device {
 // site is what is known of an uplink.
 func (u *uplink) site() *site {
 	s := &site{facts: u.facts, bond: u.bond, chunk: u.chunk}
+	if u.foreign != nil {
+		s.xskMap, s.picked = u.foreign.path, u.foreign.queues
+	}
 	for _, d := range u.devs {
 		s.devs = append(s.devs, d.facts)
 	}
