@@ -99,17 +99,6 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	return resp, nil
 }
 
-// changes are what an interface needs to become an uplink, in words.
-func (s *site) changes() (out []string) {
-	if s.xskMap != "" {
-		return []string{fmt.Sprintf("put AF_XDP sockets of %s's queues %s into the map pinned at %s (its XDP program is left alone)", s.facts.Name, api.QueuesText(s.picked), s.xskMap)}
-	}
-	for _, d := range s.devs {
-		out = append(out, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", d.RxQueues, d.Name))
-	}
-	return out
-}
-
 // attachNow makes the changes, each undone again if a later one fails. The caller holds mu.
 func (c *Controller) attachNow(u *uplink, at *site, a *attachment, todo []state.Change, resp *api.AttachResponse) (err error) {
 	var done []state.Change

@@ -20,6 +20,11 @@ import (
 // queues into it, and touch neither the program nor the rest of the map. Frames come without our metadata then, and not only those of VMs:
 // the worker finds out whose they are (datapath/foreign.go).
 
+var (
+	errNoQueue = errors.New("no such queue")
+	errBondMap = errors.New("a map has sockets of one interface, and this is a bond")
+)
+
 // notOffered is what such an interface lacks, in an operator's words.
 var notOffered = []string{
 	"flows (rscctl flows)", "counters of what XDP does (outcomes)", "a VM's share of the RX ring", "VMs on taps (--tap), and with them the kernel's path while a worker hangs",
@@ -87,7 +92,7 @@ func (u *uplink) agrees(req *api.AttachRequest) error {
 // inspectForeign looks whether an interface's frames can be had by somebody else's map. It changes nothing.
 func inspectForeign(f *netdev.Facts, bond *netdev.Bond, req *api.AttachRequest) error {
 	if bond != nil {
-		return fmt.Errorf("%w: a map holds sockets of one interface, and %s is a bond: leave --xsk-map out, or attach to an interface that is no member", ErrUsage, f.Name)
+		return fmt.Errorf("%w: leave --xsk-map out, or attach to an interface that is no bond", errBondMap)
 	}
 	if f.XDP.Attached && bpf.NameOf(ebpf.ProgramID(f.XDP.ProgID)) == bpf.ProgramName {
 		return fmt.Errorf("%w (XDP program %d is rscctl's): detach it there first, or leave --xsk-map out", ErrHeld, f.XDP.ProgID)
@@ -102,17 +107,17 @@ func inspectForeign(f *netdev.Facts, bond *netdev.Bond, req *api.AttachRequest) 
 // openForeign opens the map and checks that it has a place for each of the queues, which the interface must have.
 func openForeign(path string, f *netdev.Facts, queues []uint16) (*bpf.SocketMap, error) {
 	if last := queues[len(queues)-1]; int(last) >= f.RxQueues {
-		return nil, fmt.Errorf("%w: it has no receive queue %d: name queues 0 to %d, or give it more ('ethtool -L')", ErrUsage, last, f.RxQueues-1)
+		return nil, fmt.Errorf("queue %d: %w: name receive queues 0 to %d, or give it more ('ethtool -L %s')", last, errNoQueue, f.RxQueues-1, f.Name)
 	}
 	m, err := bpf.OpenSocketMap(path)
 	switch {
 	case errors.Is(err, bpf.ErrPermission):
-		return nil, fmt.Errorf("xsk-map %s: %w: let the user of rscctl write to it ('chown root %s')", path, err, path)
+		return nil, fmt.Errorf("xsk-map %s: %w: let the user of rscctl write to it ('chown root %s')", path, err, api.ShellWord(path))
 	case err != nil:
-		return nil, fmt.Errorf("xsk-map %s: %w: %w: name the path where the XDP program's owner has pinned its map of AF_XDP sockets ('bpftool map list pinned %s')", path, ErrUsage, err, path)
+		return nil, fmt.Errorf("xsk-map %s: %w: name the path where the XDP program's owner has pinned its map of AF_XDP sockets ('bpftool map show pinned %s')", path, err, api.ShellWord(path))
 	}
 	if last := queues[len(queues)-1]; int(last) >= m.Places() {
-		err := fmt.Errorf("xsk-map %s: %w: it has %d entries, and none for queue %d: name other queues, or have it made larger", path, ErrUsage, m.Places(), last)
+		err := fmt.Errorf("xsk-map %s: queue %d: %w: it has entries for queues 0 to %d: name those, or have it made larger", path, last, errNoQueue, m.Places()-1)
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
