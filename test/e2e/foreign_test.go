@@ -290,12 +290,15 @@ func TestWhatBecomesOfAForeignMapIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.healthy("the pin is gone", api.HealthDegraded, "nothing is pinned there")
+	r.replace()
 	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute) // by the map that the program still has
 	s.begin(s.pin(s.path, ebpf.XSKMap, 1))
 	r.healthy("another map is pinned", api.HealthGood)
 	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute)
-	r.crash()
-	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute)
+	if !netnstest.Emulated() {
+		r.crash()
+		netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute)
+	}
 
 	s.off()
 	r.healthy("the program is off", api.HealthDegraded, "no XDP program is on")
