@@ -134,7 +134,7 @@ func (c *Controller) attachNow(u *uplink, at *site, a *attachment, todo []state.
 		if err := u.checkTags(); err != nil && u.foreign == nil {
 			return err
 		} else if err != nil { // whose program it is decides
-			resp.Warnings = append(resp.Warnings, err.Error())
+			resp.Warnings = append(resp.Warnings, err.Error()+": until then a frame of any VLAN may be taken for an untagged one")
 		}
 		if err := c.watchUplink(u); err != nil {
 			return err

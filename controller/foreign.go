@@ -47,7 +47,7 @@ type foreign struct {
 	path    string
 	queues  []uint16 // sorted
 	sockets *bpf.SocketMap
-	ours    map[int]int // descriptors of the sockets that are to be in the map, by queue
+	placed  map[int]int // descriptors of the sockets that are to be in the map, by queue
 	adopted bool        // a process before put them there
 	trouble []string    // found by the last look
 }
@@ -134,7 +134,7 @@ func (u *uplink) openForeign(s *site) (*device, error) {
 }
 
 func (u *uplink) addForeign(d *device, path string, queues []uint16, m *bpf.SocketMap) *device {
-	u.foreign = &foreign{dev: d, path: path, queues: queues, sockets: m, ours: map[int]int{}}
+	u.foreign = &foreign{dev: d, path: path, queues: queues, sockets: m, placed: map[int]int{}}
 	d.prog = u.foreign
 	return d
 }
@@ -168,16 +168,16 @@ func (f *foreign) SetSocket(queue, fd int) error {
 	if err != nil && !errors.Is(err, bpf.ErrPlaceTaken) {
 		return fmt.Errorf("xsk-map %s: %w", f.path, err)
 	}
-	f.ours[queue] = fd
+	f.placed[queue] = fd
 	return nil
 }
 
 // Detach implements program: it takes our sockets out of the map.
 func (f *foreign) Detach() error {
 	var errs []error
-	for queue, fd := range f.ours {
+	for queue, fd := range f.placed {
 		errs = append(errs, f.sockets.Leave(queue, fd))
-		delete(f.ours, queue)
+		delete(f.placed, queue)
 	}
 	return errors.Join(errs...)
 }

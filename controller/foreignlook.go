@@ -12,9 +12,9 @@ import (
 	"github.com/rscctl/rscctl/controller/api"
 )
 
-// checkForeign looks whether the sockets are still where somebody else's program looks for them, and puts them into another map that is
+// followForeign looks whether the sockets are still where somebody else's program looks for them, and puts them into another map that is
 // pinned there by now. The caller holds mu.
-func (c *Controller) checkForeign(u *uplink) {
+func (c *Controller) followForeign(u *uplink) {
 	f := u.foreign
 	if f == nil {
 		return
@@ -40,8 +40,8 @@ func (f *foreign) look() (moved bool, trouble []string) {
 	if err != nil {
 		trouble = append(trouble, fmt.Sprintf("xsk-map %s: %v: its program's owner may look for sockets elsewhere now: have the map pinned there again, or 'rscctl detach %s'", f.path, err, f.dev.facts.Name))
 	}
-	for _, queue := range slices.Sorted(maps.Keys(f.ours)) { // puts one back that was taken out
-		if err := f.sockets.Take(queue, f.ours[queue]); err != nil {
+	for _, queue := range slices.Sorted(maps.Keys(f.placed)) { // puts one back that was taken out
+		if err := f.sockets.Take(queue, f.placed[queue]); err != nil {
 			trouble = append(trouble, fmt.Sprintf("xsk-map %s: queue %d: %v, so no frame of that queue comes to the VMs: end who put it there, and it is put back", f.path, queue, err))
 		}
 	}
@@ -60,15 +60,15 @@ func (f *foreign) follow() (moved bool, err error) {
 	if now.ID() == f.sockets.ID() {
 		return false, now.Close()
 	}
-	for queue, fd := range f.ours {
+	for queue, fd := range f.placed {
 		if err = now.Take(queue, fd); err != nil {
-			for q, fd := range f.ours {
+			for q, fd := range f.placed {
 				err = errors.Join(err, now.Leave(q, fd))
 			}
 			return false, fmt.Errorf("another map is pinned there: %w", errors.Join(err, now.Close()))
 		}
 	}
-	for queue, fd := range f.ours {
+	for queue, fd := range f.placed {
 		err = errors.Join(err, f.sockets.Leave(queue, fd))
 	}
 	err = errors.Join(err, f.sockets.Close())

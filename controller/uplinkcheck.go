@@ -62,7 +62,7 @@ func (c *Controller) checkUplink(u *uplink) {
 	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO) }); err != nil {
 		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "err", err)
 	}
-	c.checkForeign(u)
+	c.followForeign(u)
 	for _, v := range u.sorted() {
 		if v.clashes(now) {
 			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))

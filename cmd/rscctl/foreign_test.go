@@ -12,6 +12,7 @@ import (
 func TestStatusSaysWhoseProgramItIs(t *testing.T) {
 	st := sampleStatus()
 	nic := &st.Interfaces[0]
+	nic.Queues[0].RxNobody, nic.Queues[1].RxNobody = 3, 4
 	nic.Name, nic.XDPMode, nic.Metadata = "eth7", "", nil
 	for which, f := range map[string]api.ForeignProgram{`foreign (7 "theirs")`: {ID: 7, Name: "theirs"}, "foreign": {}} {
 		f.XSKMap, f.Queues, f.NotOffered = "/sys/fs/bpf/xsks", []uint16{0, 1}, []string{"flows", "taps"}
@@ -21,7 +22,7 @@ func TestStatusSaysWhoseProgramItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := strings.Join(strings.Fields(out.String()), " ")
-		if want := "eth7: program: " + which + ", xsk-map /sys/fs/bpf/xsks, queues 0,1 not offered: flows; taps"; !strings.Contains(text, want) {
+		if want := "eth7: program: " + which + ", xsk-map /sys/fs/bpf/xsks, queues 0,1 for nobody: 7 frames dropped not offered: flows; taps"; !strings.Contains(text, want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
 	}

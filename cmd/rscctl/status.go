@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -205,6 +206,13 @@ func printForeign(p *printer, st *api.Status) {
 			which = fmt.Sprintf(" (%d %q)", f.ID, f.Name)
 		}
 		p.text("", fmt.Sprintf("%s: program: foreign%s, xsk-map %s, queues %s", st.Interfaces[i].Name, which, f.XSKMap, api.QueuesText(f.Queues)))
+		nobody := uint64(0)
+		for n := range st.Interfaces[i].Queues {
+			nobody += st.Interfaces[i].Queues[n].RxNobody
+		}
+		if nobody > 0 {
+			p.text("  for nobody:  ", plural(int(min(nobody, math.MaxInt)), "frame", "frames")+" dropped")
+		}
 		p.text("  not offered: ", strings.Join(f.NotOffered, "; "))
 	}
 }

@@ -14,26 +14,25 @@ const groupCopies = 1024
 
 // takeForeign gives one frame to the VM that it is for, to all of its VLAN, or to nobody: the kernel cannot have it back.
 func (w *Worker) takeForeign(frame []byte, ref uint64) {
-	if len(frame) >= ethHeader && frame[0]&1 != 0 {
+	switch p := w.byAddress(frame); {
+	case p != nil:
+		w.accept(p, frame, ref)
+		return
+	case frame == nil: // in no chunk of ours
+		w.cnt.Unknown++
+	case len(frame) >= ethHeader && frame[0]&1 != 0:
 		w.takeGroup(frame)
-		w.nic.Free(ref)
-		return
-	}
-	p := w.byAddress(frame)
-	if p == nil {
+	default:
 		w.cnt.Nobody++
-		w.nic.Free(ref)
-		return
 	}
-	w.accept(p, frame, ref)
+	w.nic.Free(ref)
 }
 
-// takeGroup copies a group frame to the VMs that hear it. The tag of their VLAN is taken out first, as it is for a single VM.
+// takeGroup copies a group frame, which w.pkt.Info describes, to the VMs that hear it. The tag of their VLAN is taken out first, as it is for a single VM.
 func (w *Worker) takeGroup(frame []byte) {
 	if w.groupTurn != w.turn {
 		w.groupTurn, w.groupLeft = w.turn, groupCopies
 	}
-	packet.Parse(frame, &w.pkt.Info)
 	vlan := uint16(0)
 	if w.pkt.Info.Tagged {
 		vlan = w.pkt.Info.TCI & vlanID

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,6 +77,38 @@ func TestSomebodyElsesProgramBringsTheFrames(t *testing.T) {
 		t.Error("a socket is left in the map")
 	}
 	s.untouched("detached")
+}
+
+// A tag that is in the frame says whose it is. Where tags may travel beside it, attach warns: the frames of any VLAN would be untagged ones.
+func TestTagsInFramesOfAForeignProgramCount(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true, StaticNeighbors: true})
+	s := newStranger(r, 1)
+	plainSocket, said := s.attach("plain", macA, "--queue", "0")
+	if strings.Contains(said, "VLAN tags cannot be seen") {
+		t.Errorf("tags are in the frames:\n%s", said)
+	}
+	sevenSocket, _ := s.attach("seven", macA, "--queue", "0", "--vlan", "7")
+	plain := r.boot(stackguest.Config{Socket: plainSocket, MAC: mac(t, macA)}).side.Capture(t)
+	seven := r.boot(stackguest.Config{Socket: sevenSocket, MAC: mac(t, macA)}).side.Capture(t)
+	frame := func(length int, tags ...uint16) []byte {
+		return pt.TCP{DstMAC: [6]byte(mac(t, macA)), SrcMAC: [6]byte(r.net.A.MAC), Len: length, Tags: tags}.Frame()
+	}
+	r.net.A.Inject(t, frame(300, 7), frame(301, 8), frame(302))
+	is := func(want []byte) func(f netnstest.Frame) bool {
+		return func(f netnstest.Frame) bool { return bytes.Equal(f.Data, want) }
+	}
+	seven.Until(5*time.Second, is(frame(300)))
+	plain.Until(5*time.Second, is(frame(302)))
+	for _, f := range append(plain.Drain(100*time.Millisecond), seven.Drain(0)...) {
+		if len(f.Data) == len(frame(300)) || len(f.Data) == len(frame(301)) {
+			t.Errorf("a frame of another VLAN: %d bytes", len(f.Data))
+		}
+	}
+
+	r = newRig(t, netnstest.Options{NoIPv6: true, KeepTxVLAN: true})
+	if _, said := newStranger(r, 1).attach("vm0", macA, "--queue", "0"); !strings.Contains(said, "warning: ") || !strings.Contains(said, "VLAN tags cannot be seen") {
+		t.Errorf("tags travel beside the frames:\n%s", said)
+	}
 }
 
 // Only the queues that are named get sockets, under their own numbers.
@@ -302,8 +335,16 @@ func TestWhatBecomesOfAForeignMapIsSaid(t *testing.T) {
 
 	s.off()
 	r.healthy("the program is off", api.HealthDegraded, "no XDP program is on")
-	if err := m.Put(uint32(0), uint32(own.FD())); err != nil {
+	now, err := ebpf.LoadPinnedMap(s.path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	if err := now.Put(uint32(0), uint32(own.FD())); err != nil {
 		t.Fatal(err)
 	}
 	r.must("detach", r.net.B.Dev)
+	if err := now.Update(uint32(0), uint32(own.FD()), ebpf.UpdateExist); err != nil {
+		t.Errorf("detach has taken another one's socket out: %v", err)
+	}
 }
