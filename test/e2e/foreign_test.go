@@ -115,8 +115,11 @@ func TestTagsInFramesOfAForeignProgramCount(t *testing.T) {
 func TestOnlyTheNamedQueuesAreTaken(t *testing.T) {
 	r := newRig(t, netnstest.Options{Queues: 3, NoIPv6: true})
 	s := newStranger(r, 3)
-	s.attach("vm0", macA, "--queue", "2,1")
 	own := s.socket()
+	if said := r.must(append(s.flags("vm0", macA), "--queue", "2,1", "--dry-run")...); !strings.Contains(said, "queues 1,2 into the map pinned at "+s.path) || s.taken(1, own) {
+		t.Errorf("--dry-run:\n%s", said)
+	}
+	s.attach("vm0", macA, "--queue", "2,1")
 	for queue, want := range []bool{false, true, true} {
 		if s.taken(queue, own) != want {
 			t.Errorf("queue %d: a socket of ours is in the map: %t", queue, !want)
@@ -130,6 +133,20 @@ func TestOnlyTheNamedQueuesAreTaken(t *testing.T) {
 	}
 	if !slices.Equal(ids, []int{1, 2}) || !slices.Equal(st.Interfaces[0].Foreign.Queues, []uint16{1, 2}) {
 		t.Errorf("queues %v of %+v", ids, st.Interfaces[0].Foreign)
+	}
+	file := filepath.Join(r.dir, "vms.yaml")
+	exported := r.must("export")
+	if err := os.WriteFile(file, []byte(exported), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var none struct{ Steps []any }
+	if r.json(&none, "apply", "-f", file); len(none.Steps) != 0 {
+		t.Errorf("what was exported differs: %+v\n%s", none, exported)
+	}
+	r.must("detach", r.net.B.Dev)
+	r.must("apply", "-f", file)
+	if s.taken(0, own) || !s.taken(1, own) || !s.taken(2, own) {
+		t.Errorf("what was exported is not what was there:\n%s", exported)
 	}
 }
 
@@ -289,6 +306,14 @@ func TestAMapBesideOurOwnProgramIsRefused(t *testing.T) {
 	out, code := r.cli(append(s.flags("vm1", macB), "--queue", "0")...)
 	if code != 1 || !strings.Contains(out, "leave --xsk-map and --queue out") {
 		t.Errorf("exit %d: %s", code, out)
+	}
+	other := *r
+	other.dir = t.TempDir()
+	other.start()
+	defer other.stop()
+	out, code = other.cli("attach", r.net.B.Dev, "--vm", "x", "--mac", macB, "--vhost-user", filepath.Join(other.dir, "x.sock"), "--xsk-map", s.path, "--queue", "0")
+	if code != 1 || !strings.Contains(out, "another controller") || !strings.Contains(out, "leave --xsk-map out") {
+		t.Errorf("an interface of another controller: exit %d: %s", code, out)
 	}
 }
 
