@@ -45,7 +45,7 @@ func (f *foreign) look() (moved bool, trouble []string) {
 			trouble = append(trouble, fmt.Sprintf("xsk-map %s: queue %d: %v, so no frame of that queue comes to the VMs: end who put it there, and it is put back", f.path, queue, err))
 		}
 	}
-	if now := f.dev.facts; !now.XDP.Attached && now.Kind != "netkit" { // a leased queue's program is on the interface that it is leased from
+	if now := f.dev.facts; !now.XDP.Attached {
 		trouble = append(trouble, fmt.Sprintf("no XDP program is on %s, so no frame comes by %s: start its owner", now.Name, f.path))
 	}
 	return moved, trouble
