@@ -16,6 +16,10 @@ var (
 	ErrNoDevice = errors.New("no such interface")
 	// ErrParts: a descriptor handed over is not what it should be.
 	ErrParts = errors.New("not what was to be handed over")
+	// ErrNoMap: there is no map of AF_XDP sockets at a path.
+	ErrNoMap = errors.New("no XSKMAP")
+	// ErrPlaceTaken: another socket is at that place of an XSKMAP.
+	ErrPlaceTaken = errors.New("another socket is in it")
 	// ErrNoPort: DeletePort was asked for a key that is not in the map.
 	ErrNoPort = errors.New("no such port")
 	// ErrName: a VM's name is empty, too long, or has a zero byte in it.

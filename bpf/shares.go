@@ -97,8 +97,11 @@ func (p *Program) SharesAhead(queue, room, fill int) (*Shares, error) {
 	return &Shares{mem: mem, queue: rxQueueAt(mem, queue), places: make([]uint32, 0, meta.MaxPorts), room: uint32(room), patience: uint32(fill / 2)}, nil
 }
 
-// Begin makes XDP count on this one from here on: what was in the ring before counts as gone.
+// Begin makes XDP count on this one from here on: what was in the ring before counts as gone. Of nil, a queue without shares, it does nothing.
 func (s *Shares) Begin() {
+	if s == nil {
+		return
+	}
 	q := s.queue
 	for i := range q.VMs {
 		atomic.StoreUint32(&q.VMs[i].Taken, atomic.LoadUint32(&q.VMs[i].Admitted))
@@ -156,8 +159,11 @@ type Hangs struct {
 	Now    bool   // it has not been heard of since the last time
 }
 
-// Hangs may be called from any goroutine until Close.
+// Hangs may be called from any goroutine until Close. Of nil it is the zero value.
 func (s *Shares) Hangs() Hangs {
+	if s == nil {
+		return Hangs{}
+	}
 	q := s.queue
 	h := Hangs{Times: uint64(atomic.LoadUint32(&q.Hangs)), Passed: atomic.LoadUint64(&q.HangPassed)}
 	h.Now = h.Times > 0 && atomic.LoadUint32(&q.HangBeat) == atomic.LoadUint32(&q.Beat)

@@ -71,6 +71,9 @@ func (c *Controller) rehearse(p *parcel.Parcel, s *packed) error {
 	if s.Lock == "" || s.Pins != "" && !bpf.SameFlows(filepath.Join(c.opt.BPFFS, flowsPinName), c.rows) {
 		// An older version's, which says no more, or whose flow maps would have to be replaced for all else.
 		for i := range s.Uplinks {
+			if s.Uplinks[i].Foreign != nil {
+				continue
+			}
 			one := &s.Uplinks[i].devices()[0] // those of a bond's other members are loaded beside it
 			prog, err := adoptProgram(p, one, nil)
 			if err != nil {
@@ -93,7 +96,7 @@ func (c *Controller) rehearse(p *parcel.Parcel, s *packed) error {
 		c.ahead.uplinks[one.Tag], c.ahead.was[one.Tag] = u, one.fixed()
 		for n := range one.VMs {
 			vm := &one.VMs[n]
-			if !c.flows.Has(vm.VM.Name) { // the controller before has them in a map of another size
+			if one.Foreign == nil && !c.flows.Has(vm.VM.Name) { // the controller before has them in a map of another size
 				continue
 			}
 			if _, err := c.buildVM(p, u, vm); err == nil {

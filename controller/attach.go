@@ -48,11 +48,17 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	u := c.uplinks[req.Iface]
 	var at *site
 	if u == nil {
-		if at, err = inspectUplink(req.Iface, a.addr.VLAN); err != nil {
+		if at, err = inspectUplink(&a.req, a.addr.VLAN); err != nil {
 			return resp, err
 		}
 	} else {
+		if err := u.agrees(&a.req); err != nil {
+			return resp, err
+		}
 		at = u.site()
+	}
+	if a.req.XSKMap != "" {
+		resp.Notes = append(resp.Notes, foreignNote(req.Iface))
 	}
 	facts := at.facts
 	if a.clashes(facts) {
@@ -71,9 +77,7 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	}
 	resp.Warnings = append(append(resp.Warnings, warnings...), said...)
 	if u == nil {
-		for _, d := range at.devs {
-			resp.Changes = append(resp.Changes, fmt.Sprintf("attach an XDP program and %d AF_XDP sockets to %s (the link may flap)", d.RxQueues, d.Name))
-		}
+		resp.Changes = append(resp.Changes, at.changes()...)
 	}
 	for _, mac := range append([]string{req.MAC}, a.kept.MACs...) {
 		resp.Changes = append(resp.Changes, fmt.Sprintf("add %s to %s's unicast filter", mac, req.Iface))
@@ -127,8 +131,10 @@ func (c *Controller) attachNow(u *uplink, at *site, a *attachment, todo []state.
 		}
 		u.tag = c.nextTag("u")
 		resp.Warnings = append(resp.Warnings, u.warnings...)
-		if err := u.checkTags(); err != nil {
+		if err := u.checkTags(); err != nil && u.foreign == nil {
 			return err
+		} else if err != nil { // whose program it is decides
+			resp.Warnings = append(resp.Warnings, err.Error()+": until then a frame of any VLAN may be taken for an untagged one")
 		}
 		if err := c.watchUplink(u); err != nil {
 			return err
@@ -225,6 +231,9 @@ func (u *uplink) addVM(a *attachment) error {
 
 // countFlows has the VM's flows counted in its own map.
 func (u *uplink) countFlows(a *attachment) (err error) {
+	if u.foreign != nil {
+		return nil
+	}
 	if a.flows, err = u.flows.VM(a.req.VM); err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func TestValuesOutOfRangeAreNamedWithTheirRange(t *testing.T) {
 		{"policy", `{"rate_tx":1}`, "8kbit to 1Tbit"}, {"policy", `{"rate_rx":1000000000000000}`, "8kbit to 1Tbit"}, {"policy", `{"burst_tx":5000}`, "8kbit"}, {"policy", `{"rate_rx":8000,"burst_rx":1}`, "1514"},
 		{"ips", `["10.0"]`, "10.0.0.5"}, {"ips", `["10.0.0.5/24"]`, "10.0.0.0/24"}, {"ips", `["fe80::1%eth0"]`, "zone"}, {"ips", `["::ffff:10.0.0.5"]`, "10.0.0.5"},
 		{"ips", `["224.0.0.1"]`, "no station"}, {"ips", `["::"]`, "no station"}, {"ips", `["10.0.0.5/33"]`, "no address"}, {"ips", `[""]`, "no address"},
-		{"policy", `{"exclude_ports":[0]}`, "1 to 65535"},
+		{"policy", `{"exclude_ports":[0]}`, "1 to 65535"}, {"queues", "[0]", "--xsk-map"}, {"xsk_map", `"/sys/fs/bpf/xsks"`, "--queue 0"}, {"xsk_map", `"xsks"`, "from /"},
 		{"policy", `{"hold_ns":-1}`, "10ms"}, {"policy", `{"hold_ns":10000001}`, "10ms"}, {"policy", `{"max_bytes":1499}`, "1500 to 65535"}, {"policy", `{"max_bytes":65536}`, "1500 to 65535"},
 		{"policy", `{"max_segments":1}`, "2 to"}, {"policy", `{"max_segments":-1}`, "2 to"}, {"policy", `{"profile":"lro"}`, "gro or rsc"}, {"policy", `{"profile":"off"}`, "gro or rsc"},
 	} {

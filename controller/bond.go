@@ -77,15 +77,6 @@ func (u *uplink) device(index int) *device {
 	return nil
 }
 
-// site is what is known of an uplink.
-func (u *uplink) site() *site {
-	s := &site{facts: u.facts, bond: u.bond, chunk: u.chunk}
-	for _, d := range u.devs {
-		s.devs = append(s.devs, d.facts)
-	}
-	return s
-}
-
 // freeQueue is the lowest number that no worker has, of these neither.
 func (u *uplink) freeQueue(beside ...*queue) (id int) {
 	for all := slices.Concat(u.queues, beside); slices.ContainsFunc(all, func(q *queue) bool { return q.id == id }); {

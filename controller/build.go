@@ -37,10 +37,17 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 	}()
 	for i, packed := range s.devices() {
 		d := &device{facts: at.devs[i], native: packed.Native}
-		if d.prog = c.ahead.takeProgram(&packed); d.prog == nil { // also when the interface's program was attached anew meanwhile
-			if d.prog, err = adoptProgram(p, &packed, u.prog); err != nil {
-				return u, u.ofMember(d.facts.Name, err)
-			}
+		if s.Foreign != nil {
+			err = u.adoptForeign(p, s.Foreign, d)
+		} else if ahead := c.ahead.takeProgram(&packed); ahead != nil {
+			d.prog = ahead
+		} else if own, bad := adoptProgram(p, &packed, ours(u.prog)); bad == nil { // also when the interface's program was attached anew meanwhile
+			d.prog = own
+		} else {
+			err = bad
+		}
+		if err != nil {
+			return u, u.ofMember(d.facts.Name, err)
 		}
 		u.addDevice(d)
 	}
@@ -95,9 +102,9 @@ func stillThere(s *packedUplink) (*site, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case len(s.Devices) > 0:
+	case len(s.Devices) > 0 && s.Foreign == nil:
 		return membersStillThere(s, f)
-	case f.Index != s.Index || f.RxQueues != s.RxQueues || len(s.Queues) != s.RxQueues:
+	case f.Index != s.Index || f.RxQueues != s.RxQueues || len(s.Queues) != s.served():
 		return nil, fmt.Errorf("%w: it has %d receive queues, and had %d", errMoved, f.RxQueues, s.RxQueues)
 	}
 	return &site{facts: f, devs: []*netdev.Facts{f}}, nil
@@ -190,7 +197,7 @@ func (c *Controller) buildVM(p *parcel.Parcel, u *uplink, vm *packedVM) (*attach
 	a.tag, a.idx, a.gen, a.up, a.log, a.ahead = vm.Tag, vm.Index, vm.Generation, u, u.log.With("vm", a.req.VM), true
 	u.vms[a.req.VM], u.byIdx[a.idx] = a, a
 	err = u.each(func(q *queue) error { return q.Add(a.portConfig()) })
-	if err == nil {
+	if err == nil && u.foreign == nil {
 		a.flows, err = u.flows.VM(a.req.VM)
 	}
 	if err == nil {

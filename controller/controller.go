@@ -299,7 +299,11 @@ func (c *Controller) closeUplink(u *uplink) (restored []string, err error) {
 	for _, ch := range u.changes {
 		restored = append(restored, hostchange.UndoneText(ch))
 	}
-	restored = append(restored, fmt.Sprintf("XDP program and sockets removed from %s", u.name))
+	if u.foreign != nil {
+		restored = append(restored, fmt.Sprintf("sockets of %s removed from the map at %s; its XDP program was left alone", u.name, u.foreign.path))
+	} else {
+		restored = append(restored, fmt.Sprintf("XDP program and sockets removed from %s", u.name))
+	}
 	c.unwatchUplink(u)
 	delete(c.uplinks, u.name)
 	return restored, errors.Join(errs...)

@@ -12,7 +12,7 @@ import (
 // device is an interface by whose receive queues the frames of an uplink come in: the uplink itself, or a member of a bond.
 type device struct {
 	facts   *netdev.Facts
-	prog    *bpf.Program
+	prog    program
 	native  bool   // XDP runs in the driver
 	backup  bool   // of a bond: what comes in by it is the bond's to drop
 	warning string // what its mode of XDP costs, "" for nothing
@@ -24,7 +24,7 @@ func (u *uplink) openDevice(f *netdev.Facts) (*device, error) {
 	if m := u.member(f.Index); m != nil {
 		d.backup = !m.Active
 	}
-	if err := d.loadProgram(u.prog); err != nil {
+	if err := d.loadProgram(ours(u.prog)); err != nil {
 		return nil, err
 	}
 	return d, nil

@@ -62,6 +62,10 @@ func (c *Controller) Flows(iface, vm string, sort api.FlowSort, limit int) (api.
 			if (iface != "" && u.name != iface) || (vm != "" && v.req.VM != vm) {
 				continue
 			}
+			if u.foreign != nil {
+				out.Notes = append(out.Notes, noFlows(u.name))
+				break
+			}
 			if slots == nil {
 				slots = u.prog.Slots()
 			}

@@ -135,8 +135,13 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 		s.Changes = append(s.Changes, ch.ID)
 	}
 	var errs []error
-	prog, err := keep.program(u.tag+".xdp", u.prog.Parts, u.prog.Outcomes)
-	s.Program, errs = prog, append(errs, err)
+	var err error
+	if own := ours(u.prog); own != nil {
+		s.Program, err = keep.program(u.tag+".xdp", own.Parts, own.Outcomes)
+		errs = append(errs, err)
+	} else {
+		s.Foreign = u.foreign.describe(keep, u.tag)
+	}
 	s.Multicast = keep.fd(u.tag+".group", u.mcast.FD())
 	if s.Devices, err = u.describeDevices(keep); err != nil {
 		errs = append(errs, err)
@@ -169,7 +174,8 @@ func (u *uplink) describeDevices(keep *keeper) (out []packedDevice, err error) {
 		one := packedDevice{Index: d.facts.Index, RxQueues: d.facts.RxQueues, Native: d.native}
 		if i > 0 {
 			var bad error
-			one.Program, bad = keep.program(fmt.Sprintf("%s.d%d.xdp", u.tag, d.facts.Index), d.prog.Parts, d.prog.Outcomes)
+			own := ours(d.prog)
+			one.Program, bad = keep.program(fmt.Sprintf("%s.d%d.xdp", u.tag, d.facts.Index), own.Parts, own.Outcomes)
 			err = errors.Join(err, bad)
 		}
 		out = append(out, one)

@@ -71,6 +71,23 @@ type packedUplink struct {
 	VMs         []packedVM     `json:"vms"`
 	// Devices are the members of a bond, by whose queues its frames come in; Program is the first one's, and Queues say whose they are.
 	Devices []packedDevice `json:"devices,omitempty"`
+	// Foreign is what there is of somebody else's program; Program is empty then, and Queues are those that it has, in their order.
+	Foreign *packedForeign `json:"foreign,omitempty"`
+}
+
+// packedForeign is an XDP program of somebody else's, of which we have a map.
+type packedForeign struct {
+	Path   string   `json:"xsk_map"`
+	Map    string   `json:"map"` // descriptor
+	Queues []uint16 `json:"queues"`
+}
+
+// served is how many queues an interface that is no bond has in use.
+func (s *packedUplink) served() int {
+	if s.Foreign != nil {
+		return len(s.Foreign.Queues)
+	}
+	return s.RxQueues
 }
 
 // packedDevice is a member of a bond.
@@ -94,7 +111,11 @@ func (s *packedUplink) devices() []packedDevice {
 // place is where the i-th queue is: its device, nil when that is none of the uplink's, and its numbers among the uplink's and there.
 func (s *packedUplink) place(i int) (d *packedDevice, id, nic int) {
 	devices, q := s.devices(), &s.Queues[i]
-	if len(s.Devices) == 0 {
+	switch {
+	case s.Foreign != nil:
+		nic = int(s.Foreign.Queues[i])
+		return &devices[0], nic, nic
+	case len(s.Devices) == 0:
 		return &devices[0], i, i
 	}
 	for n := range devices {

@@ -107,6 +107,9 @@ func (c *Controller) changeTo(a *attachment, req api.AttachRequest, resp api.Att
 // or a tap that it has itself.
 func (c *Controller) tryNew(a *attachment, req api.AttachRequest) error {
 	next, err := c.checkRequest(req)
+	if err == nil {
+		err = a.up.agrees(&next.req)
+	}
 	if err != nil || next.kind.claim() == a.kind.claim() {
 		return err
 	}

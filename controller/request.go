@@ -51,6 +51,9 @@ func (c *Controller) checkRequest(req api.AttachRequest) (*attachment, error) {
 	if req.Isolate && req.Policy.Isolate == nil {
 		req.Policy.Isolate = &req.Isolate
 	}
+	if err := checkForeign(&req); err != nil {
+		return fail("%w", err)
+	}
 	policy, err := applyPatch(c.newPolicy(), req.Policy)
 	if err != nil {
 		return fail("%w", err)

@@ -22,7 +22,7 @@ func openState(path string) (*state.Dir, error) {
 
 // savedVM is a VM as the state file keeps it.
 func savedVM(req api.AttachRequest, p api.Policy, kept api.Addresses) state.VM {
-	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p), MACs: kept.MACs, IPs: kept.IPs}
+	vm := state.VM{Name: req.VM, MAC: req.MAC, VLAN: req.VLAN, FixOffloads: req.FixOffloads, Policy: savedPolicy(p), MACs: kept.MACs, IPs: kept.IPs, XSKMap: req.XSKMap, Queues: req.Queues}
 	if req.VhostUser == "" {
 		vm.Tap = &state.Tap{Device: req.Tap, Domain: req.Domain, Trust: req.TrustTap, BypassFilters: req.Bypass}
 	} else {
@@ -64,7 +64,7 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 		p.Isolate = p.Isolate || vm.VhostUser.Isolate
 	}
 	kept := api.Addresses{}.With(&vm.MACs, &vm.IPs)
-	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch(), MACs: &kept.MACs, IPs: &kept.IPs}
+	req := api.AttachRequest{Iface: iface, VM: vm.Name, MAC: vm.MAC, VLAN: vm.VLAN, FixOffloads: vm.FixOffloads, Policy: p.Patch(), MACs: &kept.MACs, IPs: &kept.IPs, XSKMap: vm.XSKMap, Queues: vm.Queues}
 	if t := vm.Tap; t != nil {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}

@@ -69,6 +69,9 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 	}
 	bond, wrong := u.describeBond()
 	s.Bond, s.Warnings = bond, append(slices.Clone(s.Warnings), wrong...)
+	if s.Foreign = u.describeForeign(); s.Foreign != nil {
+		s.Warnings = append(s.Warnings, u.foreign.trouble...)
+	}
 	if u.senders != "" {
 		s.Warnings = append(slices.Clone(s.Warnings), u.senders)
 	}

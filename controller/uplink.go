@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"github.com/cilium/ebpf"
 	"log/slog"
 	"time"
 
@@ -40,7 +39,8 @@ type uplink struct {
 	slots    int
 	bond     *netdev.Bond // as it was at the last look; nil: the interface is none
 	devs     []*device    // by whose queues its frames come in
-	prog     *bpf.Program // of the first device; what it knows of VMs, flows and outcomes is the others' too
+	prog     program      // of the first device; what it knows of VMs, flows and outcomes is the others' too
+	foreign  *foreign     // the same, if it is somebody else's
 	queues   []*queue
 	mcast    *netdev.McastSocket
 	log      *slog.Logger
@@ -103,76 +103,7 @@ func (q *queue) close() error {
 	return errors.Join(err, q.shares.Close(), q.sock.Close())
 }
 
-// chunkFor returns the UMEM chunk size for an interface's MTU.
-func chunkFor(f *netdev.Facts) (int, error) {
-	grain := xsk.Grain(f.Driver)
-	if chunk := xsk.ChunkFor(f.MTU, grain); chunk != 0 {
-		return chunk, nil
-	}
-	most := xsk.MaxMTU(xsk.LargeChunk, grain)
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU ('ip link set %s mtu %d')", ErrMTU, f.MTU, xsk.LargeChunk, most, f.Name, most)
-}
-
-// site is what was found of an interface that is to become an uplink.
-type site struct {
-	facts *netdev.Facts
-	bond  *netdev.Bond    // nil: it is none
-	devs  []*netdev.Facts // by whose receive queues its frames come in: itself, or a bond's members
-	chunk int             // bytes of a UMEM chunk
-}
-
-// queues is how many receive queues its devices have.
-func (s *site) queues() (n int) {
-	for _, d := range s.devs {
-		n += d.RxQueues
-	}
-	return n
-}
-
-// inspectUplink looks at an interface and tells whether it can be an uplink for VMs of a VLAN. It changes nothing.
-func inspectUplink(name string, vlan uint16) (*site, error) {
-	f, err := netdev.Inspect(name)
-	if errors.Is(err, netdev.ErrNoDevice) {
-		err = fmt.Errorf("%w: %s'ip link' lists those of this network namespace", err, likeLink(name, err))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
-	}
-	if err := netdev.CheckUplink(name, vlan); err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
-	}
-	s := &site{facts: f, devs: []*netdev.Facts{f}}
-	if s.bond, err = netdev.BondOf(f.Index); err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
-	}
-	if f.XDP.Attached {
-		return nil, fmt.Errorf("attach: interface %s: %w", name, foreignXDP(f))
-	}
-	if s.bond != nil {
-		if s.devs, err = inspectMembers(s.bond.Members); err != nil {
-			return nil, fmt.Errorf("attach: interface %s: %w", name, err)
-		}
-	}
-	for _, d := range s.devs {
-		chunk, err := chunkFor(d)
-		if err != nil {
-			return nil, fmt.Errorf("attach: interface %s: %w", d.Name, err)
-		}
-		s.chunk = max(s.chunk, chunk)
-	}
-	return s, nil
-}
-
-// foreignXDP says who holds the interface: another controller, or a program that is not ours.
-func foreignXDP(f *netdev.Facts) error {
-	name := bpf.NameOf(ebpf.ProgramID(f.XDP.ProgID))
-	if name == bpf.ProgramName {
-		return fmt.Errorf("%w (XDP program %d): detach it there first", ErrHeld, f.XDP.ProgID)
-	}
-	return fmt.Errorf("%w (program %d %q): once you know whose it is, remove it with '%s', or choose another interface", bpf.ErrForeignXDP, f.XDP.ProgID, name, bpf.RemoveXDP(ebpf.ProgramID(f.XDP.ProgID), f.XDP.Off(f.Name)))
-}
-
-// openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
+// openUplink loads and attaches the XDP program, or takes part in somebody else's, and starts the workers. On failure nothing is left behind.
 func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	f := s.facts
 	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
@@ -183,7 +114,11 @@ func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble fun
 		}
 	}()
 	for _, f := range s.devs {
-		d, err := u.openDevice(f)
+		open := func() (*device, error) { return u.openDevice(f) }
+		if s.xskMap != "" {
+			open = func() (*device, error) { return u.openForeign(s) }
+		}
+		d, err := open()
 		if err != nil {
 			return u, u.ofMember(f.Name, err)
 		}
@@ -196,8 +131,8 @@ func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble fun
 		return u, err
 	}
 	for _, d := range u.devs {
-		for nic := range d.facts.RxQueues {
-			q, err := u.openQueue(queuePlace{u.freeQueue(), d, nic}, false, trouble)
+		for _, at := range u.placesOn(d) {
+			q, err := u.openQueue(at, false, trouble)
 			if err != nil {
 				return u, u.ofMember(d.facts.Name, err)
 			}
@@ -212,6 +147,21 @@ type queuePlace struct {
 	id  int
 	dev *device
 	nic int
+}
+
+// placesOn are the queues of a device that get a socket. Those of somebody else's program have the numbers that they have there.
+func (u *uplink) placesOn(d *device) (at []queuePlace) {
+	if u.foreign != nil {
+		for _, nic := range u.foreign.queues {
+			at = append(at, queuePlace{int(nic), d, int(nic)})
+		}
+		return at
+	}
+	first := u.freeQueue()
+	for nic := range d.facts.RxQueues {
+		at = append(at, queuePlace{first + nic, d, nic})
+	}
+	return at
 }
 
 // openQueue opens one NIC queue and starts its worker. suspended: the worker takes nothing until Resume, which starts it.
@@ -271,10 +221,13 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 		return nil, err
 	}
 	cfg := datapath.Config{
-		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, Shares: q.shares, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
-		Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
+		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
+		Foreign: u.foreign != nil, Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
 	}
 	copy(cfg.Own[:], u.facts.MAC)
+	if q.shares != nil {
+		cfg.Shares = q.shares
+	}
 	if len(u.queues) == 0 {
 		cfg.Multicast = u.mcast
 	}
@@ -354,6 +307,9 @@ func (u *uplink) setSteering(idx uint32, on bool) error {
 		u.steering[idx] = true
 	} else {
 		delete(u.steering, idx)
+	}
+	if u.foreign != nil {
+		return nil
 	}
 	return u.eachDevice(func(d *device) error {
 		switch attached := d.prog.Mode() != ""; {

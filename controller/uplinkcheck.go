@@ -62,6 +62,7 @@ func (c *Controller) checkUplink(u *uplink) {
 	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO) }); err != nil {
 		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "err", err)
 	}
+	c.followForeign(u)
 	for _, v := range u.sorted() {
 		if v.clashes(now) {
 			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
@@ -105,7 +106,7 @@ func (c *Controller) unfit(u *uplink, now *netdev.Facts, devices []*netdev.Facts
 			}
 		}
 	}
-	if err := u.checkTags(); err != nil {
+	if err := u.checkTags(); err != nil && u.foreign == nil {
 		return err.Error()
 	}
 	return ""

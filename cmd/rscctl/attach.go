@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/urfave/cli/v2"
@@ -28,6 +29,8 @@ func attachCommand(s streams) *cli.Command {
 			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
+		&cli.StringFlag{Name: "xsk-map", Usage: "IFACE's XDP program is somebody else's and stays: `PATH` of its pinned map of AF_XDP sockets, which gets ours"},
+		&cli.StringSliceFlag{Name: "queue", Usage: "with --xsk-map: receive queue `N`[,N] whose frames that program sends to its socket"},
 		boolFlag("fix-offloads", "switch off what hides checksums from us on a reachable veth peer"),
 		boolFlag("dry-run", "say what would be changed, change nothing"),
 		outputFlag(), socketFlag(),
@@ -46,6 +49,10 @@ rscctl to the tap, everything else stays on the kernel's path, and so does all o
 attached only when it is proved to be the VM's, by its MAC address: libvirt's address of the tap, the command line of the
 process that has it open, the bridge's forwarding entry, or libvirt itself with --domain. When the VM comes back behind
 another tap, it is found again.
+
+With --xsk-map no XDP program of rscctl's is loaded: the one that is on IFACE sends frames of the queues that --queue names to
+the sockets that rscctl puts into its map. Those for VMs are merged as ever; those for nobody are dropped, as the kernel cannot
+have them back. Flows are not counted then, and VMs are attached by --vhost-user alone. All VMs of IFACE name the same.
 
 What attach changes on the host is printed, shown beforehand by --dry-run, and undone by detach. Attached again in the same way, a VM is
 left alone; in another way (with the same IFACE and MAC), what differs is changed: the policy while the VM runs, anything else by
@@ -90,6 +97,9 @@ func attach(c *cli.Context, s streams) error {
 	if len(resp.Changes) == 0 && resp.Deed != api.DeedNone {
 		p.line("  %s: nothing", verb)
 	}
+	for _, n := range resp.Notes {
+		p.line("  note: %s", n)
+	}
 	for _, w := range resp.Warnings {
 		p.line("  warning: %s", w)
 	}
@@ -104,7 +114,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 		Domain: c.String("domain"), TrustTap: c.Bool("trust-tap"),
 		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), FixOffloads: c.Bool("fix-offloads"),
 		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
-		DryRun: c.Bool("dry-run"),
+		XSKMap: c.String("xsk-map"), DryRun: c.Bool("dry-run"),
 	}
 	args, err := positionals(c, 1, 1, "IFACE")
 	if err != nil {
@@ -141,6 +151,9 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	if req.VhostUser, err = socketPath(req.VhostUser); err != nil {
 		return req, err
 	}
+	if err := foreignFlags(c, &req); err != nil {
+		return req, err
+	}
 	if req.SocketMode != "" {
 		if _, err := strconv.ParseUint(req.SocketMode, 8, 9); err != nil {
 			return req, usagef("attach: --socket-mode %s: not a file mode: say an octal number like 0660", req.SocketMode)
@@ -170,6 +183,35 @@ func feedFlags(req api.AttachRequest) []string {
 		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory"}
 	}
 	return []string{"bypass-filters", "trust-tap"}
+}
+
+// foreignFlags reads the flags for an interface whose XDP program is somebody else's.
+func foreignFlags(c *cli.Context, req *api.AttachRequest) (err error) {
+	switch given := c.IsSet("queue"); {
+	case req.XSKMap == "" && given:
+		return usagef("attach: --queue: it names queues of --xsk-map: give the path of the map as well, or leave --queue out")
+	case req.XSKMap == "":
+		return nil
+	case req.VhostUser == "":
+		return usagef("attach: --xsk-map: a VM on its tap needs rscctl's own XDP program: give --vhost-user, or leave --xsk-map out")
+	case !given:
+		return usagef("attach: --xsk-map: name the receive queues whose sockets go into it, such as --queue 0")
+	}
+	for _, word := range c.StringSlice("queue") {
+		n, err := strconv.ParseUint(word, 10, 16)
+		if err != nil {
+			return usagef("attach: --queue %s: not the number of a queue: say numbers from 0 on, such as 0 or 0,1", word)
+		}
+		if slices.Contains(req.Queues, uint16(n)) {
+			return usagef("attach: --queue %d: named twice: name each queue once", n)
+		}
+		req.Queues = append(req.Queues, uint16(n))
+	}
+	slices.Sort(req.Queues)
+	if req.XSKMap, err = filepath.Abs(req.XSKMap); err != nil {
+		return fmt.Errorf("attach: --xsk-map %s: %w", req.XSKMap, err)
+	}
+	return nil
 }
 
 // socketPath makes a path absolute: the controller's working folder is another one than ours.

@@ -134,7 +134,10 @@ func endFlows(p *printer, list *api.Flows) error {
 	if list.Evicted > 0 {
 		p.line("%s gave way to others: 'rscctl run --flows' makes room for more", plural(int(min(list.Evicted, math.MaxInt)), "flow", "flows"))
 	}
-	if list.Total == 0 {
+	for _, n := range list.Notes {
+		p.text("", n)
+	}
+	if list.Total == 0 && len(list.Notes) == 0 {
 		p.line("no flows yet")
 	}
 	return p.flush()

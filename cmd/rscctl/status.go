@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,6 +85,7 @@ func (v statusView) print(w io.Writer) error {
 	if len(st.Interfaces) > 0 {
 		printInterfaces(p, st)
 		printBonds(p, st)
+		printForeign(p, st)
 		v.printQueues(p)
 		printPorts(p, st)
 		if !v.watched { // what does not change is not for a window
@@ -162,7 +164,7 @@ func printInterfaces(p *printer, st *api.Status) {
 	blind := []string{}
 	for i := range st.Interfaces {
 		nic := &st.Interfaces[i]
-		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), string(nic.XDPMode), string(nic.XSKMode), metadataText(nic.Metadata),
+		p.row(nic.Name, orDash(nic.Driver), strconv.Itoa(nic.MTU), orDash(string(nic.XDPMode)), string(nic.XSKMode), metadataText(nic.Metadata),
 			strconv.Itoa(len(nic.Queues)), strconv.Itoa(len(nic.Ports)), p.health(nic.Health))
 		if nic.Metadata != nil && !*nic.Metadata {
 			blind = append(blind, nic.Name)
@@ -189,6 +191,29 @@ func printBonds(p *printer, st *api.Status) {
 		for _, m := range nic.Bond.Members {
 			p.row(nic.Name, nic.Bond.Mode, m.Name, string(m.State), orDash(m.Driver), orDash(string(m.XDPMode)), strconv.Itoa(len(m.Queues)))
 		}
+	}
+}
+
+// printForeign says of each interface whose XDP program is somebody else's what it is, and what is not offered for that.
+func printForeign(p *printer, st *api.Status) {
+	for i := range st.Interfaces {
+		f := st.Interfaces[i].Foreign
+		if f == nil {
+			continue
+		}
+		which := ""
+		if f.ID != 0 {
+			which = fmt.Sprintf(" (%d %q)", f.ID, f.Name)
+		}
+		p.text("", fmt.Sprintf("%s: program: foreign%s, xsk-map %s, queues %s", st.Interfaces[i].Name, which, f.XSKMap, api.QueuesText(f.Queues)))
+		nobody := uint64(0)
+		for n := range st.Interfaces[i].Queues {
+			nobody += st.Interfaces[i].Queues[n].RxNobody
+		}
+		if nobody > 0 {
+			p.text("  for nobody:  ", plural(int(min(nobody, math.MaxInt)), "frame", "frames")+" dropped")
+		}
+		p.text("  not offered: ", strings.Join(f.NotOffered, "; "))
 	}
 }
 

@@ -91,6 +91,7 @@ func (q *Queue) Add(o *Queue) {
 	q.TxKernel += o.TxKernel
 	q.TxRingFull += o.TxRingFull
 	q.RxUnknown += o.RxUnknown
+	q.RxNobody += o.RxNobody
 	q.GroupLost += o.GroupLost
 	q.GroupUnusable += o.GroupUnusable
 	q.CPUNS += o.CPUNS

@@ -15,6 +15,7 @@ func (r *AttachRequest) Differences(want *AttachRequest) []string {
 		{"bypass-filters", r.Bypass, want.Bypass}, {"allow-spoof", r.AllowSpoof, want.AllowSpoof},
 		{"any-memory", r.AnyMemory, want.AnyMemory}, {"fix-offloads", r.FixOffloads, want.FixOffloads},
 		{"socket-mode", r.SocketMode, want.SocketMode}, {"socket-owner", r.SocketOwner, want.SocketOwner},
+		{"xsk-map", r.XSKMap, want.XSKMap}, {"queue", QueuesText(r.Queues), QueuesText(want.Queues)},
 	})
 }
 

@@ -18,7 +18,7 @@ const document = "../../docs/api.md"
 // next, which are nobody else's.
 var documented = []any{
 	AttachRequest{}, AttachResponse{}, DetachRequest{}, DetachResponse{}, PolicyRequest{}, PolicyPatch{}, PolicyResponse{}, Policy{},
-	Status{}, Waiting{}, Interface{}, Bond{}, BondMember{}, Queue{}, Port{}, Health{}, Flows{}, Flow{}, Stats{}, VMStats{}, Bucket{}, Config{}, TraceEvent{}, CaptureHead{}, errorJSON{},
+	Status{}, Waiting{}, Interface{}, Bond{}, BondMember{}, ForeignProgram{}, Queue{}, Port{}, Health{}, Flows{}, Flow{}, Stats{}, VMStats{}, Bucket{}, Config{}, TraceEvent{}, CaptureHead{}, errorJSON{},
 }
 
 func read(t *testing.T, file string) string {

@@ -1,6 +1,10 @@
 package api
 
-import "strings"
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // ShellWord is a name as it has to be typed: in quotes when a shell would read it otherwise.
 func ShellWord(name string) string {
@@ -11,4 +15,13 @@ func ShellWord(name string) string {
 		return name
 	}
 	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
+
+// QueuesText is a list of queues as the command line takes it: sorted, between commas.
+func QueuesText(queues []uint16) string {
+	words := make([]string, len(queues))
+	for i, q := range slices.Sorted(slices.Values(queues)) {
+		words[i] = strconv.Itoa(int(q))
+	}
+	return strings.Join(words, ",")
 }

@@ -93,6 +93,8 @@ type AttachRequest struct {
 	FixOffloads bool        `json:"fix_offloads,omitempty"`
 	SocketMode  string      `json:"socket_mode,omitempty"`  // octal, "0660"
 	SocketOwner string      `json:"socket_owner,omitempty"` // "user:group", names or numbers
+	XSKMap      string      `json:"xsk_map,omitempty"`      // pinned map of somebody else's XDP program; "": the interface's is rscctl's
+	Queues      []uint16    `json:"queues,omitempty"`       // whose sockets go into it
 	DryRun      bool        `json:"dry_run,omitempty"`
 }
 
@@ -112,6 +114,7 @@ type AttachResponse struct {
 	Deed     Deed     `json:"deed"` // what was, or with DryRun would be, done
 	Changes  []string `json:"changes"`
 	Warnings []string `json:"warnings"`
+	Notes    []string `json:"notes,omitempty"` // what is not offered there
 	DryRun   bool     `json:"dry_run"`
 }
 
@@ -179,21 +182,31 @@ type Waiting struct {
 
 // Interface is one uplink.
 type Interface struct {
-	Name       string    `json:"name"`
-	Index      int       `json:"ifindex"`
-	MTU        int       `json:"mtu"`
-	Driver     string    `json:"driver"`
-	Link       LinkState `json:"link"`
-	XDPMode    XDPMode   `json:"xdp_mode"`
-	XSKMode    XSKMode   `json:"xsk_mode"`
-	BusyPollNS int64     `json:"busy_poll_ns,omitempty"` // how long the workers poll on after they had something to do; 0: they sleep at once
-	Metadata   *bool     `json:"metadata"`               // the XDP descriptor arrives with the frames; null before the first frame
-	Health     Health    `json:"health"`                 // its own, whatever its queues and VMs are like
-	Queues     []Queue   `json:"queues"`
-	Ports      []Port    `json:"ports"`
-	Changes    []string  `json:"changes"`
-	Warnings   []string  `json:"warnings"`
-	Bond       *Bond     `json:"bond,omitempty"` // missing: the interface is none
+	Name       string          `json:"name"`
+	Index      int             `json:"ifindex"`
+	MTU        int             `json:"mtu"`
+	Driver     string          `json:"driver"`
+	Link       LinkState       `json:"link"`
+	XDPMode    XDPMode         `json:"xdp_mode"`
+	XSKMode    XSKMode         `json:"xsk_mode"`
+	BusyPollNS int64           `json:"busy_poll_ns,omitempty"` // how long the workers poll on after they had something to do; 0: they sleep at once
+	Metadata   *bool           `json:"metadata"`               // the XDP descriptor arrives with the frames; null before the first frame
+	Health     Health          `json:"health"`                 // its own, whatever its queues and VMs are like
+	Queues     []Queue         `json:"queues"`
+	Ports      []Port          `json:"ports"`
+	Changes    []string        `json:"changes"`
+	Warnings   []string        `json:"warnings"`
+	Bond       *Bond           `json:"bond,omitempty"`    // missing: the interface is none
+	Foreign    *ForeignProgram `json:"foreign,omitempty"` // missing: the XDP program is rscctl's
+}
+
+// ForeignProgram is the XDP program of an interface, when it is somebody else's.
+type ForeignProgram struct {
+	XSKMap     string   `json:"xsk_map"`              // where its map of sockets is pinned
+	Queues     []uint16 `json:"queues"`               // whose sockets are in it
+	ID         uint32   `json:"program_id,omitempty"` // of the program that is on the interface now, 0: none, or several
+	Name       string   `json:"program_name,omitempty"`
+	NotOffered []string `json:"not_offered"` // that needs a program of rscctl's
 }
 
 // Bond is what is true of an interface that is one.
@@ -227,6 +240,7 @@ type Queue struct {
 	RxTooLong     uint64      `json:"rx_too_long"`      // frames AF_XDP dropped: longer than a chunk, above all
 	RxInvalid     uint64      `json:"rx_invalid"`       // bad addresses in the fill ring: a fault of ours
 	RxUnknown     uint64      `json:"rx_unknown"`       // of rx_frames: for a VM that had gone meanwhile
+	RxNobody      uint64      `json:"rx_nobody"`        // of rx_frames: for no VM, brought by somebody else's XDP program, and dropped
 	TxKernel      uint64      `json:"tx_kernel_frames"` // frames of guests that left by the packet socket
 	TxRingFull    uint64      `json:"tx_ring_full"`     // egress frames given up: TX ring, chunks or the packet socket exhausted
 	TxInvalid     uint64      `json:"tx_invalid"`       // bad descriptors in the TX ring: a fault of ours
@@ -298,10 +312,11 @@ type Flow struct {
 // Flows is a sorted, limited list. Total counts the rows before the limit; Evicted the flows towards these VMs that gave way to others since
 // the VMs were attached, because a VM's flow map was full: what was counted of them is forgotten.
 type Flows struct {
-	Schema  int    `json:"schema"`
-	Total   int    `json:"total"`
-	Evicted uint64 `json:"evicted"`
-	Flows   []Flow `json:"flows"`
+	Schema  int      `json:"schema"`
+	Total   int      `json:"total"`
+	Evicted uint64   `json:"evicted"`
+	Flows   []Flow   `json:"flows"`
+	Notes   []string `json:"notes,omitempty"` // why VMs that were asked for have none
 }
 
 // Bucket is one histogram bucket: Count values of at most Le (the last bucket has Le 0, meaning no bound).

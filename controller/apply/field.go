@@ -22,6 +22,7 @@ var fields = []struct {
 	{name: "coalesce", policy: true}, {name: "ipv4", policy: true}, {name: "ipv6", policy: true}, {name: "udp", policy: true}, {name: "profile", policy: true},
 	{name: "hold", policy: true}, {name: "max-bytes", policy: true}, {name: "max-segments", policy: true}, {name: "exclude-ports", policy: true},
 	{name: "rate-tx", policy: true, text: true}, {name: "rate-rx", policy: true, text: true}, {name: "macs"}, {name: "ips"},
+	{name: "xsk-map", text: true}, {name: "queue"},
 }
 
 // Set sets one field from text, as an attribute of some other file has it: the names are those of this one, without the way to the VM; those
@@ -37,7 +38,7 @@ func (v *VM) Set(name, value string) error {
 		if f.text {
 			node.Tag = "!!str"
 		}
-		if name == "exclude-ports" || name == "ips" || name == "macs" {
+		if name == "exclude-ports" || name == "ips" || name == "macs" || name == "queue" {
 			node = list(value)
 		}
 		var into any = v

@@ -49,8 +49,10 @@ type VM struct {
 	FixOffloads   bool      `yaml:"fix-offloads,omitempty"`
 	SocketMode    string    `yaml:"socket-mode,omitempty"`
 	SocketOwner   string    `yaml:"socket-owner,omitempty"`
-	MACs          *[]string `yaml:"macs,omitempty,flow"` // beside mac
-	IPs           *[]string `yaml:"ips,omitempty,flow"`  // the VM may send from these alone; none: from any
+	XSKMap        string    `yaml:"xsk-map,omitempty"`    // of somebody else's XDP program
+	Queues        []uint16  `yaml:"queue,omitempty,flow"` // whose sockets go into it
+	MACs          *[]string `yaml:"macs,omitempty,flow"`  // beside mac
+	IPs           *[]string `yaml:"ips,omitempty,flow"`   // the VM may send from these alone; none: from any
 	further       []string  // canonical, check's
 	Policy        Policy    `yaml:"policy,omitempty"`
 }
@@ -190,6 +192,10 @@ func (v *VM) check() error {
 		return errors.New("give one of vhost-user, tap and domain")
 	case v.VhostUser != "" && (v.Tap != "" || v.Domain != ""):
 		return errors.New("vhost-user and a tap: give one of them")
+	case (v.XSKMap == "") != (len(v.Queues) == 0):
+		return errors.New("xsk-map and queue: give both, or none")
+	case v.XSKMap != "" && v.VhostUser == "":
+		return errors.New("xsk-map: give vhost-user with it: a tap needs rscctl's own XDP program")
 	}
 	kept, err := api.Addresses{}.With(v.MACs, v.IPs).Canonical(v.MAC)
 	if err != nil {
@@ -224,6 +230,7 @@ func (v *VM) Request() api.AttachRequest {
 		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
 		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, AnyMemory: v.AnyMemory,
 		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, MACs: v.MACs, IPs: v.IPs, Policy: policy,
+		XSKMap: v.XSKMap, Queues: v.Queues,
 	}
 }
 
@@ -254,7 +261,7 @@ func Export(c *api.Config) *File {
 		f.VMs = append(f.VMs, VM{
 			Name: r.VM, Iface: r.Iface, MAC: r.MAC, VLAN: r.VLAN, VhostUser: r.VhostUser, Connect: r.Connect, Tap: r.Tap, Domain: r.Domain,
 			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, AnyMemory: r.AnyMemory,
-			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, MACs: some(r.MACs), IPs: some(r.IPs), Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
+			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, XSKMap: r.XSKMap, Queues: r.Queues, MACs: some(r.MACs), IPs: some(r.IPs), Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
 		})
 	}
 	slices.SortFunc(f.VMs, func(a, b VM) int { return cmp.Or(cmp.Compare(a.Iface, b.Iface), cmp.Compare(a.Name, b.Name)) })

@@ -39,6 +39,10 @@ func (w *Worker) take(descs []xsk.Desc) {
 		}
 		d := descs[i]
 		frame, before := w.nic.Received(d)
+		if w.cfg.Foreign {
+			w.takeForeign(frame, d.Addr)
+			continue
+		}
 		p := w.classify(frame, before)
 		w.noteOvertaken(p)
 		if p == nil { // detached between XDP's look and ours
@@ -83,6 +87,11 @@ func (w *Worker) classify(frame, before []byte) *port {
 			return p
 		}
 	} // written for a VM that has gone: the address decides
+	return w.byAddress(frame)
+}
+
+// byAddress is classify by the frame alone.
+func (w *Worker) byAddress(frame []byte) *port {
 	packet.Parse(frame, &w.pkt.Info)
 	if len(frame) < ethHeader {
 		return nil

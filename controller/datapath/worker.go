@@ -44,6 +44,7 @@ type Config struct {
 	Slots     int       // of the flow table
 	Log       *slog.Logger
 	Clock     func() int64 // ns, never backwards; nil: the time since New
+	Foreign   bool         // the XDP program is not ours: frames have no metadata, and may be for nobody
 	Suspended bool         // it begins as Suspend leaves it, before Start too: it does what it is told, and Resume starts it
 	CPUs      []int        // that the thread may run on; none: any
 	BusyPoll  int64        // ns that it polls the NIC on after it had something to do, before it sleeps; 0: it sleeps at once
@@ -111,7 +112,9 @@ type Worker struct {
 	signless  bool         // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 	polling   busyPolling
-	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
+	groupTurn uint64 // the turn that groupLeft is of
+	groupLeft int    // copies of group frames that somebody else's XDP program has brought
+	overtaken int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
 	suspended bool // it takes nothing from the NIC and from guests
@@ -140,6 +143,7 @@ type QueueCounters struct {
 	TxRingFull uint64 // given up because there was no room after all
 	WithMeta   uint64 // of RxFrames: their metadata was XDP's
 	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
+	Nobody     uint64 // of RxFrames: for no VM, where the XDP program is not ours
 	GroupLost  uint64 // group frames that the socket lost: the worker was too slow
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }

@@ -119,7 +119,7 @@ func checkForeignXDP(_ *Facts, i *Interface) Finding {
 		return ok(id, i.Name, "a controller has it already (%s XDP, program %d)", i.XDP.Mode, i.XDP.ProgID)
 	}
 	return Finding{ID: id, Severity: Error, Subject: i.Name, What: fmt.Sprintf("a foreign XDP program is attached (%s mode, program %d %q)", i.XDP.Mode, i.XDP.ProgID, i.Program),
-		Why: "attach does not take another one's place", Remedy: i.Remove + ", once you know whose it is; or use another interface"}
+		Why: "attach does not take another one's place", Remedy: i.Remove + ", once you know whose it is; or use another interface, or its pinned map of sockets (attach --xsk-map)"}
 }
 
 func checkNative(_ *Facts, i *Interface) Finding {

@@ -79,6 +79,7 @@ var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_rx_invalid_total", "Bad addresses in the fill ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.RxInvalid }},
 	{desc("queue_tx_invalid_total", "Bad descriptors in the TX ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.TxInvalid }},
 	{desc("queue_unknown_frames_total", "Frames for a VM that had gone meanwhile.", ofQueue), func(q *api.Queue) uint64 { return q.RxUnknown }},
+	{desc("queue_nobody_frames_total", "Frames for no VM that somebody else's XDP program brought, and that were dropped.", ofQueue), func(q *api.Queue) uint64 { return q.RxNobody }},
 	{desc("queue_sent_kernel_frames_total", "Frames of guests that left by the packet socket.", ofQueue), func(q *api.Queue) uint64 { return q.TxKernel }},
 	{desc("queue_tx_given_up_total", "Egress frames given up: the TX ring or the packet socket had no room.", ofQueue), func(q *api.Queue) uint64 { return q.TxRingFull }},
 	{desc("queue_hangs_total", "Times that the worker took nothing while frames waited, and VMs on taps were left to the kernel's path.", ofQueue), func(q *api.Queue) uint64 { return q.Hangs }},

@@ -24,15 +24,16 @@ type Uplink struct {
 	Carrier   bool // somebody is at the other end
 	XDPMode   api.XDPMode
 	ZeroCopy  bool
-	ChunkSize int               // bytes of a UMEM chunk
-	BusyPoll  time.Duration     // see api.Interface
-	Changes   []string          // what was changed on the host, in words
-	Warnings  []string          //
-	Outcomes  map[string]uint64 // of the XDP program, by name
-	Bond      *api.Bond         // nil: the interface is none
-	Remedy    string            // what to do about partial checksums on this interface
-	Queues    []Queue           // by id
-	VMs       []VM              // by name
+	ChunkSize int                 // bytes of a UMEM chunk
+	BusyPoll  time.Duration       // see api.Interface
+	Changes   []string            // what was changed on the host, in words
+	Warnings  []string            //
+	Outcomes  map[string]uint64   // of the XDP program, by name
+	Bond      *api.Bond           // nil: the interface is none
+	Foreign   *api.ForeignProgram // nil: the XDP program is ours
+	Remedy    string              // what to do about partial checksums on this interface
+	Queues    []Queue             // by id
+	VMs       []VM                // by name
 }
 
 // Queue is one NIC queue and its worker.

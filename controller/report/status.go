@@ -23,7 +23,7 @@ func (u *Uplink) status() api.Interface {
 		BusyPollNS: int64(u.BusyPoll), Metadata: u.metadata(), Queues: make([]api.Queue, 0, len(u.Queues)), Ports: make([]api.Port, 0, len(u.VMs)),
 		Changes: orEmpty(u.Changes), Warnings: orEmpty(slices.Clone(u.Warnings)),
 	}
-	i.Bond = u.Bond
+	i.Bond, i.Foreign = u.Bond, u.Foreign
 	if u.ZeroCopy {
 		i.XSKMode = api.XSKZeroCopy
 	}
@@ -100,7 +100,7 @@ func (u *Uplink) metadata() *bool {
 			with += s.Counters.WithMeta
 		}
 	}
-	if frames == 0 {
+	if frames == 0 || u.Foreign != nil {
 		return nil
 	}
 	yes := with > 0
@@ -127,7 +127,7 @@ func (u *Uplink) queue(q *Queue) api.Queue {
 	}
 	c, k := &s.Counters, &s.Kernel
 	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
-	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxKernel: c.TxKernel, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
+	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxKernel: c.TxKernel, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, RxNobody: c.Nobody, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
 	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
 	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
 	return out

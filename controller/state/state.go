@@ -31,6 +31,9 @@ type VM struct {
 	Policy      Policy     `json:"policy"`
 	MACs        []string   `json:"macs,omitempty"` // beside MAC
 	IPs         []string   `json:"ips,omitempty"`  // the VM is kept to these; none: to nothing
+	// The interface's XDP program is somebody else's: the path of its map of sockets, and the queues that it has for us. "": it is ours.
+	XSKMap string   `json:"xsk_map,omitempty"`
+	Queues []uint16 `json:"queues,omitempty"`
 }
 
 // VhostUser is the Unix socket of a vhost-user port.

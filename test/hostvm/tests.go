@@ -35,7 +35,7 @@ var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", 
 var kernels = strings.Join([]string{
 	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
 	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "SurvivesItsController", "KeptTap", // taps
-	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", // frames
+	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", // frames
 	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
 }, "|")
 
