@@ -6,8 +6,12 @@ import (
 	"github.com/rscctl/rscctl/flowtable"
 )
 
-// errTurn ends a burst when the guest has used up its part of the turn.
-var errTurn = errors.New("the turn is over")
+var (
+	// errTurn ends a burst when the guest has used up its part of the turn.
+	errTurn = errors.New("the turn is over")
+	// errLent ends a burst at a frame that is to be cut, and lies in memory that may vanish while that is done.
+	errLent = errors.New("the frame is lent")
+)
 
 // Deliver implements flowtable.Output: it queues the frame for its guest; flush moves it there at the end of the burst.
 func (w *Worker) Deliver(sf *flowtable.Superframe) {
@@ -97,7 +101,7 @@ func (w *Worker) flushPort(p *port) {
 			over, w.owed = true, true
 		case ErrDamaged:
 			w.mend(p)
-		case errPaced:
+		case errPaced, errLent, ErrSource: // emitWhole knows what to do with a frame that is lent
 			over = true
 		case ErrTooBig, ErrNoOffer, ErrRefused:
 			w.dropFront(p, flowtable.ReasonBadLength)
@@ -185,6 +189,9 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		}
 		if f.Hdr.GSOType == 0 || (err != ErrTooBig && err != ErrNoOffer) {
 			return err
+		}
+		if f.lent {
+			return errLent
 		}
 		if !f.verify() { // the pieces would get sums of their own
 			return ErrDamaged

@@ -121,7 +121,17 @@ func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
 	if w.forWire(e, f, &o) {
 		return 0, !w.emitWire(e, f, &o)
 	}
-	if !w.sendBatch() || !w.whole(f, &o) {
+	if !w.sendBatch() {
+		return 0, true
+	}
+	if isTSO(f) && !o.group {
+		if q := w.neighbour(p, &o); q != nil {
+			if done, need := w.emitWhole(e, f, &o, q); done || need != 0 {
+				return need, false
+			}
+		}
+	}
+	if !w.whole(f, &o) {
 		return 0, true
 	}
 	return w.emitXDP(e, f, &o), false
@@ -239,7 +249,7 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 			return
 		}
 		if p.probes != nil {
-			w.probeSent(p, buf[:n])
+			w.probeSent(p, 1, buf[:n])
 		}
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
@@ -250,7 +260,7 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 		n = insertTag(buf, n, o.tci)
 	}
 	if p.probes != nil {
-		w.probeSent(p, buf[:n])
+		w.probeSent(p, 1, buf[:n])
 	}
 	if !w.nic.Send(d, n) {
 		w.nic.Free(d.Addr)
