@@ -1,9 +1,20 @@
 package flowtable
 
-import "github.com/rscctl/rscctl/flowtable/packet"
+import (
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
+)
 
 // Row gso_whole. A superframe need not be made here: a neighbour sends one, which would be cut only for its packets to be merged again. It may leave as
 // it is where the port's rules would have let the table make it. It waits for nothing, and overtakes nothing of its flow.
+
+// complete makes the checksum of a packet that its sender has left to others what it is for.
+func (p *Packet) complete() {
+	if p.CsumStart != 0 {
+		_ = checksum.Complete(p.Data, int(p.CsumStart), int(p.CsumOffset)) // whoever says that it is there has looked
+		p.CsumStart = 0
+	}
+}
 
 // TakesWhole says whether a superframe of TCP that came as one may leave as it is. sf has the caller's Port, Frags, Len, HdrLen, GSOType,
 // GSOSize and Packets, and in is what packet.ParseHead says of it. Nothing is changed. The caller answers for the rest: the lengths are the

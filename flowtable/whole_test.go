@@ -1,6 +1,7 @@
 package flowtable_test
 
 import (
+	"bytes"
 	"slices"
 	"testing"
 	"time"
@@ -152,4 +153,77 @@ func TestASuperframeThatIsNotTakenWhole(t *testing.T) {
 	if sf, in := came(pt.TCP{}); o.tab.TakesWhole(sf, in) {
 		t.Error("a guest that refuses superframes gets one")
 	}
+}
+
+// A sum that a VM of this machine left to its device stays left where the packet leaves alone at once, and is completed for all else: what is
+// merged, what waits, a guest that sums up nothing.
+func TestASumThatIsLeftStaysLeft(t *testing.T) {
+	data := func(p *pt.TCP) { p.Len = 1000 }
+	for name, c := range map[string]struct {
+		rules func(*flowtable.PortConfig)
+		edit  func(*pt.TCP)
+		left  bool
+		why   flowtable.Reason
+	}{
+		"an acknowledgement":      {nil, func(*pt.TCP) {}, true, flowtable.ReasonPureACK},
+		"data with PSH":           {nil, func(p *pt.TCP) { p.Len, p.Flags = 1000, pt.ACK|pt.PSH }, true, flowtable.ReasonPSH},
+		"SYN":                     {nil, func(p *pt.TCP) { p.Flags = pt.SYN }, true, flowtable.ReasonSYN},
+		"data that may be merged": {nil, data, false, flowtable.ReasonStop},
+		"coalescing is off":       {func(c *flowtable.PortConfig) { c.Coalesce = false }, data, true, flowtable.ReasonPolicyOff},
+		"no GUEST_CSUM":           {func(c *flowtable.PortConfig) { c.GuestCsum = false }, data, false, flowtable.ReasonNotNegotiated},
+	} {
+		for _, v6 := range []bool{false, true} {
+			cfg := negotiated(flowtable.GRO)
+			cfg.Hold = time.Millisecond
+			if c.rules != nil {
+				c.rules(&cfg)
+			}
+			o := wholeTable(t, cfg)
+			p := pt.TCP{V6: v6, Partial: true}
+			c.edit(&p)
+			o.addLeft(p)
+			o.tab.Close(flowtable.ReasonStop, 0)
+			want := p
+			want.Partial = c.left
+			if len(o.left) != 1 || !bytes.Equal(o.left[0].Frags[0], want.Frame()) || o.left[0].Reason != c.why {
+				t.Fatalf("%s: %d frames, reason %v", name, len(o.left), o.left[0].Reason)
+			}
+			l4 := uint16(34)
+			if v6 {
+				l4 = 54
+			}
+			sf, says := o.left[0], flowtable.Superframe{}
+			if c.left {
+				says.Flags, says.CsumStart, says.CsumOffset = 1, l4, 16
+			} else if cfg.GuestCsum {
+				says.Flags = 2 // DATA_VALID
+			}
+			if sf.Flags != says.Flags || sf.CsumStart != says.CsumStart || sf.CsumOffset != says.CsumOffset {
+				t.Errorf("%s: flags %d, start %d, offset %d", name, sf.Flags, sf.CsumStart, sf.CsumOffset)
+			}
+		}
+	}
+	// Held packets are merged as if they had come with their sums; what waits behind them with hold 0 has its own.
+	cfg := negotiated(flowtable.GRO)
+	cfg.Hold = 0
+	o := wholeTable(t, cfg)
+	train := pt.TCP{Len: 1000, Partial: true}.Train(3)
+	for _, p := range train {
+		o.addLeft(p)
+	}
+	ack := pt.TCP{SrcPort: 5, Partial: true}
+	o.addLeft(ack)
+	o.tab.EndBurst(0)
+	ack.Partial = false
+	if len(o.left) != 2 || o.left[0].Packets != 3 || o.left[0].Flags != 1 || !bytes.Equal(o.left[1].Frags[0], ack.Frame()) || o.left[1].CsumStart != 0 {
+		t.Errorf("%d frames: %+v", len(o.left), o.left)
+	}
+}
+
+func (o *wholeOutput) addLeft(p pt.TCP) {
+	b := p.Frame()
+	k := flowtable.Packet{Data: b, Ref: 1, CsumOffset: 16}
+	packet.Parse(b, &k.Info)
+	k.CsumStart = uint16(k.Info.L4)
+	o.tab.Add(&k, 0)
 }

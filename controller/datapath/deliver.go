@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
 var (
@@ -178,7 +180,7 @@ func (w *Worker) put(p *port, f *outFrame) error {
 	if g := p.guest; !f.cut {
 		err := g.Put(&f.Frame)
 		if err == ErrNoOffer && f.Hdr.GSOType == 0 && f.Hdr.Flags != 0 { // no GUEST_CSUM any more: no claim then
-			f.Hdr.Flags = 0
+			f.unclaim()
 			err = g.Put(&f.Frame)
 		}
 		if err == nil {
@@ -202,6 +204,15 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		}
 	}
 	return w.putPieces(p, f)
+}
+
+// unclaim takes back what the header says of a single packet's checksum, which is completed where it was left to the guest.
+func (f *outFrame) unclaim() {
+	h := &f.Hdr
+	if h.Flags&virtio.HdrNeedsCsum != 0 { // it is in one piece: flowtable.Packet
+		_ = checksum.Complete(f.Frags[0], int(h.CsumStart), int(h.CsumOffset))
+	}
+	h.Flags, h.CsumStart, h.CsumOffset = 0, 0, 0
 }
 
 // putPieces hands over what is left of a superframe, cut into the packets it was made of. Each is charged by itself: there may be

@@ -1,7 +1,10 @@
 package datapath
 
 import (
+	"encoding/binary"
+
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/flowtable/packet"
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -163,6 +166,41 @@ func (w *Worker) stage(q *port, data []byte) bool {
 	}
 	st.sf.Frags, st.sf.Refs = st.frags, st.refs
 	return true
+}
+
+// staysPartial says whether a packet's checksum may be left to the VM beside it that it is for: whose driver takes that, where TCP or UDP has
+// it, of a packet that ends with its IP length. Listeners are shown sums that are right.
+func (w *Worker) staysPartial(p *port, o *outgoing, frame []byte) bool {
+	if o.group || p.probes != nil || len(frame) < minWire {
+		return false
+	}
+	q := w.neighbour(p, o)
+	if q == nil || !q.rules.GuestCsum || q.probes != nil {
+		return false
+	}
+	l4, proto, ok := transportOf(frame)
+	if !ok || o.csumStart != l4 {
+		return false
+	}
+	switch at := o.csumAt - l4; {
+	case proto == protoTCP && at == protoTCPCsum && len(frame) >= l4+tcpMinHeader:
+	case proto == protoUDP && at == protoUDPCsum:
+	default:
+		return false
+	}
+	ip, pseudo := frame[ethHeader:l4], uint32(0)
+	if ip[0]>>4 == 4 {
+		if int(binary.BigEndian.Uint16(ip[2:])) != len(frame)-ethHeader || checksum.Sum(ip, 0) != 0xffff {
+			return false
+		}
+		pseudo = checksum.Pseudo4(ip[12:16], ip[16:20], proto, uint32(len(frame)-l4))
+	} else {
+		if int(binary.BigEndian.Uint16(ip[4:])) != len(frame)-l4 {
+			return false
+		}
+		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], proto, uint32(len(frame)-l4))
+	}
+	return binary.BigEndian.Uint16(frame[o.csumAt:]) == checksum.Sum(nil, pseudo)
 }
 
 // isTSO says whether a guest's frame stands for several packets.

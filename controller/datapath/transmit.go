@@ -196,12 +196,13 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 	}
 	w.txLeft--
 	n := copy(buf, o.data)
-	if o.partial {
+	if o.partial && !w.staysPartial(p, o, buf[:n]) {
 		if err := checksum.Complete(buf[:n], o.csumStart, o.csumAt-o.csumStart); err != nil {
 			w.nic.Free(d.Addr)
 			w.refuseTx(p, flowtable.ReasonMalformed, o.data)
 			return
 		}
+		o.partial = false
 	}
 	w.route(p, o, buf, n, d)
 }
@@ -253,7 +254,11 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 		}
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
+		if o.partial {
+			w.pkt.CsumStart, w.pkt.CsumOffset = uint16(o.csumStart), uint16(o.csumAt-o.csumStart)
+		}
 		w.accept(q, buf[:n], d.Addr)
+		w.pkt.CsumStart = 0
 		return
 	}
 	if o.tci != 0 {
