@@ -90,6 +90,7 @@ func (w *Worker) emitWhole(e *egress, f *vhost.TxFrame, o *outgoing, q *port) (d
 		return false, stageChunks
 	}
 	w.handOver(p, q, f, o)
+	clear(st.frags) // nothing of a guest's memory is kept
 	return true, 0
 }
 
@@ -135,6 +136,7 @@ func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
 		why = flowtable.ReasonPortDown // the sender's: its frame has no end
 	} else if w.stage(q, o.data) {
 		st := &w.staging
+		clear(out.Frags)
 		out.Frags, out.Refs = append(out.Frags[:0], st.sf.Frags...), append(out.Refs[:0], st.sf.Refs...)
 		out.lent = false
 		q.out.chunks += len(out.Refs)
@@ -142,7 +144,6 @@ func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
 		return
 	}
 	q.out.popNewest()
-	out.lent, out.Frags = false, out.Frags[:0]
 	w.giveUp(q, &out.entry, why, nil)
 	w.bound(q, q.hungry)
 }

@@ -140,4 +140,7 @@ func (q *outQueue) leave(f *outFrame) {
 	q.n--
 	q.chunks -= len(f.Refs)
 	q.ledger.Dequeue(&f.entry)
+	if f.lent { // nothing of a guest's memory is kept
+		clear(f.Frags)
+	}
 }
