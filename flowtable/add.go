@@ -84,6 +84,7 @@ func (t *Table) Add(p *Packet, now int64) {
 			r = ReasonPressure // its fragments could not be told from packets
 		}
 		if r == open {
+			p.complete()
 			t.append(pt, n, s, p, rules, j.late)
 			return
 		}
@@ -94,6 +95,7 @@ func (t *Table) Add(p *Packet, now int64) {
 		t.alone(pt, p, j.reason, j.verified, j.late)
 		return
 	}
+	p.complete()
 	t.start(pt, &k, bucket, p, rules, trustIn(j.verified, j.late), j.late)
 }
 

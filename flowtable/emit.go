@@ -15,6 +15,7 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 			t.relieve()
 		}
 		if pt.oldest != 0 {
+			p.complete()
 			n, s := t.take(pt, p.Port)
 			s.state, s.reason, s.trust = slotWaiting, r, trustIn(good, sum)
 			s.meta = uint64(p.Port) << metaPort
@@ -23,6 +24,9 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 			t.hold(pt, n, s, p.Tail)
 			return
 		}
+	}
+	if pt == nil || !pt.csum {
+		p.complete()
 	}
 	sf := t.single(p.Port, r, p.Data, p.Ref)
 	sf.Segments, sf.TCP = segments, tcp
@@ -33,7 +37,10 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 		t.out.Deliver(sf)
 		return
 	}
-	if good && pt.csum {
+	switch {
+	case p.CsumStart != 0: // row left_checksum
+		sf.Flags, sf.CsumStart, sf.CsumOffset = hdrNeedsCsum, p.CsumStart, p.CsumOffset
+	case good && pt.csum:
 		sf.Flags = hdrDataValid
 	}
 	if sum != 0 {

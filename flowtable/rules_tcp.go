@@ -46,6 +46,13 @@ func (*tcpRules) verify(pt *port, p *Packet, mayBeLate bool) (why Reason, late u
 	if !good {
 		return ReasonBadIPChecksum, 0
 	}
+	// Row left_checksum: nobody has had it in hand but the sender and us.
+	if p.CsumStart != 0 {
+		if !canonical {
+			return ReasonNoncanonical, 0
+		}
+		return open, 0
+	}
 	// TCP's sum covers what belongs to the IP packet, without Ethernet's filler behind it (row padding).
 	end := in.Payload + in.PayloadLen
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])

@@ -50,7 +50,7 @@ func (*udpRules) verify(pt *port, p *Packet) Reason {
 	if !good {
 		return ReasonBadIPChecksum
 	}
-	switch whole := p.sum(pseudo) == 0xffff; {
+	switch whole := p.CsumStart != 0 || p.sum(pseudo) == 0xffff; { // row left_checksum
 	case !whole && field == checksum.Sum(nil, pseudo):
 		return ReasonPartialChecksum
 	case !whole:

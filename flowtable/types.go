@@ -93,6 +93,10 @@ type Packet struct {
 	Info     packet.Info // what packet.Parse or ParseHead says; of a cut frame the caller may set Verdict to Truncated
 	GSOInput bool        // more than one segment, or a partial checksum, by the caller's knowledge: passed with flags 0
 	Tail     []Fragment  // what follows Data in other memory (AF_XDP multi-buffer), usually nothing; read during Add only
+	// CsumStart, if not 0, says that the two bytes CsumOffset behind it hold the pseudo header's sum, and that the sum is to be completed from
+	// there on: a VM of this machine has left it so, and nothing can have damaged the packet since. Such a packet is in one fragment, and is as
+	// long as IP says. It stays as it is if it leaves alone, at once, for a guest with GUEST_CSUM; else the table completes the sum.
+	CsumStart, CsumOffset uint16
 }
 
 // Fragment is a part of a frame in memory of its own.

@@ -37,6 +37,8 @@ var (
 	ErrBadFrame = errors.New("malformed frame")
 	// ErrDamaged: a fragment is not what Frame.Sums says. Nothing was delivered.
 	ErrDamaged = errors.New("a checksum in the frame is wrong")
+	// ErrSource: the memory that the frame is read from vanished meanwhile. It is not this guest's; nothing was delivered.
+	ErrSource = errors.New("the frame's own memory vanished")
 	// ErrNotRunning: the queue is stopped or disabled.
 	ErrNotRunning = errors.New("queue is not running")
 	// ErrPortFailed: the guest or its front-end broke the rules, or its memory

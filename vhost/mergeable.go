@@ -26,10 +26,11 @@ type mergeable struct {
 	receiveShape
 	chain vring.Chain
 
-	taken  []vring.Used // chains of the message in hand
-	segs   [][]byte     // their memory, in order
-	walked int          // pieces of chains looked at, also in vain
-	least  int          // bytes in the smallest chain of the last message; 0 before any
+	taken  []vring.Used   // chains of the message in hand
+	first  vring.Position // of them
+	segs   [][]byte       // their memory, in order
+	walked int            // pieces of chains looked at, also in vain
+	least  int            // bytes in the smallest chain of the last message; 0 before any
 
 	armed  bool           // the driver was asked for kicks
 	short  bool           // the last message found too few buffers; kicks are armed
@@ -79,10 +80,9 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum
 	m.taken, m.segs = m.taken[:0], m.segs[:0]
 	limit := min(budget, m.most)
 	c, left := &m.chain, need
-	var first vring.Position
 	for armed := false; left > 0; {
 		if len(m.taken) == limit { // more buffers, or the same ones later, do not help
-			m.giveBack(first)
+			m.undo()
 			if limit < m.most {
 				return errOverBudget
 			}
@@ -103,7 +103,7 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum
 				}
 			}
 			m.short, m.seen, m.wanted = true, m.dev.Mark(), need
-			m.giveBack(first)
+			m.undo()
 			return ErrNoBuffers
 		}
 		m.walked += c.Walked()
@@ -112,7 +112,7 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum
 			return vring.ErrReadable
 		}
 		if len(m.taken) == 0 {
-			first, m.least = c.At, c.WriteLen
+			m.first, m.least = c.At, c.WriteLen
 		}
 		m.least = min(m.least, c.WriteLen)
 		m.taken = append(m.taken, vring.Used{Head: c.Head, Written: uint32(c.WriteLen)})
@@ -122,7 +122,7 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum
 			m.segs = append(m.segs, c.Writable...)
 		}
 		if left -= c.WriteLen; pieces > 0 && left > 0 && len(m.segs) > pieces {
-			m.giveBack(first)
+			m.undo()
 			return errOverBudget
 		}
 	}
@@ -135,17 +135,17 @@ func (m *mergeable) put(hdr []byte, payload [][]byte, n, budget, pieces int, sum
 	if sum == nil {
 		scatter(m.segs, hdr, payload)
 	} else if !sum.scatter(m.segs, hdr, payload) {
-		m.giveBack(first)
+		m.undo()
 		return ErrDamaged
 	}
 	m.dev.Push(m.taken)
 	return nil
 }
 
-// giveBack undoes what put has taken, from the first chain on.
-func (m *mergeable) giveBack(first vring.Position) {
+// undo gives back what put has taken, from the first chain on.
+func (m *mergeable) undo() {
 	if len(m.taken) > 0 {
-		m.dev.Rewind(first)
+		m.dev.Rewind(m.first)
 	}
 }
 

@@ -138,15 +138,17 @@ func (q *queue) fail(err error) error {
 // debug.SetPanicOnFault; any other panic is a mistake of ours that a guest
 // has found. Either way only this port stops.
 func (q *queue) guard(err *error) {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		*err = q.blame(r)
 	}
+}
+
+// blame ends the port for what recover has returned.
+func (q *queue) blame(r any) error {
 	if guestmem.IsFault(r) {
-		*err = q.fail(ErrMemoryFault)
-		return
+		return q.fail(ErrMemoryFault)
 	}
-	*err = q.fail(user.FaultError(r))
+	return q.fail(user.FaultError(r))
 }
 
 // Counters returns a snapshot, as of the last burst. It waits for nobody.

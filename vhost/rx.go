@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
+	"github.com/rscctl/rscctl/vhost/guestmem"
 	"github.com/rscctl/rscctl/vhost/user"
 	"github.com/rscctl/rscctl/vhost/virtio"
 	"github.com/rscctl/rscctl/vhost/vring"
@@ -95,7 +96,8 @@ func (q *RxQueue) learn() {
 
 // Put copies one frame into guest buffers: all of it or nothing. The guest
 // sees it after Commit. Between Begin and Commit only. The errors are
-// ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame, ErrDamaged and ErrPortFailed.
+// ErrNoBuffers, ErrTooBig, ErrNotNegotiated, ErrBadFrame, ErrDamaged, ErrSource and ErrPortFailed. The frame may
+// lie in another guest's memory: whoever calls keeps that mapped.
 func (q *RxQueue) Put(f *virtio.Frame) error {
 	if q.failed {
 		return ErrPortFailed
@@ -172,7 +174,7 @@ func (q *RxQueue) check(f *virtio.Frame) error {
 
 // put hands a frame to the writer. The ring stays as it was unless all of it fits.
 func (q *RxQueue) put(f *virtio.Frame) (err error) {
-	defer q.guard(&err)
+	defer q.guardPut(f, &err)
 	budget, pieces := q.size, 0
 	if f.Hdr.GSOType != virtio.GSONone { // anything else cannot be cut
 		budget, pieces = q.budget, maxSuperPieces
@@ -195,6 +197,21 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	default:
 		return q.fail(err)
 	}
+}
+
+// guardPut is guard for what copies a frame. A fault in the frame itself is not this guest's: its sender has taken the memory away. Then the
+// copy has not come to its end, so what it has written lies in buffers that the guest gets back unused.
+func (q *RxQueue) guardPut(f *virtio.Frame, err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	if at, fault := guestmem.FaultAt(r); fault && guestmem.Within(f.Frags, at) {
+		q.writer.undo()
+		*err = ErrSource
+		return
+	}
+	*err = q.blame(r)
 }
 
 func (q *RxQueue) arm() (available bool, err error) {

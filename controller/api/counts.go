@@ -36,6 +36,7 @@ func (s *VMStats) Add(o *VMStats) {
 	s.TxBytes += o.TxBytes
 	s.TxWireFrames += o.TxWireFrames
 	s.TxKernel += o.TxKernel
+	s.TxWhole += o.TxWhole
 	s.LocalFrames += o.LocalFrames
 	s.LatePackets += o.LatePackets
 	s.FeedUnsent += o.FeedUnsent

@@ -347,6 +347,7 @@ type VMStats struct {
 	TxBytes       uint64            `json:"tx_bytes"`
 	TxWireFrames  uint64            `json:"tx_wire_frames"`         // after segmentation
 	TxKernel      uint64            `json:"tx_kernel_frames"`       // of tx_frames: those that left by the kernel's way
+	TxWhole       uint64            `json:"tx_whole_frames"`        // of tx_frames: superframes for a VM beside it that were not cut
 	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
 	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off or after a hang, so the kernel path may have overtaken them

@@ -116,6 +116,10 @@ func TestABurstAllocatesNothing(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	send := func(h virtio.NetHdr, p pt.TCP) vhost.TxFrame { return vhost.TxFrame{Hdr: h, Data: p.Frame()} }
+	split := func(f vhost.TxFrame) []vhost.TxFrame { // most of it lies in the guest's memory
+		f.Data, f.Rest = f.Data[:HeadRoom], [][]byte{f.Data[HeadRoom:9000], f.Data[9000:]}
+		return []vhost.TxFrame{f}
+	}
 	tso := virtio.NetHdr{GSOType: virtio.GSOTCPv4, GSOSize: 1000}
 	for name, set := range map[string]func(n *quietNIC, g *quietGuest, s *quietSource){
 		"nothing to do":  func(*quietNIC, *quietGuest, *quietSource) {},
@@ -136,11 +140,19 @@ func TestABurstAllocatesNothing(t *testing.T) {
 		"to the wire, by the kernel": func(n *quietNIC, _ *quietGuest, s *quietSource) {
 			n.wire = &quietWire{}
 			s.frames = []vhost.TxFrame{send(noHdr, from(1, wire, 1000)), send(tso, from(1, wire, 9000)), send(tso, from(1, wire, 60000))}
-			f := &s.frames[2]
-			f.Data, f.Rest = f.Data[:HeadRoom], [][]byte{f.Data[HeadRoom:9000], f.Data[9000:]}
+			s.frames = append(s.frames[:2], split(s.frames[2])...)
 		},
 		"to a VM": func(_ *quietNIC, _ *quietGuest, s *quietSource) {
 			s.frames = []vhost.TxFrame{send(noHdr, from(1, macOf(0), 1000)), send(tso, from(1, macOf(0), 9000))}
+		},
+		"to a VM, whole": func(_ *quietNIC, _ *quietGuest, s *quietSource) {
+			s.frames = split(send(tso, from(1, macOf(0), 60000)))
+		},
+		"to a VM, cut": func(_ *quietNIC, g *quietGuest, s *quietSource) {
+			s.frames, g.cut = split(send(tso, from(1, macOf(0), 60000))), true
+		},
+		"to a VM without room": func(_ *quietNIC, g *quietGuest, s *quietSource) {
+			s.frames, g.err = split(send(tso, from(1, macOf(0), 60000))), ErrFull
 		},
 		"to a group": func(_ *quietNIC, _ *quietGuest, s *quietSource) {
 			s.frames = []vhost.TxFrame{send(noHdr, from(1, [6]byte{1}, 90))}

@@ -12,6 +12,7 @@ type PortCounters struct {
 	TxBytes    uint64
 	TxWire     uint64 // packets that became of them
 	TxKernel   uint64 // of TxFrames: those that left by Wire
+	TxWhole    uint64 // of TxFrames: superframes that a VM beside it got, or was to get, as they were
 	TxDropped  [flowtable.NumReasons]uint64
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 	SizeSum    uint64                      // their bytes
@@ -31,6 +32,7 @@ func (c *PortCounters) Add(o *PortCounters) {
 	c.TxBytes += o.TxBytes
 	c.TxWire += o.TxWire
 	c.TxKernel += o.TxKernel
+	c.TxWhole += o.TxWhole
 	for i, n := range o.TxDropped {
 		c.TxDropped[i] += n
 	}

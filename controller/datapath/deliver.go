@@ -4,10 +4,16 @@ import (
 	"errors"
 
 	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-// errTurn ends a burst when the guest has used up its part of the turn.
-var errTurn = errors.New("the turn is over")
+var (
+	// errTurn ends a burst when the guest has used up its part of the turn.
+	errTurn = errors.New("the turn is over")
+	// errLent ends a burst at a frame that is to be cut, and lies in memory that may vanish while that is done.
+	errLent = errors.New("the frame is lent")
+)
 
 // Deliver implements flowtable.Output: it queues the frame for its guest; flush moves it there at the end of the burst.
 func (w *Worker) Deliver(sf *flowtable.Superframe) {
@@ -97,7 +103,7 @@ func (w *Worker) flushPort(p *port) {
 			over, w.owed = true, true
 		case ErrDamaged:
 			w.mend(p)
-		case errPaced:
+		case errPaced, errLent, ErrSource: // emitWhole knows what to do with a frame that is lent
 			over = true
 		case ErrTooBig, ErrNoOffer, ErrRefused:
 			w.dropFront(p, flowtable.ReasonBadLength)
@@ -174,7 +180,7 @@ func (w *Worker) put(p *port, f *outFrame) error {
 	if g := p.guest; !f.cut {
 		err := g.Put(&f.Frame)
 		if err == ErrNoOffer && f.Hdr.GSOType == 0 && f.Hdr.Flags != 0 { // no GUEST_CSUM any more: no claim then
-			f.Hdr.Flags = 0
+			f.unclaim()
 			err = g.Put(&f.Frame)
 		}
 		if err == nil {
@@ -186,6 +192,9 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		if f.Hdr.GSOType == 0 || (err != ErrTooBig && err != ErrNoOffer) {
 			return err
 		}
+		if f.lent {
+			return errLent
+		}
 		if !f.verify() { // the pieces would get sums of their own
 			return ErrDamaged
 		}
@@ -195,6 +204,15 @@ func (w *Worker) put(p *port, f *outFrame) error {
 		}
 	}
 	return w.putPieces(p, f)
+}
+
+// unclaim takes back what the header says of a single packet's checksum, which is completed where it was left to the guest.
+func (f *outFrame) unclaim() {
+	h := &f.Hdr
+	if h.Flags&virtio.HdrNeedsCsum != 0 { // it is in one piece: flowtable.Packet
+		_ = checksum.Complete(f.Frags[0], int(h.CsumStart), int(h.CsumOffset))
+	}
+	h.Flags, h.CsumStart, h.CsumOffset = 0, 0, 0
 }
 
 // putPieces hands over what is left of a superframe, cut into the packets it was made of. Each is charged by itself: there may be

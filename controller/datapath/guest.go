@@ -15,9 +15,10 @@ var (
 	ErrBurst    = errors.New("guest: the burst is full") // Commit, and the next one takes the frame; never for the first
 	ErrTooBig   = errors.New("guest: the frame is larger than its buffers allow")
 	ErrNoOffer  = errors.New("guest: the frame's header needs a feature that was not negotiated")
-	ErrRefused  = errors.New("guest: the frame is bad")         // this one is dropped, the next may pass
-	ErrLinkDown = errors.New("guest: link is down")             // likewise, and the guest may come back
-	ErrDamaged  = errors.New("guest: a payload's sum is wrong") // nothing of the frame was taken: a Summer's only
+	ErrRefused  = errors.New("guest: the frame is bad")           // this one is dropped, the next may pass
+	ErrLinkDown = errors.New("guest: link is down")               // likewise, and the guest may come back
+	ErrDamaged  = errors.New("guest: a payload's sum is wrong")   // nothing of the frame was taken: a Summer's only
+	ErrSource   = errors.New("guest: the frame's memory is gone") // it is another VM's; nothing of the frame was taken
 )
 
 // Frame is one frame on its way into a guest.

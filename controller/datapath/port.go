@@ -50,11 +50,12 @@ type port struct {
 	txAt    int64  // by Worker.now, when what it sends goes on: its rate was used up; 0: it was not
 	rxAt    int64  // when what comes for it does
 	stall   stall
-	paused  bool // the guest is away for a moment: what comes for it waits
-	late    bool // steering is off: what still comes was on its way when it was switched
-	dirty   bool // in Worker.dirty
-	held    int  // chunks that the guest has not given back
-	pollAt  int  // place of the guest's descriptor in the poll set
+	apart   int64 // until then no frame is lent between its memory and another's
+	paused  bool  // the guest is away for a moment: what comes for it waits
+	late    bool  // steering is off: what still comes was on its way when it was switched
+	dirty   bool  // in Worker.dirty
+	held    int   // chunks that the guest has not given back
+	pollAt  int   // place of the guest's descriptor in the poll set
 	senders *senderSet
 	refusal refusal
 	rules   flowtable.PortConfig

@@ -126,8 +126,8 @@ func (w *Worker) probeRefused(p *port, why flowtable.Reason, frame []byte, toWir
 	}
 }
 
-// probeSent tells of a packet of the VM's that goes on, to the wire or to a VM beside it.
-func (w *Worker) probeSent(p *port, frags ...[]byte) {
+// probeSent tells of a frame of the VM's that goes on, to the wire or to a VM beside it, as so many packets.
+func (w *Worker) probeSent(p *port, packets int, frags ...[]byte) {
 	size := 0
 	for _, b := range frags {
 		size += len(b)
@@ -137,7 +137,20 @@ func (w *Worker) probeSent(p *port, frags ...[]byte) {
 			continue
 		}
 		if s := w.record(pr, Sent, 0, size, frags...); s != nil {
-			s.ToWire = true
+			s.ToWire, s.Packets, s.Segments = true, packets, packets
+			pr.publish()
+		}
+	}
+}
+
+// probeWhole tells of a superframe that came for the VM as one.
+func (w *Worker) probeWhole(p *port, sf *flowtable.Superframe) {
+	for _, pr := range p.probes {
+		if pr.cfg.Kind != ProbeWire {
+			continue
+		}
+		if s := w.record(pr, Sealed, flowtable.ReasonGSOInput, sf.Len, sf.Frags...); s != nil {
+			s.Packets, s.Segments = sf.Packets, sf.Packets
 			pr.publish()
 		}
 	}

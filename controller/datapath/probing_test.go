@@ -206,9 +206,9 @@ func TestProbesAgreeWithTheAccounts(t *testing.T) {
 								h.got.sealed++
 							}
 						case r.Deed == Sent:
-							h.got.sent++
+							h.got.sent += uint64(r.Packets)
 						case !r.ToWire:
-							h.got.came++
+							h.got.came += uint64(r.Packets)
 						}
 					}
 				}

@@ -17,6 +17,7 @@ type outFrame struct {
 	done int  // pieces that earlier bursts delivered
 	puts int  // Puts of the burst in hand: 1 for a whole frame, else its pieces
 	paid bool // it is within its VM's rate
+	lent bool // it lies in its sender's memory: only within emitWhole
 	all  bool // the burst in hand has all that was left of it
 }
 
@@ -69,6 +70,7 @@ func (f *outFrame) fill(sf *flowtable.Superframe) {
 	f.Refs = append(f.Refs[:0], sf.Refs...)
 	f.entry, f.fixed = sf.Entry, sf.FixedID
 	f.cut, f.done, f.puts, f.all, f.paid = false, 0, 0, false, false
+	f.lent = len(sf.Refs) == 0
 	f.Sums = append(f.Sums[:0], sf.Sums...)
 	if len(sf.Sums) > 0 && sf.Merged {
 		f.Frags[0] = f.hdr[:copy(f.hdr[:], sf.Frags[0])]
@@ -138,4 +140,7 @@ func (q *outQueue) leave(f *outFrame) {
 	q.n--
 	q.chunks -= len(f.Refs)
 	q.ledger.Dequeue(&f.entry)
+	if f.lent { // nothing of a guest's memory is kept
+		clear(f.Frags)
+	}
 }

@@ -116,6 +116,10 @@ func (w *Worker) mayHaveSlept(p *port, now, took int64) {
 	}
 	took = max(took, 0)
 	w.booked += took
+	if w.lender != nil {
+		w.setApart(p, w.lender, now+took*stallShare)
+		return
+	}
 	p.cnt.StalledNS += uint64(took)
 	s := &p.stall
 	s.debt = max(0, s.debt-(now-s.paid)/stallShare) + took
@@ -124,6 +128,12 @@ func (w *Worker) mayHaveSlept(p *port, now, took int64) {
 		s.until = now + min(over*stallShare, restMost.Nanoseconds())
 		p.cnt.Rests++
 	}
+}
+
+// setApart books a sleep in a copy from one VM's memory into another's. Nobody knows whose it was, so it is neither's debt: frames between
+// them are copied in two steps for so long that such sleeps stay within the share too, and then it shows.
+func (w *Worker) setApart(p, q *port, until int64) {
+	p.apart, q.apart = max(p.apart, until), max(q.apart, until)
 }
 
 // restLeft is how long until the first of the resting VMs with something to do may go on, negative when there is none. It goes by

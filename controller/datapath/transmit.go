@@ -121,7 +121,17 @@ func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
 	if w.forWire(e, f, &o) {
 		return 0, !w.emitWire(e, f, &o)
 	}
-	if !w.sendBatch() || !w.whole(f, &o) {
+	if !w.sendBatch() {
+		return 0, true
+	}
+	if isTSO(f) && !o.group {
+		if q := w.neighbour(p, &o); q != nil {
+			if done, need := w.emitWhole(e, f, &o, q); done || need != 0 {
+				return need, false
+			}
+		}
+	}
+	if !w.whole(f, &o) {
 		return 0, true
 	}
 	return w.emitXDP(e, f, &o), false
@@ -186,12 +196,13 @@ func (w *Worker) emitOne(p *port, o *outgoing) {
 	}
 	w.txLeft--
 	n := copy(buf, o.data)
-	if o.partial {
+	if o.partial && !w.staysPartial(p, o, buf[:n]) {
 		if err := checksum.Complete(buf[:n], o.csumStart, o.csumAt-o.csumStart); err != nil {
 			w.nic.Free(d.Addr)
 			w.refuseTx(p, flowtable.ReasonMalformed, o.data)
 			return
 		}
+		o.partial = false
 	}
 	w.route(p, o, buf, n, d)
 }
@@ -239,18 +250,22 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 			return
 		}
 		if p.probes != nil {
-			w.probeSent(p, buf[:n])
+			w.probeSent(p, 1, buf[:n])
 		}
 		q.cnt.Local++
 		packet.Parse(buf[:n], &w.pkt.Info)
+		if o.partial {
+			w.pkt.CsumStart, w.pkt.CsumOffset = uint16(o.csumStart), uint16(o.csumAt-o.csumStart)
+		}
 		w.accept(q, buf[:n], d.Addr)
+		w.pkt.CsumStart = 0
 		return
 	}
 	if o.tci != 0 {
 		n = insertTag(buf, n, o.tci)
 	}
 	if p.probes != nil {
-		w.probeSent(p, buf[:n])
+		w.probeSent(p, 1, buf[:n])
 	}
 	if !w.nic.Send(d, n) {
 		w.nic.Free(d.Addr)

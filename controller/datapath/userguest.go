@@ -74,6 +74,8 @@ func (g *userGuest) Put(f *Frame) error {
 			return ErrTooBig
 		case vhost.ErrDamaged:
 			return ErrDamaged
+		case vhost.ErrSource:
+			return ErrSource
 		case vhost.ErrNotNegotiated:
 			return ErrNoOffer
 		case vhost.ErrBadFrame:

@@ -182,7 +182,7 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	// Its bytes are gone with the callback.
 	if w.sendBatch() {
 		if e.port.probes != nil {
-			w.probeSent(e.port, fr.Frags...)
+			w.probeSent(e.port, h.packets, fr.Frags...)
 		}
 		return true
 	}

@@ -53,7 +53,7 @@ func BenchmarkGuestToWire(b *testing.B) {
 			if err := up.SetDirect(c.direct); err != nil {
 				b.Fatal(err)
 			}
-			g := newBulkGuest(b)
+			g := newBulkGuest(b, wire, 1024, benchFrames)
 			if c.way == "plain" {
 				g.measure(b, func() int { return g.plain(up) })
 				return
@@ -94,14 +94,14 @@ type bulkGuest struct {
 	next   int // of them, for plain
 }
 
-func newBulkGuest(b *testing.B) *bulkGuest {
-	g := &bulkGuest{userVM: newUserVM(b, allFeatures, 1024, 64<<20, func(c *vhost.Config) { c.TxHead = HeadRoom })}
-	p := from(1, wire, 45*1448)
+func newBulkGuest(b *testing.B, dst [6]byte, ring, frames int) *bulkGuest {
+	g := &bulkGuest{userVM: newUserVM(b, allFeatures, ring, 64<<20, func(c *vhost.Config) { c.TxHead = HeadRoom })}
+	p := from(1, dst, 45*1448)
 	p.Partial = true
 	frame := p.Frame()
 	g.size = len(frame)
 	h := kernelCuts(virtio.GSOTCPv4, 1448)
-	for range benchFrames {
+	for range frames {
 		raw := make([]byte, virtio.HdrSize)
 		h.Encode(raw)
 		raw = append(raw, frame...)

@@ -100,6 +100,9 @@ type Worker struct {
 	piece   Frame // of a superframe that was cut again
 	pieces  [][]byte
 	mender  mender
+	staging staging
+	lender  *port  // whose memory the frame lies in that is being put into another's
+	cutAll  bool   // benchmarks only: no frame is handed over whole
 	scratch []byte // their memory
 	mbuf    []byte // one group frame
 

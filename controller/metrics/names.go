@@ -59,6 +59,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_sent_frames_total", "Frames taken from the guest.", ofVM), func(v *api.VMStats) uint64 { return v.TxFrames }},
 	{desc("vm_sent_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxBytes }},
 	{desc("vm_sent_wire_frames_total", "Packets that became of the guest's frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxWireFrames }},
+	{desc("vm_sent_whole_frames_total", "Of the frames taken from the guest: superframes that were handed over whole to a VM beside it.", ofVM), func(v *api.VMStats) uint64 { return v.TxWhole }},
 	{desc("vm_sent_kernel_frames_total", "Of the frames taken from the guest: those that left whole, to be cut by the interface or the kernel.", ofVM), func(v *api.VMStats) uint64 { return v.TxKernel }},
 }
 

@@ -41,7 +41,7 @@ func (u *Uplink) stats(v *VM) api.VMStats {
 		RxPackets: t.In + t.Refused, RxBytes: t.InBytes + t.RefusedBytes,
 		Superframes: t.Superframes, MergedPackets: t.Merged, GuestFrames: t.Frames, GuestBytes: t.FrameBytes,
 		Held: t.Held + t.Queued, Unexplained: t.Unexplained(), Recut: t.Recut,
-		TxFrames: t.TxFrames, TxBytes: t.TxBytes, TxWireFrames: t.TxWire, TxKernel: t.TxKernel,
+		TxFrames: t.TxFrames, TxBytes: t.TxBytes, TxWireFrames: t.TxWire, TxKernel: t.TxKernel, TxWhole: t.TxWhole,
 		LocalFrames: t.Local, LatePackets: t.Late, FeedUnsent: t.Unsent, StalledNS: t.StalledNS, Rests: t.Rests, Refusals: t.Refusals, TxPaced: t.TxPaced, TapDropped: v.TapDropped, Interrupts: v.Interrupts,
 		Passed: byReason(&t.Passed), Sealed: byReason(&t.Sealed), Dropped: byReason(&t.Dropped), TxDropped: byReason(&t.TxDropped),
 		FrameBytes: buckets(datapath.SizeBounds[:], t.FrameSizes[:]), FrameBytesSum: t.SizeSum,

@@ -1,6 +1,7 @@
 package guestmem
 
 import (
+	"reflect"
 	"runtime"
 	"runtime/debug"
 )
@@ -31,10 +32,29 @@ func (t *Table) Touch(fn func()) (err error) {
 // IsFault tells a fault in guest memory from every other panic, given what recover returned: under
 // debug.SetPanicOnFault the runtime reports such a fault with its address. (A nil pointer has none: it stays a mistake.)
 func IsFault(r any) bool {
+	_, fault := FaultAt(r)
+	return fault
+}
+
+// FaultAt is IsFault that tells the address, too.
+func FaultAt(r any) (at uintptr, fault bool) {
 	e, ok := r.(runtime.Error)
 	if !ok {
-		return false
+		return 0, false
 	}
-	_, fault := e.(interface{ Addr() uintptr })
-	return fault
+	a, fault := e.(interface{ Addr() uintptr })
+	if !fault {
+		return 0, false
+	}
+	return a.Addr(), true
+}
+
+// Within says whether an address lies in one of the slices: with two guests' memory in hand it tells whose fault a fault was.
+func Within(memory [][]byte, at uintptr) bool {
+	for _, b := range memory {
+		if from := reflect.ValueOf(b).Pointer(); at-from < uintptr(len(b)) {
+			return true
+		}
+	}
+	return false
 }
