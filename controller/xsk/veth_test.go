@@ -27,13 +27,18 @@ const vmPort = 3
 type rig struct {
 	net    *netnstest.Network
 	driver string
+	mtu    int
 	prog   *bpf.Program
 	socks  []*Socket
 }
 
 func (r *rig) config(queue int, native bool) Config {
-	return Config{Ifindex: r.net.B.Index, Queue: queue, Chunks: 512, ChunkSize: ChunkFor(1500, Grain(r.driver)), RxSize: 256, TxSize: 128, FillSize: 256, CompSize: 128,
+	c := Config{Ifindex: r.net.B.Index, Queue: queue, Chunks: 512, ChunkSize: ChunkFor(r.mtu, Grain(r.driver)), RxSize: 256, TxSize: 128, FillSize: 256, CompSize: 128,
 		NeedWakeup: true, Native: native}
+	if c.ChunkSize == 0 {
+		c.ChunkSize, c.Frames, c.FrameSize = LargeChunk, 128, FrameFor(r.mtu)
+	}
+	return c
 }
 
 func newRig(t *testing.T, queues int, native bool, o netnstest.Options) *rig {
@@ -48,8 +53,8 @@ func newRig(t *testing.T, queues int, native bool, o netnstest.Options) *rig {
 		if err != nil {
 			return err
 		}
-		r.driver = facts.Driver
-		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native})
+		r.driver, r.mtu = facts.Driver, facts.MTU
+		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native, Jumbo: r.mtu > MaxMTU(LargeChunk, 1)})
 		if err != nil {
 			return err
 		}
