@@ -79,7 +79,7 @@ func (u *uplink) device(index int) *device {
 
 // site is what is known of an uplink.
 func (u *uplink) site() *site {
-	s := &site{facts: u.facts, bond: u.bond, chunk: u.chunk}
+	s := &site{facts: u.facts, bond: u.bond, room: u.room()}
 	for _, d := range u.devs {
 		s.devs = append(s.devs, d.facts)
 	}
@@ -264,9 +264,9 @@ func (c *Controller) openMember(u *uplink, m netdev.Member, beside []*queue) (d 
 		err = errors.Join(append(c.putBack(done), err)...)
 		d, queues = nil, nil
 	}()
-	chunk, err := chunkFor(f)
-	if err == nil && chunk > u.chunk {
-		err = fmt.Errorf("its frames want chunks of %d bytes, and those of %s have %d: detach the VMs and attach them again", chunk, u.name, u.chunk)
+	room, err := roomFor(f, multiBuffer)
+	if err == nil {
+		err = u.room().takes(room, u.name)
 	}
 	if err != nil {
 		return nil, nil, err

@@ -38,7 +38,7 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 	for i, packed := range s.devices() {
 		d := &device{facts: at.devs[i], native: packed.Native}
 		if d.prog = c.ahead.takeProgram(&packed); d.prog == nil { // also when the interface's program was attached anew meanwhile
-			if d.prog, err = adoptProgram(p, &packed, u.prog); err != nil {
+			if d.prog, err = adoptProgram(p, &packed, u.prog, u.rings.Frames > 0); err != nil {
 				return u, u.ofMember(d.facts.Name, err)
 			}
 		}
@@ -77,12 +77,12 @@ func (c *Controller) watchAgain(u *uplink) error {
 }
 
 // adoptProgram loads this version's program over the maps of a parcel's. It does not take its place.
-func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program) (*bpf.Program, error) {
+func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program, jumbo bool) (*bpf.Program, error) {
 	parts, err := takeProgram(p, &s.Program)
 	if err != nil {
 		return nil, err
 	}
-	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside}, parts, s.Program.Outcomes)
+	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside, Jumbo: jumbo}, parts, s.Program.Outcomes)
 }
 
 // stillThere looks at the interface of a parcel, which may have another name by now.

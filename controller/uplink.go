@@ -103,22 +103,12 @@ func (q *queue) close() error {
 	return errors.Join(err, q.shares.Close(), q.sock.Close())
 }
 
-// chunkFor returns the UMEM chunk size for an interface's MTU.
-func chunkFor(f *netdev.Facts) (int, error) {
-	grain := xsk.Grain(f.Driver)
-	if chunk := xsk.ChunkFor(f.MTU, grain); chunk != 0 {
-		return chunk, nil
-	}
-	most := xsk.MaxMTU(xsk.LargeChunk, grain)
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU ('ip link set %s mtu %d')", ErrMTU, f.MTU, xsk.LargeChunk, most, f.Name, most)
-}
-
 // site is what was found of an interface that is to become an uplink.
 type site struct {
 	facts *netdev.Facts
 	bond  *netdev.Bond    // nil: it is none
 	devs  []*netdev.Facts // by whose receive queues its frames come in: itself, or a bond's members
-	chunk int             // bytes of a UMEM chunk
+	room  frameRoom       // for its frames
 }
 
 // queues is how many receive queues its devices have.
@@ -154,11 +144,11 @@ func inspectUplink(name string, vlan uint16) (*site, error) {
 		}
 	}
 	for _, d := range s.devs {
-		chunk, err := chunkFor(d)
+		room, err := roomFor(d, multiBuffer)
 		if err != nil {
 			return nil, fmt.Errorf("attach: interface %s: %w", d.Name, err)
 		}
-		s.chunk = max(s.chunk, chunk)
+		s.room = s.room.with(room)
 	}
 	return s, nil
 }
@@ -175,7 +165,7 @@ func foreignXDP(f *netdev.Facts) error {
 // openUplink loads and attaches the XDP program and starts the workers. On failure nothing is left behind.
 func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	f := s.facts
-	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
+	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.room.chunk, rings: sizes.rings(s.queues(), s.room, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -218,7 +208,7 @@ type queuePlace struct {
 func (u *uplink) openQueue(at queuePlace, suspended bool, trouble func()) (*queue, error) {
 	s, err := xsk.Open(u.queueConfig(at))
 	if err != nil {
-		return nil, err
+		return nil, u.lacksJumbo(at.dev.facts, err)
 	}
 	wire, err := tap.OpenUplink(u.facts.Index)
 	if err != nil {
@@ -247,7 +237,7 @@ func (u *uplink) queueConfig(at queuePlace) xsk.Config {
 func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 	return xsk.Config{
 		Ifindex: ifindex, Queue: id, Chunks: r.Chunks, ChunkSize: chunk, RxSize: r.Rx, TxSize: r.Tx, FillSize: r.Fill, CompSize: r.Completion,
-		NeedWakeup: true, Native: native,
+		Frames: r.Frames, FrameSize: r.FrameSize, NeedWakeup: true, Native: native,
 	}
 }
 
@@ -275,6 +265,9 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 		Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
 	}
 	copy(cfg.Own[:], u.facts.MAC)
+	if u.rings.Frames > 0 { // what holds the frames is less than the chunks
+		cfg.Large, cfg.Chunks = s, u.rings.Frames
+	}
 	if len(u.queues) == 0 {
 		cfg.Multicast = u.mcast
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	MTU       int       // bytes behind the Ethernet header (and one tag) that the wire takes
 	Own       [6]byte   // the interface's address, which is the host's
 	NIC       NIC       //
+	Large     Large     // nil: all frames fit the NIC's chunks
 	Shares    Shares    // of the RX ring; nil: none
 	Wire      Wire      // nil: all that guests send is cut and summed here
 	Multicast Multicast // nil on all workers of an interface but one
@@ -111,7 +112,8 @@ type Worker struct {
 	signless  bool         // a hungry guest has no descriptor that would tell of room; arm's
 	nicBroken bool
 	polling   busyPolling
-	overtaken int // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
+	torn      uint64 // frames that were not those that XDP had described
+	overtaken int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
 	suspended bool // it takes nothing from the NIC and from guests
@@ -140,6 +142,8 @@ type QueueCounters struct {
 	TxRingFull uint64 // given up because there was no room after all
 	WithMeta   uint64 // of RxFrames: their metadata was XDP's
 	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
+	NoBuffer   uint64 // lost in front of RxFrames: all of Config.Large was in use
+	Broken     uint64 // likewise: pieces of a frame were missing, or too many
 	GroupLost  uint64 // group frames that the socket lost: the worker was too slow
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }

@@ -36,13 +36,13 @@ const (
 	MostFrame  = 16384
 )
 
-// FrameFor is the smallest buffer for the frames of an MTU with one tag, 0 when that is more than MostFrame.
+// FrameFor is the smallest buffer for the frames of an MTU with one tag, larger than any chunk, and 0 when that is more than MostFrame.
 func FrameFor(mtu int) int {
 	size := (mtu + ethHeader + vlanTag + frameHead + frameGrain - 1) / frameGrain * frameGrain
 	if size > MostFrame {
 		return 0
 	}
-	return size
+	return max(size, LargeChunk+frameGrain)
 }
 
 // FrameMTU is the largest MTU whose frames with one tag a buffer of that size holds.
