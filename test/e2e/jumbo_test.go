@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/test/tapvm"
 	"github.com/rscctl/rscctl/vhost/stackguest"
 )
 
@@ -144,6 +146,34 @@ func (r *rig) datagram(from, to *netnstest.Side, addr string) {
 	if err != nil || !bytes.Equal(got[:n], want) {
 		r.t.Errorf("to %s: %d bytes, %v", addr, n, err)
 	}
+}
+
+// Jumbo segments reach a VM on its own tap in superframes, and what it sends and all else takes the kernel's path, in a bridge of that MTU. A
+// crash and a change of hands do not change that.
+func TestJumboSegmentsReachATapInSuperframes(t *testing.T) {
+	r := jumboRig(t, netnstest.Options{NoIPv6: true})
+	r.bridge()
+	vm := r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(t, macA), IPv4: netip.MustParsePrefix("10.77.0.10/24"), MTU: jumboMTU})
+	r.attachTap("vm0", macA)
+	goesOn := func() {
+		t.Helper()
+		before := vm.Stats()
+		netnstest.Bulk(t, r.net.A, vm.Guest, toTap, false, 2*time.Minute)
+		s := vm.Stats()
+		if mean := (s.Bytes - before.Bytes) / max(1, s.Frames-before.Frames); mean < 2*6000 {
+			t.Errorf("a mean frame of %d bytes: nothing was merged", mean)
+		}
+		netnstest.Bulk(t, vm.Guest, r.net.A, fromTap, false, time.Minute)
+	}
+	goesOn()
+	r.datagram(r.net.A, vm.Guest, vm.Guest.IPv4.Addr().String())
+	r.crash()
+	goesOn()
+	r.replace()
+	goesOn()
+	var st api.Stats
+	r.json(&st, "stats")
+	explain(t, st)
 }
 
 // Ports of MTU 1500 and 9000 share an uplink: each gets what it takes. A frame of 9,014 bytes to the port of 1500 is refused and counted, from the
