@@ -207,3 +207,23 @@ func TestJumboFramesLeaveWhole(t *testing.T) {
 	r.txDropped(1, nil)
 	l.mustBeFree()
 }
+
+// By a bond a frame that no chunk holds leaves whole, too, and its buffer comes back once it is the kernel's.
+func TestJumboFramesLeaveABondWhole(t *testing.T) {
+	r, out := newRig(t), &fakeSender{room: 1, mtu: 9014}
+	l := r.jumbo(2)
+	r.w.nic = NewSocketNIC(r.nic, out)
+	_, s := r.sender(1)
+	group := pt.UDP{SrcMAC: macOf(1), DstMAC: [6]byte{1, 0, 0x5e, 1, 2, 3}, Len: 8000}.Frame()
+	s.send(noHdr, group, group)
+	r.w.step()
+	if len(out.got) != 1 || !bytes.Equal(out.got[0], group) || l.out() != 1 || r.w.nic.TxPending() != 1 {
+		t.Fatalf("%d frames left, %d buffers out, %d pending", len(out.got), l.out(), r.w.nic.TxPending())
+	}
+	out.room = 1
+	r.w.step()
+	if len(out.got) != 2 || r.w.sent != 2 {
+		t.Errorf("%d frames left, %d counted", len(out.got), r.w.sent)
+	}
+	l.mustBeFree()
+}
