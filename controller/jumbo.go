@@ -53,6 +53,19 @@ func (u *uplink) lacksJumbo(f *netdev.Facts, err error) error {
 	return tooLarge(f, err)
 }
 
+// jumboRings is how many times as long the rings of frames that come are where one takes several entries.
+const jumboRings = 2
+
+// inFrames are RX and fill ring in frames, all of them the longest: what XDP counts, which holds every VM to its share of the one, and
+// notices a worker that hangs before the other runs dry.
+func (r ringSizes) inFrames(chunk int) (rx, fill int) {
+	if r.Frames == 0 {
+		return r.Rx, r.Fill
+	}
+	pieces := xsk.Pieces(r.FrameSize, chunk)
+	return r.Rx / pieces, r.Fill / pieces
+}
+
 // room is what an uplink's frames lie in.
 func (u *uplink) room() frameRoom { return frameRoom{u.chunk, u.rings.FrameSize} }
 

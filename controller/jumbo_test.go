@@ -78,3 +78,23 @@ func TestAMembersFramesFitItsBondsRoom(t *testing.T) {
 		}
 	}
 }
+
+// XDP counts frames, and a jumbo frame takes several entries: as many as it lets into the rings fit, all of them the longest. So a flood of jumbo
+// frames leaves the neighbours their share of the ring, and a worker that hangs the fill ring what keeps the driver going.
+func TestSharesOfTheRingsAreThoseOfTheLongestFrames(t *testing.T) {
+	if rx, fill := (ringSizes{Rx: 2048, Fill: 1024}).inFrames(2048); rx != 2048 || fill != 1024 {
+		t.Errorf("without jumbo frames: %d and %d", rx, fill)
+	}
+	for mtu := 3823; mtu <= xsk.FrameMTU(xsk.MostFrame); mtu++ {
+		room, err := roomFor(&netdev.Facts{MTU: mtu}, func() error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := (Sizes{}).rings(1, room, 0)
+		rx, fill := r.inFrames(room.chunk)
+		entries := (mtu + 18 + room.chunk - xsk.Headroom - 1) / (room.chunk - xsk.Headroom)
+		if rx*entries > r.Rx || fill*entries > r.Fill || rx < 512 || fill < 512 {
+			t.Fatalf("MTU %d: %d and %d frames of %d entries in rings of %d and %d", mtu, rx, fill, entries, r.Rx, r.Fill)
+		}
+	}
+}

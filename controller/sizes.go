@@ -61,6 +61,7 @@ func (s Sizes) rings(queues int, room frameRoom, memory uint64) ringSizes {
 	}
 	if room.frame > 0 {
 		r.Frames, r.FrameSize = r.Chunks/chunksPerFrame, room.frame
+		r.Rx, r.Fill = jumboRings*r.Rx, jumboRings*r.Fill
 	}
 	return r
 }

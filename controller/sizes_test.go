@@ -21,7 +21,7 @@ func TestSizesFollowTheMachine(t *testing.T) {
 		}
 	}
 	s := Sizes{Chunks: 10_000, Slots: 100}
-	if r := (Sizes{}).rings(1, frameRoom{4096, 9216}, 16*gib); r.Chunks != 8192 || r.Frames != 4096 || r.FrameSize != 9216 {
+	if r := (Sizes{}).rings(1, frameRoom{4096, 9216}, 16*gib); r.Chunks != 8192 || r.Frames != 4096 || r.FrameSize != 9216 || r.Rx != 4096 || r.Fill != 4096 {
 		t.Errorf("for an MTU of 9000: %+v", r)
 	}
 	if got := s.rings(64, frameRoom{chunk: 4096}, gib).Chunks; got != 10_000 || s.slots() != 100 || (Sizes{}).slots() != 4096 {

@@ -253,7 +253,8 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("worker %d: eventfd: %w", at.id, err)
 	}
-	if q.shares, err = at.dev.prog.SharesAhead(at.nic, u.rings.Rx, u.rings.Fill); err != nil {
+	rx, fill := u.rings.inFrames(u.chunk)
+	if q.shares, err = at.dev.prog.SharesAhead(at.nic, rx, fill); err != nil {
 		return nil, err
 	}
 	nic, err := u.wayOut(q)

@@ -48,6 +48,12 @@ func FrameFor(mtu int) int {
 // FrameMTU is the largest MTU whose frames with one tag a buffer of that size holds.
 func FrameMTU(size int) int { return size - frameHead - ethHeader - vlanTag }
 
+// Pieces is in how many chunks the longest frame of a buffer comes.
+func Pieces(size, chunk int) int {
+	one := chunk - Headroom
+	return (size - frameHead + one - 1) / one
+}
+
 // ChunkFor is the smallest chunk for an MTU, 0 when none holds its frames.
 func ChunkFor(mtu, grain int) int {
 	for _, chunk := range []int{SmallChunk, LargeChunk} {
