@@ -98,3 +98,12 @@ func TestSharesOfTheRingsAreThoseOfTheLongestFrames(t *testing.T) {
 		}
 	}
 }
+
+// A front-end may ask for no larger MTU than its port and the uplink have.
+func TestAPortsOwnMTUBoundsItsFrontEnd(t *testing.T) {
+	for _, c := range []struct{ own, uplink, want int }{{0, 9000, 9000}, {1500, 9000, 1500}, {1500, 1400, 1400}} {
+		if got := (&userKind{mtu: c.own}).mostMTU(c.uplink); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}

@@ -47,15 +47,17 @@ func (w *Worker) lacksLarge(packets, n int) bool {
 
 // send is NIC.Send. A packet may be several entries of the ring, each of which is completed.
 func (w *Worker) send(d xsk.Desc, n int) bool {
-	before := w.nic.TxPending()
+	before, entries := 0, 1
+	if w.cfg.Large != nil {
+		before = w.nic.TxPending()
+	}
 	if !w.nic.Send(d, n) {
 		return false
 	}
-	if w.cfg.Large == nil {
-		w.sent++
-	} else {
-		w.sent += uint64(w.nic.TxPending() - before)
+	if w.cfg.Large != nil {
+		entries = w.nic.TxPending() - before
 	}
+	w.sent += uint64(entries)
 	return true
 }
 

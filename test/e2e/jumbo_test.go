@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -193,6 +194,9 @@ func TestPortsOfTwoMTUsShareAnUplink(t *testing.T) {
 	}
 	if out := r.must("export"); strings.Count(out, "mtu: 1500") != 1 {
 		t.Errorf("export does not have the port's MTU:\n%s", out)
+	}
+	if out := r.must("attach", r.net.B.Dev, "--vm", "x", "--mac", "52:54:00:00:00:0e", "--vhost-user", filepath.Join(r.dir, "x.sock"), "--mtu", "9001", "--dry-run"); !strings.Contains(out, "is 9000: longer frames are refused") {
+		t.Errorf("an MTU above the interface's is not warned of:\n%s", out)
 	}
 	both := func() {
 		t.Helper()
