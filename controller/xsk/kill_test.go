@@ -144,7 +144,7 @@ func TestAKilledOwnersFramesGoToItsHeir(t *testing.T) {
 		rounds = 5
 	}
 	for name, o := range map[string]netnstest.Options{"": {}, "jumbo ": {MTU: 9000}} {
-		if o.MTU > 0 && multiBuffer.Check() != nil {
+		if o.MTU > 0 && (multiBuffer.Check() != nil || netnstest.Wired()) { // igb's XDP has frames in one piece only
 			continue
 		}
 		modes(t, func(t *testing.T, native bool) { killOwners(t, native, rounds, o) }, name)
