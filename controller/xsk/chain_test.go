@@ -280,3 +280,37 @@ func TestJumboFramesOnALink(t *testing.T) {
 		t.Errorf("the frame did not leave; %d pending, %+v", s.TxPending(), stats(t, s))
 	})
 }
+
+// To join a frame and to send one allocates nothing.
+func TestJumboFramesAllocateNothing(t *testing.T) {
+	s, k := jumboSocket(t)
+	var d [4]Desc
+	lengths := []int{LargeChunk - Headroom, LargeChunk - Headroom, 1000}
+	var addrs [3]uint64
+	if n := testing.AllocsPerRun(100, func() {
+		s.Refill()
+		consume(&k.fill, addrs[:])
+		for i, a := range addrs {
+			k.rx.put(Desc{a + Headroom, uint32(lengths[i])})
+			if i < len(addrs)-1 {
+				k.rx.entries[(k.rx.cachedP-1)&k.rx.mask].options = unix.XDP_PKT_CONTD
+			}
+		}
+		k.rx.publish()
+		if s.Recv(d[:]) != 1 || !s.Send(d[0], int(d[0].Len)) {
+			t.Fatal("the frame did not come, or was not taken")
+		}
+		s.Publish()
+		for at := k.tx.ready(3); at > 0; at-- {
+			k.comp.entries[k.comp.cachedP&k.comp.mask] = k.tx.entries[k.tx.cachedC&k.tx.mask].addr
+			k.tx.cachedC++
+			k.comp.cachedP++
+		}
+		k.tx.release()
+		k.comp.publish()
+		s.Flush()
+	}); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+	mustHaveAll(t, s)
+}

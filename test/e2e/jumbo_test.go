@@ -207,6 +207,12 @@ func TestPortsOfTwoMTUsShareAnUplink(t *testing.T) {
 		netnstest.Bulk(t, small.side, large.side, 4<<20, false, time.Minute)
 	}
 	both()
+	third := r.bootJumbo(r.attach("third", macC), macC, "10.77.0.12/24")
+	before := third.Stats()
+	netnstest.Bulk(t, large.side, third.side, 8<<20, false, time.Minute)
+	if s := third.Stats(); (s.RxBytes-before.RxBytes)/max(1, s.Segments-before.Segments) < 6000 || s.Violations > 0 {
+		t.Errorf("between VMs of 9000 there are no jumbo segments: %+v", s)
+	}
 	dropped := func(vm string, tx bool) uint64 {
 		var st api.Stats
 		r.json(&st, "stats", "--vm", vm)
@@ -271,7 +277,23 @@ func TestAnMTUThatGrowsIsServedAgain(t *testing.T) {
 	}
 	r.eventually("it is attached again", attached)
 	setMTU(t, r.net.A, jumboMTU)
-	r.mustMergeJumbo(r.bootJumbo(sock, macA, "10.77.0.10/24"), 8<<20)
+	g := r.bootJumbo(sock, macA, "10.77.0.10/24")
+	r.mustMergeJumbo(g, 8<<20)
+	for _, mtu := range []int{9100, 1500, jumboMTU} { // what is open holds them
+		setMTU(t, r.net.A, mtu)
+		setMTU(t, r.net.B, mtu)
+		setMTU(t, g.side, mtu)
+		r.eventually("the MTU is followed", func() error {
+			var st api.Status
+			if r.json(&st, "status"); len(st.Interfaces) != 1 || st.Interfaces[0].MTU != mtu || len(st.Waiting) > 0 {
+				return errNotYet
+			}
+			return nil
+		})
+		netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+		netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	}
+	g.calm(t)
 	setMTU(t, r.net.B, 20000)
 	r.eventually("the VM waits", func() error {
 		var st api.Status
