@@ -105,5 +105,6 @@ static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void 
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
 static u64 (*const bpf_jiffies64)(void) = (void *)118; /* one load, no call */
 static u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160; /* of the last tick; Linux 5.11 */
+static u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)188; /* all fragments of it; Linux 5.18 */
 
 #endif

@@ -19,6 +19,7 @@ type LoadOptions struct {
 	Ifindex     int      // the interface, looked up in the network namespace of the calling thread
 	Queues      int      // RX queues, the size of the socket map
 	Native      bool     // meant for native mode: read accelerated VLAN tags if that is possible on this interface
+	Jumbo       bool     // its frames may come in several pieces (xdp.frags, Linux 5.18); otherwise the driver refuses an MTU that makes them
 	PortEntries int      // VMs at most, 0: meta.MaxPorts
 	Beside      *Program // of another member of the same bond: the VMs, what is steered, the flows and the outcomes are the same; nil: of its own
 }
@@ -77,7 +78,11 @@ func load(o LoadOptions, at tagOffsets, maps map[string]*ebpf.Map) (*Program, er
 	if err := sizeMaps(spec, o); err != nil {
 		return nil, fmt.Errorf("xdp: %w", err)
 	}
-	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan} {
+	jumbo := uint32(0)
+	if o.Jumbo {
+		jumbo, spec.Programs[RscProgRscXdp].Flags = 1, unix.BPF_F_XDP_HAS_FRAGS
+	}
+	for name, value := range map[string]uint32{RscVarVethSkb: at.skb, RscVarSkbVlan: at.vlan, RscVarJumbo: jumbo} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: object: %w", err)
 		}

@@ -137,6 +137,7 @@ const (
 	RscMapXsks            = "xsks"
 	RscProgRscXdp         = "rsc_xdp"
 	RscVarFrameMetaLayout = "frame_meta_layout"
+	RscVarJumbo           = "jumbo"
 	RscVarNoCounts        = "no_counts"
 	RscVarSkbVlan         = "skb_vlan"
 	RscVarVethSkb         = "veth_skb"
@@ -207,6 +208,7 @@ type RscMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscVariableSpecs struct {
 	FrameMetaLayout *ebpf.VariableSpec `ebpf:"frame_meta_layout"`
+	Jumbo           *ebpf.VariableSpec `ebpf:"jumbo"`
 	NoCounts        *ebpf.VariableSpec `ebpf:"no_counts"`
 	SkbVlan         *ebpf.VariableSpec `ebpf:"skb_vlan"`
 	VethSkb         *ebpf.VariableSpec `ebpf:"veth_skb"`
@@ -262,6 +264,7 @@ func (m *RscMaps) Close() error {
 // It can be passed to LoadRscObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscVariables struct {
 	FrameMetaLayout *ebpf.Variable `ebpf:"frame_meta_layout"`
+	Jumbo           *ebpf.Variable `ebpf:"jumbo"`
 	NoCounts        *ebpf.Variable `ebpf:"no_counts"`
 	SkbVlan         *ebpf.Variable `ebpf:"skb_vlan"`
 	VethSkb         *ebpf.Variable `ebpf:"veth_skb"`

@@ -75,7 +75,7 @@ func (c *Controller) rehearse(p *parcel.Parcel, s *packed) error {
 				continue
 			}
 			one := &s.Uplinks[i].devices()[0] // those of a bond's other members are loaded beside it
-			prog, err := adoptProgram(p, one, nil)
+			prog, err := adoptProgram(p, one, nil, s.Uplinks[i].Rings.Frames > 0)
 			if err != nil {
 				return fmt.Errorf("interface %s: %w", s.Uplinks[i].Iface, err)
 			}

@@ -187,7 +187,7 @@ func (c *Controller) watchUplink(u *uplink) error {
 				return err
 			}
 		}
-		if why := d.want(u.chunk).Broken(now); why != "" || now.Index != d.facts.Index {
+		if why := d.want(u.room()).Broken(now); why != "" || now.Index != d.facts.Index {
 			return fmt.Errorf("interface %s: changed while it was attached: %s", now.Name, cmp.Or(why, "it was made anew"))
 		}
 		d.facts = now

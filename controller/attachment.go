@@ -98,7 +98,7 @@ func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
 	vm := report.VM{Index: a.idx, Before: a.before, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
-		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, Isolated: policy.Isolate, MACs: a.kept.MACs, IPs: a.kept.IPs,
+		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, MTU: a.req.MTU, Isolated: policy.Isolate, MACs: a.kept.MACs, IPs: a.kept.IPs,
 	}}
 	err := a.kind.describe(a, &vm)
 	f := a.kind.features()

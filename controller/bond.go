@@ -255,9 +255,9 @@ func (c *Controller) openMember(u *uplink, m netdev.Member, beside []*queue) (d 
 		err = errors.Join(append(c.putBack(done), err)...)
 		d, queues = nil, nil
 	}()
-	chunk, err := chunkFor(f)
-	if err == nil && chunk > u.chunk {
-		err = fmt.Errorf("its frames want chunks of %d bytes, and those of %s have %d: detach the VMs and attach them again", chunk, u.name, u.chunk)
+	room, err := roomFor(f, multiBuffer)
+	if err == nil {
+		err = u.room().takes(room, u.name)
 	}
 	if err != nil {
 		return nil, nil, err

@@ -41,7 +41,7 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 			err = u.adoptForeign(p, s.Foreign, d)
 		} else if ahead := c.ahead.takeProgram(&packed); ahead != nil {
 			d.prog = ahead
-		} else if own, bad := adoptProgram(p, &packed, ours(u.prog)); bad == nil { // also when the interface's program was attached anew meanwhile
+		} else if own, bad := adoptProgram(p, &packed, ours(u.prog), u.rings.Frames > 0); bad == nil { // also when the interface's program was attached anew meanwhile
 			d.prog = own
 		} else {
 			err = bad
@@ -84,12 +84,12 @@ func (c *Controller) watchAgain(u *uplink) error {
 }
 
 // adoptProgram loads this version's program over the maps of a parcel's. It does not take its place.
-func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program) (*bpf.Program, error) {
+func adoptProgram(p *parcel.Parcel, s *packedDevice, beside *bpf.Program, jumbo bool) (*bpf.Program, error) {
 	parts, err := takeProgram(p, &s.Program)
 	if err != nil {
 		return nil, err
 	}
-	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside}, parts, s.Program.Outcomes)
+	return bpf.Adopt(bpf.LoadOptions{Ifindex: s.Index, Queues: s.RxQueues, Native: s.Native, Beside: beside, Jumbo: jumbo}, parts, s.Program.Outcomes)
 }
 
 // stillThere looks at the interface of a parcel, which may have another name by now.

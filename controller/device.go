@@ -6,7 +6,6 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // device is an interface by whose receive queues the frames of an uplink come in: the uplink itself, or a member of a bond.
@@ -24,17 +23,17 @@ func (u *uplink) openDevice(f *netdev.Facts) (*device, error) {
 	if m := u.member(f.Index); m != nil {
 		d.backup = !m.Active
 	}
-	if err := d.loadProgram(ours(u.prog)); err != nil {
-		return nil, err
+	if err := d.loadProgram(ours(u.prog), u.rings.Frames > 0); err != nil {
+		return nil, u.lacksJumbo(f, err)
 	}
 	return d, nil
 }
 
 // loadProgram tries native XDP, then generic, and keeps what generic mode costs as a warning.
-func (d *device) loadProgram(beside *bpf.Program) error {
+func (d *device) loadProgram(beside *bpf.Program, jumbo bool) error {
 	var first error
 	for _, native := range []bool{true, false} {
-		p, err := bpf.Load(bpf.LoadOptions{Ifindex: d.facts.Index, Queues: d.facts.RxQueues, Native: native, Beside: beside})
+		p, err := bpf.Load(bpf.LoadOptions{Ifindex: d.facts.Index, Queues: d.facts.RxQueues, Native: native, Beside: beside, Jumbo: jumbo})
 		if err != nil {
 			return err
 		}
@@ -63,9 +62,9 @@ func (u *uplink) addDevice(d *device) {
 	u.prog = u.devs[0].prog
 }
 
-// want is what the device must be for the program and the sockets that are on it, which hold frames of chunks so large.
-func (d *device) want(chunk int) netdev.Want {
-	w := netdev.Want{RxQueues: d.facts.RxQueues, MaxMTU: xsk.MaxMTU(chunk, xsk.Grain(d.facts.Driver))}
+// want is what the device must be for the program and the sockets that are on it, which have that room for frames.
+func (d *device) want(room frameRoom) netdev.Want {
+	w := netdev.Want{RxQueues: d.facts.RxQueues, MaxMTU: room.maxMTU(d.facts.Driver)}
 	if d.prog.Mode() != "" {
 		w.Program = d.prog.ID()
 	}

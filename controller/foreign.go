@@ -21,8 +21,9 @@ import (
 // the worker finds out whose they are (datapath/foreign.go).
 
 var (
-	errNoQueue = errors.New("no such queue")
-	errBondMap = errors.New("a map has sockets of one interface, and this is a bond")
+	errNoQueue       = errors.New("no such queue")
+	errBondMap       = errors.New("a map has sockets of one interface, and this is a bond")
+	errForeignPieces = errors.New("frames in several pieces come by rscctl's own XDP program")
 )
 
 // notOffered is what such an interface lacks, in an operator's words.

@@ -225,14 +225,14 @@ func TestARequestFitsOneKind(t *testing.T) {
 	c := &Controller{kinds: builtinKinds()}
 	for _, r := range []api.AttachRequest{
 		{}, {VhostUser: "/s", Tap: "vnet0"}, {VhostUser: "/s", Domain: "db1"}, {Tap: "eth1"}, {Tap: "vnet0", AllowSpoof: true},
-		{Tap: "vnet0", AnyMemory: true}, {Domain: "db1", TrustTap: true}, {VhostUser: "/s", SocketMode: "9"}, {VhostUser: "/s", SocketOwner: "nobody-of-this-name"},
+		{Tap: "vnet0", AnyMemory: true}, {Domain: "db1", TrustTap: true}, {VhostUser: "/s", SocketMode: "9"}, {VhostUser: "/s", MTU: 67}, {VhostUser: "/s", MTU: 65536}, {Tap: "vnet0", MTU: 1500}, {VhostUser: "/s", SocketOwner: "nobody-of-this-name"},
 	} {
 		r.Iface, r.VM, r.MAC = "eth1", "web", "52:54:00:00:00:01"
 		if _, err := c.checkRequest(r); !errors.Is(err, ErrUsage) {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
-	for _, r := range []api.AttachRequest{{VhostUser: "/s", SocketMode: "0600", SocketOwner: "0:0", AnyMemory: true}, {Tap: "vnet0", TrustTap: true}, {Domain: "db1"}} {
+	for _, r := range []api.AttachRequest{{VhostUser: "/s", SocketMode: "0600", SocketOwner: "0:0", AnyMemory: true, MTU: 1500}, {Tap: "vnet0", TrustTap: true}, {Domain: "db1"}} {
 		r.Iface, r.VM, r.MAC = "eth1", "web", "52:54:00:00:00:01"
 		if a, err := c.checkRequest(r); err != nil || a.kind == nil {
 			t.Errorf("%+v: %v", r, err)

@@ -133,6 +133,9 @@ type ringSizes struct {
 	Tx         int `json:"tx"`
 	Fill       int `json:"fill"`
 	Completion int `json:"completion"`
+	// Buffers for frames that no chunk holds, and their bytes. Missing: there are none, and such frames do not come.
+	Frames    int `json:"frames,omitempty"`
+	FrameSize int `json:"frame_size,omitempty"`
 }
 
 // packedQueue is one NIC queue: its AF_XDP socket.

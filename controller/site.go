@@ -9,7 +9,6 @@ import (
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/netdev"
-	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // site is what was found of an interface that is to become an uplink.
@@ -17,7 +16,7 @@ type site struct {
 	facts *netdev.Facts
 	bond  *netdev.Bond    // nil: it is none
 	devs  []*netdev.Facts // by whose receive queues its frames come in: itself, or a bond's members
-	chunk int             // bytes of a UMEM chunk
+	room  frameRoom       // for its frames
 
 	xskMap string   // of somebody else's program, "": ours is to be used
 	picked []uint16 // and the queues whose sockets go into it
@@ -36,7 +35,7 @@ func (s *site) queues() (n int) {
 
 // site is what is known of an uplink.
 func (u *uplink) site() *site {
-	s := &site{facts: u.facts, bond: u.bond, chunk: u.chunk}
+	s := &site{facts: u.facts, bond: u.bond, room: u.room()}
 	if u.foreign != nil {
 		s.xskMap, s.picked = u.foreign.path, u.foreign.queues
 	}
@@ -87,12 +86,16 @@ func inspectUplink(req *api.AttachRequest, vlan uint16) (*site, error) {
 			return nil, fmt.Errorf("attach: interface %s: %w", name, err)
 		}
 	}
+	several := multiBuffer
+	if s.xskMap != "" {
+		several = func() error { return errForeignPieces }
+	}
 	for _, d := range s.devs {
-		chunk, err := chunkFor(d)
+		room, err := roomFor(d, several)
 		if err != nil {
 			return nil, fmt.Errorf("attach: interface %s: %w", d.Name, err)
 		}
-		s.chunk = max(s.chunk, chunk)
+		s.room = s.room.with(room)
 	}
 	return s, nil
 }
@@ -104,14 +107,4 @@ func foreignXDP(f *netdev.Facts) error {
 		return fmt.Errorf("%w (XDP program %d): detach it there first", ErrHeld, f.XDP.ProgID)
 	}
 	return fmt.Errorf("%w (program %d %q): once you know whose it is, remove it with '%s', choose another interface, or have its map of sockets shared ('rscctl attach --help': --xsk-map)", bpf.ErrForeignXDP, f.XDP.ProgID, name, bpf.RemoveXDP(ebpf.ProgramID(f.XDP.ProgID), f.XDP.Off(f.Name)))
-}
-
-// chunkFor returns the UMEM chunk size for an interface's MTU.
-func chunkFor(f *netdev.Facts) (int, error) {
-	grain := xsk.Grain(f.Driver)
-	if chunk := xsk.ChunkFor(f.MTU, grain); chunk != 0 {
-		return chunk, nil
-	}
-	most := xsk.MaxMTU(xsk.LargeChunk, grain)
-	return 0, fmt.Errorf("%w: %d, a UMEM chunk of %d bytes holds at most %d: lower the interface's MTU ('ip link set %s mtu %d')", ErrMTU, f.MTU, xsk.LargeChunk, most, f.Name, most)
 }

@@ -19,8 +19,9 @@ const (
 
 // What an uplink takes where nobody says how much.
 const (
-	usualChunks = 32768 // half of them in the flow table: 22 of each of 512 flows, 16 of each of 1,024
-	memoryShare = 256   // part of the machine's memory that the UMEMs of an interface are at most, if that is more than LeastChunks
+	usualChunks    = 32768 // half of them in the flow table: 22 of each of 512 flows, 16 of each of 1,024
+	chunksPerFrame = 2     // chunks for each buffer of a frame that no chunk holds
+	memoryShare    = 256   // part of the machine's memory that the UMEMs of an interface are at most, if that is more than LeastChunks
 )
 
 // Sizes are those of one NIC queue. 0: chosen.
@@ -48,16 +49,19 @@ func (s Sizes) slots() int {
 	return s.Slots
 }
 
-// rings are the sizes that this version opens each of the queues of an interface with, of chunks of so many bytes, on a machine with
-// so many bytes of memory. A socket that is gone on with keeps its own.
-func (s Sizes) rings(queues, chunk int, memory uint64) ringSizes {
+// rings are the sizes that this version opens each of the queues of an interface with, on a machine with so many bytes of memory. A
+// socket that is gone on with keeps its own.
+func (s Sizes) rings(queues int, room frameRoom, memory uint64) ringSizes {
 	r := ringSizes{Chunks: s.Chunks, Rx: rxRing, Tx: txRingSize, Fill: fillRing, Completion: completionRing}
-	if r.Chunks != 0 {
-		return r
+	if r.Chunks == 0 {
+		r.Chunks = usualChunks
+		for r.Chunks > xsk.QueueChunks && uint64(r.Chunks)*uint64(room.perChunk())*uint64(max(queues, 1)) > memory/memoryShare {
+			r.Chunks /= 2
+		}
 	}
-	r.Chunks = usualChunks
-	for r.Chunks > xsk.QueueChunks && uint64(r.Chunks)*uint64(chunk)*uint64(max(queues, 1)) > memory/memoryShare {
-		r.Chunks /= 2
+	if room.frame > 0 {
+		r.Frames, r.FrameSize = r.Chunks/chunksPerFrame, room.frame
+		r.Rx, r.Fill = jumboRings*r.Rx, jumboRings*r.Fill
 	}
 	return r
 }

@@ -16,12 +16,15 @@ func TestSizesFollowTheMachine(t *testing.T) {
 		{1, 2048, 16 * gib, 32768}, {4, 2048, 16 * gib, 8192}, {8, 2048, 16 * gib, 8192}, {64, 2048, 16 * gib, 8192}, {1, 4096, 16 * gib, 16384},
 		{1, 2048, gib, 8192}, {16, 2048, 64 * gib, 8192}, {1, 2048, 0, 8192}, {0, 2048, 64 * gib, 32768},
 	} {
-		if got := (Sizes{}).rings(c.queues, c.chunk, c.memory).Chunks; got != c.want {
+		if got := (Sizes{}).rings(c.queues, frameRoom{chunk: c.chunk}, c.memory).Chunks; got != c.want {
 			t.Errorf("%d queues, chunks of %d, %d MiB: %d chunks, want %d", c.queues, c.chunk, c.memory>>20, got, c.want)
 		}
 	}
 	s := Sizes{Chunks: 10_000, Slots: 100}
-	if got := s.rings(64, 4096, gib).Chunks; got != 10_000 || s.slots() != 100 || (Sizes{}).slots() != 4096 {
+	if r := (Sizes{}).rings(1, frameRoom{4096, 9216}, 16*gib); r.Chunks != 8192 || r.Frames != 4096 || r.FrameSize != 9216 || r.Rx != 4096 || r.Fill != 4096 {
+		t.Errorf("for an MTU of 9000: %+v", r)
+	}
+	if got := s.rings(64, frameRoom{chunk: 4096}, gib).Chunks; got != 10_000 || s.slots() != 100 || (Sizes{}).slots() != 4096 {
 		t.Errorf("what the operator says: %d chunks, %d slots", got, s.slots())
 	}
 }

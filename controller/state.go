@@ -26,7 +26,7 @@ func savedVM(req api.AttachRequest, p api.Policy, kept api.Addresses) state.VM {
 	if req.VhostUser == "" {
 		vm.Tap = &state.Tap{Device: req.Tap, Domain: req.Domain, Trust: req.TrustTap, BypassFilters: req.Bypass}
 	} else {
-		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof, AnyMemory: req.AnyMemory, Isolate: p.Isolate}
+		vm.VhostUser = &state.VhostUser{Socket: req.VhostUser, Connect: req.Connect, Mode: req.SocketMode, Owner: req.SocketOwner, AllowSpoof: req.AllowSpoof, AnyMemory: req.AnyMemory, MTU: req.MTU, Isolate: p.Isolate}
 	}
 	return vm
 }
@@ -69,7 +69,7 @@ func attachAgain(iface string, vm state.VM) api.AttachRequest {
 		req.Tap, req.Domain, req.TrustTap, req.Bypass = t.Device, t.Domain, t.Trust, t.BypassFilters
 	}
 	if s := vm.VhostUser; s != nil {
-		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof, req.AnyMemory = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof, s.AnyMemory
+		req.VhostUser, req.Connect, req.SocketMode, req.SocketOwner, req.AllowSpoof, req.AnyMemory, req.MTU = s.Socket, s.Connect, s.Mode, s.Owner, s.AllowSpoof, s.AnyMemory, s.MTU
 	}
 	return req
 }

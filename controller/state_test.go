@@ -67,7 +67,7 @@ func TestASecondControllerOnTheSameStateIsErrHeld(t *testing.T) {
 func TestAVMComesBackFromTheStateFileAsItWasAskedFor(t *testing.T) {
 	for _, req := range []api.AttachRequest{
 		{Iface: "eth1", VM: "a", MAC: "52:54:00:00:00:01", VLAN: 7, VhostUser: "/x", SocketMode: "0600", SocketOwner: "u:g", AllowSpoof: true, FixOffloads: true},
-		{Iface: "eth1", VM: "b", MAC: "52:54:00:00:00:02", VhostUser: "/x", Connect: true},
+		{Iface: "eth1", VM: "b", MAC: "52:54:00:00:00:02", VhostUser: "/x", Connect: true, MTU: 1500},
 		{Iface: "eth1", VM: "c", MAC: "52:54:00:00:00:03", Tap: "vnet0", Bypass: true},
 	} {
 		policy := api.BuiltinPolicy()

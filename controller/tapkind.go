@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -46,6 +47,8 @@ func newTapKind(req *api.AttachRequest) (kind, error) {
 		return nil, fmt.Errorf("tap %s: %w: it is the interface itself: name the VM's tap", req.Tap, ErrUsage)
 	case req.AllowSpoof:
 		return nil, fmt.Errorf("allow-spoof: %w: what a VM sends through its own tap does not pass us", ErrUsage)
+	case req.MTU != 0:
+		return nil, fmt.Errorf("mtu: %w: a VM's tap has an MTU of its own: 'ip link set dev %s mtu %d'", ErrUsage, cmp.Or(req.Tap, "TAP"), req.MTU)
 	case req.AnyMemory:
 		return nil, fmt.Errorf("any-memory: %w: a VM on its own tap shares no memory with us", ErrUsage)
 	}
@@ -105,7 +108,7 @@ func (t *tapKind) openGuests(a *attachment) error {
 	t.seen, t.errFDs, t.sockets = nil, nil, nil
 	cfg, _ := t.rules(a.policy)
 	for _, q := range a.up.queues {
-		g, err := t.openGuest(q)
+		g, err := t.openGuest(q, a.up.room())
 		if err != nil {
 			return fmt.Errorf("tap %s: %w", t.facts.Name, err)
 		}
@@ -118,14 +121,14 @@ func (t *tapKind) openGuests(a *attachment) error {
 
 // openGuest opens the way to the tap from one NIC queue, over the packet socket alone when vhost-net turns out not to do. It
 // opens in the calling thread's namespace.
-func (t *tapKind) openGuest(q *queue) (datapath.Guest, error) {
+func (t *tapKind) openGuest(q *queue, room frameRoom) (datapath.Guest, error) {
 	pkt, err := t.openPacket(len(t.sockets))
 	if err != nil {
 		return nil, err
 	}
 	t.sockets = append(t.sockets, pkt.FD())
 	if t.way == api.FeedVhostNet {
-		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: datapath.MaxCopy})
+		ring, err := tap.OpenNet(tap.NetConfig{Umem: q.sock.Memory(), Backend: pkt, MaxFrags: datapath.MaxTapSegments + 1, MaxCopy: max(room.chunk, room.frame)})
 		if err == nil {
 			t.errFDs = append(t.errFDs, ring.ErrFD())
 			return datapath.NewRingGuest(ring, pkt, q.sock), nil

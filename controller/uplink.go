@@ -106,7 +106,7 @@ func (q *queue) close() error {
 // openUplink loads and attaches the XDP program, or takes part in somebody else's, and starts the workers. On failure nothing is left behind.
 func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
 	f := s.facts
-	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.chunk, rings: sizes.rings(s.queues(), s.chunk, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
+	u = &uplink{name: f.Name, facts: f, bond: s.bond, chunk: s.room.chunk, rings: sizes.rings(s.queues(), s.room, memory()), slots: sizes.slots(), tune: tune, log: log.With("iface", f.Name), vms: map[string]*attachment{}, flows: flows, steering: map[uint32]bool{}, began: time.Now()}
 	defer func() {
 		if err != nil {
 			_ = u.close()
@@ -168,7 +168,7 @@ func (u *uplink) placesOn(d *device) (at []queuePlace) {
 func (u *uplink) openQueue(at queuePlace, suspended bool, trouble func()) (*queue, error) {
 	s, err := xsk.Open(u.queueConfig(at))
 	if err != nil {
-		return nil, err
+		return nil, u.lacksJumbo(at.dev.facts, err)
 	}
 	wire, err := tap.OpenUplink(u.facts.Index)
 	if err != nil {
@@ -197,7 +197,7 @@ func (u *uplink) queueConfig(at queuePlace) xsk.Config {
 func queueConfig(ifindex, id, chunk int, r ringSizes, native bool) xsk.Config {
 	return xsk.Config{
 		Ifindex: ifindex, Queue: id, Chunks: r.Chunks, ChunkSize: chunk, RxSize: r.Rx, TxSize: r.Tx, FillSize: r.Fill, CompSize: r.Completion,
-		NeedWakeup: true, Native: native,
+		Frames: r.Frames, FrameSize: r.FrameSize, NeedWakeup: true, Native: native,
 	}
 }
 
@@ -213,7 +213,8 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("worker %d: eventfd: %w", at.id, err)
 	}
-	if q.shares, err = at.dev.prog.SharesAhead(at.nic, u.rings.Rx, u.rings.Fill); err != nil {
+	rx, fill := u.rings.inFrames(u.chunk)
+	if q.shares, err = at.dev.prog.SharesAhead(at.nic, rx, fill); err != nil {
 		return nil, err
 	}
 	nic, err := u.wayOut(q)
@@ -227,6 +228,9 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 	copy(cfg.Own[:], u.facts.MAC)
 	if q.shares != nil {
 		cfg.Shares = q.shares
+	}
+	if u.rings.Frames > 0 { // what holds the frames is less than the chunks
+		cfg.Large, cfg.Chunks = s, u.rings.Frames
 	}
 	if len(u.queues) == 0 {
 		cfg.Multicast = u.mcast

@@ -85,7 +85,7 @@ func (u *uplink) inspectDevices() (out []*netdev.Facts) {
 // unfit says why an interface cannot stay attached as it is, "" when it can. devices are the looks at its devices.
 func (c *Controller) unfit(u *uplink, now *netdev.Facts, devices []*netdev.Facts) string {
 	for i, d := range u.devs {
-		if why := d.want(u.chunk).Broken(devices[i]); why != "" {
+		if why := d.want(u.room()).Broken(devices[i]); why != "" {
 			return u.ofMember(d.facts.Name, errors.New(why)).Error()
 		}
 	}

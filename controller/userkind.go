@@ -25,12 +25,15 @@ import (
 const (
 	maxPairs    = 8
 	defaultMode = 0o660
+	leastMTU    = 68 // RFC 791
+	mostMTU     = 65535
 )
 
 // userKind is a VM on a vhost-user socket: we fill its guest's buffers. Its hooks run on the port's control goroutine.
 type userKind struct {
 	cfg   vhost.Config
 	owner string                     // the socket's by default, in words; "": it was said, or ours
+	mtu   int                        // of the VM; 0: the uplink's
 	port  atomic.Pointer[vhost.Port] // nil until the first of open and started
 	limit vhost.LogLimit
 	told  string    // the last warning that was logged
@@ -50,6 +53,10 @@ func newUserKind(req *api.AttachRequest) (kind, error) {
 	if !filepath.IsAbs(req.VhostUser) || strings.ContainsFunc(req.VhostUser, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return nil, fmt.Errorf("socket %q: %w: name it from / on, in visible characters, such as /run/rscctl/web1.sock", req.VhostUser, ErrUsage)
 	}
+	if req.MTU != 0 && (req.MTU < leastMTU || req.MTU > mostMTU) {
+		return nil, fmt.Errorf("mtu %d: %w: use %d to %d, or none for the interface's", req.MTU, ErrUsage, leastMTU, mostMTU)
+	}
+	k.mtu = req.MTU
 	if req.SocketMode != "" {
 		m, err := strconv.ParseUint(req.SocketMode, 8, 12)
 		if err != nil || m > 0o777 {
@@ -100,7 +107,10 @@ func (k *userKind) plan(c *Controller, a *attachment, uplink *netdev.Facts, _ bo
 	if k.owner != "" {
 		changes = append(changes, fmt.Sprintf("make socket %s for %s, whom libvirt runs QEMU as (--socket-owner says otherwise)", k.cfg.Socket, k.owner))
 	}
-	return changes, nil, nil
+	if k.mtu > uplink.MTU {
+		warnings = append(warnings, fmt.Sprintf("the VM's MTU is %d, that of %s is %d: longer frames are refused", k.mtu, uplink.Name, uplink.MTU))
+	}
+	return changes, warnings, nil
 }
 
 // withRemedy adds what to do about a socket that cannot be had. nil stays nil.
@@ -179,7 +189,15 @@ func (k *userKind) close(a *attachment) error {
 
 func (k *userKind) enforce(a *attachment, p api.Policy) error { return a.setRules(p) }
 
-func (k *userKind) uplinkMTU(mtu int) { k.port.Load().SetMTU(mtu) }
+func (k *userKind) uplinkMTU(mtu int) { k.port.Load().SetMTU(k.mostMTU(mtu)) }
+
+// mostMTU is what a front-end may ask for on an uplink of that MTU.
+func (k *userKind) mostMTU(uplink int) int {
+	if k.mtu > 0 {
+		return min(k.mtu, uplink)
+	}
+	return uplink
+}
 
 // check says once what is wrong with a guest that runs.
 func (k *userKind) check(a *attachment, _ *look) error {

@@ -13,7 +13,7 @@ import (
 )
 
 func (k *userKind) prepare(c *Controller, uplink *netdev.Facts) {
-	k.cfg.MTU, k.cfg.Memory, k.keeps = uplink.MTU, c.memory, c.survivor
+	k.cfg.MTU, k.cfg.Memory, k.keeps = k.mostMTU(uplink.MTU), c.memory, c.survivor
 }
 
 // pack stops the port between two messages of its front-end, which goes on waiting for the next answer, and between two bursts of

@@ -157,7 +157,7 @@ func TestPropertiesWithAnAdaptiveHold(t *testing.T) {
 				c.Hold *= time.Duration(1 + s.n(20))
 				ports = append(ports, c)
 			}
-			exercisePorts(t, s, 600, true, room, ports)
+			exercisePorts(t, s, 600, ordinary, true, room, ports)
 			if t.Failed() {
 				t.Fatalf("seed %d, room %v", seed, room)
 			}

@@ -13,7 +13,13 @@ import (
 // FuzzTable lets the fuzzer make every choice of TestPropertiesOnRandomTraffic: configuration, streams, damage, time. Every
 // packet must be explained exactly once, superframes of the gro profile must come apart bit for bit through a Segmenter too,
 // and the oracle must agree.
-func FuzzTable(f *testing.F) {
+func FuzzTable(f *testing.F) { fuzzTable(f, ordinary) }
+
+// FuzzTableOfJumboSegments is that with the segments of a wire whose MTU is 9000: a superframe is full with seven of them.
+func FuzzTableOfJumboSegments(f *testing.F) { fuzzTable(f, jumbo) }
+
+func fuzzTable(f *testing.F, mss int) {
+	f.Helper()
 	for seed := range uint64(8) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		b := make([]byte, 64<<(seed%4))
@@ -26,7 +32,7 @@ func FuzzTable(f *testing.F) {
 		if len(choices) > 1024 {
 			return
 		}
-		exercise(t, &source{read: true, data: choices}, 2000, true, room)
+		exercise(t, &source{read: true, data: choices}, 2000, mss, true, room)
 	})
 }
 
@@ -38,6 +44,8 @@ func FuzzSegmenter(f *testing.F) {
 	add(pt.TCP{V6: true, Len: 1001, Flags: pt.ACK | pt.CWR | pt.PSH, Partial: true}, 0x84, 100, 7)
 	add(pt.TCP{Len: 300, Tags: []uint16{5}, Opts: pt.Timestamps(1, 2), ID: 0xffff}, 1, 299, 60)
 	add(pt.TCP{Len: 0}, 1, 1, 1)
+	add(pt.TCP{Len: 7 * 8948, Opts: pt.Timestamps(1, 2), Partial: true}, 1, 8948, 0)
+	add(pt.TCP{V6: true, Len: 6*8928 + 1, Flags: pt.ACK | pt.PSH, Opts: pt.Timestamps(1, 2), Partial: true}, 4, 8928, 9000)
 	add(pt.TCP{Len: 100, IPOpts: []byte{1, 1, 1, 1}}, 1, 33, 30)
 	add(pt.TCP{V6: true, Len: 100, Ext: []pt.Ext{pt.HopByHop(), pt.DstOpts(1)}}, 4, 33, 30)
 	add(pt.TCP{Len: 100, ZeroIPLength: true}, 1, 33, 30)

@@ -113,7 +113,7 @@ func ledgerRun(tb testing.TB, seed uint64, mistake func(*counter)) (c *counter, 
 	s := &source{rnd: rand.New(rand.NewPCG(seed, 11))}
 	ports := []flowtable.PortConfig{anyConfig(s), anyConfig(s), anyConfig(s)}
 	c = newCounter(tb, s, ports)
-	t := newTraffic(s, len(ports), true)
+	t := newTraffic(s, len(ports), ordinary, true)
 	now := int64(0)
 	for burst := range 40 {
 		var frames [][]byte

@@ -39,16 +39,16 @@ func anyConfig(s *source) flowtable.PortConfig {
 
 // exercise runs traffic through a table with a few ports. With room, the oracle must agree; without, the table is too small
 // for the traffic and pressure makes decisions that the oracle knows nothing of.
-func exercise(tb testing.TB, s *source, steps int, hostile, room bool) {
+func exercise(tb testing.TB, s *source, steps, mss int, hostile, room bool) {
 	tb.Helper()
 	var ports []flowtable.PortConfig
 	for range 1 + s.n(3) {
 		ports = append(ports, anyConfig(s))
 	}
-	exercisePorts(tb, s, steps, hostile, room, ports)
+	exercisePorts(tb, s, steps, mss, hostile, room, ports)
 }
 
-func exercisePorts(tb testing.TB, s *source, steps int, hostile, room bool, ports []flowtable.PortConfig) {
+func exercisePorts(tb testing.TB, s *source, steps, mss int, hostile, room bool, ports []flowtable.PortConfig) {
 	tb.Helper()
 	cfg := flowtable.Config{Slots: 2048, MaxHeld: 1 << 16}
 	if !room {
@@ -59,7 +59,7 @@ func exercisePorts(tb testing.TB, s *source, steps int, hostile, room bool, port
 	if s.one(2) {
 		r.cut = s
 	}
-	t := newTraffic(s, len(ports), hostile)
+	t := newTraffic(s, len(ports), mss, hostile)
 	for range steps {
 		if s.done() {
 			break
@@ -119,12 +119,16 @@ func TestPropertiesOnRandomTraffic(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name          string
+		mss           int
 		hostile, room bool
-	}{{"sane", false, true}, {"hostile", true, true}, {"hostile under pressure", true, false}} {
+	}{
+		{"sane", ordinary, false, true}, {"hostile", ordinary, true, true}, {"hostile under pressure", ordinary, true, false},
+		{"jumbo", jumbo, false, true}, {"hostile jumbo", jumbo, true, true}, {"hostile jumbo under pressure", jumbo, true, false},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			for seed := range rounds {
 				ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
-					exercise(t, &source{rnd: rand.New(rand.NewPCG(uint64(seed), 7))}, 300, c.hostile, c.room)
+					exercise(t, &source{rnd: rand.New(rand.NewPCG(uint64(seed), 7))}, 300, c.mss, c.hostile, c.room)
 				})
 				if !ok {
 					t.FailNow()

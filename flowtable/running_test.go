@@ -46,7 +46,7 @@ type product struct {
 	log    bytes.Buffer
 }
 
-func startProduct(t *testing.T) *product {
+func startProduct(t *testing.T, mtu int) *product {
 	t.Helper()
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF)
 	p := &product{t: t, binary: os.Getenv("RSCCTL_BINARY")}
@@ -61,7 +61,7 @@ func startProduct(t *testing.T) *product {
 			t.Fatalf("build: %v\n%s", err, out)
 		}
 	}
-	p.wire = netnstest.Pair(t, netnstest.Options{NoIPv4: true, NoIPv6: true})
+	p.wire = netnstest.Pair(t, netnstest.Options{NoIPv4: true, NoIPv6: true, MTU: mtu})
 	p.in = p.wire.A.Injector(t)
 	p.run()
 	return p
@@ -227,8 +227,8 @@ func (g *ringGuest) send(p *product, steps []any, end pt.TCP) string {
 	}
 }
 
-// large fills an IP length exactly, or by one byte more, with segments of the wire's MTU, which AF_XDP bounds below the 4,096
-// of the self-test. The second remainder does not follow the first.
+// largeOnWire fills an IP length exactly, or by one byte more, with segments of an MTU of 1500, below the 4,096 of the self-test. The second
+// remainder does not follow the first.
 func largeOnWire(more int) func(b pt.TCP) []any {
 	return func(b pt.TCP) (s []any) {
 		mss, room := 1460, flowtable.MaxIPLength-40
@@ -243,13 +243,16 @@ func largeOnWire(more int) func(b pt.TCP) []any {
 	}
 }
 
-// runningCases are the self-test's, those that fit the wire.
-func runningCases() []selfCase {
+// runningCases are the self-test's, those that fit the wire: with an MTU of 9000 its segments of 4,096 bytes, too.
+func runningCases(mtu int) []selfCase {
 	var list []selfCase
 	for _, c := range selfCases() {
-		if c.set == nil && !strings.HasPrefix(c.name, "large_") {
+		if large := strings.HasPrefix(c.name, "large_"); c.set == nil && (!large || mtu > 4200) {
 			list = append(list, c)
 		}
+	}
+	if mtu > 4200 {
+		return list
 	}
 	return append(list,
 		selfCase{name: "large_max", family: 4, in: largeOnWire(0), gro: "65495,1255"},
@@ -260,12 +263,23 @@ func runningCases() []selfCase {
 }
 
 func TestRunningProductPassesTheKernelsSelftest(t *testing.T) {
-	p := startProduct(t)
+	for _, mtu := range []int{1500, 9000} {
+		t.Run(fmt.Sprint("MTU ", mtu), func(t *testing.T) {
+			if mtu > 1500 {
+				netnstest.Need(t, netnstest.Kernel(6, 6))
+			}
+			runningSelftest(t, mtu)
+		})
+	}
+}
+
+func runningSelftest(t *testing.T, mtu int) {
+	p := startProduct(t, mtu)
 	guests := map[flowtable.Profile]*ringGuest{
 		flowtable.GRO: p.attach("gro", [6]byte{2, 0, 0, 0, 0, 0x10}, flowtable.GRO),
 		flowtable.RSC: p.attach("rsc", [6]byte{2, 0, 0, 0, 0, 0x11}, flowtable.RSC),
 	}
-	for _, c := range runningCases() {
+	for _, c := range runningCases(mtu) {
 		for _, v6 := range []bool{false, true} {
 			if c.family == 4 && v6 || c.family == 6 && !v6 {
 				continue

@@ -34,6 +34,12 @@ func (s *source) one(in int) bool { return s.n(in) == in-1 }
 
 func (s *source) done() bool { return s.read && len(s.data) == 0 }
 
+// Longest segments of a wire's MTU, about.
+const (
+	ordinary = 1500
+	jumbo    = 8960
+)
+
 // stream is a flow under way.
 type stream struct {
 	port  uint32
@@ -46,13 +52,14 @@ type traffic struct {
 	s       *source
 	streams []stream
 	hostile bool // with damaged frames
+	mss     int  // of the longest segments, about
 }
 
-func newTraffic(s *source, ports int, hostile bool) *traffic {
-	t := &traffic{s: s, hostile: hostile}
+func newTraffic(s *source, ports, mss int, hostile bool) *traffic {
+	t := &traffic{s: s, hostile: hostile, mss: mss}
 	for i := range 1 + s.n(8) {
 		p := pt.TCP{
-			V6: s.one(2), Seq: uint32(s.n(1<<16)) << 16, Ack: uint32(s.n(1<<16)) << 16, Len: 1 + s.n(1500),
+			V6: s.one(2), Seq: uint32(s.n(1<<16)) << 16, Ack: uint32(s.n(1<<16)) << 16, Len: 1 + s.n(mss),
 			SrcPort: 1000 + uint16(i/2), ID: uint16(s.n(1 << 16)), NoDF: s.one(4), Pad: s.one(4), // some differ by the address only
 		}
 		if i%2 == 1 {
@@ -130,7 +137,7 @@ func (t *traffic) packet(f *stream) pt.TCP {
 	case 4:
 		f.p.Flags = []uint16{pt.ACK, pt.ACK | pt.ECE, pt.ACK | pt.CWR, pt.ACK | pt.NS}[s.n(4)]
 	case 5:
-		f.p.Len = 1 + s.n(1500)
+		f.p.Len = 1 + s.n(t.mss)
 	}
 	return p
 }

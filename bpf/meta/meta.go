@@ -76,3 +76,9 @@ func Parse(before []byte, frameLen int, m *Meta) bool {
 	m.VMTicket = le.Uint16(b[26:])
 	return true
 }
+
+// Contradicts reports whether the Size bytes in front of a frame are the program's and describe a frame of another length. Where the
+// caller clears the magic word as Parse says, pieces of the frame are missing then, or there are pieces of another one.
+func Contradicts(before []byte, frameLen int) bool {
+	return len(before) >= Size && binary.LittleEndian.Uint32(before) == magic && int(binary.LittleEndian.Uint16(before[8:])) != frameLen
+}

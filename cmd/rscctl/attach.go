@@ -24,6 +24,8 @@ func attachCommand(s streams) *cli.Command {
 		boolFlag("connect", "dial the socket (QEMU serves it) instead of listening on it"),
 		&cli.IntFlag{Name: "vlan", Usage: "access port of VLAN `ID` 1 to 4094; without it the VM gets untagged frames",
 			DefaultText: "untagged"},
+		&cli.IntFlag{Name: "mtu", Usage: "`BYTES` of an IP packet, 68 to 65535, that the VM sends and gets at most; what is longer is dropped and counted (bad_length)",
+			DefaultText: "the interface's"},
 		&cli.StringFlag{Name: "socket-mode", Usage: "file `MODE` of the vhost-user socket, octal", DefaultText: "0660"},
 		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP`: whom QEMU runs as",
 			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
@@ -113,7 +115,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 		VhostUser: c.String("vhost-user"), Connect: c.Bool("connect"), Tap: c.String("tap"), Bypass: c.Bool("bypass-filters"),
 		Domain: c.String("domain"), TrustTap: c.Bool("trust-tap"),
 		AllowSpoof: c.Bool("allow-spoof"), AnyMemory: c.Bool("any-memory"), FixOffloads: c.Bool("fix-offloads"),
-		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"),
+		SocketMode: c.String("socket-mode"), SocketOwner: c.String("socket-owner"), MTU: c.Int("mtu"),
 		XSKMap: c.String("xsk-map"), DryRun: c.Bool("dry-run"),
 	}
 	args, err := positionals(c, 1, 1, "IFACE")
@@ -142,6 +144,9 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 	req.MAC = hw.String()
 	if c.IsSet("vlan") && (req.VLAN < 1 || req.VLAN > 4094) {
 		return req, usagef("attach: --vlan %d: no such VLAN: say 1 to 4094, or leave it out for untagged frames", req.VLAN)
+	}
+	if c.IsSet("mtu") && (req.MTU < 68 || req.MTU > 65535) {
+		return req, usagef("attach: --mtu %d: no packet is so large: say 68 to 65535, or leave it out for the interface's", req.MTU)
 	}
 	for _, name := range feedFlags(req) {
 		if c.IsSet(name) {
@@ -180,7 +185,7 @@ func attachRequest(c *cli.Context) (api.AttachRequest, error) {
 // feedFlags are the flags that mean something only for the other way to a VM.
 func feedFlags(req api.AttachRequest) []string {
 	if req.VhostUser == "" {
-		return []string{"connect", "socket-mode", "socket-owner", "allow-spoof", "any-memory"}
+		return []string{"connect", "mtu", "socket-mode", "socket-owner", "allow-spoof", "any-memory"}
 	}
 	return []string{"bypass-filters", "trust-tap"}
 }

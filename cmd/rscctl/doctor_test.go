@@ -10,7 +10,7 @@ import (
 
 func sampleReport() doctor.Report {
 	return doctor.Report{Schema: api.Schema, Findings: []doctor.Finding{
-		{ID: "iface.mtu", Severity: doctor.Error, Subject: "eth1", What: "MTU 9000", Why: "a UMEM chunk of 4096 bytes holds at most 3822, so attach refuses it", Remedy: "ip link set dev eth1 mtu 3822"},
+		{ID: "iface.mtu", Severity: doctor.Error, Subject: "eth1", What: "MTU 9000", Why: "attach refuses more than 3822: xsk: frames in several chunks (XDP_USE_SG, Linux 6.6): not supported by the kernel or the driver", Remedy: "ip link set dev eth1 mtu 3822"},
 		{ID: "peer.tx_checksum", Severity: doctor.Warning, Subject: "veth1", What: "its peer veth0 leaves TCP checksums to the receiver (tx-checksumming is on)", Why: "such frames are never merged, and the guest drops them",
 			Remedy: "ethtool -K veth0 tx off", Fixable: true},
 		{ID: "bpf.programs", Severity: doctor.Note, Subject: doctor.Host, What: "whether the kernel takes the BPF programs was not looked at", Why: "you are not root", Remedy: "run it as root: sudo rscctl doctor"},

@@ -349,6 +349,9 @@ func portNotes(port api.Port) []string {
 	for _, rule := range port.Bypassed {
 		notes = append(notes, "bypassed: "+rule)
 	}
+	if port.MTU > 0 {
+		notes = append(notes, "its MTU: "+strconv.Itoa(port.MTU))
+	}
 	if port.AllowSpoof {
 		notes = append(notes, "may send with foreign source MACs")
 	}

@@ -92,6 +92,8 @@ func TestRequestsCarryWhatTheCommandLineSays(t *testing.T) {
 		{"attach --vm web --mac 52-54-00-12-34-5A --vhost-user /s eth0 --vlan 7 --connect --allow-spoof --fix-offloads",
 			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vlan":7,"vhost_user":"/s","connect":true,` +
 				`"policy":{},"allow_spoof":true,"fix_offloads":true}`},
+		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --vhost-user /s --mtu 1500",
+			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","vhost_user":"/s","mtu":1500,"policy":{}}`},
 		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --tap vnet7 --bypass-filters",
 			`POST /v1/attach {"iface":"eth0","vm":"web","mac":"52:54:00:12:34:5a","tap":"vnet7","bypass_filters":true,"policy":{}}`},
 		{"attach eth0 --vm web --mac 52:54:00:12:34:5a --vhost-user /s --socket-mode 0600 --socket-owner q:kvm --profile rsc",
@@ -120,6 +122,8 @@ func TestWrongUsageExitsWith2BeforeAnythingIsAsked(t *testing.T) {
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 4095",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan 0",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --vlan x",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --mtu 67", "attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --mtu 65536",
+		"attach eth0 --vm a --mac 52:54:00:12:34:56 --tap t --mtu 1500",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --socket-mode 999",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --connect --socket-mode 0600",
 		"attach eth0 --vm a --mac 52:54:00:12:34:56 --vhost-user /s --hold soon",

@@ -93,10 +93,14 @@ func (q *Queue) Add(o *Queue) {
 	q.TxRingFull += o.TxRingFull
 	q.RxUnknown += o.RxUnknown
 	q.RxNobody += o.RxNobody
+	q.RxNoBuffer += o.RxNoBuffer
+	q.RxBroken += o.RxBroken
 	q.GroupLost += o.GroupLost
 	q.GroupUnusable += o.GroupUnusable
 	q.CPUNS += o.CPUNS
 }
 
 // Lost is what the queue lost before the worker had it, and on its way out.
-func (q *Queue) Lost() uint64 { return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.TxRingFull }
+func (q *Queue) Lost() uint64 {
+	return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.RxNoBuffer + q.RxBroken + q.TxRingFull
+}

@@ -13,7 +13,7 @@ func (r *AttachRequest) Differences(want *AttachRequest) []string {
 		{"iface", r.Iface, want.Iface}, {"mac", strings.ToLower(r.MAC), strings.ToLower(want.MAC)}, {"vlan", r.VLAN, want.VLAN},
 		{"vhost-user", r.VhostUser, want.VhostUser}, {"connect", r.Connect, want.Connect}, {"domain", r.Domain, want.Domain},
 		{"bypass-filters", r.Bypass, want.Bypass}, {"allow-spoof", r.AllowSpoof, want.AllowSpoof},
-		{"any-memory", r.AnyMemory, want.AnyMemory}, {"fix-offloads", r.FixOffloads, want.FixOffloads},
+		{"any-memory", r.AnyMemory, want.AnyMemory}, {"mtu", r.MTU, want.MTU}, {"fix-offloads", r.FixOffloads, want.FixOffloads},
 		{"socket-mode", r.SocketMode, want.SocketMode}, {"socket-owner", r.SocketOwner, want.SocketOwner},
 		{"xsk-map", r.XSKMap, want.XSKMap}, {"queue", QueuesText(r.Queues), QueuesText(want.Queues)},
 	})

@@ -80,6 +80,7 @@ type AttachRequest struct {
 	VLAN        int         `json:"vlan,omitempty"` // 1..4094, 0: untagged
 	VhostUser   string      `json:"vhost_user,omitempty"`
 	Connect     bool        `json:"connect,omitempty"`
+	MTU         int         `json:"mtu,omitempty"`       // with VhostUser: bytes of an IP packet that the VM sends and gets; 0: as the interface has it
 	Tap         string      `json:"tap,omitempty"`       // the VM's own tap, instead of VhostUser
 	Domain      string      `json:"domain,omitempty"`    // the VM's libvirt domain, which is asked for the tap that has MAC
 	TrustTap    bool        `json:"trust_tap,omitempty"` // that Tap is the VM's is the operator's word
@@ -239,6 +240,8 @@ type Queue struct {
 	RxRingFull    uint64      `json:"rx_ring_full"`     // frames AF_XDP dropped: RX ring full
 	RxTooLong     uint64      `json:"rx_too_long"`      // frames AF_XDP dropped: longer than a chunk, above all
 	RxInvalid     uint64      `json:"rx_invalid"`       // bad addresses in the fill ring: a fault of ours
+	RxNoBuffer    uint64      `json:"rx_no_buffer"`     // frames that no chunk holds, and for which no buffer was free
+	RxBroken      uint64      `json:"rx_broken"`        // such frames that were too long, or not whole
 	RxUnknown     uint64      `json:"rx_unknown"`       // of rx_frames: for a VM that had gone meanwhile
 	RxNobody      uint64      `json:"rx_nobody"`        // of rx_frames: for no VM, brought by somebody else's XDP program, and dropped
 	TxKernel      uint64      `json:"tx_kernel_frames"` // frames of guests that left by the packet socket
@@ -280,6 +283,7 @@ type Port struct {
 	PolicyNote  string    `json:"policy_note,omitempty"`
 	HoldNowNS   int64     `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
+	MTU         int       `json:"mtu,omitempty"`      // its own; 0: the interface's
 	Isolated    bool      `json:"isolated,omitempty"` // from the VMs beside it
 	MACs        []string  `json:"macs,omitempty"`     // beside MAC
 	IPs         []string  `json:"ips,omitempty"`      // the VM may send from these alone; none: from any

@@ -231,6 +231,7 @@ vms:
   vlan: 7
   vhost-user: /run/a.sock
   connect: true
+  mtu: 1500
   allow-spoof: true
   isolate: true
   any-memory: true

@@ -16,7 +16,7 @@ var fields = []struct {
 	name         string
 	policy, text bool
 }{
-	{name: "name", text: true}, {name: "iface", text: true}, {name: "mac", text: true}, {name: "vlan"},
+	{name: "name", text: true}, {name: "iface", text: true}, {name: "mac", text: true}, {name: "vlan"}, {name: "mtu"},
 	{name: "socket-owner", text: true}, {name: "socket-mode", text: true}, {name: "bypass-filters"}, {name: "trust-tap"}, {name: "allow-spoof"},
 	{name: "isolate"}, {name: "any-memory"}, {name: "fix-offloads"},
 	{name: "coalesce", policy: true}, {name: "ipv4", policy: true}, {name: "ipv6", policy: true}, {name: "udp", policy: true}, {name: "profile", policy: true},

@@ -43,6 +43,7 @@ type VM struct {
 	Domain        string    `yaml:"domain,omitempty"`
 	TrustTap      bool      `yaml:"trust-tap,omitempty"`
 	BypassFilters bool      `yaml:"bypass-filters,omitempty"`
+	MTU           int       `yaml:"mtu,omitempty"`
 	AllowSpoof    bool      `yaml:"allow-spoof,omitempty"`
 	Isolate       bool      `yaml:"isolate,omitempty"` // as Policy.Isolate, which knows false too
 	AnyMemory     bool      `yaml:"any-memory,omitempty"`
@@ -228,7 +229,7 @@ func (v *VM) Request() api.AttachRequest {
 	}
 	return api.AttachRequest{
 		VM: v.Name, Iface: v.Iface, MAC: v.MAC, VLAN: v.VLAN, VhostUser: v.VhostUser, Connect: v.Connect, Tap: v.Tap, Domain: v.Domain,
-		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, AnyMemory: v.AnyMemory,
+		TrustTap: v.TrustTap, Bypass: v.BypassFilters, AllowSpoof: v.AllowSpoof, AnyMemory: v.AnyMemory, MTU: v.MTU,
 		FixOffloads: v.FixOffloads, SocketMode: v.SocketMode, SocketOwner: v.SocketOwner, MACs: v.MACs, IPs: v.IPs, Policy: policy,
 		XSKMap: v.XSKMap, Queues: v.Queues,
 	}
@@ -260,7 +261,7 @@ func Export(c *api.Config) *File {
 		r := &c.VMs[i]
 		f.VMs = append(f.VMs, VM{
 			Name: r.VM, Iface: r.Iface, MAC: r.MAC, VLAN: r.VLAN, VhostUser: r.VhostUser, Connect: r.Connect, Tap: r.Tap, Domain: r.Domain,
-			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, AnyMemory: r.AnyMemory,
+			TrustTap: r.TrustTap, BypassFilters: r.Bypass, AllowSpoof: r.AllowSpoof, AnyMemory: r.AnyMemory, MTU: r.MTU,
 			FixOffloads: r.FixOffloads, SocketMode: r.SocketMode, SocketOwner: r.SocketOwner, XSKMap: r.XSKMap, Queues: r.Queues, MACs: some(r.MACs), IPs: some(r.IPs), Policy: beside(r.Policy.Over(c.DefaultPolicy), c.DefaultPolicy),
 		})
 	}

@@ -40,6 +40,7 @@ type outgoing struct {
 	partial   bool   // its checksum has to be completed:
 	csumStart int    // from here on
 	csumAt    int    // into the two bytes here
+	packet    int    // bytes of the longest packet that it becomes, without a tag
 }
 
 // judge looks at a guest's frame by the bytes that will be sent, and takes a priority tag off. Where it refuses, only o.data means something.

@@ -62,7 +62,8 @@ type fakeNIC struct {
 	statErr error
 	boom    any // Recv panics with it
 	polls   int
-	onPoll  func() // in BusyPoll
+	onPoll  func()     // in BusyPoll
+	large   *fakeLarge // nil: all frames fit a chunk
 }
 
 func newFakeNIC(tb testing.TB, chunks int) *fakeNIC {
@@ -127,6 +128,9 @@ func (n *fakeNIC) Recv(d []xsk.Desc) int {
 	}
 	k := copy(d, n.rx)
 	for _, d := range d[:k] {
+		if n.large.has(d.Addr) {
+			continue
+		}
 		n.moves(d.Addr, inRX, inWorker)
 	}
 	n.rx = n.rx[k:]
@@ -139,6 +143,9 @@ func (n *fakeNIC) Recv(d []xsk.Desc) int {
 }
 
 func (n *fakeNIC) frame(d xsk.Desc) []byte {
+	if n.large.has(d.Addr) {
+		return n.large.frame(d)
+	}
 	end := d.Addr + uint64(d.Len)
 	if d.Len == 0 || end > uint64(len(n.mem)) || d.Addr/fakeChunk != (end-1)/fakeChunk {
 		return nil
@@ -147,7 +154,9 @@ func (n *fakeNIC) frame(d xsk.Desc) []byte {
 }
 
 func (n *fakeNIC) Received(d xsk.Desc) (frame, meta []byte) {
-	if d.Addr < uint64(len(n.mem)) && d.Addr%fakeChunk >= xsk.MetaSize {
+	if n.large.has(d.Addr) {
+		meta = n.large.frame(xsk.Desc{Addr: d.Addr - xsk.MetaSize, Len: xsk.MetaSize})
+	} else if d.Addr < uint64(len(n.mem)) && d.Addr%fakeChunk >= xsk.MetaSize {
 		meta = n.mem[d.Addr-xsk.MetaSize : d.Addr : d.Addr]
 	}
 	return n.frame(d), meta
@@ -162,6 +171,10 @@ func (n *fakeNIC) FreeAll(refs []uint64) {
 func (n *fakeNIC) Free(ref uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.large.has(ref) {
+		n.large.give(n.tb, ref)
+		return
+	}
 	a := ref / fakeChunk * fakeChunk
 	if !n.moves(ref, inWorker, inPool) {
 		n.tb.Errorf("chunk %d was given back by one who does not have it", ref/fakeChunk)
@@ -230,6 +243,9 @@ func (n *fakeNIC) Send(d xsk.Desc, k int) bool {
 	if len(n.tx) >= n.txSize || n.frame(d) == nil {
 		return false
 	}
+	if n.large.has(d.Addr) {
+		return n.large.send(n, d)
+	}
 	if !n.moves(d.Addr, inWorker, inWire) {
 		n.tb.Errorf("chunk %d was sent by one who does not have it", d.Addr/fakeChunk)
 		return false
@@ -269,6 +285,12 @@ func (n *fakeNIC) Flush() error {
 		return nil
 	}
 	for _, d := range n.tx {
+		if f, last := n.large.piece(d); f != nil {
+			if last {
+				n.wire = append(n.wire, f)
+			}
+			continue
+		}
 		n.wire = append(n.wire, slices.Clone(n.frame(d)))
 		a := d.Addr / fakeChunk * fakeChunk
 		n.moves(a, inWire, inPool)
@@ -310,14 +332,18 @@ func (n *fakeNIC) with(h hand) int {
 func (n *fakeNIC) conserved(w *Worker) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	with := n.withLocked(inWorker)
-	if a, b := len(n.pool), len(n.fill); a+b+len(n.rx)+len(n.tx)+with != len(n.hands) {
+	with := n.withLocked(inWorker) + n.large.out()
+	if a, b := len(n.pool), len(n.fill); n.large == nil && a+b+len(n.rx)+len(n.tx)+with != len(n.hands) {
 		return fmt.Errorf("%d chunks: %d in the pool, %d to fill, %d received, %d sent, %d with the worker",
 			len(n.hands), a, b, len(n.rx), len(n.tx), with)
 	}
 	seen := make([]bool, len(n.hands))
 	count := 0
 	has := func(ref uint64, who string, p *port) error {
+		if n.large.has(ref) {
+			count++
+			return n.large.one(ref)
+		}
 		i := ref / fakeChunk
 		switch {
 		case seen[i]:

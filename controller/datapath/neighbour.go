@@ -3,6 +3,7 @@ package datapath
 import (
 	"encoding/binary"
 
+	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -50,7 +51,7 @@ func (w *Worker) emitWhole(e *egress, f *vhost.TxFrame, o *outgoing, q *port) (d
 	p, st := e.port, &w.staging
 	total := f.Len() - (len(f.Data) - len(o.data)) // without the tag that was taken off
 	h := wireHead{bytes: o.data[:min(len(o.data), HeadRoom)]}
-	if _, ok := h.buildGSO(total, flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}, w.cfg.MTU, &w.txCut); !ok || h.packets > maxTxPackets {
+	if _, ok := h.buildGSO(total, flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}, min(w.mtuOf(p), w.mtuOf(q)), &w.txCut); !ok || h.packets > maxTxPackets {
 		return false, 0 // it is refused where it is cut
 	}
 	st.frags = append(st.frags[:0], o.data)
@@ -149,7 +150,12 @@ func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
 }
 
 // chunkRoom is how many bytes a chunk surely has.
-func (w *Worker) chunkRoom() int { return w.cfg.MTU + ethHeader }
+func (w *Worker) chunkRoom() int {
+	if w.cfg.Large != nil { // no chunk holds the longest frame
+		return xsk.LargeChunk - xsk.Headroom
+	}
+	return w.cfg.MTU + ethHeader
+}
 
 // stage copies the frame in w.staging, all of which is data, into chunks. false: there are too few, and none is taken.
 func (w *Worker) stage(q *port, data []byte) bool {

@@ -22,6 +22,7 @@ type PortConfig struct {
 	Generation uint32 // how many VMs had the index before; XDP knows the VM by both
 	Addr       Addr
 	MACs       [][6]byte // further addresses of the VM, in the same VLAN
+	MTU        int       // of packets that it sends and gets, behind the Ethernet header; 0: the wire's
 	AllowSpoof bool      // frames with a foreign source address may leave
 	// Isolated: nothing crosses between the VM and the VMs beside it, in either direction.
 	Isolated bool

@@ -43,6 +43,11 @@ func (w *Worker) take(descs []xsk.Desc) {
 			w.takeForeign(frame, d.Addr)
 			continue
 		}
+		if w.isTorn(frame, before) {
+			w.torn++
+			w.nic.Free(d.Addr)
+			continue
+		}
 		p := w.classify(frame, before)
 		w.noteOvertaken(p)
 		if p == nil { // detached between XDP's look and ours
@@ -133,6 +138,11 @@ func (w *Worker) accept(p *port, frame []byte, ref uint64) {
 		w.nic.Free(ref)
 		return
 	}
+	if tooLong(p, frame, w.pkt.Info.Tagged) {
+		w.refuse(p, flowtable.ReasonBadLength, frame)
+		w.nic.Free(ref)
+		return
+	}
 	probed := p.probes != nil
 	if probed {
 		w.probeEntering(p, frame, ref)
@@ -198,10 +208,10 @@ func (p *port) hears(vlan uint16) bool {
 // copyToPort gives a VM a frame in a chunk of its own, and reports false when there is none, also after what waits in the output
 // queues has gone.
 func (w *Worker) copyToPort(frame []byte, p *port) bool {
-	buf, d, ok := w.copyChunk()
+	buf, d, ok := w.copyChunk(len(frame))
 	if !ok {
 		w.flush()
-		if buf, d, ok = w.copyChunk(); !ok {
+		if buf, d, ok = w.copyChunk(len(frame)); !ok {
 			return false
 		}
 	}
@@ -216,8 +226,14 @@ func (w *Worker) copyToPort(frame []byte, p *port) bool {
 	return true
 }
 
-// copyChunk takes a chunk beyond those that the guest's frame in hand still needs.
-func (w *Worker) copyChunk() (buf []byte, d xsk.Desc, ok bool) {
+// copyChunk takes a chunk, or a buffer for a frame that needs one, beyond those that the guest's frame in hand still needs.
+func (w *Worker) copyChunk(n int) (buf []byte, d xsk.Desc, ok bool) {
+	if w.isLarge(n) {
+		if w.cfg.Large.LargeRoom() <= w.txLeft {
+			return nil, xsk.Desc{}, false
+		}
+		return w.cfg.Large.AllocLarge()
+	}
 	if w.txLeft > 0 && w.nic.TxRoom() <= w.txLeft {
 		return nil, xsk.Desc{}, false
 	}

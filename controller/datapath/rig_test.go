@@ -213,7 +213,7 @@ func cutAgain(r *received, fixedID bool) ([][]byte, error) {
 	}
 	var out [][]byte
 	for {
-		b := make([]byte, 2048)
+		b := make([]byte, s.HeaderLen()+int(r.hdr.GSOSize))
 		n, ok, err := s.Next(b)
 		if err != nil || !ok {
 			return out, err

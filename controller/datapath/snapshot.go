@@ -53,6 +53,10 @@ func (w *Worker) snapshot() *Snapshot {
 	if w.group != nil {
 		w.cnt.GroupLost, w.cnt.GroupOdd = w.group.Dropped()
 	}
+	if w.cfg.Large != nil {
+		lost := w.cfg.Large.Lost()
+		w.cnt.NoBuffer, w.cnt.Broken = lost.NoBuffer, lost.Broken+w.torn
+	}
 	s := &Snapshot{
 		ID: w.cfg.ID, Counters: w.cnt, Chunks: w.cfg.Chunks, HeldSlots: w.table.Open(), HeldRefs: w.table.Held(), CPU: w.waits().cpu,
 		Ports: make([]PortSnapshot, 0, len(w.list)),

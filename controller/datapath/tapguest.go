@@ -121,9 +121,9 @@ type ringGuest struct {
 	refs   []uint64 // of the frames copied in this burst
 }
 
-// MaxCopy is how long a frame may be that is copied into a ring: any that fits into one chunk, in bytes. A ring that copies less
-// (tap.NetConfig) could not take a jumbo frame while it has little room, and its superframes were lost.
-const MaxCopy = xsk.LargeChunk
+// MaxCopy is how long a frame may be that is copied into a ring, in bytes: any that comes in one piece. A ring that copies less than the frames
+// of its uplink (tap.NetConfig) could not take a jumbo frame while it has little room, and its superframes were lost.
+const MaxCopy = xsk.MostFrame
 
 // littleRoom is a room in which superframes would wait for one another.
 const littleRoom = 64

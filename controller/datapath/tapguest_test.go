@@ -474,9 +474,9 @@ func TestARingIsEmptiedBeforeItCloses(t *testing.T) {
 }
 
 // A jumbo frame is copied into a ring with little room as well as a short one: a ring that may hold no chunk loses nothing.
-func TestAnyFrameOfAChunkIsCopiedIntoARingThatMayHoldNone(t *testing.T) {
+func TestAnyFrameInOnePieceIsCopiedIntoARingThatMayHoldNone(t *testing.T) {
 	r := newRig(t)
-	for _, n := range []int{60, 1514, xsk.MaxMTU(xsk.LargeChunk, 1) + 14, xsk.LargeChunk} {
+	for _, n := range []int{60, 1514, xsk.MaxMTU(xsk.LargeChunk, 1) + 14, xsk.LargeChunk, 9014, xsk.FrameMTU(xsk.MostFrame) + 14} {
 		ring := &fakeRing{size: 8, lazy: true, fd: -1}
 		g := NewRingGuest(ring, &fakePacket{room: -1}, r.nic)
 		want := bytes.Repeat([]byte{7}, n)

@@ -147,6 +147,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 		return 0
 	}
 	packets, header := 1, 0
+	o.packet = len(o.data)
 	gso := f.Hdr.GSOType != virtio.GSONone
 	if gso {
 		w.txFrag[0] = o.data
@@ -155,6 +156,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 			return 0
 		}
 		packets, header = w.txCut.Count(), w.txCut.HeaderLen()
+		o.packet = header + int(f.Hdr.GSOSize)
 	}
 	if packets > maxTxPackets {
 		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
@@ -164,8 +166,13 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 	if o.group && w.nic.TxPending() > 0 {
 		room++ // copies take chunks as long as there is more room than its packets need, and a full ring says that there is not
 	}
+	room += packets * (w.slotsFor(o.packet) - 1)
 	if w.nic.TxRoom() < room {
 		return room
+	}
+	if w.lacksLarge(packets, o.packet) {
+		w.later(o.from)
+		return heldBack
 	}
 	if w.pacesTx(p, wireBytes(len(o.data), header, packets, o.tci != 0)) {
 		return heldBack
@@ -184,12 +191,12 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 
 // emitOne sends a frame that is a packet already, with its checksum completed.
 func (w *Worker) emitOne(p *port, o *outgoing) {
-	buf, d, ok := w.nic.AllocTx()
+	buf, d, ok := w.allocFor(len(o.data))
 	if !ok {
 		w.cnt.TxRingFull++
 		return
 	}
-	if len(o.data) > w.cfg.MTU+ethHeader || len(o.data)+vlanTag > len(buf) {
+	if len(o.data) > w.mtuOf(p)+ethHeader || len(o.data)+vlanTag > len(buf) {
 		w.nic.Free(d.Addr)
 		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 		return
@@ -214,13 +221,13 @@ func (w *Worker) emitGSO(p *port, o *outgoing) {
 			w.refuseTx(p, flowtable.ReasonGroupShare, o.data)
 			return
 		}
-		buf, d, ok := w.nic.AllocTx()
+		buf, d, ok := w.allocFor(o.packet)
 		if !ok {
 			w.cnt.TxRingFull++
 			return
 		}
 		w.txLeft--
-		n, more, err := w.txCut.Next(buf[:min(len(buf)-vlanTag, w.cfg.MTU+ethHeader)])
+		n, more, err := w.txCut.Next(buf[:min(len(buf)-vlanTag, w.mtuOf(p)+ethHeader)])
 		if err != nil || !more {
 			w.nic.Free(d.Addr)
 			if err != nil {
@@ -267,13 +274,13 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	if p.probes != nil {
 		w.probeSent(p, 1, buf[:n])
 	}
-	if !w.nic.Send(d, n) {
+	if !w.send(d, n) {
 		w.nic.Free(d.Addr)
 		w.cnt.TxRingFull++
 		return
 	}
 	w.cnt.TxFrames++
-	if w.sent++; o.from != nil && !o.group {
+	if o.from != nil && !o.group {
 		o.from.mark = w.sent
 	}
 }

@@ -28,7 +28,8 @@ type Wire interface {
 // A unicast frame to the wire goes one of two ways, and the frames of one TX virtqueue go one of them for as long as something of it
 // is on its way, so none of a flow overtakes another:
 //
-//	kernel   from a TSO frame on, and until there has been none for wayRest: a bulk sender's small frames go with its large ones
+//	kernel   from a TSO frame on, or one that no chunk holds, and until there has been none for wayRest: a bulk sender's small frames go with
+//	         its large ones
 //	AF_XDP   otherwise: what is small and comes alone needs no more than a chunk
 //
 // From AF_XDP to the kernel the virtqueue waits until its frames are completed; to AF_XDP it goes back when the socket is found empty.
@@ -67,7 +68,7 @@ func (w *Worker) forWire(e *egress, f *vhost.TxFrame, o *outgoing) bool {
 	if q := w.byAddr[Addr{VLAN: e.port.Addr.VLAN, MAC: [macLen]byte(o.data)}]; q != nil && !q.Bridged {
 		return false
 	}
-	if f.Hdr.GSOType != virtio.GSONone {
+	if f.Hdr.GSOType != virtio.GSONone || w.isLarge(f.Len()) {
 		e.bulkAt, e.kernel = w.now, true
 		return true
 	}
@@ -127,10 +128,10 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	whole := len(f.Rest) > wirePieces || e.port.probes != nil
 	switch {
 	case gso:
-		if why, ok := h.buildGSO(total, flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}, w.cfg.MTU, &w.txCut); !ok {
+		if why, ok := h.buildGSO(total, flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}, w.mtuOf(e.port), &w.txCut); !ok {
 			return w.refuseBehind(e.port, why, f, o)
 		}
-	case total > w.cfg.MTU+ethHeader:
+	case total > w.mtuOf(e.port)+ethHeader:
 		return w.refuseBehind(e.port, flowtable.ReasonBadLength, f, o)
 	case o.partial && !h.buildSum(total, o.csumStart, o.csumAt):
 		if !w.whole(f, o) {

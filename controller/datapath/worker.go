@@ -27,7 +27,7 @@ const (
 	hungryRetry  = time.Millisecond       // a guest without room that has no sign of it is looked at this often
 	txRetry      = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
 	errorBackoff = 100 * time.Millisecond // sleep while the NIC reports an error (interface down)
-	maxDrain     = 2048                   // frames that Drain takes: an RX ring
+	maxDrain     = 4096                   // frames that Drain takes: an RX ring, that of jumbo frames
 )
 
 // Config describes a Worker. The worker owns nothing of it: whoever made the descriptors closes them, after Stop.
@@ -36,6 +36,7 @@ type Config struct {
 	MTU       int       // bytes behind the Ethernet header (and one tag) that the wire takes
 	Own       [6]byte   // the interface's address, which is the host's
 	NIC       NIC       //
+	Large     Large     // nil: all frames fit the NIC's chunks
 	Shares    Shares    // of the RX ring; nil: none
 	Wire      Wire      // nil: all that guests send is cut and summed here
 	Multicast Multicast // nil on all workers of an interface but one
@@ -117,6 +118,7 @@ type Worker struct {
 	polling   busyPolling
 	groupTurn uint64 // the turn that groupLeft is of
 	groupLeft int    // copies of group frames that somebody else's XDP program has brought
+	torn      uint64 // frames that were not those that XDP had described
 	overtaken int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
@@ -147,6 +149,8 @@ type QueueCounters struct {
 	WithMeta   uint64 // of RxFrames: their metadata was XDP's
 	Unknown    uint64 // of RxFrames: for a VM that had gone meanwhile
 	Nobody     uint64 // of RxFrames: for no VM, where the XDP program is not ours
+	NoBuffer   uint64 // lost in front of RxFrames: all of Config.Large was in use
+	Broken     uint64 // likewise: pieces of a frame were missing, or too many
 	GroupLost  uint64 // group frames that the socket lost: the worker was too slow
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }

@@ -100,7 +100,8 @@ var causes = []struct {
 	{"iface.none", Warning, "ip -br link", false, func(f *Facts) { f.Named, f.Interfaces = false, nil }},
 	{"iface.link", Warning, "ip link set dev eth1 up", false, func(f *Facts) { eth(f).Up = false }},
 	{"iface.link", Warning, "cable", false, func(f *Facts) { eth(f).Running = false }},
-	{"iface.mtu", Error, "ip link set dev eth1 mtu 3822", false, func(f *Facts) { eth(f).MTU = 3823 }},
+	{"iface.mtu", Error, "ip link set dev eth1 mtu 3822", false, func(f *Facts) { eth(f).MTU, f.OneChunk = 3823, "Linux 6.1" }},
+	{"iface.mtu", Error, "ip link set dev eth1 mtu 16302", false, func(f *Facts) { eth(f).MTU = 16303 }},
 	{"iface.xdp", Error, "eth1 xdpgeneric off", false, func(f *Facts) {
 		eth(f).XDP, eth(f).Program = netdev.XDP{Attached: true, Mode: "generic", ProgID: 7}, "theirs"
 		eth(f).Remove = eth(f).XDP.Off("eth1")

@@ -13,6 +13,8 @@ type Facts struct {
 	Programs Look // loading rscctl's own BPF programs
 	AFXDP    Look // AF_XDP sockets
 
+	OneChunk string // why a frame cannot come in several UMEM chunks; "": it can, or nobody could see
+
 	BPFFS   string // where the flow maps are to be pinned
 	OnBPFFS bool   // and it lies on a bpf filesystem
 

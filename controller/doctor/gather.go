@@ -14,6 +14,7 @@ import (
 
 	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/netdev"
+	"github.com/rscctl/rscctl/controller/xsk"
 )
 
 // loopback is the index of lo in every network namespace: programs are loaded for it, and attached nowhere.
@@ -32,7 +33,7 @@ func GatherHost(bpffs string) *Facts {
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
 	f.BTF = err == nil
 	f.OnBPFFS = bpf.OnBPFFS(bpffs)
-	f.AFXDP = lookAFXDP()
+	f.AFXDP, f.OneChunk = lookAFXDP(), oneChunk()
 	f.Programs = Look{Err: notRoot}
 	if f.mayLoad() {
 		f.Programs = Look{Seen: true, Err: loadPrograms()}
@@ -101,6 +102,18 @@ func device(path string) bool {
 		_ = unix.Close(fd)
 	}
 	return err == nil || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY)
+}
+
+// oneChunk tells why a frame cannot come in several chunks.
+func oneChunk() string {
+	err := bpf.CheckFrags()
+	if err == nil {
+		err = xsk.CheckMultiBuffer()
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // lookAFXDP opens a socket. The kernel looks for the address family before it looks for the right to use it.

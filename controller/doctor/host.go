@@ -110,7 +110,11 @@ func checkMemlock(f *Facts) Finding {
 	queues, chunk := 1, xsk.SmallChunk
 	for _, i := range f.Interfaces {
 		if !i.Missing && i.NotUplink == nil {
-			queues, chunk = max(queues, i.RxQueues), max(chunk, xsk.ChunkFor(i.MTU, xsk.Grain(i.Driver)))
+			one := xsk.ChunkFor(i.MTU, xsk.Grain(i.Driver))
+			if one == 0 { // its frames come in several
+				one = xsk.LargeChunk
+			}
+			queues, chunk = max(queues, i.RxQueues), max(chunk, one)
 		}
 	}
 	need := uint64(queues) * xsk.QueueChunks * uint64(chunk)

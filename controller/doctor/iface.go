@@ -98,16 +98,21 @@ func checkLink(_ *Facts, i *Interface) Finding {
 	return ok(id, i.Name, "it is up and has a carrier")
 }
 
-func checkMTU(_ *Facts, i *Interface) Finding {
+func checkMTU(f *Facts, i *Interface) Finding {
 	const id = "iface.mtu"
 	grain := xsk.Grain(i.Driver)
-	chunk := xsk.ChunkFor(i.MTU, grain)
-	if chunk == 0 {
-		most := xsk.MaxMTU(xsk.LargeChunk, grain)
-		return Finding{ID: id, Severity: Error, Subject: i.Name, What: fmt.Sprintf("MTU %d", i.MTU), Why: fmt.Sprintf("a UMEM chunk of %d bytes holds at most %d, so attach refuses it", xsk.LargeChunk, most),
-			Remedy: fmt.Sprintf("ip link set dev %s mtu %d", i.Name, most)}
+	if chunk := xsk.ChunkFor(i.MTU, grain); chunk != 0 {
+		return ok(id, i.Name, "MTU %d fits a UMEM chunk of %d bytes", i.MTU, chunk)
 	}
-	return ok(id, i.Name, "MTU %d fits a UMEM chunk of %d bytes", i.MTU, chunk)
+	most, why := xsk.FrameMTU(xsk.MostFrame), "that is the largest whose frames are put together"
+	if f.OneChunk != "" {
+		most, why = xsk.MaxMTU(xsk.LargeChunk, grain), f.OneChunk
+	}
+	if i.MTU <= most {
+		return ok(id, i.Name, "MTU %d: longer frames come in several UMEM chunks", i.MTU)
+	}
+	return Finding{ID: id, Severity: Error, Subject: i.Name, What: fmt.Sprintf("MTU %d", i.MTU), Why: fmt.Sprintf("attach refuses more than %d: %s", most, why),
+		Remedy: fmt.Sprintf("ip link set dev %s mtu %d", i.Name, most)}
 }
 
 func checkForeignXDP(_ *Facts, i *Interface) Finding {

@@ -79,6 +79,8 @@ var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_too_long_total", "Frames that AF_XDP dropped: longer than a chunk.", ofQueue), func(q *api.Queue) uint64 { return q.RxTooLong }},
 	{desc("queue_rx_invalid_total", "Bad addresses in the fill ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.RxInvalid }},
 	{desc("queue_tx_invalid_total", "Bad descriptors in the TX ring: a fault of rscctl.", ofQueue), func(q *api.Queue) uint64 { return q.TxInvalid }},
+	{desc("queue_no_buffer_total", "Frames that no chunk holds, and for which no buffer was free.", ofQueue), func(q *api.Queue) uint64 { return q.RxNoBuffer }},
+	{desc("queue_broken_total", "Frames in several chunks that were too long, or not whole.", ofQueue), func(q *api.Queue) uint64 { return q.RxBroken }},
 	{desc("queue_unknown_frames_total", "Frames for a VM that had gone meanwhile.", ofQueue), func(q *api.Queue) uint64 { return q.RxUnknown }},
 	{desc("queue_nobody_frames_total", "Frames for no VM that somebody else's XDP program brought, and that were dropped.", ofQueue), func(q *api.Queue) uint64 { return q.RxNobody }},
 	{desc("queue_sent_kernel_frames_total", "Frames of guests that left by the packet socket.", ofQueue), func(q *api.Queue) uint64 { return q.TxKernel }},

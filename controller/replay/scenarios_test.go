@@ -67,6 +67,9 @@ func scenarios(tb testing.TB) []scenario {
 		{name: "train-max-bytes-then-psh", opt: gro(DefaultHold), input: plain(
 			train(seg{seq: 1}, 50, 1448, 0, 500),
 			one(us(30), seg{seq: 1 + 50*1448, id: 50, n: 700, flags: ack | psh, opts: timestamps(100)}))},
+		{name: "jumbo-segments-of-both-families", opt: gro(DefaultHold), input: merged(
+			train(seg{seq: 1}, 9, 8948, 0, us(1)), train(seg{v6: true, seq: 1}, 9, 8928, 500, us(1)),
+			train(seg{port: 1, seq: 1}, 3, 1448, 700, us(1)))},
 		{name: "deadline-at-its-own-time", opt: gro(DefaultHold), input: plain(
 			train(seg{seq: 1}, 3, 1000, 0, us(10)), one(us(200), seg{seq: 3001, id: 3, n: 1000, opts: timestamps(100)}))},
 		{name: "deadline-is-not-extended", opt: gro(DefaultHold), input: plain(train(seg{seq: 1}, 12, 1000, 0, us(15)))},

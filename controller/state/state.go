@@ -44,6 +44,7 @@ type VhostUser struct {
 	Owner      string `json:"owner,omitempty"`   // USER:GROUP; "": unchanged
 	AllowSpoof bool   `json:"allow_spoof,omitempty"`
 	AnyMemory  bool   `json:"any_memory,omitempty"`
+	MTU        int    `json:"mtu,omitempty"`     // 0: the interface's
 	Isolate    bool   `json:"isolate,omitempty"` // as Policy.Isolate, for versions that look for it here
 }
 

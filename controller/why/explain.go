@@ -218,9 +218,10 @@ func (x *explainer) lost() {
 
 // queues says what the VM's interface lost before it was anybody's.
 func (x *explainer) queues() {
-	var full, empty, long, hangs, around uint64
+	var full, empty, long, none, broken, hangs, around uint64
 	for _, q := range x.vm.Queues {
 		full, empty, long = full+q.RxRingFull, empty+q.RxFillEmpty, long+q.RxTooLong
+		none, broken = none+q.RxNoBuffer, broken+q.RxBroken
 		hangs, around = hangs+q.Hangs, around+q.HangPassed
 	}
 	if hangs > 0 {
@@ -232,6 +233,12 @@ func (x *explainer) queues() {
 	}
 	if long > 0 {
 		x.say(Lost, "switch off what merges before us: 'ethtool -K IFACE lro off', a veth peer's TSO; 'rscctl doctor IFACE' names it", "%d frames of the interface were longer than a packet buffer.", long).Packets = long
+	}
+	if none > 0 {
+		x.say(Lost, "give the queues more memory: 'rscctl run --chunks N'", "%d jumbo frames of the interface, of whatever VM, found no free buffer.", none).Packets = none
+	}
+	if broken > 0 {
+		x.say(Lost, "make the sender's MTU fit the interface's; if it does, the driver loses pieces: a kernel with a newer one may not", "%d jumbo frames of the interface were too long, or not whole.", broken).Packets = broken
 	}
 }
 

@@ -181,10 +181,10 @@ func TestEveryLossIsToldWithWhoseFaultItIs(t *testing.T) {
 	s.Dropped, s.TxDropped = map[string]uint64{"guest_no_buffers": 7, "port_down": 9}, map[string]uint64{"source_mac": 3}
 	s.StalledNS, s.Rests = 1.5e9, 13
 	s.TapDropped, s.FeedUnsent, s.Unexplained, s.Vhost = 4, 5, 6, map[string]uint64{"calls_lost": 8, "spared": 2}
-	a := Explain(VM{Stats: s, Queues: []api.Queue{{RxRingFull: 11, RxTooLong: 1, Hangs: 1, HangPassed: 40}, {RxFillEmpty: 12, Hangs: 2, HangPassed: 1}}})
+	a := Explain(VM{Stats: s, Queues: []api.Queue{{RxRingFull: 11, RxTooLong: 1, Hangs: 1, HangPassed: 40}, {RxFillEmpty: 12, RxNoBuffer: 13, RxBroken: 14, Hangs: 2, HangPassed: 1}}})
 	all := strings.Join(about(a, Lost), "\n")
 	for _, want := range []string{
-		"9 packets for the VM were dropped because the VM's port was not running", "7 packets for the VM were dropped because the guest gave no buffers, or rested",
+		"9 packets for the VM were dropped because the VM's port was not running", "7 packets for the VM were dropped because the guest gave no buffers, or rested", "13 jumbo frames of the interface, of whatever VM, found no free buffer", "14 jumbo frames of the interface were too long",
 		"rested 13 times", "made workers sleep for 1.5s in all", "3 frames of the VM were dropped because the VM sent from an address that is not its own", "--allow-spoof", "4 frames found the tap's queue full",
 		"5 frames were posted", "8 interrupts", "a slower way, 2 times: ", "6 packets came in and are nowhere. -> a fault of ours: please report it",
 		"23 frames of the interface", "1 frames of the interface were longer",

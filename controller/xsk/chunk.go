@@ -29,6 +29,31 @@ func Grain(driver string) int {
 // MaxMTU is the largest MTU, in bytes of an IP packet, whose frames with one tag a chunk holds, with a driver of that Grain.
 func MaxMTU(chunk, grain int) int { return (chunk-Headroom)/grain*grain - ethHeader - vlanTag }
 
+// Frames that no chunk holds come in several (AF_XDP multi-buffer), and are put together in a buffer of their own.
+const (
+	frameHead  = 64   // bytes in front of the frame: its metadata, in a cache line of its own
+	frameGrain = 1024 // sizes of buffers are multiples of it, so that an MTU may grow a little
+	MostFrame  = 16384
+)
+
+// FrameFor is the smallest buffer for the frames of an MTU with one tag, larger than any chunk, and 0 when that is more than MostFrame.
+func FrameFor(mtu int) int {
+	size := (mtu + ethHeader + vlanTag + frameHead + frameGrain - 1) / frameGrain * frameGrain
+	if size > MostFrame {
+		return 0
+	}
+	return max(size, LargeChunk+frameGrain)
+}
+
+// FrameMTU is the largest MTU whose frames with one tag a buffer of that size holds.
+func FrameMTU(size int) int { return size - frameHead - ethHeader - vlanTag }
+
+// Pieces is in how many chunks the longest frame of a buffer comes.
+func Pieces(size, chunk int) int {
+	one := chunk - Headroom
+	return (size - frameHead + one - 1) / one
+}
+
 // ChunkFor is the smallest chunk for an MTU, 0 when none holds its frames.
 func ChunkFor(mtu, grain int) int {
 	for _, chunk := range []int{SmallChunk, LargeChunk} {

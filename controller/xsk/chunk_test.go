@@ -16,3 +16,17 @@ func TestAChunkHoldsWhatTheDriverReceivesWhole(t *testing.T) {
 		}
 	}
 }
+
+// A buffer holds a whole frame of the MTU, a tag included, and is larger than a chunk; the largest MTU of a buffer is one that has that buffer.
+func TestABufferHoldsTheFramesOfItsMTU(t *testing.T) {
+	for mtu := MaxMTU(SmallChunk, 1); mtu < 20000; mtu++ {
+		switch size := FrameFor(mtu); {
+		case mtu > FrameMTU(MostFrame):
+			if size != 0 {
+				t.Fatalf("MTU %d: a buffer of %d bytes", mtu, size)
+			}
+		case size <= LargeChunk || size > MostFrame || FrameMTU(size) < mtu || FrameFor(FrameMTU(size)) != size:
+			t.Fatalf("MTU %d: a buffer of %d bytes, which holds %d", mtu, size, FrameMTU(size))
+		}
+	}
+}

@@ -5,6 +5,9 @@
 //	pool --Refill--> fill ring --kernel--> RX ring --Recv--> caller --Free--> pool
 //	pool --AllocTx--> caller --Send--> TX ring --kernel--> completion ring --Flush--> pool
 //
+// With Config.Frames a frame may be longer than a chunk (multi-buffer): it comes in several, and is put together in a buffer that lies
+// behind the chunks.
+//
 // Memory and socket outlive the process when somebody else holds their descriptors (Parts): the chunks and a word for each of
 // them that says who has it lie in memory files, and Adopt goes on from there, whenever the owner died. After a crash
 //

@@ -25,6 +25,7 @@ type fakeMemory struct {
 	umem               []byte
 	owner              owners
 	fill, comp, rx, tx []byte
+	chunk, frame       int // bytes of a chunk, and of a buffer
 }
 
 // heap makes memory for rings of that many entries. It comes from slices of words, so that it is aligned.
@@ -33,7 +34,7 @@ func heap(chunks, chunkSize, ring int) fakeMemory {
 		words := make([]uint64, (int(fakeOffsets.Desc)+ring*size)/8)
 		return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
 	}
-	return fakeMemory{make([]byte, chunks*chunkSize), make(owners, chunks), entries(addrSize), entries(addrSize), entries(descSize), entries(descSize)}
+	return fakeMemory{make([]byte, chunks*chunkSize), make(owners, chunks), entries(addrSize), entries(addrSize), entries(descSize), entries(descSize), chunkSize, 0}
 }
 
 func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
@@ -45,7 +46,7 @@ func fakeSocket(chunks, chunkSize, ring, reserve int) (*Socket, *fakeKernel) {
 // socket is over m, at the positions that are in it.
 func (m fakeMemory) socket(ring, reserve int) *Socket {
 	return &Socket{
-		parts: Parts{-1, -1, -1}, umem: newUmem(m.umem, len(m.umem)/len(m.owner), m.owner), reserve: reserve, txBudget: maxTxBudget,
+		parts: Parts{-1, -1, -1}, umem: newUmem(m.umem, m.chunk, m.frame, m.owner), reserve: reserve, txBudget: maxTxBudget,
 		rings: rings{
 			fill: newAddrRing(m.fill, fakeOffsets, ring), comp: newAddrRing(m.comp, fakeOffsets, ring),
 			rx: newDescRing(m.rx, fakeOffsets, ring), tx: newDescRing(m.tx, fakeOffsets, ring),

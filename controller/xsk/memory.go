@@ -16,7 +16,8 @@ const (
 // seals keep a memory file as long as it is: whoever touched what another had cut off would die of it.
 const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-func (c *Config) umemSize() int   { return c.Chunks * c.ChunkSize }
+func (c *Config) umemSize() int   { return c.chunksSize() + c.Frames*c.FrameSize }
+func (c *Config) chunksSize() int { return c.Chunks * c.ChunkSize }
 func (c *Config) ownersSize() int { return (noteWords + c.Chunks) * 8 }
 
 // newMemory makes a memory file of size bytes, all of them there.
@@ -70,8 +71,8 @@ func (s *Socket) mapMemory(c Config) (note, error) {
 	}
 	s.mapped = append(s.mapped, own)
 	words := wordsOf(own)
-	s.umem = newUmem(mem, c.ChunkSize, owners(words[noteWords:]))
-	s.umem.free = nil // until Begin
+	s.umem = newUmem(mem, c.ChunkSize, c.FrameSize, owners(words[noteWords:]))
+	s.umem.free, s.umem.large = nil, buffers{} // until Begin
 	return note(words[:noteWords]), nil
 }
 
@@ -97,7 +98,7 @@ const magic = 0x7273_6378_736b_0001 // "rscxsk", 1
 
 var noteWhat = [noteWords]string{
 	"layout of the owners", "socket", "UMEM", "interface or queue", "number or size of chunks", "size of the RX or TX ring",
-	"size of the fill or completion ring", "way of waking the kernel",
+	"size of the fill or completion ring", "way of waking the kernel, or number or size of buffers",
 }
 
 // noteOf is the note for a configuration and descriptors.
@@ -114,8 +115,9 @@ func noteOf(c Config, p Parts) (n [noteWords]uint64, err error) {
 	n[noteMagic], n[noteSocket], n[noteUmem] = magic, cookie, umem.ino
 	n[noteQueue], n[noteChunks] = pair(c.Ifindex, c.Queue), pair(c.Chunks, c.ChunkSize)
 	n[noteRxTx], n[noteFillComp] = pair(c.RxSize, c.TxSize), pair(c.FillSize, c.CompSize)
+	n[noteWakeup] = pair(c.Frames, c.FrameSize) << 1 // 0 where there are none, as it was before there could be
 	if c.NeedWakeup {
-		n[noteWakeup] = 1
+		n[noteWakeup] |= 1
 	}
 	return n, nil
 }

@@ -27,6 +27,9 @@ func (c *Config) check() error {
 	case c.TxReserve < 0 || c.TxReserve > c.Chunks:
 		return fmt.Errorf("TX reserve %d of %d chunks: %w", c.TxReserve, c.Chunks, ErrConfig)
 	}
+	if c.Frames < 0 || c.Frames > 1<<20 || c.Frames > 0 && (c.FrameSize <= c.ChunkSize || c.FrameSize > MostFrame || c.FrameSize%frameGrain != 0) {
+		return fmt.Errorf("%d buffers of %d bytes: %w", c.Frames, c.FrameSize, ErrConfig)
+	}
 	for _, r := range []struct {
 		name string
 		size int
@@ -93,7 +96,7 @@ func OpenAhead(c Config) (s *Socket, err error) {
 			return fmt.Errorf("xsk: interface %d queue %d: %w", c.Ifindex, c.Queue, err)
 		}
 		s.rings = ours
-		s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
+		s.umem = newUmem(s.umem.mem, c.ChunkSize, c.FrameSize, s.umem.owner)
 		return nil
 	}
 	return s, nil
@@ -134,7 +137,7 @@ func (s *Socket) registerUmem(c Config) (err error) {
 	if err := n.write(c, s.parts); err != nil {
 		return err
 	}
-	return explain("UMEM", setUmem(s.parts.Socket, s.umem.mem, c.ChunkSize))
+	return explain("UMEM", setUmem(s.parts.Socket, s.umem.mem[:c.chunksSize()], c.ChunkSize))
 }
 
 // sizeRings makes the four rings in the kernel.
@@ -207,6 +210,9 @@ func (s *Socket) bind(c Config) error {
 	}
 	if !c.Native {
 		flags |= unix.XDP_COPY
+	}
+	if c.Frames > 0 {
+		flags |= unix.XDP_USE_SG
 	}
 	addr := &unix.SockaddrXDP{Flags: flags, Ifindex: uint32(c.Ifindex), QueueID: uint32(c.Queue)}
 	for try := 0; ; try++ {

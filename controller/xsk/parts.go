@@ -112,7 +112,7 @@ func AdoptAhead(c Config, p Parts) (s *Socket, err error) {
 			return fmt.Errorf("xsk: adopt interface %d queue %d: %w", c.Ifindex, c.Queue, err)
 		}
 		s.rings, s.txPending, s.unwoken = theirs, sent, true
-		s.umem = newUmem(s.umem.mem, c.ChunkSize, s.umem.owner)
+		s.umem = newUmem(s.umem.mem, c.ChunkSize, c.FrameSize, s.umem.owner)
 		return nil
 	}
 	s.raiseTxBudget(c)

@@ -8,11 +8,15 @@ type umem struct {
 	shift uint     // chunk size as a power of two
 	free  []uint64 // addresses of chunk starts, a stack; never grows beyond its capacity
 	owner owners   // by chunk
+	end   uint64   // of the chunks
+	large buffers  // behind them
 }
 
-// newUmem has all chunks in the pool that are so by o.
-func newUmem(mem []byte, chunkSize int, o owners) *umem {
-	u := &umem{mem: mem, owner: o}
+// newUmem has all chunks in the pool that are so by o, and behind them as many buffers of frameSize bytes as there are, all free: of
+// those the kernel knows nothing, so after a crash nobody has one.
+func newUmem(mem []byte, chunkSize, frameSize int, o owners) *umem {
+	u := &umem{mem: mem, owner: o, end: uint64(len(o) * chunkSize)}
+	u.large.init(u.end, len(mem), frameSize)
 	for 1<<u.shift < chunkSize {
 		u.shift++
 	}
@@ -72,6 +76,10 @@ func (u *umem) back(addr uint64) {
 // give puts the chunk that addr lies in into the pool. An address outside the UMEM and a chunk that is not in the caller's hand
 // are ignored: a chunk in two hands would mix two guests' frames.
 func (u *umem) give(addr uint64) {
+	if u.large.has(addr) {
+		u.large.give(addr)
+		return
+	}
 	i := addr >> u.shift
 	if i >= uint64(len(u.owner)) || u.owner[i] != inHand {
 		return
@@ -80,18 +88,28 @@ func (u *umem) give(addr uint64) {
 	u.free = append(u.free, i<<u.shift)
 }
 
-// frame returns the n bytes at addr, nil when they do not lie in one chunk.
+// frame returns the n bytes at addr, nil when they do not lie in one chunk, or one buffer.
 func (u *umem) frame(d Desc) []byte {
 	end := d.Addr + uint64(d.Len)
-	if d.Len == 0 || end < d.Addr || end > uint64(len(u.mem)) || d.Addr>>u.shift != (end-1)>>u.shift {
+	if u.large.has(d.Addr) {
+		if !u.large.holds(d) {
+			return nil
+		}
+		return u.mem[d.Addr:end:end]
+	}
+	if d.Len == 0 || end < d.Addr || end > u.end || d.Addr>>u.shift != (end-1)>>u.shift {
 		return nil
 	}
 	return u.mem[d.Addr:end:end]
 }
 
-// meta returns the MetaSize bytes before d, nil when they would not lie in d's chunk.
+// meta returns the MetaSize bytes before d, nil when they would not lie in d's chunk, or buffer.
 func (u *umem) meta(d Desc) []byte {
-	if d.Addr >= uint64(len(u.mem)) || d.Addr&(1<<u.shift-1) < MetaSize {
+	if u.large.has(d.Addr) {
+		if u.large.offset(d.Addr) < MetaSize {
+			return nil
+		}
+	} else if d.Addr >= u.end || d.Addr&(1<<u.shift-1) < MetaSize {
 		return nil
 	}
 	return u.mem[d.Addr-MetaSize : d.Addr : d.Addr]

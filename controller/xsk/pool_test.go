@@ -6,7 +6,7 @@ import (
 )
 
 func TestPoolIsLastInFirstOut(t *testing.T) {
-	u := newUmem(make([]byte, 4*4096), 4096, make(owners, 4))
+	u := newUmem(make([]byte, 4*4096), 4096, 0, make(owners, 4))
 	a, _ := u.take()
 	b, _ := u.take()
 	if a != 0 || b != 4096 {
@@ -19,7 +19,7 @@ func TestPoolIsLastInFirstOut(t *testing.T) {
 }
 
 func TestAChunkIsNeverInThePoolTwice(t *testing.T) {
-	u := newUmem(make([]byte, 4*2048), 2048, make(owners, 4))
+	u := newUmem(make([]byte, 4*2048), 2048, 0, make(owners, 4))
 	a, _ := u.take()
 	for _, addr := range []uint64{a + 256, a, a + 2047, 1 << 40, 4 * 2048, 2048} { // 2048: never taken
 		u.give(addr)
@@ -44,7 +44,7 @@ func TestAChunkIsNeverInThePoolTwice(t *testing.T) {
 }
 
 func TestFrameLiesInOneChunk(t *testing.T) {
-	u := newUmem(make([]byte, 4*2048), 2048, make(owners, 4))
+	u := newUmem(make([]byte, 4*2048), 2048, 0, make(owners, 4))
 	for _, c := range []struct {
 		name string
 		d    Desc
@@ -68,7 +68,7 @@ func TestFrameLiesInOneChunk(t *testing.T) {
 }
 
 func TestMetaLiesInTheFramesChunk(t *testing.T) {
-	u := newUmem(make([]byte, 2*2048), 2048, make(owners, 2))
+	u := newUmem(make([]byte, 2*2048), 2048, 0, make(owners, 2))
 	for _, c := range []struct {
 		addr uint64
 		ok   bool

@@ -4,6 +4,8 @@ package xsk
 type Config struct {
 	Ifindex, Queue int  // looked up in the network namespace of the calling thread
 	Chunks         int  // chunks in the UMEM
+	Frames         int  // buffers for frames that no chunk holds; 0: none, and such frames do not come
+	FrameSize      int  // bytes of such a buffer, FrameFor
 	ChunkSize      int  // bytes, 2048 or 4096; XDP keeps 256 of them in front of each frame
 	RxSize, TxSize int  // entries
 	FillSize       int  //
@@ -41,6 +43,7 @@ type Socket struct {
 	alwaysWake bool
 	unwoken    bool // adopted: nobody knows whether the last owner woke the kernel
 	batch      [64]uint64
+	chain      chains
 }
 
 // FD returns the socket's file descriptor, readable when frames wait in the RX ring.
@@ -51,7 +54,12 @@ func (s *Socket) ZeroCopy() bool { return s.zeroCopy }
 
 // Recv takes up to len(d) frames from the RX ring. Each chunk is the caller's until Free or Send. An entry that names a chunk which
 // the kernel did not have to receive into, as a driver with a fault makes it, comes as a Desc without chunk and frame.
+//
+// With Config.Frames a frame that came in several chunks is one Desc, of a buffer: see chain.go.
 func (s *Socket) Recv(d []Desc) int {
+	if s.umem.large.size > 0 {
+		return s.recvChains(d)
+	}
 	n := s.rx.read(d)
 	if n == 0 {
 		return 0
@@ -70,7 +78,7 @@ func (s *Socket) Recv(d []Desc) int {
 // unreadable as metadata, so that what is found here belongs to this frame.
 func (s *Socket) Received(d Desc) (frame, meta []byte) { return s.umem.frame(d), s.umem.meta(d) }
 
-// Memory is the whole UMEM, for one who shares it with the kernel by another way. It is unmapped by Close.
+// Memory is the whole UMEM, and the buffers behind it, for one who shares it with the kernel by another way. It is unmapped by Close.
 func (s *Socket) Memory() []byte { return s.umem.mem }
 
 // nowhere lies in no chunk: Received has nothing of it, and Free ignores it.
@@ -128,8 +136,13 @@ func (s *Socket) AllocTx() (buf []byte, d Desc, ok bool) {
 
 // Send queues the first n bytes of d for the wire. It returns false, and the chunk stays the caller's, when the TX ring is
 // full or n bytes are not in the chunk. The chunk comes back to the pool by itself.
+//
+// A frame in a buffer goes in as many chunks as it needs, and its buffer is free at once.
 func (s *Socket) Send(d Desc, n int) bool {
 	d.Len = uint32(n)
+	if s.umem.large.has(d.Addr) {
+		return s.sendChain(d)
+	}
 	if n <= 0 || s.umem.frame(d) == nil || s.tx.room(1) == 0 {
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,10 +24,12 @@ const (
 	stepEnv    = "RSCCTL_TEST_XSK_STEPS"
 	stepChunks = 12
 	stepRing   = 4
-	stepKeep   = 4          // the reserve
-	stepStart  = 0xfffffffa // of all indices: they soon wrap
-	stepPart   = 256        // bytes of the control words, the owners, each ring
-	stepSize   = 6*stepPart + stepChunks*SmallChunk
+	stepKeep   = 4                       // the reserve
+	stepStart  = 0xfffffffa              // of all indices: they soon wrap
+	stepPart   = 256                     // bytes of the control words, the owners, each ring
+	stepFrame  = SmallChunk + frameGrain // of a buffer, where there are any
+	stepFrames = 3
+	stepSize   = 6*stepPart + stepChunks*SmallChunk + stepFrames*stepFrame
 )
 
 // What the owner is told to do.
@@ -51,7 +54,7 @@ type stepMemory struct {
 	asked, done *uint64 // how many calls
 }
 
-func mapSteps(t *testing.T, fd int) *stepMemory {
+func mapSteps(t *testing.T, fd, frame int) *stepMemory {
 	t.Helper()
 	mem, err := unix.Mmap(fd, 0, stepSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -59,22 +62,25 @@ func mapSteps(t *testing.T, fd int) *stepMemory {
 	}
 	t.Cleanup(func() { unix.Munmap(mem) })
 	w := wordsOf(mem[:stepPart])
-	return &stepMemory{stepOver(mem[stepPart:]), mem[stepPart : 6*stepPart], &w[0], &w[1], &w[2], &w[3]}
+	m := stepOver(mem[stepPart:])
+	m.frame = frame
+	return &stepMemory{m, mem[stepPart : 6*stepPart], &w[0], &w[1], &w[2], &w[3]}
 }
 
 func stepOver(mem []byte) fakeMemory {
 	part := func(i int) []byte { return mem[i*stepPart : (i+1)*stepPart] }
-	return fakeMemory{mem[5*stepPart:], owners(wordsOf(part(0))[:stepChunks]), part(1), part(2), part(3), part(4)}
+	return fakeMemory{mem[5*stepPart:], owners(wordsOf(part(0))[:stepChunks]), part(1), part(2), part(3), part(4), SmallChunk, 0}
 }
 
 // TestMakesCallsOneByOne is run by the next test, in a process of its own.
 func TestMakesCallsOneByOne(t *testing.T) {
-	if os.Getenv(stepEnv) == "" {
+	frame, err := strconv.Atoi(os.Getenv(stepEnv))
+	if err != nil {
 		return
 	}
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1) // it would only be in the way
-	m := mapSteps(t, 3)
+	m := mapSteps(t, 3, frame)
 	s := m.socket(stepRing, stepKeep)
 	hand := make([]uint64, 0, stepChunks)
 	var d [3]Desc
@@ -97,7 +103,11 @@ func TestMakesCallsOneByOne(t *testing.T) {
 				hand = hand[:copy(hand, hand[1:])]
 			}
 		case stepSend:
-			if s.TxRoom() > 0 {
+			if _, d, ok := s.AllocLarge(); ok {
+				if !s.Send(d, SmallChunk) {
+					s.Free(d.Addr)
+				}
+			} else if s.TxRoom() > 0 {
 				_, d, _ := s.AllocTx()
 				s.Send(d, 60)
 			}
@@ -120,6 +130,7 @@ func TestMakesCallsOneByOne(t *testing.T) {
 // stepKernel is the kernel's side, with a driver that holds chunks.
 type stepKernel struct {
 	*fakeKernel
+	pieces int      // of each frame that comes
 	driver []uint64 // to receive into
 	sender []uint64 // on their way out
 }
@@ -134,10 +145,15 @@ func (k *stepKernel) move(what int) {
 			k.driver = append(k.driver, addr[0])
 		}
 	case 1:
-		if len(k.driver) > 0 && k.rx.room(1) > 0 {
-			k.rx.put(Desc{Addr: k.driver[0] + Headroom, Len: 60})
+		if len(k.driver) >= k.pieces && int(k.rx.room(uint32(k.pieces))) >= k.pieces {
+			for i := range k.pieces {
+				k.rx.put(Desc{Addr: k.driver[i] + Headroom, Len: 60})
+				if i < k.pieces-1 {
+					k.rx.entries[(k.rx.cachedP-1)&k.rx.mask].options = unix.XDP_PKT_CONTD
+				}
+			}
 			k.rx.publish()
-			k.driver = k.driver[1:]
+			k.driver = k.driver[k.pieces:]
 		}
 	case 2:
 		if consume(&k.tx, d[:]) == 1 {
@@ -183,6 +199,9 @@ func (k *stepKernel) heirs(t *testing.T, shared []byte) {
 	sorted := slices.Sorted(slices.Values(chunks))
 	if len(slices.Compact(sorted)) != len(chunks) {
 		t.Fatalf("a chunk is twice with the kernel: %v", chunks)
+	}
+	if next := atomic.LoadUint32(k.rx.consumer); k.rx.cachedP-next < k.rx.size && k.rx.entries[(next-1)&k.rx.mask].options != 0 {
+		t.Fatal("an heir would begin in the middle of a frame")
 	}
 	account := func(m fakeMemory, who string) {
 		t.Helper()
@@ -253,6 +272,12 @@ func (p *stepper) step() {
 }
 
 func TestAnHeirsAccountIsRightAfterEveryInstruction(t *testing.T) {
+	for name, frame := range map[string]int{"frames in a chunk": 0, "frames in several": stepFrame} {
+		t.Run(name, func(t *testing.T) { stepThrough(t, frame) })
+	}
+}
+
+func stepThrough(t *testing.T, frame int) {
 	const most = 1000
 	calls := most
 	if testing.Short() {
@@ -264,16 +289,19 @@ func TestAnHeirsAccountIsRightAfterEveryInstruction(t *testing.T) {
 	}
 	file := os.NewFile(uintptr(fd), "steps")
 	t.Cleanup(func() { file.Close() })
-	m := mapSteps(t, fd)
+	m := mapSteps(t, fd, frame)
 	for _, ring := range [][]byte{m.fill, m.comp, m.rx, m.tx} {
 		*word(ring, fakeOffsets.Producer), *word(ring, fakeOffsets.Consumer) = stepStart, stepStart
 	}
-	k := &stepKernel{fakeKernel: m.kernel(m.socket(stepRing, stepKeep))}
+	k := &stepKernel{fakeKernel: m.kernel(m.socket(stepRing, stepKeep)), pieces: 1}
+	if frame > 0 {
+		k.pieces = 2
+	}
 
 	runtime.LockOSThread() // the thread that traces
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestMakesCallsOneByOne$")
-	cmd.Env = append(os.Environ(), stepEnv+"=1", "GODEBUG=asyncpreemptoff=1")
+	cmd.Env = append(os.Environ(), stepEnv+"="+strconv.Itoa(frame), "GODEBUG=asyncpreemptoff=1")
 	cmd.ExtraFiles = []*os.File{file}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,13 +28,19 @@ const vmPort = 3
 type rig struct {
 	net    *netnstest.Network
 	driver string
+	mtu    int
 	prog   *bpf.Program
 	socks  []*Socket
 }
 
 func (r *rig) config(queue int, native bool) Config {
-	return Config{Ifindex: r.net.B.Index, Queue: queue, Chunks: 512, ChunkSize: ChunkFor(1500, Grain(r.driver)), RxSize: 256, TxSize: 128, FillSize: 256, CompSize: 128,
+	c := Config{Ifindex: r.net.B.Index, Queue: queue, Chunks: 512, ChunkSize: ChunkFor(r.mtu, Grain(r.driver)), RxSize: 256, TxSize: 128, FillSize: 256, CompSize: 128,
 		NeedWakeup: true, Native: native}
+	if c.ChunkSize == 0 {
+		c.ChunkSize, c.Chunks, c.Frames, c.FrameSize = LargeChunk, 2048, 256, FrameFor(r.mtu)
+		c.RxSize, c.TxSize, c.FillSize, c.CompSize = 1024, 512, 1024, 512
+	}
+	return c
 }
 
 func newRig(t *testing.T, queues int, native bool, o netnstest.Options) *rig {
@@ -48,8 +55,8 @@ func newRig(t *testing.T, queues int, native bool, o netnstest.Options) *rig {
 		if err != nil {
 			return err
 		}
-		r.driver = facts.Driver
-		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native})
+		r.driver, r.mtu = facts.Driver, facts.MTU
+		r.prog, err = bpf.Load(bpf.LoadOptions{Ifindex: r.net.B.Index, Queues: queues, Native: native, Jumbo: r.mtu > MaxMTU(LargeChunk, 1)})
 		if err != nil {
 			return err
 		}
@@ -123,13 +130,13 @@ func (r *rig) receive(t *testing.T, want int, each func(s *Socket, d Desc)) int 
 	return got
 }
 
-func modes(t *testing.T, fn func(t *testing.T, native bool)) {
+func modes(t *testing.T, fn func(t *testing.T, native bool), of ...string) {
 	for _, native := range []bool{true, false} {
 		name := "generic"
 		if native {
 			name = "native"
 		}
-		t.Run(name, func(t *testing.T) { fn(t, native) })
+		t.Run(strings.Join(of, "")+name, func(t *testing.T) { fn(t, native) })
 	}
 }
 

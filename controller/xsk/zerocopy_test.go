@@ -48,7 +48,7 @@ func (r *rig) mustBringAFrameEach(t *testing.T, s *Socket) {
 	var d [killBurst]Desc
 	for got, sent := 0, 0; got < frames; {
 		for ; sent < min(got+killBurst, frames); sent++ {
-			if err := in.Send(numbered(uint64(sent), vmMAC)); err != nil {
+			if err := in.Send(numbered(uint64(sent), killShort, vmMAC)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -62,7 +62,7 @@ func (r *rig) mustBringAFrameEach(t *testing.T, s *Socket) {
 				t.Errorf("chunk %d brought a frame, and was not the kernel's", i)
 			}
 			delete(lent, i)
-			if f, _ := s.Received(d); numberOf(f, vmMAC) != uint64(got) {
+			if f, _ := s.Received(d); numberOf(f, killShort, vmMAC) != uint64(got) {
 				t.Errorf("frame %d is another", got)
 			}
 			got++

@@ -51,7 +51,7 @@ func TestEveryErrorCodeComesFromARealFault(t *testing.T) {
 		{"unknown_vm", func() error { _, err := c.GetPolicy(ctx, "x"); return err }},
 		{"unknown_iface", func() error { _, err := c.Detach(ctx, api.DetachRequest{Iface: dev}); return err }},
 		{"mtu", func() error {
-			link(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 9000) })
+			link(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 20000) })
 			defer link(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1500) })
 			return attach(vm("x", 1))
 		}},

@@ -84,7 +84,7 @@ func TestDoctorMendsAndTakesItBack(t *testing.T) {
 	if r := run(1, "lo"); severity(r, "iface.uplink") != doctor.Error {
 		t.Errorf("%+v", r)
 	}
-	n.B.Output(t, "ip", "link", "set", "dev", n.B.Dev, "mtu", "4000")
+	n.B.Output(t, "ip", "link", "set", "dev", n.B.Dev, "mtu", "20000")
 	if r := run(1, n.B.Dev); severity(r, "iface.mtu") != doctor.Error {
 		t.Errorf("%+v", r)
 	}

@@ -65,7 +65,7 @@ func TestHealthSaysWhatIsSo(t *testing.T) {
 
 	g.Close()
 	r.healthy("the front-end has gone", api.HealthDown, "no front-end is connected")
-	b.Output(t, "ip", "link", "set", "dev", b.Dev, "mtu", "9000")
+	b.Output(t, "ip", "link", "set", "dev", b.Dev, "mtu", "20000") // more than sockets hold
 	r.healthy("the VM waits", api.HealthDown, b.Dev+"/vm0: waits: ")
 	r.must("detach", b.Dev)
 	r.healthy("after the last detach", api.HealthGood)
