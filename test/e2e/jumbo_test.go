@@ -305,3 +305,37 @@ func TestAnMTUThatGrowsIsServedAgain(t *testing.T) {
 	setMTU(t, r.net.B, jumboMTU)
 	r.eventually("it is attached once more", attached)
 }
+
+// A flood of jumbo frames, each of which takes several entries of the RX ring, holds no more than its VM's share of it: what comes for the VM
+// beside it while the worker is behind finds room.
+func TestAFloodOfJumboFramesLeavesTheNeighboursTheirs(t *testing.T) {
+	r := jumboRig(t, netnstest.Options{NoIPv6: true})
+	r.bootJumbo(r.attach("flooded", macA), macA, "10.77.0.10/24")
+	r.boot(stackguest.Config{Socket: r.attach("honest", macB), MAC: mac(t, macB)})
+	in := r.net.A.Injector(t)
+	flood := make([]byte, 14+jumboMTU)
+	copy(flood, mac(t, macA))
+	copy(flood[6:], r.net.A.MAC)
+	copy(flood[12:], []byte{0x88, 0xb5})
+	const burst = 200
+	before := r.reached("honest")
+	r.frozen(func() {
+		for range 2000 {
+			if err := in.Send(flood); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range burst {
+			if err := in.Send(probe(mac(t, macB), r.net.A.MAC, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	r.eventually("nine tenths of them arrive", func() error { return atLeast(r.reached("honest")-before, burst*9/10) })
+	var st api.Stats
+	r.json(&st, "stats")
+	q := st.Queues[r.net.B.Dev+"/0"]
+	if st.Outcomes["rx_share"] < 1000 || q.RxRingFull+q.RxFillEmpty+q.RxNoBuffer+q.RxBroken != 0 {
+		t.Errorf("%d above the share; %+v", st.Outcomes["rx_share"], q)
+	}
+}

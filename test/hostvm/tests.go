@@ -35,7 +35,7 @@ var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", 
 var kernels = strings.Join([]string{
 	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
 	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "SurvivesItsController", "KeptTap", // taps
-	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", // frames
+	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", // frames
 	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
 }, "|")
 
@@ -72,7 +72,7 @@ func (r testRun) pattern(all bool) string {
 	case r.pkg == guestPackage:
 		return "OwnTap"
 	case r.pkg == "./bpf": // what an older kernel does otherwise; the rest fills maps, which takes minutes here
-		return "Tap|Clsact|Killed|Live"
+		return "Tap|Clsact|Killed|Live|Frags|Pieces"
 	case r.packet:
 		return "Tap"
 	case r.pkg == endToEnd && !all:
