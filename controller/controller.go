@@ -81,6 +81,7 @@ type Controller struct {
 	stirred    uint64    // what the workers had moved when it was last written
 	rows       *bpf.FlowSpec
 	ahead      *ahead         // what was built, while a hand-over is under way
+	movedAt    int64          // when what was unpacked was taken up again, as monotonic says
 	shown      map[*heir]bool // those that build of a first parcel
 	uplinks    map[string]*uplink
 	heard      map[*listening]bool // traces and captures under way

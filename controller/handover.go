@@ -166,7 +166,7 @@ func (c *Controller) preview(p *parcel.Parcel) (packed, error) {
 
 // giveTo packs, sends, and waits for the heir's word. false: the heir is no more, and this process has gone on. The caller holds mu.
 func (c *Controller) giveTo(h *heir) (given bool) {
-	begin := time.Now()
+	begin, stopped := time.Now(), monotonic()
 	_ = c.listener.SetDeadline(begin) // who connects from here on is the heir's
 	defer func() {
 		if !given {
@@ -186,14 +186,17 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 	if slices.ContainsFunc(left, (*uplink).bindsAnew) {
 		meanwhile = release
 	}
-	if err = h.take(p, meanwhile); err == nil {
+	var still time.Duration // that no frame moved; 0: an older version does not say
+	moved, err := h.take(p, meanwhile)
+	if err == nil {
+		still = time.Duration(max(0, moved-stopped))
 		err = c.succeededBy(h)
 	}
 	if err == nil {
 		if !c.opt.Service { // the end that follows is none that a keeper should mend
 			_ = c.opt.Store.Tell("STOPPING=1")
 		}
-		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "took_ms", time.Since(begin).Milliseconds())
+		c.log.Info("replaced", "by", h.pid, "packed_ms", packedIn.Milliseconds(), "still_us", still.Microseconds(), "took_ms", time.Since(begin).Milliseconds())
 		release()
 		return true
 	}
@@ -291,20 +294,20 @@ func (h *heir) close() {
 	}
 }
 
-// take sends the parcel, calls meanwhile, and waits for the word that it is in use.
-func (h *heir) take(p *parcel.Parcel, meanwhile func()) error {
+// take sends the parcel, calls meanwhile, and waits for the word that it is in use: moved is since when.
+func (h *heir) take(p *parcel.Parcel, meanwhile func()) (moved int64, err error) {
 	_ = h.conn.SetDeadline(time.Now().Add(takesWithin))
-	err := p.Send(h.conn)
+	err = p.Send(h.conn)
 	meanwhile()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	_ = h.conn.SetReadDeadline(time.Now().Add(takesWithin)) // its word may be there already
 	answer, err := h.answer()
 	if err == nil && !answer.Running {
 		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
 	}
-	return err
+	return answer.MovedNS, err
 }
 
 // answer reads the heir's next word.

@@ -45,7 +45,7 @@ func Replace(opt Options) (c *Controller, err error) {
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
 		return nil, fmt.Errorf("replace: %w: the controller before goes on", err)
 	}
-	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid()}); err != nil {
+	if err := json.NewEncoder(conn).Encode(api.ReplaceAnswer{Running: true, PID: os.Getpid(), MovedNS: c.movedAt}); err != nil {
 		return nil, fmt.Errorf("replace: the controller before has gone on: %w", err) // and it kills us
 	}
 	awaitEnd(conn)

@@ -58,6 +58,7 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 			return err
 		}
 	}
+	c.movedAt = monotonic()
 	c.lookSoon()
 	return nil
 }

@@ -153,6 +153,7 @@ type ReplaceAnswer struct {
 	Ready   bool   `json:"ready,omitempty"`
 	Running bool   `json:"running,omitempty"`
 	PID     int    `json:"pid,omitempty"`
+	MovedNS int64  `json:"moved_ns,omitempty"` // when the workers took up their work again, CLOCK_MONOTONIC; 0 from older versions
 	Error   string `json:"error,omitempty"`
 }
 

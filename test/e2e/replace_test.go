@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -175,17 +177,52 @@ func TestAReplacementOnAQuietMachine(t *testing.T) {
 		t.Skip("allowed: what is measured is a real machine's: the unit stage runs it on one")
 	}
 	r, g, asked := twoVMs(t, 0)
-	var took []string
+	var still silences
 	for range 3 * replacements() {
-		took = append(took, r.replaceWhen(func(goes func()) {
+		took := r.replaceWhen(func(goes func()) {
 			time.Sleep(300 * time.Millisecond)
 			asked.around(goes)
-		}))
+		})
 		g.calm(t)
+		us, err := strconv.Atoi(regexp.MustCompile(`still_us=(\d+)`).FindStringSubmatch(took + " still_us=0")[1])
+		if err != nil || us == 0 {
+			t.Fatalf("no frame moved for how long? %s", took)
+		}
+		still = append(still, time.Duration(us)*time.Microsecond)
 	}
 	asked.end(t)
-	t.Logf("the controllers that were replaced: %s", strings.Join(took, "; "))
+	t.Logf("no frame moved for: %v", still)
 	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+
+	// What of it is the machine's: another controller begins and ends beside the VMs, and has none.
+	beside := r.watch(asked.of, 0)
+	for range 3 * replacements() {
+		time.Sleep(300 * time.Millisecond)
+		beside.around(func() { strangerRuns(t) })
+		time.Sleep(300 * time.Millisecond)
+	}
+	t.Log("while a controller without VMs began and ended beside them:")
+	beside.end(t)
+}
+
+// strangerRuns runs a controller that has no VM until it answers.
+func strangerRuns(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	cmd := exec.Command(product, "run", "--socket", socket, "--state", filepath.Join(dir, "state"), "--bpffs", filepath.Join(dir, "bpffs"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(netnstest.Patience(10 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // replacements is how many a test makes.

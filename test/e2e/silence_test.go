@@ -139,6 +139,7 @@ func (s silences) String() string {
 // watched is a VM of each kind under load, and how long each was silent.
 type watched struct {
 	r     *rig
+	of    map[string]*netnstest.Side
 	names []string
 	probe []*silence
 	found []silences
@@ -149,7 +150,7 @@ type watched struct {
 // watch loads the VMs with eight TCP streams in all, one in four of them out of the VM, and begins to ask each.
 func (r *rig) watch(vms map[string]*netnstest.Side, streams int) *watched {
 	r.t.Helper()
-	w := &watched{r: r, stop: make(chan struct{})}
+	w := &watched{r: r, of: vms, stop: make(chan struct{})}
 	for name, side := range vms {
 		w.names, w.probe, w.found = append(w.names, name), append(w.probe, r.silenceOf(side)), append(w.found, nil)
 		for i := range streams / len(vms) {
