@@ -132,9 +132,7 @@ func TestObserverFindsTrains(t *testing.T) {
 			var got Observed
 			for range 100 {
 				o := loadObserverForTest(t)
-				for _, f := range c.frames {
-					o.see(t, f, 0)
-				}
+				runInARow(t, o.prog, c.frames)
 				if got = o.counted(t); got.TCP[0].BulkTrains == c.trains {
 					return
 				}
