@@ -39,12 +39,8 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 		d := &device{facts: at.devs[i], native: packed.Native}
 		if s.Foreign != nil {
 			err = u.adoptForeign(p, s.Foreign, d)
-		} else if ahead := c.ahead.takeProgram(&packed); ahead != nil {
-			d.prog = ahead
-		} else if own, bad := adoptProgram(p, &packed, ours(u.prog), u.rings.Frames > 0); bad == nil { // also when the interface's program was attached anew meanwhile
-			d.prog = own
 		} else {
-			err = bad
+			err = c.buildProgram(p, u, &packed, d)
 		}
 		if err != nil {
 			return u, u.ofMember(d.facts.Name, err)
@@ -79,6 +75,18 @@ func (c *Controller) watchAgain(u *uplink) error {
 		if u.bond != nil && err == nil {
 			_, err = c.watcher.Add(d.facts.Name)
 		}
+	}
+	return err
+}
+
+// buildProgram gives a device our program: the one that was loaded ahead, or one that is loaded now, also where it was attached anew meanwhile.
+func (c *Controller) buildProgram(p *parcel.Parcel, u *uplink, s *packedDevice, d *device) (err error) {
+	own := c.ahead.takeProgram(s)
+	if own == nil {
+		own, err = adoptProgram(p, s, ours(u.prog), u.rings.Frames > 0)
+	}
+	if err == nil {
+		d.prog = own
 	}
 	return err
 }

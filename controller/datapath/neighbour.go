@@ -3,7 +3,6 @@ package datapath
 import (
 	"encoding/binary"
 
-	"github.com/rscctl/rscctl/controller/xsk"
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -152,7 +151,7 @@ func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
 // chunkRoom is how many bytes a chunk surely has.
 func (w *Worker) chunkRoom() int {
 	if w.cfg.Large != nil { // no chunk holds the longest frame
-		return xsk.LargeChunk - xsk.Headroom
+		return w.cfg.Large.ChunkRoom()
 	}
 	return w.cfg.MTU + ethHeader
 }
@@ -185,14 +184,8 @@ func (w *Worker) staysPartial(p *port, o *outgoing, frame []byte) bool {
 	if q == nil || !q.rules.GuestCsum || q.probes != nil {
 		return false
 	}
-	l4, proto, ok := transportOf(frame)
-	if !ok || o.csumStart != l4 {
-		return false
-	}
-	switch at := o.csumAt - l4; {
-	case proto == protoTCP && at == protoTCPCsum && len(frame) >= l4+tcpMinHeader:
-	case proto == protoUDP && at == protoUDPCsum:
-	default:
+	l4, proto, ok := sumPlace(frame, len(frame), o.csumStart, o.csumAt)
+	if !ok {
 		return false
 	}
 	ip, pseudo := frame[ethHeader:l4], uint32(0)

@@ -113,7 +113,7 @@ func threadNS(b *testing.B) int64 {
 // sinkGuest keeps its RX virtqueue full of buffers of a page, and looks at no frame.
 type sinkGuest struct {
 	*userVM
-	bufs []vring.Buffer
+	bufs [][]vring.Buffer
 }
 
 func newSinkGuest(b *testing.B, ring int) *sinkGuest {
@@ -123,25 +123,11 @@ func newSinkGuest(b *testing.B, ring int) *sinkGuest {
 		if err != nil {
 			b.Fatal(err)
 		}
-		g.bufs = append(g.bufs, vring.Buffer{Addr: gpa, Len: 4096, Writable: true})
+		g.bufs = append(g.bufs, []vring.Buffer{{Addr: gpa, Len: 4096, Writable: true}})
 	}
-	for i := range g.bufs {
-		if err := g.RX(0).Driver.Add(g.bufs[i:i+1], uint64(i)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	g.RX(0).Driver.Publish()
+	post(b, g.RX(0).Driver, g.bufs)
 	return g
 }
 
 // again posts what the device is done with.
-func (g *sinkGuest) again() {
-	for {
-		i, _, ok := g.RX(0).Driver.Used()
-		if !ok {
-			break
-		}
-		_ = g.RX(0).Driver.Add(g.bufs[i:i+1], i)
-	}
-	g.RX(0).Driver.Publish()
-}
+func (g *sinkGuest) again() { postAgain(g.RX(0).Driver, g.bufs) }

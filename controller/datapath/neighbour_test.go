@@ -303,13 +303,7 @@ func TestRandomTSOFramesForANeighbour(t *testing.T) {
 		for range rng.IntN(3) {
 			frame[6+rng.IntN(min(80, len(frame)-6))] = byte(rng.Uint32())
 		}
-		var raw [virtio.HdrSize]byte
-		binary.LittleEndian.PutUint64(raw[:], rng.Uint64())
-		binary.LittleEndian.PutUint32(raw[8:], rng.Uint32())
-		var h virtio.NetHdr
-		if err := h.Decode(raw[:]); err != nil {
-			t.Fatal(err)
-		}
+		h := anyHdr(t, rng)
 		switch rng.IntN(4) {
 		case 0:
 			h.GSOType, h.GSOSize = virtio.GSOTCPv4, h.GSOSize&0x7ff|1

@@ -119,25 +119,33 @@ func newBulkGuest(b *testing.B, dst [6]byte, ring, frames int) *bulkGuest {
 		}
 		g.frames, g.mem = append(g.frames, list), append(g.mem, mem)
 	}
-	for i := range g.frames {
-		if err := g.TX(0).Driver.Add(g.frames[i], uint64(i)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	g.TX(0).Driver.Publish()
+	post(b, g.TX(0).Driver, g.frames)
 	return g
 }
 
 // again posts what the device is done with.
-func (g *bulkGuest) again() {
+func (g *bulkGuest) again() { postAgain(g.TX(0).Driver, g.frames) }
+
+// post shows buffers to the device, each list under its number.
+func post(b *testing.B, d *vring.Driver, lists [][]vring.Buffer) {
+	for i := range lists {
+		if err := d.Add(lists[i], uint64(i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	d.Publish()
+}
+
+// postAgain is post for those that the device is done with.
+func postAgain(d *vring.Driver, lists [][]vring.Buffer) {
 	for {
-		i, _, ok := g.TX(0).Driver.Used()
+		i, _, ok := d.Used()
 		if !ok {
 			break
 		}
-		_ = g.TX(0).Driver.Add(g.frames[i], i)
+		_ = d.Add(lists[i], i)
 	}
-	g.TX(0).Driver.Publish()
+	d.Publish()
 }
 
 // plain sends eight frames with one call.

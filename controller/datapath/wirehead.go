@@ -75,19 +75,30 @@ func (h *wireHead) buildGSO(total int, g flowtable.GSO, mtu int, cut *flowtable.
 // buildSum makes a frame of total bytes ready that is a packet already, with a checksum to be completed from start on, into the two
 // bytes at. false: not where TCP or UDP has its checksum, so the kernel is not to be told.
 func (h *wireHead) buildSum(total, start, at int) bool {
-	l4, proto, ok := transportOf(h.bytes)
-	if !ok || start != l4 {
-		return false
-	}
-	switch {
-	case proto == protoTCP && at == l4+protoTCPCsum && total >= l4+tcpMinHeader:
-	case proto == protoUDP && at == l4+protoUDPCsum && total >= l4+udpHeader:
-	default:
+	l4, _, ok := sumPlace(h.bytes, total, start, at)
+	if !ok {
 		return false
 	}
 	h.packets = 1
 	h.hdr = virtio.NetHdr{Flags: virtio.HdrNeedsCsum, CsumStart: uint16(l4), CsumOffset: uint16(at - l4)}
 	return true
+}
+
+// sumPlace tells whether a checksum of a packet of total bytes that is to be completed from start on, into the two bytes at, is TCP's or UDP's, where that
+// has it.
+func sumPlace(head []byte, total, start, at int) (l4 int, proto byte, ok bool) {
+	l4, proto, ok = transportOf(head)
+	switch {
+	case !ok || start != l4:
+		ok = false
+	case proto == protoTCP:
+		ok = at == l4+protoTCPCsum && total >= l4+tcpMinHeader
+	case proto == protoUDP:
+		ok = at == l4+protoUDPCsum && total >= l4+udpHeader
+	default:
+		ok = false
+	}
+	return l4, proto, ok
 }
 
 // transportOf finds the transport header behind Ethernet and an IP header without extensions. Only bytes that are there count.

@@ -233,13 +233,7 @@ func TestRandomHeadersThroughARealSocket(t *testing.T) {
 			for range rng.IntN(3) {
 				frame[12+rng.IntN(min(80, len(frame)-12))] = byte(rng.Uint32())
 			}
-			var raw [virtio.HdrSize]byte
-			binary.LittleEndian.PutUint64(raw[:], rng.Uint64())
-			binary.LittleEndian.PutUint32(raw[8:], rng.Uint32())
-			var h virtio.NetHdr
-			if err := h.Decode(raw[:]); err != nil {
-				t.Fatal(err)
-			}
+			h := anyHdr(t, rng)
 			switch rng.IntN(3) {
 			case 0:
 				h.GSOType, h.GSOSize = virtio.GSOTCPv4, h.GSOSize&0x7ff|1
@@ -279,4 +273,16 @@ func TestRandomHeadersThroughARealSocket(t *testing.T) {
 			t.Errorf("%+v, %+v", c, k.w.cnt)
 		}
 	}
+}
+
+// anyHdr is a virtio_net_hdr of random bytes.
+func anyHdr(t *testing.T, rng *rand.Rand) (h virtio.NetHdr) {
+	t.Helper()
+	var raw [virtio.HdrSize]byte
+	binary.LittleEndian.PutUint64(raw[:], rng.Uint64())
+	binary.LittleEndian.PutUint32(raw[8:], rng.Uint32())
+	if err := h.Decode(raw[:]); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
