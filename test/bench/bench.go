@@ -58,7 +58,7 @@ func (b *bench) say(format string, args ...any) {
 // everything measures all there is. Whatever happens, no process of it stays.
 func (b *bench) everything() (err error) {
 	defer func() { err = errors.Join(err, b.closeStages()) }()
-	if !b.opt.smallest {
+	if !b.opt.some() {
 		if err := b.micro(); err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (b *bench) row(p planned, repeat int) error {
 		if p.ping != nil {
 			v, err = requests(s, p)
 		} else {
-			v, err = stream(s, p, b.opt.round)
+			v, err = b.stream(s, p)
 		}
 	}
 	if b.ctx.Err() != nil {
@@ -165,20 +165,21 @@ func describe(id string, v map[string]float64) string {
 }
 
 // stream measures bulk data.
-func stream(s *demo.Stage, p planned, round time.Duration) (map[string]float64, error) {
+func (b *bench) stream(s *demo.Stage, p planned) (map[string]float64, error) {
 	m, err := s.Round(p.set)
 	if err != nil {
 		return nil, err
 	}
+	b.result.Machine.Congestion = m.Congestion
 	v := map[string]float64{
 		"gbps": m.Gbps, "segments": m.Segments, "frame_bytes": m.MeanBytes,
 		"cpu_sender": m.CPU.Sender, "cpu_kernel": m.CPU.Kernel, "cpu_guest": m.CPU.Guest,
 		"cpu_all":     m.CPU.Sender + m.CPU.Kernel + m.CPU.Controller + m.CPU.Guest,
-		"retransmits": float64(m.Retransmits),
+		"retransmits": float64(m.Retransmits), "retransmits_per_gb": float64(m.Retransmits) / (m.Gbps / 8 * b.opt.round.Seconds()),
 	}
 	if p.way.host == nil {
 		v["cpu_controller"], v["drops"] = m.CPU.Controller, float64(m.Drops)
-		v["wakeups_per_s"] = float64(m.Wakeups) / round.Seconds()
+		v["wakeups_per_s"] = float64(m.Wakeups) / b.opt.round.Seconds()
 	} else if p.set.Transmit {
 		delete(v, "segments") // nobody counts them there
 		delete(v, "frame_bytes")

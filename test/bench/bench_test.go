@@ -176,8 +176,9 @@ func TestTheKernelsWayAndRequests(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	b := &bench{opt: options{round: 200 * time.Millisecond}, result: &Result{}}
 	for _, gro := range []bool{false, true} {
-		v, err := stream(s, planned{way: kernelTuned, set: demo.Setting{GuestGRO: gro}}, 200*time.Millisecond)
+		v, err := b.stream(s, planned{way: kernelTuned, set: demo.Setting{GuestGRO: gro}})
 		if err != nil || v["gbps"] <= 0 || v["segments"] < 1 {
 			t.Fatalf("guest's GRO %t: %v, %v", gro, v, err)
 		}

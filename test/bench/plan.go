@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/demo"
@@ -78,8 +79,13 @@ var (
 	segmentSteps = []int{2, 4, 8, 10, 16, 22, 32, 45}
 )
 
-// plan lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.
-func plan(o options) (rows []planned) {
+// plan lists the rows of one repeat that are wanted.
+func plan(o options) []planned {
+	return slices.DeleteFunc(allRows(o), func(p planned) bool { return o.rows != nil && !o.rows.MatchString(p.id()) })
+}
+
+// allRows lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.
+func allRows(o options) (rows []planned) {
 	add := func(w way, s demo.Setting) { rows = append(rows, planned{way: w, set: s}) }
 	both := func(w way, s demo.Setting) {
 		add(w, s)
