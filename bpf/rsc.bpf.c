@@ -83,10 +83,11 @@ static __always_inline int has_socket(u32 queue)
  * Ends a frame whose VM has its share of the ring. When the worker has gone, neither its tickets nor its beats come back: then nobody
  * has.
  */
-static __always_inline int drop_share(u32 queue)
+static __always_inline int drop_share(u32 queue, const struct ticket *t)
 {
 	if (!has_socket(queue))
 		return pass(O_PASS_NO_SOCKET);
+	refuse(t);
 	count(O_RX_SHARE);
 	return XDP_DROP;
 }
@@ -230,7 +231,7 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	 * that wait in the ring, and take from the host what the ring refuses.
 	 */
 	if (t.refused)
-		return drop_share(ctx->rx_queue_index);
+		return drop_share(ctx->rx_queue_index, &t);
 	n.port = port->port;
 	n.frame_len = (u16)f.len;
 	n.tci = outer.proto ? outer.tci : i.tci;

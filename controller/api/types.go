@@ -239,6 +239,7 @@ type Queue struct {
 	TxFrames      uint64      `json:"tx_frames"`
 	RxFillEmpty   uint64      `json:"rx_fill_empty"`    // frames AF_XDP dropped: fill ring empty
 	RxRingFull    uint64      `json:"rx_ring_full"`     // frames AF_XDP dropped: RX ring full
+	RxShare       uint64      `json:"rx_share"`         // frames XDP dropped: their VM had its share of the RX ring
 	RxTooLong     uint64      `json:"rx_too_long"`      // frames AF_XDP dropped: longer than a chunk, above all
 	RxInvalid     uint64      `json:"rx_invalid"`       // bad addresses in the fill ring: a fault of ours
 	RxNoBuffer    uint64      `json:"rx_no_buffer"`     // frames that no chunk holds, and for which no buffer was free
@@ -335,6 +336,7 @@ type VMStats struct {
 	VM    string `json:"vm"`
 	Iface string `json:"iface"`
 
+	RxShare       uint64            `json:"rx_share"`   // frames that XDP dropped in front of the queues, where the VM had its share of the room: in no other count
 	RxPackets     uint64            `json:"rx_packets"` // taken from AF_XDP (or multicast) for this VM
 	RxBytes       uint64            `json:"rx_bytes"`
 	Superframes   uint64            `json:"superframes"`    // frames of two and more segments

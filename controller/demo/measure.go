@@ -84,9 +84,7 @@ func (d *demo) look(ctx context.Context) (v view, err error) {
 	for _, q := range s.Queues {
 		v.lost += q.Lost()
 	}
-	for _, reason := range []string{"rx_share", "drop_hang"} { // by XDP, in front of the ring
-		v.lost += s.Outcomes[reason]
-	}
+	v.lost += s.Outcomes["drop_hang"]
 	return v, nil
 }
 
