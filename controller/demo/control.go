@@ -45,7 +45,11 @@ func (c *control) do(q *request) (*reply, error) {
 	case "run":
 		return nil, c.run(q)
 	case "snapshot":
-		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpuTime(), Sleeps: sleeps()}}, nil
+		cpu := cpuTime()
+		if c.extra.HostCPU != nil {
+			cpu += c.extra.HostCPU()
+		}
+		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpu, Sleeps: sleeps()}}, nil
 	case "host":
 		return nil, c.extra.Host(uplinkName, q.Arg)
 	case "quota":

@@ -177,10 +177,13 @@ func (b *bench) stream(s *demo.Stage, p planned) (map[string]float64, error) {
 		"cpu_all":     m.CPU.Sender + m.CPU.Kernel + m.CPU.Controller + m.CPU.Guest,
 		"retransmits": float64(m.Retransmits), "retransmits_per_gb": float64(m.Retransmits) / (m.Gbps / 8 * b.opt.round.Seconds()),
 	}
-	if p.way.host == nil {
+	switch {
+	case p.way.host == nil:
 		v["cpu_controller"], v["drops"] = m.CPU.Controller, float64(m.Drops)
 		v["wakeups_per_s"] = float64(m.Wakeups) / b.opt.round.Seconds()
-	} else if p.set.Transmit {
+	case p.way.host.DPDK:
+		v["cpu_controller"] = m.CPU.Controller
+	case p.set.Transmit:
 		delete(v, "segments") // nobody counts them there
 		delete(v, "frame_bytes")
 	}
@@ -212,14 +215,5 @@ func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
 
 // otherPeers are rows of programs that are not ours and not the kernel's, which say why they have no figures.
 func otherPeers() []Row {
-	why := func(program string) string {
-		if _, err := exec.LookPath(program); err != nil {
-			return "not measured: " + program + " is not installed"
-		}
-		return "not measured: " + program + " is installed, and this program cannot drive it"
-	}
-	return []Row{
-		{ID: "peer/dpdk", What: "DPDK's testpmd: AF_XDP, GRO, vhost", Note: why("dpdk-testpmd")},
-		{ID: "peer/qemu-af-xdp", What: "QEMU's -netdev af-xdp", Note: "not measured: it needs a guest with a kernel of its own under a QEMU with libxdp, which this program cannot drive"},
-	}
+	return []Row{{ID: "peer/qemu-af-xdp", What: "QEMU's -netdev af-xdp", Note: "not measured: it needs a guest with a kernel of its own under a QEMU with libxdp, which this program cannot drive"}}
 }

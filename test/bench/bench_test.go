@@ -189,6 +189,35 @@ func TestTheKernelsWayAndRequests(t *testing.T) {
 	}
 }
 
+// Where DPDK's testpmd is installed a guest hangs on it as on us, and its processor time is told; it ends with the stage.
+func TestDPDKsWay(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	s, err := demo.OpenStage(t.Context(), demo.StageOptions{Host: testpmd.host, Round: 300 * time.Millisecond})
+	if err != nil && strings.Contains(err.Error(), errNoTestpmd.Error()) {
+		t.Skip("allowed: " + err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{opt: options{round: 300 * time.Millisecond}, result: &Result{}}
+	v, err := b.stream(s, planned{way: testpmd})
+	if err != nil || v["gbps"] <= 0 || v["cpu_controller"] <= 0 {
+		t.Errorf("%v, %v", v, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for end := time.Now().Add(netnstest.Patience(10 * time.Second)); ; time.Sleep(50 * time.Millisecond) {
+		left, _ := filepath.Glob(testpmdSocket(0)[:len(testpmdSocket(0))-len("0.sock")] + "*")
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left behind: %v", left)
+		}
+	}
+}
+
 // Without root there is no result, whatever else there is: nothing is written, and the error says what to do.
 func TestWithoutRootItSaysSo(t *testing.T) {
 	dir := t.TempDir()

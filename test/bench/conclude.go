@@ -28,9 +28,10 @@ func (b *bench) conclude(rows []planned) {
 		b.compare("rate/"+base, id, base+"/off", "gbps")
 		b.compare("p50/"+base, id, base+"/off", "p50_us")
 		b.compare("p99/"+base, id, base+"/off", "p99_us")
-		for _, k := range []string{"kernel", "kernel-tuned"} {
+		for _, k := range []string{"kernel", "kernel-tuned", "dpdk"} {
 			b.compare("rate-over-"+k+"/"+base, id, base+"/"+k, "gbps")
 			b.compare("guest-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_guest")
+			b.compare("all-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_all")
 		}
 	}
 }
@@ -42,6 +43,8 @@ func (p planned) words() string {
 		return "requests beside bulk data, coalescing " + p.kind()
 	case p.ping != nil:
 		return "requests alone, coalescing " + p.kind()
+	case p.way.host != nil && p.way.host.DPDK:
+		return "DPDK's testpmd between its AF_XDP and vhost drivers, a core of its own; it merges nothing"
 	case p.way.host != nil && p.way.host.FlushNS > 0:
 		return "the kernel's GRO (gro_flush_timeout 50 us, napi_defer_hard_irqs 2), bridge and tap"
 	case p.way.host != nil:

@@ -31,7 +31,8 @@ func child(role string) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: makeKernelWay, NIC: openTapNIC, Do: exchange})
+	beside := &peer{}
+	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: beside.makeHostWay, HostCPU: beside.cpu, NIC: openHostNIC, Do: exchange})
 }
 
 // message is the length of a request, and of its answer, in bytes: a small frame, whose time is all latency.

@@ -10,16 +10,17 @@ import (
 
 // way is what stands between the wire and the guest.
 type way struct {
-	name string     // of rows
-	host *kernelWay // nil: the controller
+	name string   // of rows
+	host *hostWay // nil: the controller
 	ipv6 bool
 }
 
 var (
 	ours        = way{name: "rscctl"}
 	oursIPv6    = way{name: "rscctl", ipv6: true}
-	kernel      = way{name: "kernel", host: &kernelWay{}}
-	kernelTuned = way{name: "kernel-tuned", host: &kernelWay{FlushNS: 50_000, Defer: 2}}
+	kernel      = way{name: "kernel", host: &hostWay{}}
+	testpmd     = way{name: "dpdk", host: &hostWay{DPDK: true}}
+	kernelTuned = way{name: "kernel-tuned", host: &hostWay{FlushNS: 50_000, Defer: 2}}
 )
 
 // planned is one row to measure.
@@ -100,6 +101,9 @@ func allRows(o options) (rows []planned) {
 		if flows < 512 {
 			add(kernel, demo.Setting{Flows: flows})
 			add(kernelTuned, demo.Setting{Flows: flows})
+		}
+		if flows == 8 || flows == 64 {
+			add(testpmd, demo.Setting{Flows: flows})
 		}
 	}
 	for _, flows := range []int{1, 64} {
