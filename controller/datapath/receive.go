@@ -71,6 +71,9 @@ func (w *Worker) expect(d xsk.Desc) {
 	prefetch(frame[:min(heads, len(frame))])
 }
 
+// expectPayload asks the cache for the first half of a payload while the one before it is copied: what is behind follows by itself.
+func expectPayload(b []byte) { prefetch(b[:min(768, len(b))]) }
+
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
 // ones of its flow.
 func (w *Worker) noteOvertaken(p *port) {
