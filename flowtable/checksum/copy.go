@@ -16,7 +16,10 @@ func Copy(dst, src []byte, initial uint32) uint16 {
 		acc, n = copyVector(dst, src)
 		dst, src = dst[n:], src[n:]
 	}
-	return Fold(uint64(bits.ReverseBytes16(Fold(copyWords(acc, dst, src)))) + uint64(initial))
+	if len(src) > 0 {
+		acc = copyWords(acc, dst, src)
+	}
+	return Fold(uint64(bits.ReverseBytes16(Fold(acc))) + uint64(initial))
 }
 
 // copyPortable is Copy without vector code.
