@@ -116,7 +116,9 @@ func BenchmarkDeliver(b *testing.B) {
 					}
 					load.repost(b)
 				}
-				perSeg := func(d time.Duration, bursts int) float64 { return float64(d.Nanoseconds()) / float64(max(1, bursts)*burst*segs) }
+				perSeg := func(d time.Duration, bursts int) float64 {
+					return float64(d.Nanoseconds()) / float64(max(1, bursts)*burst*segs)
+				}
 				b.ReportMetric(perSeg(deliver, deliveries), "ns/seg")
 				b.ReportMetric(perSeg(floor, copies), "copy-ns/seg")
 				b.ReportMetric(perSeg(deliver, deliveries)/perSeg(floor, copies), "ratio")
