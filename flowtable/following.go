@@ -8,26 +8,28 @@ import (
 	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
-// Lengths of the headers that follow knows: Ethernet without a tag, IPv4, TCP with timestamps.
+// Lengths of the headers that follow knows: Ethernet without a tag, IPv4, TCP with timestamps or without options.
 const (
-	followL4      = 14 + 20
-	followPayload = followL4 + 20 + 12
+	followL4    = 14 + 20
+	followPlain = followL4 + 20
+	followTimes = followPlain + 12
 )
 
 // follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro, IPv4
-// without a tag, with timestamps. It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are
+// without a tag, with timestamps or without options. It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are
 // constants, and where anything is not as it is in the middle of a train it says false and has changed nothing. Then Add goes its way.
 func (t *Table) follow(pt *port, p *Packet) bool {
 	in := &p.Info
 	rules, ok := pt.rules.(*groRules)
-	end := followPayload + in.PayloadLen
+	end := in.Payload + in.PayloadLen
 	if !ok || pt.gate[0] != open || len(pt.exclude) > 0 || t.held >= t.maxHeld || p.GSOInput || p.CsumStart != 0 || len(p.Tail) > 0 ||
 		in.Verdict != packet.OK || in.Family != 4 || in.Tagged || !in.Keyed || in.TCPFlags&^packet.PSH != packet.ACK ||
-		in.L3 != followL4-20 || in.L4 != followL4 || in.Payload != followPayload || in.PayloadLen-1 >= MaxIPLength || uint64(end) > uint64(len(p.Data)) {
+		in.L3 != followL4-20 || in.L4 != followL4 || in.Payload != followTimes && in.Payload != followPlain || in.PayloadLen-1 >= MaxIPLength || uint64(end) > uint64(len(p.Data)) {
 		return false
 	}
-	h := (*[followPayload]byte)(p.Data)
-	if uint32(binary.BigEndian.Uint16(h[16:]))+14 != end || h[followL4+12]>>4 != 8 || h[followL4+13] != in.TCPFlags { // as in sound
+	h := (*[followPlain]byte)(p.Data)
+	options := p.Data[followPlain:in.Payload]
+	if uint32(binary.BigEndian.Uint16(h[16:]))+14 != end || uint32(h[followL4+12]>>4)*4 != in.Payload-followL4 || h[followL4+13] != in.TCPFlags { // as in sound
 		return false
 	}
 	// As find does.
@@ -51,8 +53,10 @@ func (t *Table) follow(pt *port, p *Packet) bool {
 	differs |= (uint64(le.Uint32(h[8:])) | uint64(in.TCI)<<32 | uint64(h[15])<<48 | uint64(h[22])<<56) ^ w[1]
 	differs |= (df | uint64(le.Uint16(h[followL4+18:]))<<32) ^ w[2]
 	differs |= (le.Uint64(h[followL4+8:]) &^ ended) ^ w[3]
-	differs |= le.Uint64(h[followL4+20:]) ^ w[4]
-	differs |= uint64(le.Uint32(h[followL4+28:])) ^ w[5]
+	if len(options) == 12 {
+		differs |= le.Uint64(options) ^ w[4]
+		differs |= uint64(le.Uint32(options[8:])) ^ w[5]
+	}
 	if differs != 0 {
 		return false
 	}
@@ -63,11 +67,11 @@ func (t *Table) follow(pt *port, p *Packet) bool {
 	// As verify and fitsLate do.
 	sum := uint16(0)
 	if !pt.noVerify {
-		if sum, ok = lateSum(h, in.PayloadLen); !ok {
+		if sum, ok = lateSum(h, options, in.PayloadLen); !ok {
 			return false
 		}
 		if !pt.late || s.trust != late {
-			if checksum.Sum(p.Data[followPayload:end], uint32(sum)) != 0xffff {
+			if checksum.Sum(p.Data[in.Payload:end], uint32(sum)) != 0xffff {
 				return false
 			}
 			sum = 0
@@ -78,16 +82,18 @@ func (t *Table) follow(pt *port, p *Packet) bool {
 }
 
 // lateSum is what verify calls late of headers, and false where verify has more to say.
-func lateSum(h *[followPayload]byte, payload uint32) (sum uint16, ok bool) {
+func lateSum(h *[followPlain]byte, options []byte, payload uint32) (sum uint16, ok bool) {
 	if ip := h[14:followL4]; !headerGood(ip) || ip[10]&ip[11] == 0xff {
 		return 0, false
 	}
 	le := binary.LittleEndian
 	// The pseudo header's words, and TCP's. The sum of words whose bytes are swapped is the sum with its bytes swapped.
-	pseudo := uint64(le.Uint32(h[26:])) + uint64(le.Uint32(h[30:])) + 6<<8 + uint64(bits.ReverseBytes16(uint16(followPayload-followL4+payload)))
-	tcp := h[followL4:followPayload]
-	all := pseudo + uint64(le.Uint32(tcp)) + uint64(le.Uint32(tcp[4:])) + uint64(le.Uint32(tcp[8:])) + uint64(le.Uint32(tcp[12:])) +
-		uint64(le.Uint32(tcp[16:])) + uint64(le.Uint32(tcp[20:])) + uint64(le.Uint32(tcp[24:])) + uint64(le.Uint32(tcp[28:]))
+	pseudo := uint64(le.Uint32(h[26:])) + uint64(le.Uint32(h[30:])) + 6<<8 + uint64(bits.ReverseBytes16(uint16(20+uint32(len(options))+payload)))
+	tcp := h[followL4:]
+	all := pseudo + uint64(le.Uint32(tcp)) + uint64(le.Uint32(tcp[4:])) + uint64(le.Uint32(tcp[8:])) + uint64(le.Uint32(tcp[12:])) + uint64(le.Uint32(tcp[16:]))
+	if len(options) == 12 {
+		all += uint64(le.Uint32(options)) + uint64(le.Uint32(options[4:])) + uint64(le.Uint32(options[8:]))
+	}
 	field := le.Uint16(tcp[16:])
 	if field == 0xffff || field == checksum.Fold(pseudo) {
 		return 0, false

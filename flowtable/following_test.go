@@ -13,8 +13,14 @@ import (
 // A port that excludes some port sees every packet go the long way through Add. Whatever bit of a packet in the middle of a train differs, with
 // its checksums right or wrong, a port that excludes none must give out the same: the short way is a way, and has no rules.
 func TestTheShortWayThroughAddChangesNothing(t *testing.T) {
-	const l3, l4, payload = 14, 34, 66
-	train := pt.TCP{Len: 100, Opts: pt.Timestamps(7, 8), Seq: 1<<32 - 150, ID: 0xffff}
+	for name, opts := range map[string][]byte{"timestamps": pt.Timestamps(7, 8), "no options": nil, "other options": pt.SACK(1, 2)} {
+		t.Run(name, func(t *testing.T) { testShortWay(t, pt.TCP{Len: 100, Opts: opts, Seq: 1<<32 - 150, ID: 0xffff}) })
+	}
+}
+
+func testShortWay(t *testing.T, train pt.TCP) {
+	const l3, l4 = 14, 34
+	payload := l4 + 20 + len(train.Opts)
 	next := func(p pt.TCP, by uint32) pt.TCP {
 		p.Seq, p.ID = p.Seq+by*100, p.ID+uint16(by)
 		return p
