@@ -15,16 +15,22 @@ const (
 	followTimes = followPlain + 12
 )
 
-// follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro, IPv4
+// follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro,
 // without a tag, with timestamps or without options. It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are
 // constants, and where anything is not as it is in the middle of a train it says false and has changed nothing. Then Add goes its way.
 func (t *Table) follow(pt *port, p *Packet) bool {
 	in := &p.Info
 	rules, ok := pt.rules.(*groRules)
 	end := in.Payload + in.PayloadLen
-	if !ok || pt.gate[0] != open || len(pt.exclude) > 0 || t.held >= t.maxHeld || p.GSOInput || p.CsumStart != 0 || len(p.Tail) > 0 ||
-		in.Verdict != packet.OK || in.Family != 4 || in.Tagged || !in.Keyed || in.TCPFlags&^packet.PSH != packet.ACK ||
-		in.L3 != followL4-20 || in.L4 != followL4 || in.Payload != followTimes && in.Payload != followPlain || in.PayloadLen-1 >= MaxIPLength || uint64(end) > uint64(len(p.Data)) {
+	if !ok || len(pt.exclude) > 0 || t.held >= t.maxHeld || p.GSOInput || p.CsumStart != 0 || len(p.Tail) > 0 ||
+		in.Verdict != packet.OK || in.Tagged || !in.Keyed || in.TCPFlags&^packet.PSH != packet.ACK || in.L3 != followL4-20 ||
+		in.PayloadLen-1 >= MaxIPLength || uint64(end) > uint64(len(p.Data)) {
+		return false
+	}
+	if in.Family == 6 {
+		return t.follow6(pt, p, rules)
+	}
+	if pt.gate[0] != open || in.Family != 4 || in.L4 != followL4 || in.Payload != followTimes && in.Payload != followPlain {
 		return false
 	}
 	h := (*[followPlain]byte)(p.Data)
@@ -76,6 +82,38 @@ func (t *Table) follow(pt *port, p *Packet) bool {
 			}
 			sum = 0
 		}
+	}
+	t.append(pt, n, s, p, rules, sum)
+	return true
+}
+
+// follow6 is follow for IPv6, with what the rules are made of.
+func (t *Table) follow6(pt *port, p *Packet, rules *groRules) bool {
+	const l4 = 14 + 40
+	in := &p.Info
+	end := in.Payload + in.PayloadLen
+	if pt.gate[1] != open || in.L4 != l4 || in.Payload != l4+32 && in.Payload != l4+20 {
+		return false
+	}
+	h := (*[l4 + 20]byte)(p.Data)
+	if uint32(binary.BigEndian.Uint16(h[18:]))+l4 != end || uint32(h[l4+12]>>4)*4 != in.Payload-l4 || h[l4+13] != in.TCPFlags { // as in sound
+		return false
+	}
+	in.UDP = false // as Add says
+	var k key
+	readKey(p.Data, in, p.Port, &k)
+	_, n := t.find(&k)
+	s := &t.slots[n]
+	if n == 0 || pt.hold != 0 && t.now > s.born+pt.holdOf(s) {
+		return false
+	}
+	readWords(p.Data, in, &t.w)
+	if !t.w.equals(&s.w) || binary.BigEndian.Uint32(h[l4+4:]) != s.nxt || in.PayloadLen > uint32(s.gso) || s.ipLen+in.PayloadLen > pt.maxIP[0] {
+		return false
+	}
+	why, sum := rules.verify(pt, p, pt.late)
+	if why != open || sum != 0 && s.trust != late {
+		return false
 	}
 	t.append(pt, n, s, p, rules, sum)
 	return true

@@ -2,6 +2,7 @@ package flowtable_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"reflect"
 	"testing"
 
@@ -14,22 +15,38 @@ import (
 // its checksums right or wrong, a port that excludes none must give out the same: the short way is a way, and has no rules.
 func TestTheShortWayThroughAddChangesNothing(t *testing.T) {
 	for name, opts := range map[string][]byte{"timestamps": pt.Timestamps(7, 8), "no options": nil, "other options": pt.SACK(1, 2)} {
-		t.Run(name, func(t *testing.T) { testShortWay(t, pt.TCP{Len: 100, Opts: opts, Seq: 1<<32 - 150, ID: 0xffff}) })
+		for _, v6 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/v6=%t", name, v6), func(t *testing.T) {
+				testShortWay(t, pt.TCP{V6: v6, Len: 100, Opts: opts, Seq: 1<<32 - 150, ID: 0xffff})
+			})
+		}
 	}
 }
 
 func testShortWay(t *testing.T, train pt.TCP) {
-	const l3, l4 = 14, 34
+	const l3 = 14
+	l4 := 34
+	if train.V6 {
+		l4 = 54
+	}
 	payload := l4 + 20 + len(train.Opts)
 	next := func(p pt.TCP, by uint32) pt.TCP {
 		p.Seq, p.ID = p.Seq+by*100, p.ID+uint16(by)
 		return p
 	}
+	pseudo := func(f []byte) uint32 {
+		if train.V6 {
+			return checksum.Pseudo6(f[l3+8:l3+24], f[l3+24:l3+40], 6, uint32(len(f)-l4))
+		}
+		return checksum.Pseudo4(f[l3+12:l3+16], f[l3+16:l3+20], 6, uint32(len(f)-l4))
+	}
 	resum := func(f []byte) {
-		f[l3+10], f[l3+11], f[l4+16], f[l4+17] = 0, 0, 0, 0
-		binary.BigEndian.PutUint16(f[l3+10:], ^checksum.Sum(f[l3:l4], 0))
-		pseudo := checksum.Pseudo4(f[l3+12:l3+16], f[l3+16:l3+20], 6, uint32(len(f)-l4))
-		binary.BigEndian.PutUint16(f[l4+16:], ^checksum.Sum(f[l4:], pseudo))
+		if !train.V6 {
+			f[l3+10], f[l3+11] = 0, 0
+			binary.BigEndian.PutUint16(f[l3+10:], ^checksum.Sum(f[l3:l4], 0))
+		}
+		f[l4+16], f[l4+17] = 0, 0
+		binary.BigEndian.PutUint16(f[l4+16:], ^checksum.Sum(f[l4:], pseudo(f)))
 	}
 	joined := 0
 	same := func(what string, frames [][]byte) {
@@ -78,8 +95,7 @@ func testShortWay(t *testing.T, train pt.TCP) {
 	stand.ID = train.ID
 	same("an ID that stands still", frames(stand.Frame()))
 	f = next(train, 1).Frame()
-	pseudo := checksum.Pseudo4(f[l3+12:l3+16], f[l3+16:l3+20], 6, uint32(len(f)-l4))
-	binary.BigEndian.PutUint16(f[l4+16:], checksum.Sum(nil, pseudo))
+	binary.BigEndian.PutUint16(f[l4+16:], checksum.Sum(nil, pseudo(f)))
 	same("a partial checksum", frames(f))
 	// Both zeroes of ones' complement: a word of the payload, or the train's ID, that brings the sum there.
 	for v := range 1 << 16 {
@@ -92,7 +108,9 @@ func testShortWay(t *testing.T, train pt.TCP) {
 		}
 	}
 	for v := range 1 << 16 {
-		train.ID = uint16(v)
+		if train.ID = uint16(v); train.V6 { // which has neither
+			break
+		}
 		if f := next(train, 1).Frame(); f[l3+10] == 0 && f[l3+11] == 0 {
 			same("an IP checksum of 0", frames(f))
 			f[l3+10], f[l3+11] = 0xff, 0xff
