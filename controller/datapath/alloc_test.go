@@ -162,7 +162,7 @@ func TestABurstAllocatesNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nic := &quietNIC{umemNIC: newUmemNIC(t)}
+			nic := &quietNIC{umemNIC: newUmemNIC(t, segChunks)}
 			guest, source := &quietGuest{nic: nic}, &quietSource{}
 			set(nic, guest, source)
 			w, err := New(Config{MTU: 1500, NIC: nic, Wire: nic.wire, WakeFD: -1, Chunks: segChunks, Log: newRig(t).w.cfg.Log, Trouble: func() {}})

@@ -87,6 +87,7 @@ func (c *control) run(q *request) error {
 	ctl, err := controller.New(controller.Options{
 		State: filepath.Join(q.State, "state"), Socket: q.Socket, BPFFS: filepath.Join(q.State, "pins"),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Version: c.version,
+		BusyPoll: q.BusyPoll, Flows: q.Tracked,
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,10 @@ type request struct {
 	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
 	SysFolder string `json:"sysfolder,omitempty"` // guest, sender: empty folder to mount its own sysfs at
 
+	// run, of the controller
+	BusyPoll time.Duration `json:"busy_poll,omitempty"`
+	Tracked  int           `json:"tracked,omitempty"` // flows of a VM, 0: its default
+
 	// quota, of the controller
 	GuestPID   int     `json:"guest_pid,omitempty"`
 	Processors float64 `json:"processors,omitempty"` // 0: as many as it can get

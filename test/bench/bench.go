@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/demo"
 )
 
@@ -102,11 +103,25 @@ func (b *bench) stage(w way) (*demo.Stage, error) {
 	if err := b.broken[w]; err != nil {
 		return nil, err
 	}
-	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench"}
+	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench", BusyPoll: w.busy}
+	if w.million {
+		o.Tracked = bpf.MaxFlowEntries
+	}
+	if w.gc {
+		if err := os.Setenv(gcEnv, "1"); err != nil {
+			return nil, err
+		}
+		defer os.Unsetenv(gcEnv)
+	}
 	if w.host != nil {
 		o.Host = w.host
 	}
 	s, err := demo.OpenStage(b.ctx, o)
+	if err == nil && w.million {
+		if err = track(b.ctx, s); err != nil {
+			_ = s.Close()
+		}
+	}
 	if err != nil {
 		b.broken[w] = err
 		return nil, err
@@ -133,7 +148,7 @@ func (b *bench) row(p planned, repeat int) error {
 	var v map[string]float64
 	if err == nil {
 		if p.ping != nil {
-			v, err = requests(s, p)
+			v, err = requests(b.ctx, s, p)
 		} else {
 			v, err = b.stream(s, p)
 		}
@@ -191,7 +206,7 @@ func (b *bench) stream(s *demo.Stage, p planned) (map[string]float64, error) {
 }
 
 // requests measures the time of requests that follow one another.
-func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
+func requests(ctx context.Context, s *demo.Stage, p planned) (_ map[string]float64, err error) {
 	if err := s.Apply(p.set); err != nil {
 		return nil, err
 	}
@@ -207,7 +222,13 @@ func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
 		return nil, err
 	}
 	var r pings
-	if err := s.Sender("ping", pingRequest{Address: address, Time: pingTime}, &r); err != nil {
+	span := pingTime
+	if p.way != ours {
+		span = besideTime
+	}
+	undisturbed := during(ctx, s, p.ping.beside)
+	err = s.Sender("ping", pingRequest{Address: address, Time: span}, &r)
+	if err = errors.Join(err, undisturbed()); err != nil {
 		return nil, err
 	}
 	return map[string]float64{"p50_us": r.P50 / 1e3, "p99_us": r.P99 / 1e3, "p999_us": r.P999 / 1e3, "requests": float64(r.N)}, nil

@@ -10,6 +10,9 @@ import (
 func (b *bench) conclude(rows []planned) {
 	for _, p := range rows {
 		id := p.id()
+		if base, ok := p.undisturbed(); ok {
+			b.added(id, base.id())
+		}
 		r := Row{ID: id, What: p.words(), Values: spreads(b.samples[id])}
 		if len(r.Values) == 0 {
 			r.Note = "not measured"
@@ -32,6 +35,15 @@ func (b *bench) conclude(rows []planned) {
 			b.compare("rate-over-"+k+"/"+base, id, base+"/"+k, "gbps")
 			b.compare("guest-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_guest")
 			b.compare("all-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_all")
+		}
+	}
+}
+
+// added notes how much larger a row's p99 is than another's of the same repeat, in microseconds.
+func (b *bench) added(id, base string) {
+	for i := range min(len(b.samples[id]), len(b.samples[base])) {
+		if x, y := b.samples[id][i], b.samples[base][i]; x != nil && y != nil {
+			x["p99_added_us"] = x["p99_us"] - y["p99_us"]
 		}
 	}
 }
