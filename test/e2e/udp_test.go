@@ -62,6 +62,33 @@ func udpSocket(t *testing.T, s *netnstest.Side, addr netip.Addr, set func(fd int
 	return fd, sa
 }
 
+// datagramsInto opens a socket that receives a stream, with UDP_GRO or without, and says where it is.
+func datagramsInto(t *testing.T, s *netnstest.Side, gro int) (fd int, to unix.Sockaddr) {
+	t.Helper()
+	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
+	return udpSocket(t, s, s.IPv4.Addr(), func(fd int) error {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, gro); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrInet4{Port: quicPort})
+	})
+}
+
+// trainsOf opens a socket that sends a stream in trains.
+func trainsOf(t *testing.T, s *netnstest.Side) (fd int) {
+	t.Helper()
+	fd, _ = udpSocket(t, s, s.IPv4.Addr(), func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
+	})
+	return fd
+}
+
 func fillDatagram(b []byte, number uint64) {
 	binary.BigEndian.PutUint64(b, number)
 	for i := 8; i < len(b); i++ {
@@ -152,26 +179,12 @@ func TestDatagramTrainsReachTheGuestMerged(t *testing.T) {
 		t.Skip("allowed: this kernel's tap takes no UDP superframes (before Linux 6.2): the guests are shown them where it does")
 	}
 	netnstest.Bulk(t, g.side, r.net.A, 1<<10, false, time.Minute) // neighbours know each other
-	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
 	for _, gro := range []int{0, 1} {
 		var perSecond [2]float64 // of guest CPU
 		for i, udp := range []string{"off", "on"} {
 			r.must("policy", "set", "vm0", "--udp", udp)
-			in, to := udpSocket(t, g.side, g.side.IPv4.Addr(), func(fd int) error {
-				if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
-					return err
-				}
-				if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
-					return err
-				}
-				if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, gro); err != nil {
-					return err
-				}
-				return unix.Bind(fd, &unix.SockaddrInet4{Port: quicPort})
-			})
-			out, _ := udpSocket(t, r.net.A, g.side.IPv4.Addr(), func(fd int) error {
-				return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
-			})
+			in, to := datagramsInto(t, g.side, gro)
+			out := trainsOf(t, r.net.A)
 			var before, after api.Stats
 			r.json(&before, "stats")
 			begin := processCPU()
