@@ -20,7 +20,7 @@ func passDatagrams(t *testing.T, from, to *netnstest.Side, n uint64, meanwhile f
 	in, addr := datagramsInto(t, to, 0)
 	defer unix.Close(in)
 	out := trainsOf(t, from)
-	var d datagramStream
+	d := newDatagramStream(t)
 	done := make(chan struct{})
 	go func() { defer close(done); d.send(t, out, addr, n) }()
 	var beside sync.WaitGroup
@@ -28,7 +28,7 @@ func passDatagrams(t *testing.T, from, to *netnstest.Side, n uint64, meanwhile f
 	if meanwhile != nil {
 		beside.Go(meanwhile)
 	}
-	got, _ := d.receive(t, in, n)
+	got, _ := d.receive(t, in, 0, n)
 	<-done
 	if got != n {
 		t.Errorf("%d of %d datagrams came", got, n)
