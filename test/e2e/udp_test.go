@@ -254,7 +254,7 @@ func (r *rig) receiveTrains(s *netnstest.Side, gro int, merged bool, n uint64) (
 	cpu := processCPU() - begin - d.sendCPU
 	r.json(&after, "stats")
 	super := after.VMs[0].Superframes - before.VMs[0].Superframes
-	t.Logf("UDP_GRO %d, merged %v: %d of %d datagrams by %d calls, %d superframes", gro, merged, got, n, calls, super)
+	t.Logf("UDP_GRO %d, merged %v: %d of %d datagrams by %d calls, %d superframes, %v of guest CPU", gro, merged, got, n, calls, super, cpu)
 	switch {
 	case got == 0:
 		t.Fatal("nothing came")
