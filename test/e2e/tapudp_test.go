@@ -40,7 +40,7 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 	r.attachTap("vm0", macA)
 	not := r.tapVM(tapvm.Options{Tap: "vm1", MAC: mac(t, macB), IPv4: netip.MustParsePrefix("10.77.0.11/24")})
 	r.attachTap("vm1", macB)
-	const n = 100 * trainLen
+	n := streamLen()
 	// pass sends a stream and returns in how many frames it came, and how many packets came by us.
 	pass := func(vm *tapvm.VM, name string, n uint64, meanwhile func()) (frames, ours uint64) {
 		t.Helper()
@@ -74,7 +74,7 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 	netnstest.Bulk(t, r.net.A, not.Guest, 1<<10, false, time.Minute)
 	told("vm0", true, "")
 	if frames, ours := pass(takes, "vm0", n, nil); frames > n/4 || ours < n {
-		t.Errorf("%d datagrams in %d frames, %d by us", uint64(n), frames, ours)
+		t.Errorf("%d datagrams in %d frames, %d by us", n, frames, ours)
 	}
 	told("vm1", false, without)
 	if _, ours := pass(not, "vm1", n, nil); ours > 0 {
@@ -114,6 +114,6 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 	}
 	told("vm0", true, "")
 	if frames, _ := pass(takes, "vm0", n, nil); frames > n/4 {
-		t.Errorf("%d datagrams in %d frames", uint64(n), frames)
+		t.Errorf("%d datagrams in %d frames", n, frames)
 	}
 }

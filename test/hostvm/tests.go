@@ -34,7 +34,7 @@ var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", 
 // takes seven times as long for them, so they are for -all.
 var kernels = strings.Join([]string{
 	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
-	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "SurvivesItsController", "KeptTap", // taps
+	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "DatagramsReachATap", "SurvivesItsController", "KeptTap", // taps
 	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", // frames
 	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
 }, "|")
