@@ -21,7 +21,7 @@ type fakeWire struct {
 	full   error // what Send says then
 	busy   bool  // something is on its way
 	direct bool
-	refuse func(virtio.NetHdr) bool // what this kernel does not take
+	refuse func(virtio.NetHdr, int) bool // what this kernel does not take: header, bytes of the frame
 	pieces [][][]byte
 	hdrs   []virtio.NetHdr
 	got    []wireFrame
@@ -45,7 +45,7 @@ func (f *fakeWire) Send() (n int, err error) {
 			err = f.full
 			break
 		}
-		if f.refuse != nil && f.refuse(f.hdrs[i]) {
+		if f.refuse != nil && f.refuse(f.hdrs[i], len(bytes.Join(p, nil))) {
 			err = tap.ErrKernelRefused
 			break
 		}

@@ -109,8 +109,8 @@ func TestTheKernelCutsDatagramsAsWeDo(t *testing.T) {
 			}
 		}
 		n := k.w.ports[1].cnt.TxKernel + k.w.ports[2].cnt.TxKernel
-		if n != sent || k.w.cnt.TxRingFull != 0 || k.w.refusesUSO {
-			t.Errorf("%d of %d by the kernel, %d lost, refused: %v", n, sent, k.w.cnt.TxRingFull, k.w.refusesUSO)
+		if n != sent || k.w.cnt.TxRingFull != 0 || k.w.cutUSO != 0 {
+			t.Errorf("%d of %d by the kernel, %d lost, cut from %d datagrams on", n, sent, k.w.cnt.TxRingFull, k.w.cutUSO)
 		}
 	}
 }
@@ -223,7 +223,7 @@ func TestUSOFramesThatLieAreRefused(t *testing.T) {
 // A kernel that refuses USO frames loses none: they are cut here from the first refusal on, behind what the kernel has of the virtqueue.
 func TestAKernelThatRefusesUSOFramesLosesNone(t *testing.T) {
 	r, k := newWireRig(t)
-	k.refuse = func(h virtio.NetHdr) bool { return h.GSOType == virtio.GSOUDPL4 }
+	k.refuse = func(h virtio.NetHdr, _ int) bool { return h.GSOType == virtio.GSOUDPL4 }
 	_, s := r.sender(1)
 	s.head = HeadRoom
 	tso := func(seq uint32) []byte {
@@ -246,8 +246,8 @@ func TestAKernelThatRefusesUSOFramesLosesNone(t *testing.T) {
 		r.step()
 		r.advance(txRetry + time.Microsecond)
 	}
-	if n := len(r.nic.sent()); n != 0 || len(s.queue) != 11 || !r.w.refusesUSO {
-		t.Fatalf("%d datagrams have left, %d frames wait, refused: %v", n, len(s.queue), r.w.refusesUSO)
+	if n := len(r.nic.sent()); n != 0 || len(s.queue) != 11 || r.w.cutUSO != 1 {
+		t.Fatalf("%d datagrams have left, %d frames wait, cut from %d datagrams on", n, len(s.queue), r.w.cutUSO)
 	}
 	k.busy = false
 	for range 50 {
@@ -266,6 +266,40 @@ func TestAKernelThatRefusesUSOFramesLosesNone(t *testing.T) {
 	}
 }
 
+// A kernel that cuts no more than 64 datagrams gets those whole, and the longer trains are cut here.
+func TestAKernelThatCuts64DatagramsGetsThose(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		r, k := newWireRig(t)
+		r.nic.txSize = maxTxPackets
+		r.nic.keep(maxTxPackets)
+		k.refuse = func(h virtio.NetHdr, n int) bool { return n-int(h.HdrLen) > 64*int(h.GSOSize) }
+		_, s := r.sender(1)
+		s.head = HeadRoom
+		for _, n := range []int{64, 65, 64, 128, 64} {
+			frame := datagramsFrom(wire, n*100, func(u *pt.UDP) { u.V6 = v6 })
+			want, err := cutAll(t, frame, flowtable.GSO{Type: virtio.GSOUDPL4, Size: 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.send(usoCuts(100), frame)
+			var byKernel, here [][]byte
+			for range 5 {
+				r.step()
+				byKernel, here = append(byKernel, k.packets()...), append(here, r.nic.sent()...)
+				r.advance(txRetry + time.Microsecond)
+			}
+			if (len(here) == 0) != (n <= 64) {
+				t.Errorf("of %d datagrams %d were cut here", n, len(here))
+			}
+			same(t, "datagrams", append(byKernel, here...), want)
+		}
+		if r.w.cutUSO != 65 || len(s.queue) != 0 {
+			t.Errorf("cut from %d datagrams on, %d frames wait", r.w.cutUSO, len(s.queue))
+		}
+		r.txDropped(1, nil)
+	}
+}
+
 // A guest whose memory vanishes says nothing of the kernel.
 func TestMemoryThatVanishesIsNoRefusalOfUSO(t *testing.T) {
 	r, k := newWireRig(t)
@@ -275,7 +309,7 @@ func TestMemoryThatVanishesIsNoRefusalOfUSO(t *testing.T) {
 	s.used = func() { k.room = -1 }
 	r.step()
 	r.txDropped(1, byReason{flowtable.ReasonMalformed: 1})
-	if r.w.refusesUSO {
+	if r.w.cutUSO != 0 {
 		t.Error("all guests' datagrams are cut from now on")
 	}
 }

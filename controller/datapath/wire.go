@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -34,7 +35,8 @@ type Wire interface {
 //	         its large ones
 //	AF_XDP   otherwise: what is small and comes alone needs no more than a chunk
 //
-// A kernel before Linux 6.2 refuses USO frames (include/linux/virtio_net.h): from the first refusal on they are cut here, and go by AF_XDP.
+// A kernel before Linux 6.2 refuses USO frames, and some until 6.9 those of more than 64 datagrams (include/linux/virtio_net.h,
+// virtio_net_hdr_to_skb): from the first refusal on they are cut here, and go by AF_XDP.
 //
 // From AF_XDP to the kernel the virtqueue waits until its frames are completed; to AF_XDP it goes back when the socket is found empty.
 // Group frames, and frames to VMs beside, are in no flow with these, and go as they went.
@@ -73,7 +75,7 @@ func (w *Worker) forWire(e *egress, f *vhost.TxFrame, o *outgoing) bool {
 	if q := w.byAddr[Addr{VLAN: e.port.Addr.VLAN, MAC: [macLen]byte(o.data)}]; q != nil && !q.Bridged {
 		return false
 	}
-	if w.cutsHere(f) {
+	if w.cutsHere(f, o) {
 		if (e.kernel || e.unsure) && !(w.sendBatch() && w.cfg.Wire.Empty()) {
 			return true // emitWire makes it wait
 		}
@@ -95,8 +97,16 @@ func (w *Worker) forWire(e *egress, f *vhost.TxFrame, o *outgoing) bool {
 }
 
 // cutsHere says whether a frame stands for datagrams, and the kernel is one that does not cut them.
-func (w *Worker) cutsHere(f *vhost.TxFrame) bool {
-	return w.refusesUSO && f.Hdr.GSOType == virtio.GSOUDPL4
+func (w *Worker) cutsHere(f *vhost.TxFrame, o *outgoing) bool {
+	if w.cutUSO == 0 || f.Hdr.GSOType != virtio.GSOUDPL4 {
+		return false
+	}
+	headers := ethHeader + ipv4Min + udpHeader // most likely; a frame with options is cut for a datagram less
+	if binary.BigEndian.Uint16(o.data[2*macLen:]) == etherIPv6 {
+		headers += ipv6Len - ipv4Min
+	}
+	payload := f.Len() - (len(f.Data) - len(o.data)) - headers
+	return w.cutUSO == 1 || payload > (w.cutUSO-1)*int(f.Hdr.GSOSize)
 }
 
 // byKernel says whether one of the VM's sources is on that way.
@@ -130,7 +140,7 @@ func (w *Worker) drained(e *egress) bool {
 
 // emitWire puts a frame into the batch. false: it stays in the virtqueue, and so does what is behind it.
 func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool) {
-	if w.wireFull == w.turn || w.cutsHere(f) || !w.drained(e) {
+	if w.wireFull == w.turn || w.cutsHere(f, o) || !w.drained(e) {
 		return w.later(e)
 	}
 	b := &w.batch
@@ -274,7 +284,11 @@ func (w *Worker) bookWire(p *port, it *wireItem) {
 func (w *Worker) unsent(e *egress, it *wireItem, err error) (done int) {
 	switch {
 	case it.udp && errors.Is(err, tap.ErrKernelRefused):
-		w.refusesUSO = true
+		if w.cutUSO == 0 && it.packets > fewDatagrams {
+			w.cutUSO = fewDatagrams + 1
+		} else {
+			w.cutUSO = 1
+		}
 	case errors.Is(err, tap.ErrRefused): // it is not what it was: the MTU changed, or the guest's memory is gone
 		w.refuseTx(e.port, flowtable.ReasonMalformed, nil)
 		return 1

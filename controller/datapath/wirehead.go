@@ -24,7 +24,8 @@ const (
 	protoTCPCsum = 16                 // where a checksum lies in its header
 	protoUDPCsum = 6
 	tcpMinHeader = 20
-	maxDatagrams = 128 // of a guest's UDP frame: UDP_MAX_SEGMENTS of Linux since 6.9, 64 before
+	maxDatagrams = 128 // of a guest's UDP frame: UDP_MAX_SEGMENTS of Linux since 6.9
+	fewDatagrams = 64  // before
 	udpHeader    = 8
 	udpLenAt     = 4
 	ipv4Min      = 20

@@ -107,20 +107,20 @@ type Worker struct {
 	scratch []byte // their memory
 	mbuf    []byte // one group frame
 
-	fds        []unix.PollFd
-	fdsStale   bool
-	txStalled  bool         // a guest's frame waits for TX room
-	txShort    bool         // a guest's frame waits for chunks, which the wire will not give back: it has none
-	waiting    int          // ports for which frames wait: the guest has no room, or is in debt, or is paused
-	longRings  [][]outFrame // see lengthen
-	signless   bool         // a hungry guest has no descriptor that would tell of room; arm's
-	nicBroken  bool
-	polling    busyPolling
-	groupTurn  uint64 // the turn that groupLeft is of
-	groupLeft  int    // copies of group frames that somebody else's XDP program has brought
-	torn       uint64 // frames that were not those that XDP had described
-	refusesUSO bool   // the kernel does: see wire.go
-	overtaken  int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
+	fds       []unix.PollFd
+	fdsStale  bool
+	txStalled bool         // a guest's frame waits for TX room
+	txShort   bool         // a guest's frame waits for chunks, which the wire will not give back: it has none
+	waiting   int          // ports for which frames wait: the guest has no room, or is in debt, or is paused
+	longRings [][]outFrame // see lengthen
+	signless  bool         // a hungry guest has no descriptor that would tell of room; arm's
+	nicBroken bool
+	polling   busyPolling
+	groupTurn uint64 // the turn that groupLeft is of
+	groupLeft int    // copies of group frames that somebody else's XDP program has brought
+	torn      uint64 // frames that were not those that XDP had described
+	cutUSO    int    // USO frames of so many datagrams and more are cut here, 0: none. See wire.go
+	overtaken int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
 	suspended bool // it takes nothing from the NIC and from guests
