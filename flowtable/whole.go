@@ -26,7 +26,7 @@ func (t *Table) TakesWhole(sf *Superframe, in *packet.Info) bool {
 	pt := &t.ports[sf.Port]
 	if sf.GSOType == gsoUDPL4 {
 		packet.ParseUDP(sf.Frags[0], sf.Len, in)
-		return in.Verdict == packet.OK && pt.udp != nil && pt.shut(sf.Frags[0], in) == open && sf.Packets <= maxDatagrams && t.holdsWhole(pt, sf, in)
+		return in.Verdict == packet.OK && pt.udp != nil && pt.shut(sf.Frags[0], in) == open && !isTunnel(sf.Frags[0], in) && sf.Packets <= maxDatagrams && t.holdsWhole(pt, sf, in)
 	}
 	if in.Verdict != packet.OK || !sound(sf.Frags[0], sf.Len, in) {
 		return false

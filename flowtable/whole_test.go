@@ -32,6 +32,7 @@ func TestASuperframeOfUDPThatCameAsOne(t *testing.T) {
 	}{
 		"as it is":              {nil, 5, true},
 		"64 datagrams":          {nil, 64, true},
+		"to a tunnel":           {nil, 5, false},
 		"65 datagrams":          {nil, 65, false},
 		"one datagram":          {nil, 1, false},
 		"--udp off":             {func(c *flowtable.PortConfig) { c.UDP = false }, 5, false},
@@ -52,7 +53,9 @@ func TestASuperframeOfUDPThatCameAsOne(t *testing.T) {
 			one := flowtable.Packet{Data: u.Frame(), Ref: 1}
 			packet.Parse(one.Data, &one.Info)
 			o.tab.Add(&one, 0)
-			u.Len, u.Partial = 100*c.datagrams, true
+			if u.Len, u.Partial = 100*c.datagrams, true; name == "to a tunnel" {
+				u.DstPort = 4789
+			}
 			b := u.Frame()
 			in := &packet.Info{}
 			packet.ParseHead(b, len(b), in)
