@@ -73,7 +73,7 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 	netnstest.Bulk(t, r.net.A, takes.Guest, 1<<10, false, time.Minute) // neighbours know each other
 	netnstest.Bulk(t, r.net.A, not.Guest, 1<<10, false, time.Minute)
 	told("vm0", true, "")
-	if frames, ours := pass(takes, "vm0", n, nil); frames > n/4 || ours < n {
+	if frames, ours := pass(takes, "vm0", n, nil); frames > n/4 || ours < n/2 { // what comes while a worker gets no time has the kernel's path
 		t.Errorf("%d datagrams in %d frames, %d by us", n, frames, ours)
 	}
 	told("vm1", false, without)
