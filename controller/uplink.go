@@ -254,6 +254,7 @@ func (u *uplink) beginQueue(q *queue) error {
 	q.shares.Begin()
 	err := q.wire.Begin()
 	if err == nil {
+		q.wire.SetDatagrams(u.facts.USO)
 		err = q.wire.SetDirect(u.facts.TSO)
 	}
 	if err != nil {

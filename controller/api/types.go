@@ -67,6 +67,8 @@ type PolicyResponse struct {
 	Policy    Policy   `json:"policy"`
 	Effective Profile  `json:"effective_profile"`
 	Note      string   `json:"note,omitempty"`        // why Effective is not what was asked
+	UDPMerged bool     `json:"udp_merged,omitempty"`  // datagrams are merged
+	UDPNote   string   `json:"udp_note,omitempty"`    // why they are not, though the policy says so
 	MACs      []string `json:"macs,omitempty"`        // beside the one that it is attached with
 	IPs       []string `json:"ips,omitempty"`         // the VM may send from these alone; none: from any
 	HoldNowNS int64    `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
@@ -283,6 +285,8 @@ type Port struct {
 	Policy      Policy    `json:"policy"`
 	Effective   Profile   `json:"effective_profile"`
 	PolicyNote  string    `json:"policy_note,omitempty"`
+	UDPMerged   bool      `json:"udp_merged,omitempty"`  // datagrams are merged
+	UDPNote     string    `json:"udp_note,omitempty"`    // why they are not, though the policy says so
 	HoldNowNS   int64     `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	MTU         int       `json:"mtu,omitempty"`      // its own; 0: the interface's

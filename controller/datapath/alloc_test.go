@@ -29,6 +29,7 @@ func (q *quietWire) Send() (n int, err error) {
 func (q *quietWire) Empty() bool          { return true }
 func (q *quietWire) Direct() bool         { return true }
 func (q *quietWire) SetDirect(bool) error { return nil }
+func (q *quietWire) SetDatagrams(bool)    {}
 
 func (n *quietNIC) Recv(d []xsk.Desc) int {
 	for i, f := range n.frames {

@@ -158,7 +158,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 		packets, header = w.txCut.Count(), w.txCut.HeaderLen()
 		o.packet = header + int(f.Hdr.GSOSize)
 	}
-	if packets > maxTxPackets {
+	if packets > mostPackets(f.Hdr.GSOType, maxTxPackets) {
 		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 		return 0
 	}
