@@ -73,9 +73,14 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 	netnstest.Bulk(t, r.net.A, takes.Guest, 1<<10, false, time.Minute) // neighbours know each other
 	netnstest.Bulk(t, r.net.A, not.Guest, 1<<10, false, time.Minute)
 	told("vm0", true, "")
-	if frames, ours := pass(takes, "vm0", n, nil); frames > n/4 || ours < n/2 { // what comes while a worker gets no time has the kernel's path
-		t.Errorf("%d datagrams in %d frames, %d by us", n, frames, ours)
+	merged := func() {
+		t.Helper()
+		frames, ours := pass(takes, "vm0", n, nil)
+		if alone := n - min(n, ours); ours < n/4 || frames > alone+ours/4 { // what comes while a worker gets no time has the kernel's path
+			t.Errorf("%d datagrams in %d frames, %d by us", n, frames, ours)
+		}
 	}
+	merged()
 	told("vm1", false, without)
 	if _, ours := pass(not, "vm1", n, nil); ours > 0 {
 		t.Errorf("%d datagrams came by us to a guest that takes no superframes", ours)
@@ -113,7 +118,5 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	told("vm0", true, "")
-	if frames, _ := pass(takes, "vm0", n, nil); frames > n/4 {
-		t.Errorf("%d datagrams in %d frames", n, frames)
-	}
+	merged()
 }
