@@ -39,7 +39,8 @@ func addFilter(hook tcHook, ifindex, prog int) (*tcFilter, error) {
 }
 
 func (f *tcFilter) add(prog int) error {
-	if err := f.removeOurs(); err != nil {
+	owed, err := f.removeOurs()
+	if err != nil {
 		return err
 	}
 	name := f.hook.name
@@ -47,7 +48,7 @@ func (f *tcFilter) add(prog int) error {
 	if err != nil {
 		return err
 	}
-	if made {
+	if made || owed {
 		name += withQdisc
 	}
 	b := &netlink.BpfFilter{Fd: prog, Name: name, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
@@ -106,29 +107,30 @@ func (f *tcFilter) ours() (out []*netlink.BpfFilter, err error) {
 	return out, nil
 }
 
-// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other.
-func (f *tcFilter) removeOurs() error {
+// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other. owed:
+// it was made for one, and stays for others.
+func (f *tcFilter) removeOurs() (owed bool, err error) {
 	list, err := f.ours()
 	if err != nil {
-		return err
+		return false, err
 	}
 	madeQdisc := false
 	for _, b := range list {
 		madeQdisc = madeQdisc || b.Name == f.hook.name+withQdisc
 		b.Fd = -1
 		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("filter: remove: %w", err)
+			return false, fmt.Errorf("filter: remove: %w", err)
 		}
 	}
 	if !madeQdisc {
-		return nil
+		return false, nil
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		if list, err := f.h.FilterList(f.link(), parent); err != nil || len(list) > 0 {
-			return err // somebody else uses it by now
+			return err == nil, err // somebody else uses it by now
 		}
 	}
-	return f.removeQdisc()
+	return false, f.removeQdisc()
 }
 
 func (f *tcFilter) removeQdisc() error {
@@ -142,7 +144,7 @@ func (f *tcFilter) removeQdisc() error {
 // remove takes the filter off. That the interface is gone already is no error.
 func (f *tcFilter) remove() error {
 	defer f.h.Close()
-	if err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
+	if _, err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
 		return err
 	}
 	return nil

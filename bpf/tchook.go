@@ -39,6 +39,18 @@ func (h tcHook) attach(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
 	return a, err
 }
 
+// attachAlone is attach where another process may have left the program behind by a filter: that one goes.
+func (h tcHook) attachAlone(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
+	a, err := h.attachTCX(ifindex, prog)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return h.attachFilter(ifindex, prog) // which replaces it
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, h.removeStale(ifindex)
+}
+
 // attachTCX is attach by TCX alone. ebpf.ErrNotSupported is in the error's chain where the kernel has none.
 func (h tcHook) attachTCX(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: h.at, Anchor: link.Head()})
