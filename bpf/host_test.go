@@ -67,7 +67,7 @@ func newHostRig(t *testing.T, attach func(*bpf.HostProgram) error, vlans ...uint
 
 // read returns the next frame of the host's that is match.
 func (r *hostRig) read(match func(f *tap.HostFrame) bool) (found []tap.HostFrame) {
-	var frames [16]tap.HostFrame
+	var frames [tap.HostBatch]tap.HostFrame
 	for quiet := 0; quiet < 20; {
 		n, _ := r.reader.Recv(&frames)
 		if n == 0 {
@@ -216,7 +216,7 @@ func superframesCross(t *testing.T, r *hostRig) {
 	stop := make(chan struct{})
 	ferry := func(i int, from *tap.HostReader, to *tap.Uplink) {
 		defer wg.Done()
-		var frames [16]tap.HostFrame
+		var frames [tap.HostBatch]tap.HostFrame
 		for {
 			n, _ := from.Recv(&frames)
 			for k := range frames[:n] {

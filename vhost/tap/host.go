@@ -12,7 +12,7 @@ import (
 
 // Bounds of a HostReader.
 const (
-	hostBatch  = 16
+	HostBatch  = 16 // frames of one system call
 	hostRoom   = 65550   // the longest frame that a virtio_net_hdr describes, and its Ethernet header
 	hostRcvbuf = 8 << 20 // bytes as the kernel counts memory, which doubles them: some 200 frames of 64 KiB
 )
@@ -82,7 +82,7 @@ func (r *HostReader) FD() int { return r.fd }
 // Recv reads frames with one system call and returns how many; more says that others may wait. The kernel's words about a frame are not
 // checked against it. A frame that is longer than any superframe, has a tag that is not 802.1Q, or is of a kind that the header has no word
 // for, is left out and counted.
-func (r *HostReader) Recv(out *[hostBatch]HostFrame) (n int, more bool) {
+func (r *HostReader) Recv(out *[HostBatch]HostFrame) (n int, more bool) {
 	got, errno := r.rx.recv(r.fd)
 	if errno != 0 { // an unknown kind of GSO frame takes the frame with it; ENETDOWN is said once
 		if errno == unix.EINVAL {
@@ -97,7 +97,7 @@ func (r *HostReader) Recv(out *[hostBatch]HostFrame) (n int, more bool) {
 			r.unusable++
 		}
 	}
-	return n, got == hostBatch
+	return n, got == HostBatch
 }
 
 // Dropped is how many frames were lost since the socket was opened here: by the kernel because they were not read in time, and because

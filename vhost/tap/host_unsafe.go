@@ -10,15 +10,15 @@ import (
 
 // hostMessages is one recvmmsg request, made once and used again: its pointers stay valid because it lives in the heap.
 type hostMessages struct {
-	msgs    [hostBatch]mmsghdr
-	iov     [hostBatch][2]unix.Iovec
-	hdr     [hostBatch][16]byte // virtio_net_hdr, 10 bytes
-	control [hostBatch][64]byte // of struct cmsghdr, aligned
+	msgs    [HostBatch]mmsghdr
+	iov     [HostBatch][2]unix.Iovec
+	hdr     [HostBatch][16]byte // virtio_net_hdr, 10 bytes
+	control [HostBatch][64]byte // of struct cmsghdr, aligned
 	data    []byte
 }
 
 func (m *hostMessages) init() {
-	m.data = make([]byte, hostBatch*hostRoom)
+	m.data = make([]byte, HostBatch*hostRoom)
 	for i := range m.msgs {
 		m.iov[i][0].Base = &m.hdr[i][0]
 		m.iov[i][0].SetLen(virtio.HdrSizeLegacy)
@@ -31,12 +31,12 @@ func (m *hostMessages) init() {
 	}
 }
 
-// recv reads up to hostBatch messages. What did not fit counts in their lengths all the same (MSG_TRUNC).
+// recv reads up to HostBatch messages. What did not fit counts in their lengths all the same (MSG_TRUNC).
 func (m *hostMessages) recv(fd int) (int, unix.Errno) {
 	for i := range m.msgs {
 		m.msgs[i].hdr.SetControllen(len(m.control[i]))
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&m.msgs)), hostBatch, unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&m.msgs)), HostBatch, unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
