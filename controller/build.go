@@ -54,6 +54,9 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index); err != nil {
 		return u, err
 	}
+	if err := u.buildHost(p, s.Host); err != nil { // made anew once the VMs are here
+		u.log.Warn("hand over", "err", err)
+	}
 	for i := range s.Queues {
 		place, err := u.place(s, i)
 		if err != nil {

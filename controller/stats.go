@@ -64,7 +64,7 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
 		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, Up: u.facts.Up, Carrier: u.facts.Running, XDPMode: api.XDPMode(u.prog.Mode()),
-		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.warnings,
+		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.allWarnings(),
 		Queues: u.look(),
 	}
 	bond, wrong := u.describeBond()

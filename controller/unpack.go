@@ -94,6 +94,11 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink, how unpacki
 			return fmt.Errorf("VM %s: %w", vm.VM.Name, err)
 		}
 	}
+	had := u.host
+	u.syncHost()
+	if u.host != nil && u.host != had {
+		u.host.anew = true
+	}
 	return nil
 }
 
@@ -121,7 +126,7 @@ func (u *uplink) begin(s *packedUplink) error {
 			return err
 		}
 	}
-	return nil
+	return u.beginHost(s.Host)
 }
 
 // beginBond tells the programs of a bond's members which of them are backups now. All else that is new of the bond is followed later.

@@ -30,6 +30,7 @@ func attachCommand(s streams) *cli.Command {
 		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP`: whom QEMU runs as",
 			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
+		boolFlag("no-host", "as --host off: keep the VM and this host apart on IFACE"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
 		&cli.StringFlag{Name: "xsk-map", Usage: "IFACE's XDP program is somebody else's and stays: `PATH` of its pinned map of AF_XDP sockets, which gets ours"},
 		&cli.StringSliceFlag{Name: "queue", Usage: "with --xsk-map: receive queue `N`[,N] whose frames that program sends to its socket"},

@@ -106,6 +106,8 @@ func printVM(p *printer, v *api.VMStats) {
 		why  string
 	}{
 		{"  to other VMs", v.TxWhole, "frames of the guest's that were handed over whole"},
+		{"  to this host", v.ToHost, "packets, or to what is behind its bridges"},
+		{"  from this host", v.FromHost, "packets, likewise"},
 		{"  late", v.LatePackets, "packets that were on their way when the policy went off"},
 		{"  unsent", v.FeedUnsent, "frames that vhost-net had not sent when the feed was closed"},
 		{"  lost at the tap", v.TapDropped, "frames of either path: the VM does not keep up"},

@@ -27,12 +27,20 @@ var (
 // so with something behind a plus sign. It lets every frame pass as it is, so no frame misses it on another path.
 const ObserverName = "rsc_observe"
 
+// HostOutName and HostInName are those of our programs by which VMs on vhost-user and the host are neighbours. Frames of VMs on taps are
+// nothing to them.
+const (
+	HostOutName = "rsc_host_out"
+	HostInName  = "rsc_host_in"
+)
+
+// isObserver reports whether a program is one of ours that no frame of a VM on a tap misses.
 func isObserver(name string) bool {
 	name, _, _ = strings.Cut(name, "+")
-	return name == ObserverName
+	return name == ObserverName || name == HostOutName || name == HostInName
 }
 
-// tcUsers names the filters and programs that hang on an interface there, but for the observer.
+// tcUsers names the filters and programs that hang on an interface there, but for our own.
 func (h *Handle) tcUsers(index int, at tcHook) (out []string, err error) {
 	filters, err := h.tcFilters(index, at.parent)
 	if err != nil {

@@ -101,6 +101,12 @@ func AdoptWay(fd, index int) (*Way, error) {
 	return w, nil
 }
 
+// There reports whether the device still is in the namespace of its maker: it may be removed by anybody who may.
+func (w *Way) There() bool {
+	ifr, err := unix.NewIfreq("")
+	return err == nil && unix.IoctlIfreq(w.fd, unix.TUNGETIFF, ifr) == nil
+}
+
 // FD is what keeps the device. It stays w's.
 func (w *Way) FD() int { return w.fd }
 
