@@ -203,6 +203,3 @@ func RemoveStaleHost(uplink int) error {
 	}
 	return errors.Join(errs...)
 }
-
-// AttachFilters is Attach by clsact alone, as on a kernel without TCX.
-func (p *HostProgram) AttachFilters() error { return p.attachBy(tcHook.attachFilter) }

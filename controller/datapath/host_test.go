@@ -8,6 +8,7 @@ import (
 
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -366,6 +367,77 @@ func TestTheHostsPartialChecksums(t *testing.T) {
 			t.Errorf("takes %t: other bytes", takes)
 		}
 	}
+}
+
+// Datagrams that the host leaves to its device to cut reach the VM as those that they stand for.
+func TestTheHostsUDPTrainsAreCut(t *testing.T) {
+	r, in, _, _, g := newHostRig(t, rules())
+	src, dst := macOf(9), macOf(1)
+	payload := bytes.Repeat([]byte{7}, 2500)
+	train := ether(dst, 0x0800, packet4("10.0.0.9", "10.0.0.1", 17, 0, append(udp(5000, 6000)[:8], payload...)))
+	copy(train[6:], src[:])
+	train[38], train[39] = byte((8+len(payload))>>8), byte(8+len(payload))
+	r.fromHost(in, tap.HostFrame{Data: train, Hdr: virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOUDPL4, GSOSize: 1000, HdrLen: 42, CsumStart: 34, CsumOffset: 6}})
+	total := 0
+	for _, got := range g.take() {
+		if got.hdr.GSOType == virtio.GSONone && len(got.data) > 1042 {
+			t.Errorf("a frame of %d bytes", len(got.data))
+		}
+		total += bytes.Count(got.data, []byte{7, 7, 7, 7, 7})
+	}
+	if total < 2500/5-10 {
+		t.Errorf("%d of the payload arrived", total*5)
+	}
+	if n := r.w.ports[1].cnt.FromHost; n != 3 {
+		t.Errorf("%d packets, want 3; dropped %v", n, r.ledger(1).Dropped)
+	}
+}
+
+func TestTheHostsWayAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	l := newLAN(t, 64)
+	l.nic.lazy = true
+	in, out := l.host()
+	l.w.host.Out = &silentWire{fakeWire: out}
+	g := l.vm(hasHost)
+	frame, group := lanFrame(g.mac, lanHost, privateType), lanFrame(everybody, lanHost, privateType)
+	frames := []tap.HostFrame{{Data: frame}, {Data: group}, {Data: frame}}
+	receive := func() {
+		in.queue, l.w.host.ready = frames, true
+		l.w.receiveHost()
+	}
+	for range outQueueLen { // each place of the queue is used again
+		receive()
+	}
+	if n := testing.AllocsPerRun(200, receive); n != 0 {
+		t.Errorf("from the host: %v allocations", n)
+	}
+	var f vhost.TxFrame
+	e := l.w.egress[0]
+	for name, data := range map[string][]byte{"to the host": lanFrame(lanHost, g.mac, privateType), "to all": lanFrame(everybody, g.mac, privateType)} {
+		if n := testing.AllocsPerRun(200, func() {
+			f = vhost.TxFrame{Data: data}
+			l.w.emit(e, &f)
+			l.w.beforeUsed()
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// silentWire takes all and keeps nothing.
+type silentWire struct {
+	*fakeWire
+	n int
+}
+
+func (s *silentWire) Add(*virtio.Frame) bool { s.n++; return true }
+
+func (s *silentWire) Send() (n int, err error) {
+	n, s.n = s.n, 0
+	return n, nil
 }
 
 // What the kernel says of a frame may be wrong, and so may the frame: nobody else loses by it.

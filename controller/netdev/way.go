@@ -49,15 +49,25 @@ func OpenWay(uplink string, ifindex int) (_ *Way, err error) {
 			err = errors.Join(fmt.Errorf("tap %s: %w", w.Name, err), w.Close())
 		}
 	}()
-	ifr, err := unix.NewIfreq(w.Name)
-	if err != nil {
-		return nil, err
+	err = w.make()
+	if errors.Is(err, unix.EBUSY) { // somebody's, or one of ours whose last descriptor is just being closed
+		w.Name = wayPrefix + strconv.Itoa(ifindex)
+		err = w.make()
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | tunExcl)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoTun, err)
 	}
 	return w, w.configure()
+}
+
+// make makes the device, which must not be there.
+func (w *Way) make() error {
+	ifr, err := unix.NewIfreq(w.Name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | tunExcl)
+	return unix.IoctlIfreq(w.fd, unix.TUNSETIFF, ifr)
 }
 
 // configure makes the device silent, and switches it on.

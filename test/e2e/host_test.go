@@ -371,9 +371,63 @@ func TestTheHostStaysANeighbourThroughChangesOfHands(t *testing.T) {
 	if g.Err() != nil {
 		t.Error(g.Err())
 	}
-	r.stop()
-	r.clean("stopped", r.net.B.Dev)
-	if all := r.net.B.Output(t, "ip", "-o", "link"); strings.Contains(all, "rsc-") {
-		t.Errorf("left: %s", all)
+	r.nothingLeft("stopped", r.stop)
+	r.start()
+	r.eventually("it is attached again", func() error {
+		if tcx, _, _ := r.hanging(r.net.B.Dev); !slices.Contains(tcx, "rsc_host_out") {
+			return errNotYet
+		}
+		return nil
+	})
+	r.nothingLeft("killed, keeper and all", r.kill)
+	r.start()
+}
+
+// nothingLeft ends the controller and looks that nothing between the host and its VMs stays on the host.
+func (r *rig) nothingLeft(when string, end func()) {
+	r.t.Helper()
+	end()
+	r.eventually(when, func() error {
+		if all := r.net.B.Output(r.t, "ip", "-o", "link"); strings.Contains(all, "rsc-") {
+			return fmt.Errorf("left: %s", all)
+		}
+		if tcx, filters, qdisc := r.hanging(r.net.B.Dev); len(tcx)+len(filters) > 0 || qdisc {
+			return fmt.Errorf("left: %v %v %t", tcx, filters, qdisc)
+		}
+		return nil
+	})
+}
+
+// Where the device between host and VMs cannot be made, the VM is served without its host, and whoever looks is told. A device that somebody
+// deletes is made anew.
+func TestWithoutTunAVMIsServedWithoutItsHost(t *testing.T) {
+	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP, netnstest.Tool("unshare"))
+	r := &rig{t: t, net: netnstest.Pair(t, netnstest.Options{NoIPv6: true}), dir: t.TempDir()}
+	r.under = []string{"unshare", "--mount", "sh", "-c", `mount --bind /dev/null /dev/net/tun && exec "$@"`, "sh"}
+	r.begin()
+	socket := r.dir + "/vm1.sock"
+	out := r.must("attach", r.net.B.Dev, "--vm", "vm1", "--mac", macA, "--vhost-user", socket)
+	if !strings.Contains(out, "warning: the host is no neighbour") || !strings.Contains(out, "/dev/net/tun") {
+		t.Errorf("attach says %s", out)
 	}
+	g := r.boot(stackguest.Config{Socket: socket, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	var st api.Status
+	if r.json(&st, "status"); !strings.Contains(fmt.Sprint(st.Interfaces[0].Warnings), "no neighbour") {
+		t.Errorf("status says %v", st.Interfaces[0].Warnings)
+	}
+	r.stop()
+	r.under = nil
+	r.start()
+	g = r.boot(stackguest.Config{Socket: socket, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.B, g.side, 4<<20, false, time.Minute)
+	way := "rsc-" + r.net.B.Dev
+	r.net.B.Output(t, "ip", "link", "delete", way)
+	r.eventually("the device is made anew", func() error {
+		if all := r.net.B.Output(t, "ip", "-o", "link"); !strings.Contains(all, "rsc-") {
+			return errNotYet
+		}
+		return nil
+	})
+	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
 }
