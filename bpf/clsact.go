@@ -152,18 +152,33 @@ func (f *tcFilter) remove() error {
 
 // TapFilters returns the kernel ids of the programs that hang on a tap by a filter of ours, in the network namespace of the calling
 // thread. A filter whose program no process has open was left by one that died: RemoveStaleTap.
-func TapFilters(ifindex int) (programs []uint32, err error) {
+func TapFilters(ifindex int) (programs []uint32, err error) { return filtersOf(ifindex, tapHook) }
+
+// HostFilters is TapFilters for the programs of a HostProgram on an uplink: RemoveStaleHost.
+func HostFilters(ifindex int) (programs []uint32, err error) {
+	var hooks []tcHook
+	for _, at := range hostPlaces {
+		if !at.way {
+			hooks = append(hooks, at.hook)
+		}
+	}
+	return filtersOf(ifindex, hooks...)
+}
+
+func filtersOf(ifindex int, hooks ...tcHook) (programs []uint32, err error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("tc: netlink: %w", err)
 	}
 	defer h.Close()
-	list, err := (&tcFilter{h: h, ifindex: ifindex, hook: tapHook}).ours()
-	if err != nil {
-		return nil, fmt.Errorf("tc: %w", err)
-	}
-	for _, b := range list {
-		programs = append(programs, uint32(b.Id))
+	for _, hook := range hooks {
+		list, err := (&tcFilter{h: h, ifindex: ifindex, hook: hook}).ours()
+		if err != nil {
+			return nil, fmt.Errorf("tc: %w", err)
+		}
+		for _, b := range list {
+			programs = append(programs, uint32(b.Id))
+		}
 	}
 	return programs, nil
 }

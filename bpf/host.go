@@ -42,12 +42,6 @@ func (h hostPlace) ifindex(o HostOptions) int {
 	return o.Uplink
 }
 
-// HostPrograms are the names of the programs that make a host the neighbour of its VMs, as TCX shows them; with clsact something may
-// follow behind a plus sign. Those on an uplink let every frame of others pass as it is.
-func HostPrograms() []string {
-	return []string{RscHostProgRscHostOut, RscHostProgRscHostIn}
-}
-
 // Names of what becomes of frames between host and VMs, in the order of enum host_outcome in abi.h.
 var hostOutcomeNames = [...]string{
 	"to_vm",       // the host's, for a VM, handed to the controller instead of the wire
@@ -196,7 +190,7 @@ func (p *HostProgram) Outcomes() (map[string]uint64, error) {
 // nothing is left. That there is nothing is no error.
 func RemoveStaleHost(uplink int) error {
 	var errs []error
-	for _, at := range hostPlaces {
+	for _, at := range slices.Backward(hostPlaces[:]) { // the first one may have made the qdisc
 		if !at.way {
 			errs = append(errs, at.hook.removeStale(uplink))
 		}

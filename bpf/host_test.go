@@ -301,3 +301,32 @@ func TestAnHeirGoesOnWithTheHostsPrograms(t *testing.T) {
 		r.prog = heir // closed twice
 	})
 }
+
+func TestNetdevKnowsTheHostsProgramsByName(t *testing.T) {
+	if netdev.HostOutName != bpf.RscHostProgRscHostOut || netdev.HostInName != bpf.RscHostProgRscHostIn {
+		t.Errorf("%s and %s are not the programs' names", netdev.HostOutName, netdev.HostInName)
+	}
+}
+
+// What a process that was killed left by filters is found and removed, with the qdisc that it had made; a stranger's filter stays.
+func TestWhatADeadHostProgramLeftIsRemoved(t *testing.T) {
+	r := newHostRig(t, (*bpf.HostProgram).AttachFilters)
+	if err := r.prog.Release(); err != nil { // as a kill does
+		t.Fatal(err)
+	}
+	r.B.Do(t, func() error {
+		programs, err := bpf.HostFilters(r.B.Index)
+		if err != nil || len(programs) != 2 {
+			t.Errorf("%v, %v", programs, err)
+		}
+		return bpf.RemoveStaleHost(r.B.Index)
+	})
+	if left := r.B.Output(t, "tc", "qdisc", "show", "dev", r.B.Dev); bytes.Contains([]byte(left), []byte("clsact")) {
+		t.Errorf("left: %s", left)
+	}
+	var err error
+	r.B.Do(t, func() error {
+		r.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index})
+		return err
+	})
+}

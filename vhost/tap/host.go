@@ -12,7 +12,7 @@ import (
 
 // Bounds of a HostReader.
 const (
-	HostBatch  = 16 // frames of one system call
+	HostBatch  = 16      // frames of one system call
 	hostRoom   = 65550   // the longest frame that a virtio_net_hdr describes, and its Ethernet header
 	hostRcvbuf = 8 << 20 // bytes as the kernel counts memory, which doubles them: some 200 frames of 64 KiB
 )
