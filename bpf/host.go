@@ -144,6 +144,18 @@ func (p *HostProgram) free() error {
 	return errors.Join(append(errs, p.neighbours.Close(), p.outcomes.Close())...)
 }
 
+// Hangs reports whether all programs still are in their places: somebody may have taken one off.
+func (p *HostProgram) Hangs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, on := range p.on {
+		if on == nil || !on.hangs() {
+			return false
+		}
+	}
+	return true
+}
+
 // Mode returns ModeTCX, ModeClsact, or "" when not attached.
 func (p *HostProgram) Mode() string {
 	p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -328,5 +329,36 @@ func TestWhatADeadHostProgramLeftIsRemoved(t *testing.T) {
 	r.B.Do(t, func() error {
 		r.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index})
 		return err
+	})
+}
+
+func TestAHostProgramThatSomebodyTakesOffIsMissed(t *testing.T) {
+	bothWays(t, func(t *testing.T, attach func(*bpf.HostProgram) error) {
+		r := newHostRig(t, attach)
+		if !r.prog.Hangs() {
+			t.Fatal("it does not hang")
+		}
+		parts, err := r.prog.Parts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := parts.IDs[bpf.RscHostProgRscHostOut]; id != 0 {
+			l, err := link.NewFromID(link.ID(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			if err := l.Detach(); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			r.B.Output(t, "tc", "filter", "delete", "dev", r.B.Dev, "egress")
+		}
+		r.B.Do(t, func() error {
+			if r.prog.Hangs() {
+				t.Error("nothing is missed")
+			}
+			return nil
+		})
 	})
 }

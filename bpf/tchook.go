@@ -119,6 +119,16 @@ func (a *tcAttachment) detach() (err error) {
 	return nil
 }
 
+// hangs reports whether the program still is on its interface.
+func (a *tcAttachment) hangs() bool {
+	if a.link == nil {
+		list, err := a.filter.ours()
+		return err == nil && len(list) > 0
+	}
+	info, err := a.link.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
+}
+
 // mode returns ModeTCX, ModeClsact, or "" for nil.
 func (a *tcAttachment) mode() string {
 	switch {

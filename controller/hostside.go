@@ -47,7 +47,17 @@ func (u *uplink) openHostSide() (h *hostSide, err error) {
 	if h.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: u.facts.Index, Way: h.way.Index}); err != nil {
 		return h, err
 	}
-	return h, h.prog.Attach()
+	if err := h.prog.Attach(); err != nil {
+		return h, err
+	}
+	behind, err := netdev.StationsBehind(u.facts.Index) // whose frames may not come by here for a while
+	if err != nil {
+		u.log.Warn("host: forwarding entries", "err", err)
+	}
+	for _, mac := range macs(behind) {
+		h.stations.Learn([]datapath.Addr{{MAC: mac}}, u.clock())
+	}
+	return h, nil
 }
 
 // close takes the host's side off the interface. nil is no error.
@@ -184,10 +194,10 @@ func (u *uplink) lookForOwn() {
 		u.log.Warn("host: addresses", "err", err)
 		return
 	}
-	h.stations.SetOwn(own(all))
+	h.stations.SetOwn(macs(all))
 }
 
-func own(all []net.HardwareAddr) (out [][macLen]byte) {
+func macs(all []net.HardwareAddr) (out [][macLen]byte) {
 	for _, mac := range all {
 		if len(mac) == macLen {
 			out = append(out, [macLen]byte(mac))
@@ -218,12 +228,18 @@ func hostChange(u *uplink, a *attachment, uplink *netdev.Facts) string {
 
 // checkHost looks whether the host's side still is what it was, and mends it. The caller holds the controller's lock.
 func (u *uplink) checkHost() {
-	if u.host != nil && !u.host.way.There() { // somebody has removed the device, and the programs on it
-		u.log.Warn("host: the device is gone: made anew", "dev", u.host.way.Name)
-		if err := u.endHost(); err != nil {
-			u.log.Warn("host", "err", err)
+	if u.host != nil {
+		err := u.host.way.Check()
+		if err == nil && !u.host.prog.Hangs() {
+			err = errors.New("a program was taken off")
 		}
-		u.syncHost()
+		if err != nil { // whoever did it: all of it is made anew
+			u.log.Warn("host: made anew", "dev", u.host.way.Name, "err", err)
+			if err := u.endHost(); err != nil {
+				u.log.Warn("host", "err", err)
+			}
+			u.syncHost()
+		}
 	}
 	if u.hostTrouble != "" {
 		u.syncHost()

@@ -4,6 +4,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // AddressesOn lists the MAC addresses of an interface and of all that is on top of it in the calling thread's network namespace: the bridge
@@ -47,4 +48,27 @@ func isUpper(l netlink.Link) bool {
 		return true
 	}
 	return false
+}
+
+// StationsBehind lists the MAC addresses that the bridge of an interface has learned at its other ports; none where the interface is in no
+// bridge. Entries of a bridge with VLAN filtering are left out: what tag they have on the interface is not known.
+func StationsBehind(ifindex int) (out []net.HardwareAddr, err error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil, linkErrno(err)
+	}
+	bridge := l.Attrs().MasterIndex
+	if bridge == 0 {
+		return nil, nil
+	}
+	entries, err := netlink.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, linkErrno(err)
+	}
+	for _, e := range entries {
+		if e.MasterIndex == bridge && e.LinkIndex != ifindex && e.Vlan == 0 && e.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) == 0 {
+			out = append(out, e.HardwareAddr)
+		}
+	}
+	return out, nil
 }

@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
@@ -111,10 +112,21 @@ func AdoptWay(fd, index int) (*Way, error) {
 	return w, nil
 }
 
-// There reports whether the device still is in the namespace of its maker: it may be removed by anybody who may.
-func (w *Way) There() bool {
+// Check looks whether the device still is in the calling thread's network namespace, and switches it on if somebody has switched it off.
+// ErrNoDevice: it is not.
+func (w *Way) Check() error {
 	ifr, err := unix.NewIfreq("")
-	return err == nil && unix.IoctlIfreq(w.fd, unix.TUNGETIFF, ifr) == nil
+	if err == nil {
+		err = unix.IoctlIfreq(w.fd, unix.TUNGETIFF, ifr)
+	}
+	l, bad := netlink.LinkByIndex(w.Index)
+	if err != nil || bad != nil {
+		return fmt.Errorf("tap %s: %w", w.Name, ErrNoDevice)
+	}
+	if l.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	return netlink.LinkSetUp(l)
 }
 
 // FD is what keeps the device. It stays w's.
