@@ -133,6 +133,29 @@ func TestGroupFramesCrossBetweenVMsAndHostOnce(t *testing.T) {
 	sameFrames(t, "at the host", out.heard())
 }
 
+// Group frames and others to the host share a socket: each is handed over once, in its turn, and booked as what it is.
+func TestGroupFramesAndOthersShareTheSocketToTheHost(t *testing.T) {
+	l := newLAN(t, 256)
+	_, out := l.host()
+	g := l.vm(hasHost)
+	all, one := lanFrame(everybody, g.mac, privateType), lanFrame(lanHost, g.mac, privateType)
+	var want [][]byte
+	for _, f := range [][]byte{all, one, one, all, all, one} {
+		g.sends = append(g.sends, vhost.TxFrame{Data: f})
+		want = append(want, f)
+	}
+	for len(g.sends) > 0 {
+		l.w.step()
+	}
+	sameFrames(t, "at the host", out.heard(), want...)
+	if c := l.w.port(g.index).cnt; c.ToHost != 3 || c.TxFrames != 6 || c.TxWire != 6 || len(l.sent()) != 3 {
+		t.Errorf("%+v", c)
+	}
+	if l.w.cnt.HostLost != 0 {
+		t.Errorf("%d lost", l.w.cnt.HostLost)
+	}
+}
+
 // A VM's frame that a bridge sends back reaches nobody again, and its address is not learned: a loop of bridges ends here.
 func TestAVMsFrameThatTheHostSendsBackEndsHere(t *testing.T) {
 	l := newLAN(t, 64)

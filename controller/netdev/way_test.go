@@ -117,7 +117,7 @@ func TestWhoIsOnAnInterfaceAndBehindIt(t *testing.T) {
 			return err
 		}
 		entry := &netlink.Neigh{LinkIndex: port.Index, Family: 7, State: netlink.NUD_REACHABLE, Flags: netlink.NTF_MASTER, HardwareAddr: station} // PF_BRIDGE
-		for until := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the port forwards soon
+		for until := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {                                                       // the port forwards soon
 			if err = netlink.NeighAppend(entry); err == nil || time.Now().After(until) {
 				break
 			}

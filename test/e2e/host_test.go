@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -429,5 +430,72 @@ func TestWithoutTunAVMIsServedWithoutItsHost(t *testing.T) {
 		}
 		return nil
 	})
+	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
+}
+
+// What the host and a VM say to each other is captured and traced like all else, and kept to the VM's rates.
+func TestTrafficWithTheHostIsHeardAndPaced(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true}, "--rate-tx", "400Mbit/64KiB", "--rate-rx", "400Mbit/64KiB")
+	file := r.dir + "/vm1.pcapng"
+	done := make(chan string, 1)
+	go func() {
+		out, code := r.cli("capture", "vm1", "-w", file, "--seconds", "3")
+		done <- fmt.Sprint(code, " ", out)
+	}()
+	time.Sleep(300 * time.Millisecond)
+	netnstest.Bulk(t, r.net.B, g.side, 16<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.B, 16<<20, false, time.Minute)
+	if out := <-done; !strings.HasPrefix(out, "0 ") {
+		t.Errorf("capture: %s", out)
+	}
+	if b, err := os.ReadFile(file); err != nil || len(b) < 4<<20 {
+		t.Errorf("captured %d bytes, %v", len(b), err)
+	}
+	if s := r.statsOf("vm1"); s.TxPaced == 0 || s.ToHost < 16<<20/1500 || s.FromHost < 16<<20/1500 {
+		t.Errorf("paced %d times, %d packets to the host, %d from it", s.TxPaced, s.ToHost, s.FromHost)
+	}
+	if err := g.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// With somebody else's XDP program on the interface the host is a neighbour as ever.
+func TestTheHostIsANeighbourBesideSomebodyElsesProgram(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	sock, _ := newStranger(r, 4).attach("vm1", macA, "--queue", "0")
+	g := r.boot(stackguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.B, g.side, 8<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.B, 8<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	if s := r.statsOf("vm1"); s.ToHost < 8<<20/1500 || s.FromHost < 8<<20/1500 {
+		t.Errorf("%d packets to the host, %d from it", s.ToHost, s.FromHost)
+	}
+}
+
+// The host on a bond, and a VLAN device on it, are neighbours of the VMs in their VLANs, through a fail-over, and frames of one VLAN are in no other.
+func TestABondsHostIsANeighbour(t *testing.T) {
+	netnstest.Need(t, netnstest.Bonding, netnstest.VLAN)
+	r := bondRig(t, "active-backup", "type bridge", 1, 1)
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macA), MAC: mac(t, macA)}, "10.77.0.50/24")
+	seven := r.boot(stackguest.Config{Socket: r.attach("vm2", macB, "--vlan", "7"), MAC: mac(t, macB)}, "10.78.0.50/24")
+	r.net.B.Output(t, "sh", "-ec", "ip link add link bond0 name bond0.7 type vlan id 7; ip link set bond0.7 up; ip addr add 10.78.0.2/24 dev bond0.7")
+	tagged := *r.net.B
+	tagged.Dev, tagged.IPv4 = "bond0.7", netip.MustParsePrefix("10.78.0.2/24")
+	for _, c := range []struct{ a, b *netnstest.Side }{{r.net.B, g.side}, {g.side, r.net.B}, {&tagged, seven.side}, {seven.side, &tagged}, {r.net.A, g.side}, {g.side, r.net.A}} {
+		netnstest.Bulk(t, c.a, c.b, 4<<20, false, time.Minute)
+	}
+	e := ears{"plain": g.side.Capture(t), "seven": seven.side.Capture(t), "wire": r.net.A.Capture(t)}
+	everybody := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	g.side.Inject(t, netnstest.Ethernet(everybody, g.side.MAC, onceType, []byte("of the plain one")))
+	if got := e.hear("of the plain one"); got["seven"] != 0 || got["plain"] != 0 || got["wire"] != 1 {
+		t.Errorf("heard by %v", got)
+	}
+	r.net.B.Inject(t, netnstest.Ethernet(everybody, r.net.B.MAC, onceType, []byte("of the host")))
+	if got := e.hear("of the host"); got["seven"] != 0 || got["plain"] != 1 || got["wire"] != 1 {
+		t.Errorf("heard by %v", got)
+	}
+	r.pull(0, true)
+	r.membersAre("eth0 down, eth1 active")
+	netnstest.Bulk(t, r.net.B, g.side, 4<<20, false, time.Minute)
 	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
 }
