@@ -499,3 +499,53 @@ func TestABondsHostIsANeighbour(t *testing.T) {
 	netnstest.Bulk(t, r.net.B, g.side, 4<<20, false, time.Minute)
 	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
 }
+
+// A host that floods a VM, and a storm between two of its bridges, cost frames, which are counted, and no more: the wire's transfers go on
+// meanwhile, and the host is reached behind it.
+func TestAHostThatFloodsIsBounded(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true, Queues: 2})
+	host := r.overBridgeOnly()
+	r.net.B.Output(t, "sh", "-ec", fmt.Sprintf("ip addr flush dev %s; ip addr add %s dev br0", r.net.B.Dev, r.net.B.IPv4))
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macA), MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, host, g.side, 4<<20, false, time.Minute)
+
+	stop, ended := make(chan struct{}), make(chan int)
+	go func() {
+		in, n := host.Injector(t), 0
+		frames := [][]byte{
+			netnstest.Ethernet(g.side.MAC, host.MAC, onceType, bytes.Repeat([]byte("flood"), 280)),
+			netnstest.Ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, host.MAC, onceType, bytes.Repeat([]byte("flood"), 280)),
+		}
+		for ; ; n++ {
+			select {
+			case <-stop:
+				ended <- n
+				return
+			default:
+				_ = in.Send(frames[n%len(frames)]) // a full queue is a flood's lot
+			}
+		}
+	}()
+	netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute)
+	close(stop)
+	t.Logf("%d frames of a flood", <-ended)
+	netnstest.Bulk(t, g.side, host, 4<<20, false, time.Minute)
+
+	before := r.statsOf("vm1")
+	r.net.B.Output(t, "sh", "-ec", `
+		ip link add br1 type bridge; ip link set br1 up
+		for i in 0 1; do ip link add l$i type veth peer name m$i; ip link set l$i master br0; ip link set m$i master br1; ip link set l$i up; ip link set m$i up; done`)
+	g.side.Inject(t, netnstest.Ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, g.side.MAC, onceType, []byte("storm")))
+	time.Sleep(300 * time.Millisecond)
+	r.net.B.Output(t, "ip", "link", "delete", "l0")
+	s := r.statsOf("vm1")
+	t.Logf("the VM's own frame came back %d times", s.Dropped["hairpin"]-before.Dropped["hairpin"])
+	if s.Dropped["hairpin"] == before.Dropped["hairpin"] {
+		t.Error("no storm: nothing was shown")
+	}
+	netnstest.Bulk(t, g.side, host, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, host, g.side, 4<<20, false, time.Minute)
+	if err := g.Err(); err != nil {
+		t.Error(err)
+	}
+}
