@@ -82,6 +82,11 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 	if s.Outcomes, err = u.prog.Outcomes(); err != nil {
 		return s, fmt.Errorf("interface %s: outcomes: %w", u.name, err)
 	}
+	if u.host != nil {
+		if s.Host, err = u.host.prog.Outcomes(); err != nil {
+			return s, fmt.Errorf("interface %s: host: outcomes: %w", u.name, err)
+		}
+	}
 	for _, v := range u.sorted() {
 		vm, err := v.describe()
 		if err != nil {

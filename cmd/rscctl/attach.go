@@ -44,7 +44,8 @@ func attachCommand(s streams) *cli.Command {
 		ArgsUsage: "IFACE",
 		UsageText: "rscctl attach IFACE --vm NAME --mac MAC (--vhost-user SOCKET | --tap DEV | --domain NAME) [flags]",
 		Description: `Frames for the VM's MAC address (and VLAN) that arrive on IFACE go to the VM, merged by its policy; everything else
-stays with the host. Several VMs may share an interface. By default rscctl listens on the socket and QEMU connects:
+stays with the host. Several VMs may share an interface. They, this host and what is in IFACE's bridge reach one another; --isolate
+and --no-host keep a VM apart from the others, and from the host. By default rscctl listens on the socket and QEMU connects:
    -chardev socket,id=c0,path=SOCKET,reconnect=1 -netdev vhost-user,id=n0,chardev=c0
 
 With --tap the VM keeps its ordinary tap netdev (vhost=on or off) and is not restarted: its TCP frames take the way through

@@ -77,6 +77,7 @@ func printStats(w io.Writer, st *api.Stats) error {
 		}
 	}
 	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)
+	printReasons(p, "BETWEEN HOST AND VMS", "FRAMES", st.HostOutcomes)
 	return p.flush()
 }
 

@@ -379,9 +379,10 @@ type VMStats struct {
 
 // Stats lists the VMs, and what AF_XDP and XDP counted beside them.
 type Stats struct {
-	Schema      int               `json:"schema"`
-	VMs         []VMStats         `json:"vms"`
-	Queues      map[string]Queue  `json:"queues"`      // "eth0/0" -> counters
-	Outcomes    map[string]uint64 `json:"outcomes"`    // frames by what XDP did with them, all interfaces
-	Unexplained int64             `json:"unexplained"` // sum over the VMs: 0 unless there is a bug
+	Schema       int               `json:"schema"`
+	VMs          []VMStats         `json:"vms"`
+	Queues       map[string]Queue  `json:"queues"`                  // "eth0/0" -> counters
+	Outcomes     map[string]uint64 `json:"outcomes"`                // frames by what XDP did with them, all interfaces
+	HostOutcomes map[string]uint64 `json:"host_outcomes,omitempty"` // frames between hosts and VMs, by what the TC programs did with them
+	Unexplained  int64             `json:"unexplained"`             // sum over the VMs: 0 unless there is a bug
 }

@@ -26,6 +26,12 @@ func Stats(s *Snapshot, vm string) api.Stats {
 		for k, n := range u.Outcomes {
 			out.Outcomes[k] += n
 		}
+		for k, n := range u.Host {
+			if out.HostOutcomes == nil {
+				out.HostOutcomes = map[string]uint64{}
+			}
+			out.HostOutcomes[k] += n
+		}
 	}
 	return out
 }

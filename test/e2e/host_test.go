@@ -384,6 +384,60 @@ func TestTheHostStaysANeighbourThroughChangesOfHands(t *testing.T) {
 	r.start()
 }
 
+// What the host and a VM send to each other while the controller is replaced arrives, each frame once.
+func TestNoFrameOfTheHostIsLostOrDoubledByAReplacement(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true})
+	for _, c := range []struct {
+		name     string
+		from, to *netnstest.Side
+	}{{"to the VM", r.net.B, g.side}, {"to the host", g.side, r.net.B}} {
+		stop := make(chan struct{})
+		out := r.trainFrom(c.from, c.to, stop)
+		for range 2 {
+			time.Sleep(200 * time.Millisecond)
+			r.replace()
+		}
+		time.Sleep(200 * time.Millisecond)
+		close(stop)
+		t.Log(c.name)
+		(<-out).once(t, 0)
+	}
+}
+
+// An address that a VM or its host has is found by the other's duplicate address detection, and no own probe comes back.
+func TestDuplicateAddressDetectionSeesTheHost(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{})
+	for name, value := range map[string]string{"accept_dad": "1", "dad_transmits": "1"} {
+		r.net.B.Sysctl(t, "net/ipv6/conf/"+r.net.B.Dev+"/"+name, value)
+	}
+	state := func(s *netnstest.Side, addr string) string {
+		t.Helper()
+		for range 100 {
+			if out := s.Output(t, "ip", "-6", "-o", "addr", "show", "dev", s.Dev, "to", addr); !strings.Contains(out, "tentative") || strings.Contains(out, "dadfailed") {
+				return out
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		return "tentative for ever"
+	}
+	g.side.Output(t, "ip", "addr", "add", "fd77::99/64", "dev", g.side.Dev)
+	if s := state(g.side, "fd77::99"); strings.Contains(s, "dadfailed") || strings.Contains(s, "tentative") {
+		t.Errorf("the VM's own probe came back: %s", s)
+	}
+	r.net.B.Output(t, "ip", "addr", "add", "fd77::98/64", "dev", r.net.B.Dev)
+	if s := state(r.net.B, "fd77::98"); strings.Contains(s, "dadfailed") || strings.Contains(s, "tentative") {
+		t.Errorf("the host's own probe came back: %s", s)
+	}
+	r.net.B.Output(t, "ip", "addr", "add", "fd77::99/64", "dev", r.net.B.Dev)
+	if s := state(r.net.B, "fd77::99"); !strings.Contains(s, "dadfailed") {
+		t.Errorf("the host has the VM's address: %s", s)
+	}
+	g.side.Output(t, "ip", "addr", "add", "fd77::98/64", "dev", g.side.Dev)
+	if s := state(g.side, "fd77::98"); !strings.Contains(s, "dadfailed") {
+		t.Errorf("the VM has the host's address: %s", s)
+	}
+}
+
 // nothingLeft ends the controller and looks that nothing between the host and its VMs stays on the host.
 func (r *rig) nothingLeft(when string, end func()) {
 	r.t.Helper()
