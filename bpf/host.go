@@ -144,6 +144,14 @@ func (p *HostProgram) free() error {
 	return errors.Join(append(errs, p.neighbours.Close(), p.outcomes.Close())...)
 }
 
+// IDs are the kernel's numbers of the programs.
+func (p *HostProgram) IDs() (out []uint32) {
+	for _, prog := range p.progs {
+		out = append(out, progID(prog))
+	}
+	return out
+}
+
 // Hangs reports whether all programs still are in their places: somebody may have taken one off.
 func (p *HostProgram) Hangs() bool {
 	p.mu.Lock()

@@ -226,6 +226,16 @@ func hostChange(u *uplink, a *attachment, uplink *netdev.Facts) string {
 		netdev.WayName(uplink.Name, uplink.Index), uplink.Name)
 }
 
+// hostPrograms are the kernel's numbers of the programs between the host and VMs. The caller holds mu.
+func (c *Controller) hostPrograms() (out []uint32) {
+	for _, u := range c.uplinks {
+		if u.host != nil {
+			out = append(out, u.host.prog.IDs()...)
+		}
+	}
+	return out
+}
+
 // checkHost looks whether the host's side still is what it was, and mends it. The caller holds the controller's lock.
 func (u *uplink) checkHost() {
 	if u.host != nil {
