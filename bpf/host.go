@@ -61,6 +61,7 @@ type HostProgram struct {
 	on    [len(hostPlaces)]*tcAttachment
 	place [len(hostPlaces)]link.Link // an adopted program's, until it takes them
 	rows  map[PortKey]bool           // in neighbours
+	told  told
 }
 
 // LoadHost loads the programs; they do not hang anywhere, and nobody is a neighbour. Errors: those of LoadTap.

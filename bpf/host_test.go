@@ -254,53 +254,64 @@ func superframesCross(t *testing.T, r *hostRig) {
 
 // Another process goes on with the programs, and with what waits in the socket; the one before that leaves takes nothing along.
 func TestAnHeirGoesOnWithTheHostsPrograms(t *testing.T) {
-	bothWays(t, func(t *testing.T, attach func(*bpf.HostProgram) error) {
-		r := newHostRig(t, attach)
-		frame := netnstest.Ethernet(vmMAC, r.B.MAC, hostType, []byte("to the VM"))
-		group := netnstest.Ethernet(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, r.B.MAC, hostType, []byte("to all"))
-		r.B.Inject(t, frame)
-		parts, err := r.prog.Parts()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dup := func(all map[string]int) map[string]int {
-			out := map[string]int{}
-			for name, fd := range all {
-				if out[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-					t.Fatal(err)
-				}
-			}
-			return out
-		}
-		var heir *bpf.HostProgram
-		r.B.Do(t, func() error {
-			heir, err = bpf.AdoptHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index}, bpf.HostParts{Links: dup(parts.Links), Maps: dup(parts.Maps)})
-			if err != nil {
-				return err
-			}
-			return heir.TakePlace()
+	for name, same := range map[string]bool{"same version": true, "another": false} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, attach func(*bpf.HostProgram) error) { heirGoesOn(t, attach, same) })
 		})
-		if err := r.prog.Release(); err != nil {
-			t.Error(err)
+	}
+}
+
+func heirGoesOn(t *testing.T, attach func(*bpf.HostProgram) error, same bool) {
+	t.Helper()
+	r := newHostRig(t, attach)
+	frame := netnstest.Ethernet(vmMAC, r.B.MAC, hostType, []byte("to the VM"))
+	group := netnstest.Ethernet(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, r.B.MAC, hostType, []byte("to all"))
+	r.B.Inject(t, frame)
+	parts, err := r.prog.Parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dup := func(all map[string]int) map[string]int {
+		out := map[string]int{}
+		for name, fd := range all {
+			if out[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+				t.Fatal(err)
+			}
 		}
-		r.B.Inject(t, frame, group)
-		if got := r.read(func(f *tap.HostFrame) bool { return typed(f.Data) }); len(got) != 3 {
-			t.Errorf("handed over: %d frames, not one each", len(got))
+		return out
+	}
+	var heir *bpf.HostProgram
+	r.B.Do(t, func() error {
+		if !same {
+			parts.Object = "of another version"
 		}
-		if out, err := heir.Outcomes(); err != nil || out["to_vm"] != 2 {
-			t.Errorf("%v, %v", out, err)
+		heir, err = bpf.AdoptHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index},
+			bpf.HostParts{Object: parts.Object, Programs: dup(parts.Programs), Links: dup(parts.Links), Maps: dup(parts.Maps)})
+		if err != nil {
+			return err
 		}
-		r.B.Do(t, func() error { return heir.SetNeighbours(nil) })
-		r.B.Inject(t, frame, group)
-		if got := r.read(func(f *tap.HostFrame) bool { return typed(f.Data) }); len(got) != 0 {
-			t.Errorf("to nobody: %+v", got)
-		}
-		r.B.Do(t, heir.Close)
-		if left := r.B.Output(t, "tc", "filter", "show", "dev", r.B.Dev, "egress"); len(left) > 0 {
-			t.Errorf("left: %s", left)
-		}
-		r.prog = heir // closed twice
+		return heir.TakePlace()
 	})
+	if err := r.prog.Release(); err != nil {
+		t.Error(err)
+	}
+	r.B.Inject(t, frame, group)
+	if got := r.read(func(f *tap.HostFrame) bool { return typed(f.Data) }); len(got) != 3 {
+		t.Errorf("handed over: %d frames, not one each", len(got))
+	}
+	if out, err := heir.Outcomes(); err != nil || out["to_vm"] != 2 {
+		t.Errorf("%v, %v", out, err)
+	}
+	r.B.Do(t, func() error { return heir.SetNeighbours(nil) })
+	r.B.Inject(t, frame, group)
+	if got := r.read(func(f *tap.HostFrame) bool { return typed(f.Data) }); len(got) != 0 {
+		t.Errorf("to nobody: %+v", got)
+	}
+	r.B.Do(t, heir.Close)
+	if left := r.B.Output(t, "tc", "filter", "show", "dev", r.B.Dev, "egress"); len(left) > 0 {
+		t.Errorf("left: %s", left)
+	}
+	r.prog = heir // closed twice
 }
 
 func TestNetdevKnowsTheHostsProgramsByName(t *testing.T) {
@@ -342,7 +353,7 @@ func TestAHostProgramThatSomebodyTakesOffIsMissed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id := parts.IDs[bpf.RscHostProgRscHostOut]; id != 0 {
+		if id := parts.IDs["link."+bpf.RscHostProgRscHostOut]; id != 0 {
 			l, err := link.NewFromID(link.ID(id))
 			if err != nil {
 				t.Fatal(err)

@@ -3,23 +3,26 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
-// HostParts are what a HostProgram lives in, so that another process can go on with it: links by the names of their programs, none by
-// clsact, and maps by theirs.
+// HostParts are what a HostProgram lives in, so that another process can go on with it: programs and their links by the programs' names, no links
+// by clsact, and maps by theirs.
 type HostParts struct {
-	Links map[string]int
-	IDs   map[string]uint32 // the kernel's numbers of all of them
-	Maps  map[string]int
+	Programs map[string]int
+	Links    map[string]int
+	Maps     map[string]int
+	Object   string            // tells versions of the programs apart
+	IDs      map[string]uint32 // the kernel's numbers: of maps by their names, of links by "link." and the program's, of programs by the program's
 }
 
 // Close closes parts that nobody adopts.
 func (p *HostParts) Close() {
-	for _, all := range []map[string]int{p.Links, p.Maps} {
+	for _, all := range []map[string]int{p.Programs, p.Links, p.Maps} {
 		for name, fd := range all {
 			delete(all, name)
 			_ = unix.Close(fd)
@@ -31,11 +34,18 @@ func (p *HostParts) Close() {
 func (p *HostProgram) Parts() (HostParts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.told.ids == nil { // asked each second, and never different
+		p.told = told{object: objectOf(_RscHostBytes), ids: map[string]uint32{RscHostMapNeighbours: mapID(p.neighbours), RscHostMapOutcomes: mapID(p.outcomes)}}
+		for i, at := range hostPlaces {
+			p.told.ids[at.hook.name] = progID(p.progs[i])
+		}
+	}
 	out := HostParts{
-		Links: map[string]int{}, Maps: map[string]int{RscHostMapNeighbours: p.neighbours.FD(), RscHostMapOutcomes: p.outcomes.FD()},
-		IDs: map[string]uint32{RscHostMapNeighbours: mapID(p.neighbours), RscHostMapOutcomes: mapID(p.outcomes)},
+		Programs: map[string]int{}, Links: map[string]int{}, Maps: map[string]int{RscHostMapNeighbours: p.neighbours.FD(), RscHostMapOutcomes: p.outcomes.FD()},
+		Object: p.told.object, IDs: maps.Clone(p.told.ids),
 	}
 	for i, at := range hostPlaces {
+		out.Programs[at.hook.name] = p.progs[i].FD()
 		if p.on[i] == nil || p.on[i].link == nil {
 			continue
 		}
@@ -43,13 +53,13 @@ func (p *HostProgram) Parts() (HostParts, error) {
 		if err != nil {
 			return HostParts{}, fmt.Errorf("tc: link: %w", err)
 		}
-		out.Links[at.hook.name], out.IDs[at.hook.name] = fd, id
+		out.Links[at.hook.name], out.IDs["link."+at.hook.name] = fd, id
 	}
 	return out, nil
 }
 
-// AdoptHost goes on with another process's programs: this version's stand by, and TakePlace puts them in their places. Neighbours and
-// counts go on. The descriptors are taken over, also with an error. Errors: those of LoadHost, and ErrParts.
+// AdoptHost goes on with another process's programs: this version's stand by, where they differ, and TakePlace puts them in their places.
+// Neighbours and counts go on. The descriptors are taken over, also with an error. Errors: those of LoadHost, and ErrParts.
 func AdoptHost(o HostOptions, parts HostParts) (_ *HostProgram, err error) {
 	defer parts.Close()
 	all := Parts{Maps: parts.Maps}
@@ -62,7 +72,10 @@ func AdoptHost(o HostOptions, parts HostParts) (_ *HostProgram, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("tc: %w", err)
 	}
-	p, err := loadHost(o, from)
+	p, err := adoptHostSame(o, &parts, from)
+	if p == nil && err == nil {
+		p, err = loadHost(o, from)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +92,30 @@ func AdoptHost(o HostOptions, parts HostParts) (_ *HostProgram, err error) {
 	return p, nil
 }
 
+// adoptHostSame goes on with programs of this very version, as they are; nil when they are of another, or not all there.
+func adoptHostSame(o HostOptions, parts *HostParts, from map[string]*ebpf.Map) (_ *HostProgram, err error) {
+	if parts.Object != objectOf(_RscHostBytes) || len(parts.Programs) != len(hostPlaces) || from[RscHostMapNeighbours] == nil || from[RscHostMapOutcomes] == nil {
+		return nil, nil
+	}
+	p := &HostProgram{o: o, rows: map[PortKey]bool{}}
+	for i, at := range hostPlaces {
+		fd, ok := parts.Programs[at.hook.name]
+		if ok {
+			delete(parts.Programs, at.hook.name)
+			p.progs[i], err = ebpf.NewProgramFromFD(fd)
+		}
+		if !ok || err != nil {
+			for _, prog := range p.progs[:i] {
+				_ = prog.Close()
+			}
+			return nil, fmt.Errorf("tc: program %s: %w", at.hook.name, errors.Join(ErrParts, err))
+		}
+	}
+	p.neighbours, p.outcomes = from[RscHostMapNeighbours], from[RscHostMapOutcomes]
+	clear(from)
+	return p, nil
+}
+
 // TakePlace puts adopted programs in place of the other process's, each between two frames; one that hung nowhere, or by clsact, is
 // attached anew. Errors: those of Attach.
 func (p *HostProgram) TakePlace() error {
@@ -88,7 +125,7 @@ func (p *HostProgram) TakePlace() error {
 		return err
 	}
 	for i, at := range hostPlaces {
-		if l := p.place[i]; l != nil && l.Update(p.progs[i]) == nil {
+		if l := p.place[i]; l != nil && (isOn(l, p.progs[i]) || l.Update(p.progs[i]) == nil) {
 			p.on[i], p.place[i] = &tcAttachment{link: l}, nil
 			continue
 		}
@@ -98,6 +135,12 @@ func (p *HostProgram) TakePlace() error {
 		}
 	}
 	return nil
+}
+
+// isOn reports whether a link has that very program on its interface: to put it there once more would wait for all processors.
+func isOn(l link.Link, prog *ebpf.Program) bool {
+	info, err := l.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0 && uint32(info.Program) == progID(prog)
 }
 
 // readRows learns who the neighbours of the process before are. The caller holds mu.

@@ -68,6 +68,12 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 		}
 		u.queues = append(u.queues, q)
 	}
+	if u.host != nil { // what takes time
+		u.lookForOwn()
+		if err := u.giveHost(); err != nil {
+			return u, err
+		}
+	}
 	return u, c.watchAgain(u)
 }
 

@@ -21,7 +21,9 @@ type packedHost struct {
 	Index    int               `json:"ifindex"`  // of the device
 	Way      string            `json:"way"`      // descriptors: what keeps the device,
 	Socket   string            `json:"socket"`   // what the host sends,
-	Links    map[string]string `json:"links"`    // links by their programs' names, none where they hang by filters,
+	Programs map[string]string `json:"programs"` // programs by their names,
+	Object   string            `json:"object"`   // (which tells versions of them apart)
+	Links    map[string]string `json:"links"`    // their links, none where they hang by filters,
 	Maps     map[string]string `json:"maps"`     // and maps
 	Stations []packedStation   `json:"stations"` // that were seen behind the host
 }
@@ -43,14 +45,15 @@ func (u *uplink) describeHost(keep *keeper) (*packedHost, error) {
 	}
 	h.anew = false // somebody else may have it from here on
 	tag := fmt.Sprintf("%s.host%d", u.tag, h.way.Index)
-	s := &packedHost{Index: h.way.Index, Links: map[string]string{}, Maps: map[string]string{}}
+	s := &packedHost{Index: h.way.Index, Object: parts.Object, Programs: map[string]string{}, Links: map[string]string{}, Maps: map[string]string{}}
 	s.Way, s.Socket = keep.fd(tag+".way", h.way.FD()), keep.fd(tag+".in", h.in.FD())
 	for _, all := range []struct {
-		fds map[string]int
-		to  map[string]string
-	}{{parts.Links, s.Links}, {parts.Maps, s.Maps}} {
+		kind string
+		fds  map[string]int
+		to   map[string]string
+	}{{"", parts.Programs, s.Programs}, {"link.", parts.Links, s.Links}, {"", parts.Maps, s.Maps}} {
 		for _, name := range slices.Sorted(maps.Keys(all.fds)) {
-			all.to[name] = keep.fd(fmt.Sprintf("%s.%s.%d", tag, name, parts.IDs[name]), all.fds[name])
+			all.to[name] = keep.fd(fmt.Sprintf("%s.%s%s.%d", tag, all.kind, name, parts.IDs[all.kind+name]), all.fds[name])
 		}
 	}
 	for _, a := range h.stations.Learned(u.clock()) {
@@ -93,8 +96,11 @@ func (u *uplink) buildHost(p *parcel.Parcel, s *packedHost) (err error) {
 	if h.in, err = tap.AdoptHostReader(fd, s.Index); err != nil {
 		return err
 	}
-	parts := bpf.HostParts{}
-	if parts.Links, err = takeAll(p, s.Links, parcel.BPFLink); err == nil {
+	parts := bpf.HostParts{Object: s.Object}
+	if parts.Programs, err = takeAll(p, s.Programs, parcel.BPFProgram); err == nil {
+		parts.Links, err = takeAll(p, s.Links, parcel.BPFLink)
+	}
+	if err == nil {
 		parts.Maps, err = takeAll(p, s.Maps, parcel.BPFMap)
 	}
 	if err != nil {
