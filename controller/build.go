@@ -70,9 +70,7 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 	}
 	if u.host != nil { // what takes time
 		u.lookForOwn()
-		if err := u.giveHost(); err != nil {
-			return u, err
-		}
+		u.withoutHost(u.giveHost())
 	}
 	return u, c.watchAgain(u)
 }

@@ -129,21 +129,31 @@ func takeAll(p *parcel.Parcel, names map[string]string, kind parcel.Kind) (out m
 	return out, nil
 }
 
-// beginHost puts a built side of the host in the place of the process before, and gives it to the workers.
-func (u *uplink) beginHost(s *packedHost) error {
+// beginHost puts a built side of the host in the place of the process before.
+func (u *uplink) beginHost(s *packedHost) {
 	if u.host == nil || !u.host.built {
-		return nil
+		return
 	}
 	u.host.built = false
-	if err := u.host.prog.TakePlace(); err != nil {
-		return fmt.Errorf("host: %w", err)
+	if u.withoutHost(u.host.prog.TakePlace()); u.host == nil {
+		return
 	}
 	var seen []datapath.Addr
 	for _, one := range s.Stations {
 		seen = append(seen, datapath.Addr{VLAN: one.VLAN, MAC: one.MAC})
 	}
 	u.host.stations.Learn(seen, u.clock())
-	return nil
+}
+
+// withoutHost gives a side of the host up that cannot be gone on with; nil is no error. It is made anew once the VMs are here, and is no reason
+// for them to be attached anew.
+func (u *uplink) withoutHost(err error) {
+	if err != nil {
+		u.log.Warn("hand over: host", "err", err)
+		if err := u.endHost(); err != nil {
+			u.log.Warn("hand over: host", "err", err)
+		}
+	}
 }
 
 // forgetHost leaves the host's side to the process before this one, or takes off what that one does not have.

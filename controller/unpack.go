@@ -126,7 +126,8 @@ func (u *uplink) begin(s *packedUplink) error {
 			return err
 		}
 	}
-	return u.beginHost(s.Host)
+	u.beginHost(s.Host)
+	return nil
 }
 
 // beginBond tells the programs of a bond's members which of them are backups now. All else that is new of the bond is followed later.

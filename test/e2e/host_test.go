@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -370,6 +371,16 @@ func TestTheHostStaysANeighbourThroughChangesOfHands(t *testing.T) {
 	}
 	during("replaced", func() { r.replace() })
 	during("crashed", r.crash)
+	time.Sleep(2500 * time.Millisecond) // slower than a crash loop
+	was := r.worker()
+	if err := syscall.Kill(was, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.net.B.Output(t, "ip", "link", "delete", "rsc-"+r.net.B.Dev) // while nobody looks: the next process makes another
+	if err := syscall.Kill(was, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	during("without a device", func() {})
 	if g.Err() != nil {
 		t.Error(g.Err())
 	}
