@@ -18,14 +18,16 @@ type PortValue struct {
 // Bits of PortValue.Flags. What they keep from the socket is counted (TCP) and passed to the kernel as it came.
 const (
 	FlagSteer    = 1 << 0 // the VM's frames go to AF_XDP
-	FlagTCPOnly  = 1 << 1 // of them only TCP with readable ports and not fragmented
+	FlagTCPOnly  = 1 << 1 // of them only TCP with readable ports and not fragmented, and what FlagUDP4 and FlagUDP6 add
 	FlagNoV4     = 1 << 2 // with FlagTCPOnly: no IPv4
 	FlagNoV6     = 1 << 3 // with FlagTCPOnly: no IPv6
-	FlagExcludes = 1 << 4 // with FlagTCPOnly: not the TCP ports of SetExcluded
+	FlagExcludes = 1 << 4 // with FlagTCPOnly: not the ports of SetExcluded
 	FlagFailOpen = 1 << 5 // the kernel has a way to the VM too, and gets its frames while the worker hangs
+	FlagUDP4     = 1 << 6 // with FlagTCPOnly: UDP over IPv4 too, unfragmented and without options
+	FlagUDP6     = 1 << 7 // the same over IPv6, without extension headers
 )
 
-// excludedKey is a TCP port of either end that a VM's steering leaves alone. It mirrors struct excluded_key in abi.h.
+// excludedKey is a port of either end that a VM's steering leaves alone. It mirrors struct excluded_key in abi.h.
 type excludedKey struct {
 	Port    uint32 // PortValue.Port
 	TCPPort uint16 // host byte order

@@ -113,10 +113,12 @@ struct port_key {
 /* What is done with the frames of a VM. Without PORT_STEER they are counted and passed; the others narrow it. */
 enum {
 	PORT_STEER = 1,
-	PORT_TCP_ONLY = 2, /* only unfragmented TCP with readable ports; the kernel's path keeps the rest */
+	PORT_TCP_ONLY = 2, /* only unfragmented TCP with readable ports, and what the UDP bits add; the kernel's path keeps the rest */
 	PORT_NO_V4 = 4,    /* with PORT_TCP_ONLY: no IPv4 */
 	PORT_NO_V6 = 8,    /* with PORT_TCP_ONLY: no IPv6 */
 	PORT_EXCLUDES = 16, /* with PORT_TCP_ONLY: not what the map `excluded` names */
+	PORT_UDP4 = 64,     /* with PORT_TCP_ONLY: UDP over IPv4 too, unfragmented, without options, and not what PORT_EXCLUDES says */
+	PORT_UDP6 = 128,    /* the same over IPv6, without extension headers */
 	PORT_FAIL_OPEN = 32 /* the kernel has a way to the VM too: it has the frames while the worker hangs */
 };
 
@@ -137,7 +139,7 @@ struct device {
 	u32 backup; /* 1: it is the backup of a bond, which is to drop what comes in by it */
 };
 
-/* A TCP port, of either end, whose flows are left on the kernel's path. */
+/* A port of TCP and UDP, of either end, whose flows are left on the kernel's path. */
 struct excluded_key {
 	u32 port;     /* port_value.port */
 	u16 tcp_port; /* host order */

@@ -17,6 +17,7 @@
 #define IPV4_LEN 20
 #define IPV6_LEN 40
 #define TCP_LEN 20
+#define UDP_LEN 8
 #define MIN_FRAME 60 /* without FCS: up to here, bytes behind the IP packet are Ethernet padding */
 
 #define ETH_P_IP 0x0800
@@ -26,6 +27,7 @@
 
 #define PROTO_HOPOPTS 0
 #define PROTO_TCP 6
+#define PROTO_UDP 17
 #define PROTO_ROUTING 43
 #define PROTO_FRAGMENT 44
 #define PROTO_DSTOPTS 60
@@ -264,6 +266,36 @@ static __always_inline void take_ip(const struct frame *f, struct info *i, struc
 	if (v == V_OK && f->len > i->ip_end && f->len > MIN_FRAME + i->tagged * TAG_LEN)
 		v = V_TRAILER;
 	i->verdict = (u8)v;
+}
+
+/*
+ * Whether what take_ip has found to be no TCP is a datagram that flowtable may merge: ports are its ports then. A fragment, and one with
+ * options or extension headers, is none.
+ */
+static __always_inline int is_datagram(const struct frame *f, const struct info *i, struct flow_key *ports)
+{
+	const u8 *p;
+	u32 l4;
+
+	if (i->verdict != V_NOT_TCP)
+		return 0;
+	if (i->family == 4) {
+		p = peek(f, i->l3, IPV4_LEN);
+		if (!p || p[9] != PROTO_UDP || (p[0] & 15) * 4 != IPV4_LEN || be16(p + 6) & (IP_MF | IP_OFFSET))
+			return 0;
+		l4 = i->l3 + IPV4_LEN;
+	} else {
+		p = peek(f, i->l3, IPV6_LEN);
+		if (!p || p[6] != PROTO_UDP)
+			return 0;
+		l4 = i->l3 + IPV6_LEN;
+	}
+	p = peek(f, l4, UDP_LEN);
+	if (!p || l4 + UDP_LEN > i->ip_end)
+		return 0;
+	ports->src_port = be16(p);
+	ports->dst_port = be16(p + 2);
+	return 1;
 }
 
 #ifdef RSC_SKB

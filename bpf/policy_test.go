@@ -33,6 +33,8 @@ func TestPolicyNarrowsWhatIsSteered(t *testing.T) {
 		}
 	}
 	const tcpOnly = FlagSteer | FlagTCPOnly
+	const udp4, udp6 = tcpOnly | FlagUDP4, tcpOnly | FlagUDP6
+	datagram4, datagram6 := ip4(17, 0, nil, make([]byte, 30)), ip6(17, make([]byte, 30))
 	for _, c := range []struct {
 		name  string
 		flags uint32
@@ -54,6 +56,24 @@ func TestPolicyNarrowsWhatIsSteered(t *testing.T) {
 		{"TCP only: later fragment", tcpOnly, ip4(6, 0x00b9, nil, tcp(5, 0x10, 40)), false},
 		{"TCP only: first fragment of ipv6", tcpOnly, ip6(44, fragHeader(6, 1), tcp(5, 0x10, 40)), false},
 		{"TCP only: atomic fragment", tcpOnly, ip6(44, fragHeader(6, 0), tcp(5, 0x10, 40)), true},
+		{"and UDP: udp", udp4, datagram4, true},
+		{"and UDP: udp over ipv6", udp6, datagram6, true},
+		{"and UDP: tcp", udp4, v4, true},
+		{"and UDP: of ipv4 alone, udp over ipv6", udp4, datagram6, false},
+		{"and UDP: of ipv6 alone, udp", udp6, datagram4, false},
+		{"and UDP: without TCP over ipv4", udp4 | FlagNoV4, datagram4, true},
+		{"and UDP: first fragment", udp4, ip4(17, 0x2000, nil, make([]byte, 30)), false},
+		{"and UDP: later fragment", udp4, ip4(17, 0x00b9, nil, make([]byte, 30)), false},
+		{"and UDP: with options", udp4, ip4(17, 0, make([]byte, 12), make([]byte, 30)), false},
+		{"and UDP: behind an extension header", udp6, ip6(0, ext(17, 1), make([]byte, 30)), false},
+		{"and UDP: half a header", udp4, padded(60, ip4(17, 0, nil, make([]byte, 7))), false},
+		{"and UDP: half a header of ipv6", udp6, padded(70, ip6(17, make([]byte, 7))), false},
+		{"and UDP: only a header", udp4, padded(60, ip4(17, 0, nil, make([]byte, 8))), true},
+		{"and UDP: icmp", udp4 | udp6, ip4(1, 0, nil, make([]byte, 30)), false},
+		{"and UDP: arp", udp4 | udp6, arp, false},
+		{"and UDP: excluded destination", udp4 | FlagExcludes, ip4(17, 0, nil, append([]byte{0, 1, 0, 22}, make([]byte, 30)...)), false},
+		{"and UDP: excluded source of ipv6", udp6 | FlagExcludes, ip6(17, append([]byte{0, 22, 0, 1}, make([]byte, 30)...)), false},
+		{"UDP without TCP only's bit", FlagUDP4, datagram4, false},
 		{"TCP only without steering", FlagTCPOnly, v4, false},
 		{"no ipv4: ipv4", tcpOnly | FlagNoV4, v4, false},
 		{"no ipv4: ipv6", tcpOnly | FlagNoV4, v6, true},

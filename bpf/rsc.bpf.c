@@ -83,10 +83,11 @@ static __always_inline int has_socket(u32 queue)
  * Ends a frame whose VM has its share of the ring. When the worker has gone, neither its tickets nor its beats come back: then nobody
  * has.
  */
-static __always_inline int drop_share(u32 queue)
+static __always_inline int drop_share(u32 queue, const struct ticket *t)
 {
 	if (!has_socket(queue))
 		return pass(O_PASS_NO_SOCKET);
+	refuse(t);
 	count(O_RX_SHARE);
 	return XDP_DROP;
 }
@@ -157,17 +158,17 @@ static __always_inline int vlan_of(const struct info *i, struct outer_tag outer)
 	return id;
 }
 
-static __always_inline int is_excluded(u32 port, u16 tcp_port)
+static __always_inline int is_excluded(u32 port, u16 number)
 {
 	struct excluded_key k = {};
 
 	k.port = port;
-	k.tcp_port = tcp_port;
+	k.tcp_port = number;
 	return bpf_map_lookup_elem(&excluded, &k) != 0;
 }
 
 /* Whether a frame of this VM goes to the socket. Asked of every frame, so a change of the port's row holds at once. */
-static __always_inline int is_wanted(const struct port_value *port, const struct info *i, const struct flow_key *k)
+static __always_inline int is_wanted(const struct port_value *port, const struct frame *f, const struct info *i, struct flow_key *k)
 {
 	u32 flags = port->flags;
 
@@ -175,10 +176,14 @@ static __always_inline int is_wanted(const struct port_value *port, const struct
 		return 0;
 	if (!(flags & PORT_TCP_ONLY))
 		return 1;
-	if (!i->keyed || i->verdict == V_FRAGMENT) /* the rest of a fragmented packet would go the other way */
+	if (i->keyed) {
+		if (i->verdict == V_FRAGMENT) /* the rest of a fragmented packet would go the other way */
+			return 0;
+		if (flags & (i->family == 4 ? PORT_NO_V4 : PORT_NO_V6))
+			return 0;
+	} else if (!(flags & (i->family == 4 ? PORT_UDP4 : PORT_UDP6)) || !is_datagram(f, i, k)) {
 		return 0;
-	if (flags & (i->family == 4 ? PORT_NO_V4 : PORT_NO_V6))
-		return 0;
+	}
 	return !(flags & PORT_EXCLUDES) || !(is_excluded(port->port, k->src_port) || is_excluded(port->port, k->dst_port));
 }
 
@@ -218,7 +223,7 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 		if (lost)
 			count_more(O_FLOW_LOST, lost);
 	}
-	if (!is_wanted(port, &i, &fk))
+	if (!is_wanted(port, &f, &i, &fk))
 		return pass(O_PASS_PORT);
 
 	q = queue_of(ctx->rx_queue_index);
@@ -230,7 +235,7 @@ static __noinline int steer(struct xdp_md *ctx, u16 outer_proto, u16 outer_tci)
 	 * that wait in the ring, and take from the host what the ring refuses.
 	 */
 	if (t.refused)
-		return drop_share(ctx->rx_queue_index);
+		return drop_share(ctx->rx_queue_index, &t);
 	n.port = port->port;
 	n.frame_len = (u16)f.len;
 	n.tci = outer.proto ? outer.tci : i.tci;

@@ -99,7 +99,8 @@ type RscRxQueue struct {
 	Since      uint32
 	SinceTick  uint32
 	SinceNs    uint64
-	Line       [40]uint8
+	Refused    uint64
+	Line       [32]uint8
 	Taken      uint32
 	Room       uint32
 	Beat       uint32
@@ -116,7 +117,8 @@ type RscRxQueue struct {
 		Admitted uint32
 		Pad      uint32
 		ProbedNs uint64
-		Line     [48]uint8
+		Refused  uint64
+		Line     [40]uint8
 		Taken    uint32
 		Line2    [60]uint8
 	}

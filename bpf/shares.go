@@ -19,7 +19,8 @@ type rxVM struct {
 	Admitted uint32
 	_        uint32
 	ProbedNS uint64
-	_        [48]byte
+	Refused  uint64
+	_        [40]byte
 	Taken    uint32
 	_        [60]byte
 }
@@ -31,7 +32,8 @@ type rxQueue struct {
 	Since      uint32
 	SinceTick  uint32
 	SinceNS    uint64
-	_          [40]byte
+	Refused    uint64
+	_          [32]byte
 	Taken      uint32
 	Room       uint32
 	Beat       uint32
@@ -57,7 +59,7 @@ type rxQueue struct {
 // Publish is also the worker's beat: when it does not come while frames wait, XDP leaves the frames of the VMs that the kernel reaches too
 // (FlagFailOpen) to the kernel. hang.h has the rule. Frames without metadata count for that as well.
 //
-// One goroutine uses it, but for Hangs.
+// One goroutine uses it, but for Hangs, Refused and Forget.
 type Shares struct {
 	mem   []byte
 	queue *rxQueue // shared: of what XDP writes only what it writes for a hang is read here
@@ -168,6 +170,25 @@ func (s *Shares) Hangs() Hangs {
 	h := Hangs{Times: uint64(atomic.LoadUint32(&q.Hangs)), Passed: atomic.LoadUint64(&q.HangPassed)}
 	h.Now = h.Times > 0 && atomic.LoadUint32(&q.HangBeat) == atomic.LoadUint32(&q.Beat)
 	return h
+}
+
+// Refused is how many frames of the queue were dropped because their VM had its share, and how many of them were those of the VM at each place:
+// since the program was loaded, by whichever process. It may be called from any goroutine until Close. Of nil it is the zero value.
+func (s *Shares) Refused() (all uint64, ofVM [meta.MaxPorts]uint64) {
+	if s == nil {
+		return 0, ofVM
+	}
+	for i := range s.queue.VMs {
+		ofVM[i] = atomic.LoadUint64(&s.queue.VMs[i].Refused)
+	}
+	return atomic.LoadUint64(&s.queue.Refused), ofVM
+}
+
+// Forget ends the count of a VM that has gone, for the next one at its place. It may be called from any goroutine until Close.
+func (s *Shares) Forget(place uint32) {
+	if s != nil {
+		atomic.StoreUint64(&s.queue.VMs[place&(meta.MaxPorts-1)].Refused, 0)
+	}
 }
 
 // Close unmaps the account. The shares stay in force as they are; the next Shares of the queue begins anew.

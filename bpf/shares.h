@@ -32,7 +32,8 @@ struct rx_vm {
 	u32 admitted; /* the next ticket; only the low 16 bits travel */
 	u32 pad;
 	u64 probed_ns; /* CLOCK_MONOTONIC */
-	u8 line[48];
+	u64 refused;   /* frames dropped because the VM had its share */
+	u8 line[40];
 	u32 taken; /* 1 + the ticket that the worker took last */
 	u8 line2[60];
 };
@@ -44,7 +45,8 @@ struct rx_queue {
 	u32 since;    /* frames redirected since that beat */
 	u32 since_tick; /* when the first of them came, in jiffies */
 	u64 since_ns;   /* and in CLOCK_MONOTONIC */
-	u8 line[40];
+	u64 refused;    /* frames dropped because their VM had its share */
+	u8 line[32];
 	u32 taken;
 	u32 room;     /* frames that the ring has room for, at most 32767; 0: no shares */
 	u32 beat;     /* moves with every burst of the worker, also with an empty one */
@@ -101,6 +103,13 @@ static __always_inline struct ticket draw(struct rx_queue *q, u32 place)
 	t.vm->probed_ns = now;
 	t.probe = 1;
 	return t;
+}
+
+/* Counts a frame that is dropped for it. */
+static __always_inline void refuse(const struct ticket *t)
+{
+	t->queue->refused++;
+	t->vm->refused++;
 }
 
 /* Counts a frame that is on its way. */

@@ -91,10 +91,29 @@ func TestAVMHasTwiceTheRoomThatIsLeft(t *testing.T) {
 	if got["rx_share"] == 0 || got["redirect"]+got["rx_share"] != 1000 || len(got) != 2 {
 		t.Errorf("counted %v", got)
 	}
+	if all, of := r.shares.Refused(); all != got["rx_share"] || of[1] != all {
+		t.Errorf("refused %d, of the VM %d, and XDP dropped %d", all, of[1], got["rx_share"])
+	}
 	r.flood(t, 2, 1000)
 	r.flood(t, 3, 1000)
 	if b, c := r.waiting(2), r.waiting(3); b != 67 || c != 22 {
 		t.Errorf("the next ones have %d and %d of the 100 that were left, want 67 and 22", b, c)
+	}
+}
+
+// What a VM was refused is its own, and goes with it; what the queue refused goes on.
+func TestRefusalsAreTheVMs(t *testing.T) {
+	r := newRing(t, 300, 2)
+	r.flood(t, 1, 1000)
+	one, _ := r.shares.Refused()
+	r.flood(t, 2, 1000)
+	all, of := r.shares.Refused()
+	if one == 0 || of[1] != one || of[2] == 0 || of[1]+of[2] != all {
+		t.Errorf("%d refused, of the VMs %d (%d before the second came) and %d", all, of[1], one, of[2])
+	}
+	r.shares.Forget(1)
+	if now, left := r.shares.Refused(); now != all || left[1] != 0 || left[2] != of[2] {
+		t.Errorf("after the first VM has gone: %d refused, %d and %d", now, left[1], left[2])
 	}
 }
 

@@ -256,7 +256,10 @@ func (u *uplink) removeVM(a *attachment) error {
 		}
 	}
 	errs = append(errs, a.kind.close(a), u.prog.EndFlows(a.id(), a.flows), u.setSteering(a.idx, false))
-	errs = append(errs, u.each(func(q *queue) error { return q.Remove(a.idx) }))
+	errs = append(errs, u.each(func(q *queue) error {
+		q.shares.Forget(a.idx)
+		return q.Remove(a.idx)
+	}))
 	for _, addr := range a.addrs() {
 		errs = append(errs, u.mcast.DelUnicast(addr.MAC[:]))
 	}

@@ -93,12 +93,20 @@ func (a *attachment) effective() (p api.Policy, profile api.Profile, note string
 	return a.policy, profile, note
 }
 
+// mergesUDP tells whether datagrams are merged, and why not where they are to be.
+func (a *attachment) mergesUDP() (merges bool, note string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return mergesUDP(a.policy, a.kind.features(), a.running)
+}
+
 // describe is a VM's part of a snapshot.
 func (a *attachment) describe() (report.VM, error) {
 	policy, profile, note := a.effective()
+	udp, udpNote := a.mergesUDP()
 	vm := report.VM{Index: a.idx, Before: a.before, Port: api.Port{
 		VM: a.req.VM, MAC: a.req.MAC, VLAN: a.req.VLAN, Feed: a.kind.feed(),
-		Policy: policy, Effective: profile, PolicyNote: note, AllowSpoof: a.req.AllowSpoof, MTU: a.req.MTU, Isolated: policy.Isolate, MACs: a.kept.MACs, IPs: a.kept.IPs,
+		Policy: policy, Effective: profile, PolicyNote: note, UDPMerged: udp, UDPNote: udpNote, AllowSpoof: a.req.AllowSpoof, MTU: a.req.MTU, Isolated: policy.Isolate, MACs: a.kept.MACs, IPs: a.kept.IPs,
 	}}
 	err := a.kind.describe(a, &vm)
 	f := a.kind.features()

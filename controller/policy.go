@@ -35,6 +35,23 @@ func effective(p api.Policy, f virtio.Features, running bool) (profile api.Profi
 	return p.Profile, ""
 }
 
+// mergesUDP tells whether a policy merges datagrams for the features that a guest negotiated, and why not where it is to.
+func mergesUDP(p api.Policy, f virtio.Features, running bool) (merges bool, note string) {
+	switch {
+	case !p.Coalesce || !p.UDP:
+		return false, ""
+	case !running:
+		return false, "the guest's driver has not started"
+	case !f.Has(virtio.FGuestCsum):
+		return false, "the guest did not negotiate GUEST_CSUM"
+	case !f.Has(virtio.FGuestUSO4) && !f.Has(virtio.FGuestUSO6):
+		return false, "the guest negotiated neither GUEST_USO4 nor GUEST_USO6"
+	case !(p.IPv4 && f.Has(virtio.FGuestUSO4)) && !(p.IPv6 && f.Has(virtio.FGuestUSO6)):
+		return false, "of the families that are on, the guest negotiated no GUEST_USO"
+	}
+	return true, ""
+}
+
 // portConfig turns a policy and the negotiated features into the flow table's rules for one port.
 func portConfig(p api.Policy, f virtio.Features) flowtable.PortConfig {
 	c := flowtable.DefaultPortConfig()

@@ -95,6 +95,7 @@ func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 		f(&p)
 		return p
 	}
+	uso := all | virtio.Mask(virtio.FGuestUSO4, virtio.FGuestUSO6)
 	const steer = bpf.FlagSteer | bpf.FlagTCPOnly | bpf.FlagFailOpen
 	for _, c := range []struct {
 		name   string
@@ -109,6 +110,13 @@ func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 		{"a port", change(func(p *api.Policy) { p.ExcludePorts = []uint16{22} }), all, steer | bpf.FlagExcludes},
 		{"no TSO6 in the guest", api.BuiltinPolicy(), all &^ virtio.Mask(virtio.FGuestTSO6), steer | bpf.FlagNoV6},
 		{"no TSO in the guest", api.BuiltinPolicy(), virtio.Mask(virtio.FGuestCsum), 0},
+		{"its UDP too", api.BuiltinPolicy(), uso, steer | bpf.FlagUDP4 | bpf.FlagUDP6},
+		{"UDP off", change(func(p *api.Policy) { p.UDP = false }), uso, steer},
+		{"UDP, no IPv4", change(func(p *api.Policy) { p.IPv4 = false }), uso, steer | bpf.FlagNoV4 | bpf.FlagUDP6},
+		{"UDP, no IPv6", change(func(p *api.Policy) { p.IPv6 = false }), uso, steer | bpf.FlagNoV6 | bpf.FlagUDP4},
+		{"UDP, coalescing off", change(func(p *api.Policy) { p.Coalesce = false }), uso, 0},
+		{"UDP and no TCP", api.BuiltinPolicy(), uso &^ virtio.Mask(virtio.FGuestTSO4, virtio.FGuestTSO6), steer | bpf.FlagNoV4 | bpf.FlagNoV6 | bpf.FlagUDP4 | bpf.FlagUDP6},
+		{"UDP without checksum offload", api.BuiltinPolicy(), uso &^ virtio.Mask(virtio.FGuestCsum), 0},
 		{"no checksum offload in the guest", api.BuiltinPolicy(), all &^ virtio.Mask(virtio.FGuestCsum), 0},
 	} {
 		cfg, flags := tapRules(c.policy, c.guest)
@@ -117,6 +125,36 @@ func TestSteeringFollowsPolicyAndGuest(t *testing.T) {
 		}
 		if cfg.MaxFrame != 65535 || cfg.MaxSegments < 46 || cfg.MaxSegments > 1000 || cfg.Profile != flowtable.GRO {
 			t.Errorf("%s: %+v", c.name, cfg)
+		}
+	}
+}
+
+// Whether datagrams are merged is told, and why not where the policy says so.
+func TestWhetherDatagramsAreMergedIsTold(t *testing.T) {
+	all := virtio.Mask(virtio.FGuestCsum, virtio.FGuestTSO4, virtio.FGuestUSO4, virtio.FGuestUSO6)
+	for name, c := range map[string]struct {
+		edit    func(*api.Policy)
+		f       virtio.Features
+		running bool
+		merges  bool
+		note    string
+	}{
+		"merged":             {func(*api.Policy) {}, all, true, true, ""},
+		"switched off":       {func(p *api.Policy) { p.UDP = false }, all, true, false, ""},
+		"all switched off":   {func(p *api.Policy) { p.Coalesce = false }, all, true, false, ""},
+		"no driver":          {func(*api.Policy) {}, all, false, false, "the guest's driver has not started"},
+		"no checksums":       {func(*api.Policy) {}, all &^ virtio.Mask(virtio.FGuestCsum), true, false, "the guest did not negotiate GUEST_CSUM"},
+		"no USO":             {func(*api.Policy) {}, virtio.Mask(virtio.FGuestCsum), true, false, "the guest negotiated neither GUEST_USO4 nor GUEST_USO6"},
+		"the other family's": {func(p *api.Policy) { p.IPv4 = false }, all &^ virtio.Mask(virtio.FGuestUSO6), true, false, "of the families that are on, the guest negotiated no GUEST_USO"},
+	} {
+		p := api.BuiltinPolicy()
+		c.edit(&p)
+		if merges, note := mergesUDP(p, c.f, c.running); merges != c.merges || note != c.note {
+			t.Errorf("%s: %v, %q", name, merges, note)
+		}
+		cfg := portConfig(p, c.f)
+		if rules := cfg.Coalesce && cfg.UDP && cfg.GuestCsum && (cfg.IPv4 && cfg.USO4 || cfg.IPv6 && cfg.USO6); c.running && rules != c.merges {
+			t.Errorf("%s: told %v, the rules say %v", name, c.merges, rules)
 		}
 	}
 }

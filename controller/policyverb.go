@@ -140,6 +140,7 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy, kept api.Addres
 func (v *attachment) policyResponse() api.PolicyResponse {
 	p, profile, note := v.effective()
 	r := api.PolicyResponse{Schema: api.Schema, VM: v.req.VM, Policy: p, Effective: profile, Note: note, MACs: v.kept.MACs, IPs: v.kept.IPs}
+	r.UDPMerged, r.UDPNote = v.mergesUDP()
 	r.HoldNowNS = report.HoldNow(v.up.look(), v.idx).Nanoseconds()
 	return r
 }

@@ -52,13 +52,18 @@ func (s Sizes) slots() int {
 // rings are the sizes that this version opens each of the queues of an interface with, on a machine with so many bytes of memory. A
 // socket that is gone on with keeps its own.
 func (s Sizes) rings(queues int, room frameRoom, memory uint64) ringSizes {
-	r := ringSizes{Chunks: s.Chunks, Rx: rxRing, Tx: txRingSize, Fill: fillRing, Completion: completionRing}
+	r := ringSizes{Chunks: s.Chunks, Tx: txRingSize, Completion: completionRing}
 	if r.Chunks == 0 {
 		r.Chunks = usualChunks
 		for r.Chunks > xsk.QueueChunks && uint64(r.Chunks)*uint64(room.perChunk())*uint64(max(queues, 1)) > memory/memoryShare {
 			r.Chunks /= 2
 		}
 	}
+	r.Rx = leastRing
+	for r.Rx < mostRing && 2*r.Rx <= r.Chunks/ringShare {
+		r.Rx *= 2
+	}
+	r.Fill = r.Rx
 	if room.frame > 0 {
 		r.Frames, r.FrameSize = r.Chunks/chunksPerFrame, room.frame
 		r.Rx, r.Fill = jumboRings*r.Rx, jumboRings*r.Fill

@@ -20,6 +20,11 @@ func TestSizesFollowTheMachine(t *testing.T) {
 			t.Errorf("%d queues, chunks of %d, %d MiB: %d chunks, want %d", c.queues, c.chunk, c.memory>>20, got, c.want)
 		}
 	}
+	for chunks, want := range map[int]int{8192: 2048, 10_000: 2048, 16_383: 2048, 16_384: 4096, 32_768: 4096, MostChunks: 4096} {
+		if r := (Sizes{Chunks: chunks}).rings(1, frameRoom{chunk: 2048}, 0); r.Rx != want || r.Fill != want {
+			t.Errorf("%d chunks: rings of %d and %d, want %d", chunks, r.Rx, r.Fill, want)
+		}
+	}
 	s := Sizes{Chunks: 10_000, Slots: 100}
 	if r := (Sizes{}).rings(1, frameRoom{4096, 9216}, 16*gib); r.Chunks != 8192 || r.Frames != 4096 || r.FrameSize != 9216 || r.Rx != 4096 || r.Fill != 4096 {
 		t.Errorf("for an MTU of 9000: %+v", r)

@@ -117,6 +117,7 @@ func (u *uplink) lookAt(q *queue) report.Queue {
 	out.Seen, out.Err = q.Snapshot()
 	h := q.shares.Hangs()
 	out.Hangs, out.HangPassed = h.Times, h.Passed
+	out.Refused, out.RefusedOf = q.shares.Refused()
 	return out
 }
 

@@ -206,7 +206,7 @@ func (t *tapKind) check(a *attachment, look *look) error {
 		}
 	}
 	if facts.Offloads != was.Offloads {
-		a.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN)
+		a.log.Info("the guest changed its offloads", "csum", facts.Offloads.Csum, "tso4", facts.Offloads.TSO4, "tso6", facts.Offloads.TSO6, "ecn", facts.Offloads.ECN, "uso", facts.Offloads.USO)
 	}
 	if facts.Offloads != was.Offloads || halt != t.halt {
 		t.setHalt(a, halt)
@@ -241,6 +241,7 @@ func (t *tapKind) features() virtio.Features {
 	}{
 		{t.facts.Offloads.Csum, virtio.FGuestCsum}, {t.facts.Offloads.TSO4, virtio.FGuestTSO4},
 		{t.facts.Offloads.TSO6, virtio.FGuestTSO6}, {t.facts.Offloads.ECN, virtio.FGuestECN},
+		{t.facts.Offloads.USO, virtio.FGuestUSO4}, {t.facts.Offloads.USO, virtio.FGuestUSO6},
 	} {
 		if o.on {
 			f |= virtio.Mask(o.bit)

@@ -106,6 +106,6 @@ func (t *tapKind) filtered(a *attachment, look *look, h *netdev.Handle) (halt st
 func tapChanges(a *attachment) []string {
 	return []string{
 		fmt.Sprintf("attach a TC program to tap %s, which counts what the VM sends", a.req.Tap),
-		fmt.Sprintf("TCP frames for %s come to tap %s through rscctl instead of the kernel's path, while the policy coalesces", a.req.MAC, a.req.Tap),
+		fmt.Sprintf("TCP frames for %s, and UDP where its guest takes superframes of it, come to tap %s through rscctl instead of the kernel's path, while the policy coalesces", a.req.MAC, a.req.Tap),
 	}
 }

@@ -27,7 +27,8 @@ func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
 		cfg.MaxSegments = datapath.MaxTapSegments
 	}
 	v4, v6 := p.IPv4 && cfg.TSO4, p.IPv6 && cfg.TSO6
-	if !p.Coalesce || !cfg.GuestCsum || !(v4 || v6) {
+	udp4, udp6 := p.IPv4 && cfg.UDP && cfg.USO4, p.IPv6 && cfg.UDP && cfg.USO6
+	if !p.Coalesce || !cfg.GuestCsum || !(v4 || v6 || udp4 || udp6) {
 		return cfg, 0
 	}
 	flags := uint32(bpf.FlagSteer | bpf.FlagTCPOnly | bpf.FlagFailOpen)
@@ -36,6 +37,12 @@ func tapRules(p api.Policy, f virtio.Features) (flowtable.PortConfig, uint32) {
 	}
 	if !v6 {
 		flags |= bpf.FlagNoV6
+	}
+	if udp4 {
+		flags |= bpf.FlagUDP4
+	}
+	if udp6 {
+		flags |= bpf.FlagUDP6
 	}
 	if len(p.ExcludePorts) > 0 {
 		flags |= bpf.FlagExcludes

@@ -21,9 +21,17 @@ import (
 
 // Sizes of one NIC queue. The UMEM holds the frames of the fill ring and the RX ring, what the flow table holds, what
 // waits for guests, and the TX ring; chunks are used last in, first out, so that only the busy part stays in cache.
+//
+// The longer the RX ring, the more connections find room in it for what they have on their way at once. One that is dropped into goes on
+// with less on its way, and so with smaller superframes.
+//
+// The fill ring is kept full all the same, and so walks through all of its chunks. Fewer in it would stay in the cache, but a worker that waits for its processor
+// finds hundreds of frames, at times more than a thousand, with no sign in the turns before: what was not in the ring by then is lost. And XDP takes a worker
+// for hung when half of the ring waits for it (bpf/hang.h), which it would never see in a shorter one.
 const (
-	fillRing       = 2048
-	rxRing         = 2048
+	leastRing      = 2048 // RX and fill ring
+	mostRing       = 4096
+	ringShare      = 4 // part of the chunks that each of the two may have, if that is more than leastRing
 	txRingSize     = 1024
 	completionRing = 1024
 	macLen         = 6
@@ -260,6 +268,7 @@ func (u *uplink) beginQueue(q *queue) error {
 	q.shares.Begin()
 	err := q.wire.Begin()
 	if err == nil {
+		q.wire.SetDatagrams(u.facts.USO)
 		err = q.wire.SetDirect(u.facts.TSO)
 	}
 	if err != nil {

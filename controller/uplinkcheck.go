@@ -59,8 +59,8 @@ func (c *Controller) checkUplink(u *uplink) {
 	if u.facts = now; u.bond == nil {
 		u.facts = looks[0]
 	}
-	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO) }); err != nil {
-		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "err", err)
+	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO, u.facts.USO) }); err != nil {
+		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "uso", u.facts.USO, "err", err)
 	}
 	c.followForeign(u)
 	for _, v := range u.sorted() {

@@ -27,6 +27,9 @@ func (t *Table) Add(p *Packet, now int64) {
 	}
 	pt.ledger.In++
 	pt.ledger.InBytes += uint64(size)
+	if t.follow(pt, p) {
+		return
+	}
 	if !sound(p.Data, size, &p.Info) {
 		packet.ParseHead(p.Data, size, &p.Info)
 	}

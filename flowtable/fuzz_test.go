@@ -50,6 +50,8 @@ func FuzzSegmenter(f *testing.F) {
 	add(pt.TCP{V6: true, Len: 100, Ext: []pt.Ext{pt.HopByHop(), pt.DstOpts(1)}}, 4, 33, 30)
 	add(pt.TCP{Len: 100, ZeroIPLength: true}, 1, 33, 30)
 	add(pt.TCP{Len: 100, MF: true}, 1, 33, 30)
+	f.Add(pt.UDP{Len: 1001, Partial: true}.Frame(), uint8(5), uint16(100), false, uint16(40))
+	f.Add(pt.UDP{V6: true, Len: 7 * 1200, Partial: true}.Frame(), uint8(5), uint16(1200), false, uint16(70))
 	f.Fuzz(func(t *testing.T, frame []byte, kind uint8, size uint16, fixed bool, split uint16) {
 		if len(frame) > 1<<17 {
 			return
@@ -103,12 +105,12 @@ func whole(tb testing.TB, f []byte, hdr int) {
 		l3 = 18
 	}
 	ip := f[l3:]
-	l4 := int(ip[0]&15) * 4
+	proto, l4 := ip[9], int(ip[0]&15)*4
 	if ip[0]>>4 == 6 {
 		if got := int(binary.BigEndian.Uint16(ip[4:])); got != len(ip)-40 {
 			tb.Fatalf("payload length %d of %d", got, len(ip)-40)
 		}
-		l4 = tcpBehind(ip)
+		proto, l4 = upperBehind(ip)
 	} else {
 		if got := int(binary.BigEndian.Uint16(ip[2:])); got != len(ip) {
 			tb.Fatalf("total length %d of %d", got, len(ip))
@@ -116,6 +118,19 @@ func whole(tb testing.TB, f []byte, hdr int) {
 		if binary.BigEndian.Uint16(ip[10:]) != pt.HeaderCheck(ip[:l4]) {
 			tb.Fatal("IPv4 header checksum")
 		}
+	}
+	if proto == 17 {
+		udp, ends := ip[l4:], ip[12:20]
+		if ip[0]>>4 == 6 {
+			ends = ip[8:40]
+		}
+		if n := int(binary.BigEndian.Uint16(udp[4:])); n != len(udp) || l3+l4+8 != hdr {
+			tb.Fatalf("UDP length %d of %d, headers of %d bytes, said %d", n, len(udp), l3+l4+8, hdr)
+		}
+		if binary.BigEndian.Uint16(udp[6:]) == 0 || pt.Sum(ends, []byte{0, 17}, udp[4:6], udp) != 0xffff {
+			tb.Fatalf("UDP checksum %x", udp[6:8])
+		}
+		return
 	}
 	if got := int(ip[l4+12]>>4) * 4; l3+l4+got != hdr {
 		tb.Fatalf("headers of %d bytes, said %d", l3+l4+got, hdr)
@@ -125,11 +140,11 @@ func whole(tb testing.TB, f []byte, hdr int) {
 	}
 }
 
-// tcpBehind walks extension headers whose lengths were checked.
-func tcpBehind(ip []byte) int {
+// upperBehind walks extension headers whose lengths were checked.
+func upperBehind(ip []byte) (proto uint8, l4 int) {
 	next, off := ip[6], 40
-	for next != 6 {
+	for next != 6 && next != 17 {
 		next, off = ip[off], off+8+8*int(ip[off+1])
 	}
-	return off
+	return next, off
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
 )
 
 // maxDatagrams is how many datagrams one frame has at most: Linux cuts no more (UDP_MAX_SEGMENTS, include/linux/udp.h, 64 until 6.9).
@@ -24,6 +25,9 @@ func (r *udpRules) admit(pt *port, _ *slot, p *Packet, w *words) judgement {
 	switch {
 	case j.reason != open:
 		return j
+	case isTunnel(p.Data, &p.Info):
+		j.reason = ReasonNotTCP
+		return j
 	// Row empty: an empty datagram would vanish in a frame.
 	case p.Info.PayloadLen == 0:
 		j.reason = ReasonEmpty
@@ -33,6 +37,25 @@ func (r *udpRules) admit(pt *port, _ *slot, p *Packet, w *words) judgement {
 	w[3], w[4], w[5] = 0, 0, 0 // TCP's
 	j.do = join
 	return j
+}
+
+// Row udp_tunnel. The sockets of VXLAN, GENEVE and bareudp take UDP_L4 frames since Linux 5.13 (udp_allow_gso) and lost what is in them, until
+// 3d010c8031e3 ("udp: do not accept non-tunnel GSO skbs landing in a tunnel") in 6.8.5 made them cut each again. Seen by others:
+// tailscale/tailscale issue 11026.
+const (
+	portVXLAN      = 4789 // RFC 7348
+	portVXLANLinux = 8472 // drivers/net/vxlan: what it has without another one
+	portGENEVE     = 6081 // RFC 8926
+	portMPLS       = 6635 // RFC 7510
+)
+
+// isTunnel tells whether a datagram is for a tunnel's end.
+func isTunnel(data []byte, in *packet.Info) bool {
+	switch binary.BigEndian.Uint16(data[in.L4+2:]) {
+	case portVXLAN, portVXLANLinux, portGENEVE, portMPLS:
+		return true
+	}
+	return false
 }
 
 // verify checks both checksums of a datagram. It returns open when they are right and what a segmentation would write, or else why not.

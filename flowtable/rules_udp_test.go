@@ -222,6 +222,11 @@ func TestRulesOfUDP(t *testing.T) {
 	steady := udpAll(func(*pt.UDP) {})
 	rows := []udpRule{
 		{name: "a train merges", in: steady, want: merged},
+		{name: "to a VXLAN", in: udpAll(func(u *pt.UDP) { u.DstPort = 4789 }), want: each("not_tcp")},
+		{name: "to Linux' VXLAN", in: udpAll(func(u *pt.UDP) { u.DstPort = 8472 }), want: each("not_tcp")},
+		{name: "to a GENEVE", in: udpAll(func(u *pt.UDP) { u.DstPort = 6081 }), want: each("not_tcp")},
+		{name: "to MPLS in UDP", in: udpAll(func(u *pt.UDP) { u.DstPort = 6635 }), want: each("not_tcp")},
+		{name: "from a VXLAN's port", in: udpAll(func(u *pt.UDP) { u.SrcPort = 4789 }), want: merged},
 		{name: "zero checksum", in: udpOne(func(u *pt.UDP) { u.NoSum = true }), want: closePass("zero_checksum")},
 		{name: "zero checksum on all", in: udpAll(func(u *pt.UDP) { u.NoSum = true }), want: each("zero_checksum")},
 		{name: "bad UDP checksum", in: udpOne(func(u *pt.UDP) { u.BadUDP = true }), want: closePass("bad_udp_checksum")},

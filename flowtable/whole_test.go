@@ -22,6 +22,65 @@ func (o *wholeOutput) Deliver(sf *flowtable.Superframe) {
 	o.tab.Ledger(sf.Port).Deliver(&sf.Entry)
 }
 
+// A superframe of UDP that came as one leaves behind what is held of its flow, where features, policy and the bounds of UDP would have let the
+// table make it, in both profiles, and never with TCP's words in its header.
+func TestASuperframeOfUDPThatCameAsOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules     func(*flowtable.PortConfig)
+		datagrams int
+		takes     bool
+	}{
+		"as it is":              {nil, 5, true},
+		"64 datagrams":          {nil, 64, true},
+		"to a tunnel":           {nil, 5, false},
+		"65 datagrams":          {nil, 65, false},
+		"one datagram":          {nil, 1, false},
+		"--udp off":             {func(c *flowtable.PortConfig) { c.UDP = false }, 5, false},
+		"no USO":                {func(c *flowtable.PortConfig) { c.USO4, c.USO6 = false, false }, 5, false},
+		"rsc":                   {func(c *flowtable.PortConfig) { c.Profile, c.RSCExt = flowtable.RSC, true }, 5, true},
+		"more than max-bytes":   {func(c *flowtable.PortConfig) { c.MaxBytes = 500 }, 5, false},
+		"coalescing is off":     {func(c *flowtable.PortConfig) { c.Coalesce = false }, 5, false},
+		"max-segments is lower": {func(c *flowtable.PortConfig) { c.MaxSegments = 4 }, 5, false},
+	} {
+		for _, v6 := range []bool{false, true} {
+			cfg := datagrams()
+			cfg.Hold = time.Second
+			if c.rules != nil {
+				c.rules(&cfg)
+			}
+			o := wholeTable(t, cfg)
+			u := pt.UDP{V6: v6, Len: 100}
+			one := flowtable.Packet{Data: u.Frame(), Ref: 1}
+			packet.Parse(one.Data, &one.Info)
+			o.tab.Add(&one, 0)
+			if u.Len, u.Partial = 100*c.datagrams, true; name == "to a tunnel" {
+				u.DstPort = 4789
+			}
+			b := u.Frame()
+			in := &packet.Info{}
+			packet.ParseHead(b, len(b), in)
+			sf := &flowtable.Superframe{Frags: [][]byte{b}, GSOType: 5, GSOSize: 100, HdrLen: uint16(len(b) - u.Len)}
+			sf.Packets, sf.Len = c.datagrams, len(b)
+			if o.tab.TakesWhole(sf, in) != c.takes {
+				t.Errorf("%s, IPv6 %v: taken is %v", name, v6, !c.takes)
+			}
+			if !c.takes {
+				continue
+			}
+			o.tab.PassWhole(sf, in, 0)
+			if n := len(o.left); n != 2 || o.left[0].Reason != flowtable.ReasonGSOInput || o.left[0].Merged {
+				t.Fatalf("%s: %d frames", name, n)
+			}
+			if h := o.left[1]; h.Flags != 1 || h.CsumOffset != 6 || uint32(h.CsumStart) != in.L4 || !h.Merged || h.TCP {
+				t.Errorf("%s: %+v", name, h)
+			}
+			if l := o.tab.Ledger(0); l.Unexplained() != 0 || l.Merged != uint64(c.datagrams) {
+				t.Errorf("%s: %+v", name, *l)
+			}
+		}
+	}
+}
+
 func wholeTable(t *testing.T, c flowtable.PortConfig) *wholeOutput {
 	t.Helper()
 	o := &wholeOutput{}

@@ -38,6 +38,7 @@ func FuzzRings(f *testing.F) {
 	send := descs(vringtest.Desc{Addr: data, Len: 12, Flags: next, Next: 1}, vringtest.Desc{Addr: data + 100, Len: 1500})
 	f.Add(pages, avail(3, 0, 1, 2), send, avail(1, 0), []byte{}, uint8(0xff))
 	f.Add(pages, avail(2, 2, 1), send, avail(1, 0), []byte{0: 1, 1: 1, 2: 66, 4: 0xa8, 5: 5, 6: 34, 8: 16}, uint8(0))
+	f.Add(pages, avail(2, 2, 1), send, avail(1, 0), []byte{0: 1, 1: 5, 2: 42, 4: 0xb0, 5: 4, 6: 34, 8: 6}, uint8(0))
 	f.Add(descs(vringtest.Desc{Addr: data, Len: 1, Flags: write | next, Next: 1}, vringtest.Desc{Addr: data, Len: 70000, Flags: write}), avail(1, 0),
 		descs(vringtest.Desc{Addr: data, Len: 32, Flags: indirect}), avail(1, 0), descs(vringtest.Desc{Addr: data, Len: 80}), uint8(7))
 	f.Add(pages, avail(9), send, avail(0x8000), []byte{}, uint8(1))

@@ -21,7 +21,7 @@ import (
 const DefaultFeatures = virtio.Features(1<<virtio.FCsum | 1<<virtio.FGuestCsum | 1<<virtio.FMTU |
 	1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN |
 	1<<virtio.FGuestUSO4 | 1<<virtio.FGuestUSO6 |
-	1<<virtio.FHostTSO4 | 1<<virtio.FHostTSO6 | 1<<virtio.FHostECN |
+	1<<virtio.FHostTSO4 | 1<<virtio.FHostTSO6 | 1<<virtio.FHostECN | 1<<virtio.FHostUSO |
 	1<<virtio.FMrgRxbuf | 1<<virtio.FGuestAnnounce | 1<<virtio.FMQ |
 	1<<virtio.FIndirectDesc | 1<<virtio.FEventIdx | 1<<virtio.FVersion1 | 1<<virtio.FRSCExt)
 

@@ -8,8 +8,9 @@ import (
 
 // summing copies a frame and verifies it in the same pass.
 type summing struct {
-	sums []uint16
-	copy virtio.Copier
+	sums  []uint16
+	copy  virtio.Copier
+	ahead func(fragment []byte)
 }
 
 // scatter is the function scatter, and reports whether every fragment behind the first is what its sum says. It stops at the first that is not.
@@ -19,6 +20,9 @@ func (s *summing) scatter(segs [][]byte, hdr []byte, payload [][]byte) bool {
 	at.write(payload[0])
 	for i, src := range payload[1:] {
 		want := uint32(s.sums[i])
+		if s.ahead != nil && i+2 < len(payload) { // src is payload[i+1]
+			s.ahead(payload[i+2])
+		}
 		switch {
 		case want == 0:
 			at.write(src)

@@ -181,7 +181,7 @@ func showPolicy(c *cli.Context, s streams, call func() (*api.PolicyResponse, err
 	p.row("coalesce", onOffText(pol.Coalesce))
 	p.row("ipv4", onOffText(pol.IPv4))
 	p.row("ipv6", onOffText(pol.IPv6))
-	p.row("udp", onOffText(pol.UDP))
+	p.row("udp", withNote(onOffText(pol.UDP), resp.UDPNote))
 	p.row("profile", string(pol.Profile))
 	p.row("in effect", withNote(string(resp.Effective), resp.Note))
 	p.row("hold", holdNow(pol, resp.HoldNowNS))

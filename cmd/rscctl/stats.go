@@ -70,10 +70,10 @@ func printStats(w io.Writer, st *api.Stats) error {
 	}
 	if len(st.Queues) > 0 {
 		p.line("")
-		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "FILL EMPTY", "RX FULL", "TX FULL", "HANGS", "HELD", "OPEN SLOTS")
+		p.row("QUEUE", "RX FRAMES", "TX FRAMES", "FILL EMPTY", "RX FULL", "SHARE", "TX FULL", "HANGS", "HELD", "OPEN SLOTS")
 		for _, name := range slices.Sorted(maps.Keys(st.Queues)) {
 			q := st.Queues[name]
-			p.row(name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.TxRingFull), grouped(q.Hangs), fmt.Sprintf("%d/%d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots))
+			p.row(name, grouped(q.RxFrames), grouped(q.TxFrames), grouped(q.RxFillEmpty), grouped(q.RxRingFull), grouped(q.RxShare), grouped(q.TxRingFull), grouped(q.Hangs), fmt.Sprintf("%d/%d", q.Held, q.Chunks), strconv.Itoa(q.OpenSlots))
 		}
 	}
 	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)
@@ -109,6 +109,7 @@ func printVM(p *printer, v *api.VMStats) {
 		{"  to other VMs", v.TxWhole, "frames of the guest's that were handed over whole"},
 		{"  to this host", v.ToHost, "packets, or to what is behind its bridges"},
 		{"  from this host", v.FromHost, "packets, likewise"},
+		{"  before the queue", v.RxShare, "frames dropped where it had its share of the room: they came faster than they were taken"},
 		{"  late", v.LatePackets, "packets that were on their way when the policy went off"},
 		{"  unsent", v.FeedUnsent, "frames that vhost-net had not sent when the feed was closed"},
 		{"  lost at the tap", v.TapDropped, "frames of either path: the VM does not keep up"},

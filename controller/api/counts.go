@@ -105,5 +105,5 @@ func (q *Queue) Add(o *Queue) {
 
 // Lost is what the queue lost before the worker had it, and on its way out.
 func (q *Queue) Lost() uint64 {
-	return q.RxFillEmpty + q.RxRingFull + q.RxTooLong + q.RxNoBuffer + q.RxBroken + q.TxRingFull
+	return q.RxFillEmpty + q.RxRingFull + q.RxShare + q.RxTooLong + q.RxNoBuffer + q.RxBroken + q.TxRingFull
 }

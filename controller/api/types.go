@@ -69,6 +69,8 @@ type PolicyResponse struct {
 	Policy    Policy   `json:"policy"`
 	Effective Profile  `json:"effective_profile"`
 	Note      string   `json:"note,omitempty"`        // why Effective is not what was asked
+	UDPMerged bool     `json:"udp_merged,omitempty"`  // datagrams are merged
+	UDPNote   string   `json:"udp_note,omitempty"`    // why they are not, though the policy says so
 	MACs      []string `json:"macs,omitempty"`        // beside the one that it is attached with
 	IPs       []string `json:"ips,omitempty"`         // the VM may send from these alone; none: from any
 	HoldNowNS int64    `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
@@ -241,6 +243,7 @@ type Queue struct {
 	TxFrames      uint64      `json:"tx_frames"`
 	RxFillEmpty   uint64      `json:"rx_fill_empty"`    // frames AF_XDP dropped: fill ring empty
 	RxRingFull    uint64      `json:"rx_ring_full"`     // frames AF_XDP dropped: RX ring full
+	RxShare       uint64      `json:"rx_share"`         // frames XDP dropped: their VM had its share of the RX ring
 	RxTooLong     uint64      `json:"rx_too_long"`      // frames AF_XDP dropped: longer than a chunk, above all
 	RxInvalid     uint64      `json:"rx_invalid"`       // bad addresses in the fill ring: a fault of ours
 	RxNoBuffer    uint64      `json:"rx_no_buffer"`     // frames that no chunk holds, and for which no buffer was free
@@ -285,6 +288,8 @@ type Port struct {
 	Policy      Policy    `json:"policy"`
 	Effective   Profile   `json:"effective_profile"`
 	PolicyNote  string    `json:"policy_note,omitempty"`
+	UDPMerged   bool      `json:"udp_merged,omitempty"`  // datagrams are merged
+	UDPNote     string    `json:"udp_note,omitempty"`    // why they are not, though the policy says so
 	HoldNowNS   int64     `json:"hold_now_ns,omitempty"` // the hold that superframes get now, on average; 0 while nothing is held
 	AllowSpoof  bool      `json:"allow_spoof,omitempty"`
 	MTU         int       `json:"mtu,omitempty"`      // its own; 0: the interface's
@@ -338,6 +343,7 @@ type VMStats struct {
 	VM    string `json:"vm"`
 	Iface string `json:"iface"`
 
+	RxShare       uint64            `json:"rx_share"`   // frames that XDP dropped in front of the queues, where the VM had its share of the room: in no other count
 	RxPackets     uint64            `json:"rx_packets"` // taken from AF_XDP (or multicast) for this VM
 	RxBytes       uint64            `json:"rx_bytes"`
 	Superframes   uint64            `json:"superframes"`    // frames of two and more segments

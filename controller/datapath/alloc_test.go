@@ -29,6 +29,7 @@ func (q *quietWire) Send() (n int, err error) {
 func (q *quietWire) Empty() bool          { return true }
 func (q *quietWire) Direct() bool         { return true }
 func (q *quietWire) SetDirect(bool) error { return nil }
+func (q *quietWire) SetDatagrams(bool)    {}
 
 func (n *quietNIC) Recv(d []xsk.Desc) int {
 	for i, f := range n.frames {
@@ -162,7 +163,7 @@ func TestABurstAllocatesNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nic := &quietNIC{umemNIC: newUmemNIC(t)}
+			nic := &quietNIC{umemNIC: newUmemNIC(t, segChunks)}
 			guest, source := &quietGuest{nic: nic}, &quietSource{}
 			set(nic, guest, source)
 			w, err := New(Config{MTU: 1500, NIC: nic, Wire: nic.wire, WakeFD: -1, Chunks: segChunks, Log: newRig(t).w.cfg.Log, Trouble: func() {}})

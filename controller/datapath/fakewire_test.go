@@ -21,6 +21,7 @@ type fakeWire struct {
 	full   error // what Send says then
 	busy   bool  // something is on its way
 	direct bool
+	refuse func(virtio.NetHdr, int) bool // what this kernel does not take: header, bytes of the frame
 	pieces [][][]byte
 	hdrs   []virtio.NetHdr
 	got    []wireFrame
@@ -44,6 +45,10 @@ func (f *fakeWire) Send() (n int, err error) {
 			err = f.full
 			break
 		}
+		if f.refuse != nil && f.refuse(f.hdrs[i], len(bytes.Join(p, nil))) {
+			err = tap.ErrKernelRefused
+			break
+		}
 		f.room--
 		f.got = append(f.got, wireFrame{f.hdrs[i], bytes.Join(p, nil)})
 		n++
@@ -55,6 +60,7 @@ func (f *fakeWire) Send() (n int, err error) {
 func (f *fakeWire) Empty() bool             { f.asked++; return !f.busy }
 func (f *fakeWire) Direct() bool            { return f.direct }
 func (f *fakeWire) SetDirect(on bool) error { f.direct = on; return nil }
+func (f *fakeWire) SetDatagrams(bool)       {}
 
 // packets are those that the kernel makes of what it got.
 func (f *fakeWire) packets() (all [][]byte) {

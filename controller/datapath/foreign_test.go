@@ -115,7 +115,7 @@ func TestOfAForeignProgramNothingAllocates(t *testing.T) {
 		"of a VLAN, in all": train(to(0, 1000).With(func(p *pt.TCP) { p.Tags = []uint16{0} }), 60),
 	} {
 		t.Run(name, func(t *testing.T) {
-			nic := &quietNIC{umemNIC: newUmemNIC(t), frames: frames}
+			nic := &quietNIC{umemNIC: newUmemNIC(t, segChunks), frames: frames}
 			w, err := New(Config{MTU: 1500, NIC: nic, WakeFD: -1, Chunks: segChunks, Foreign: true, Log: newRig(t).w.cfg.Log, Trouble: func() {}})
 			if err != nil {
 				t.Fatal(err)

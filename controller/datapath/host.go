@@ -4,6 +4,7 @@ import (
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/checksum"
 	"github.com/rscctl/rscctl/flowtable/packet"
+	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/tap"
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
@@ -77,7 +78,7 @@ func (w *Worker) toHost(p *port, o *outgoing) bool {
 // hearsHost reports whether a VM's group frames go to the host.
 func (w *Worker) hearsHost(p *port) bool { return w.host.Out != nil && p.Host }
 
-// groupToHost puts a copy of a VM's group frame, as it leaves, behind those that wait for the host.
+// groupToHost puts a copy of a VM's packet, as it leaves, behind those that wait for the host: group frames most of the time.
 func (w *Worker) groupToHost(frame []byte) {
 	h := &w.host
 	if len(h.copies)+len(frame) > cap(h.copies) {
@@ -93,6 +94,49 @@ func (w *Worker) groupToHost(frame []byte) {
 		h.Out.Add(&h.frame)
 	}
 	h.groups++
+}
+
+// emitHostCut sends a VM's USO frame to the host as the datagrams that it stands for, on a kernel that does not cut them. false: it stays in the
+// virtqueue.
+func (w *Worker) emitHostCut(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool) {
+	p := e.port
+	if !w.sendBatch() || !w.whole(f, o) {
+		return false
+	}
+	w.txFrag[0] = o.data
+	if err := w.txCut.Init(w.txFrag[:], flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}); err != nil {
+		w.refuseTx(p, flowtable.ReasonMalformed, o.data)
+		return true
+	}
+	packets := w.txCut.Count()
+	if most := min(len(o.data), w.txCut.HeaderLen()+int(f.Hdr.GSOSize)); packets > mostPackets(f.Hdr.GSOType, maxTxPackets) || most > w.mtuOf(p)+ethHeader {
+		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
+		return true
+	}
+	if w.pacesTx(p, wireBytes(len(o.data), w.txCut.HeaderLen(), packets, o.tci != 0)) {
+		return false
+	}
+	p.cnt.TxFrames++
+	p.cnt.TxBytes += uint64(f.Len())
+	for range packets {
+		n, more, err := w.txCut.Next(w.mbuf[:w.mtuOf(p)+ethHeader])
+		if err != nil || !more {
+			w.refuseTx(p, flowtable.ReasonBadLength, o.data)
+			return true
+		}
+		n = pad(w.mbuf, n)
+		if o.tci != 0 {
+			n = insertTag(w.mbuf, n, o.tci)
+		}
+		if p.probes != nil {
+			w.probeSent(p, 1, w.mbuf[:n])
+		}
+		w.groupToHost(w.mbuf[:n])
+		p.cnt.TxWire++
+		p.cnt.ToHost++
+		w.cnt.TxSlots++
+	}
+	return true
 }
 
 // sendHostGroups hands group frames to the host. What the kernel does not take is lost, as on any wire.
@@ -237,7 +281,7 @@ func (w *Worker) hostPacket(p *port, f *tap.HostFrame) {
 
 // hostWhole hands a superframe of the host's to a VM that takes it so. false: it is to be cut.
 func (w *Worker) hostWhole(p *port, f *tap.HostFrame) (done bool) {
-	if p.guest == nil || p.err != nil || w.cutAll || f.Hdr.GSOType == virtio.GSOUDPL4 {
+	if p.guest == nil || p.err != nil || w.cutAll {
 		return false
 	}
 	h := wireHead{bytes: f.Data[:min(len(f.Data), HeadRoom)]}

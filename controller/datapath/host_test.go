@@ -416,6 +416,35 @@ func TestTheHostsUDPTrainsAreCut(t *testing.T) {
 	}
 }
 
+// A VM's train of datagrams leaves for the host as one, and on a kernel that refuses that as the datagrams.
+func TestAVMsUDPTrainsReachTheHost(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		r, _, out, s, _ := newHostRig(t, rules())
+		mine, own := macOf(1), macOf(9)
+		train := ether(own, 0x0800, packet4("10.0.0.1", "10.0.0.9", 17, 0, append(udp(5000, 6000)[:8], bytes.Repeat([]byte{7}, 2500)...)))
+		copy(train[6:], mine[:])
+		train[38], train[39] = byte(2508>>8), byte(2508&0xff)
+		if refuses {
+			out.room, out.full = 0, tap.ErrKernelRefused
+		}
+		s.send(virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOUDPL4, GSOSize: 1000, HdrLen: 42, CsumStart: 34, CsumOffset: 6}, train)
+		r.step()
+		out.room = -1
+		r.advance(time.Millisecond)
+		r.step()
+		want := 1
+		if refuses {
+			want = 3
+		}
+		if len(out.got) != want || len(s.queue) != 0 || len(r.nic.sent()) != 0 {
+			t.Fatalf("refuses %t: %d frames, %d wait", refuses, len(out.got), len(s.queue))
+		}
+		if c := r.w.ports[1].cnt; c.ToHost != 3 || c.TxWire != 3 || c.TxFrames != 1 {
+			t.Errorf("refuses %t: %+v", refuses, c)
+		}
+	}
+}
+
 func TestTheHostsWayAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

@@ -10,7 +10,7 @@ import (
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-// A TSO frame for a VM beside its sender need not be cut: the receiver's driver takes a superframe, and what it would get of the packets
+// A TSO or USO frame for a VM beside its sender need not be cut: the receiver's driver takes a superframe, and what it would get of the packets
 // is this frame again. So it is handed over whole where the flow table would have made it (flowtable.TakesWhole), one copy from the one
 // guest's memory into the other's. What the receiver is told of it (virtio_net_hdr) is built from the private headers, as for the kernel
 // (wirehead.go), and so are lengths and the pseudo header's sum. Its checksum is never completed: the bytes leave this machine's memory

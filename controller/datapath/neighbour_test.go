@@ -300,15 +300,21 @@ func TestRandomTSOFramesForANeighbour(t *testing.T) {
 		p := from(1, macOf(2), rng.IntN(4000))
 		p.V6, p.Partial = rng.IntN(2) == 0, true
 		frame := p.Frame()
+		if rng.IntN(3) == 0 {
+			frame = datagramsFrom(macOf(2), rng.IntN(4000), func(u *pt.UDP) { u.V6 = p.V6 })
+		}
 		for range rng.IntN(3) {
 			frame[6+rng.IntN(min(80, len(frame)-6))] = byte(rng.Uint32())
 		}
 		h := anyHdr(t, rng)
-		switch rng.IntN(4) {
+		switch rng.IntN(5) {
 		case 0:
 			h.GSOType, h.GSOSize = virtio.GSOTCPv4, h.GSOSize&0x7ff|1
 		case 1:
 			h.GSOType, h.GSOSize = virtio.GSOTCPv6, h.GSOSize&0x7ff|1
+		case 3:
+			h.GSOType, h.GSOSize, h.Flags = virtio.GSOUDPL4, h.GSOSize&0x3ff|64, virtio.HdrNeedsCsum
+			h.CsumStart, h.CsumOffset = 34, 6
 		case 2:
 			h, _ = tsoTo(p.V6, 0, int(h.GSOSize&0x3ff|256))
 		}

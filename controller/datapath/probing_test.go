@@ -271,7 +271,7 @@ func TestABurstWithProbesAllocatesNothing(t *testing.T) {
 	}
 	for name, read := range map[string]bool{"read": true, "full": false} {
 		t.Run(name, func(t *testing.T) {
-			nic := &quietNIC{umemNIC: newUmemNIC(t), frames: append(train(to(0, 1000), 30), train(alone(0, 1000), 30)...)}
+			nic := &quietNIC{umemNIC: newUmemNIC(t, segChunks), frames: append(train(to(0, 1000), 30), train(alone(0, 1000), 30)...)}
 			source := &quietSource{frames: []vhost.TxFrame{
 				{Data: from(1, macOf(0), 1000).Frame()}, {Data: from(2, wire, 90).Frame()},
 				{Hdr: virtio.NetHdr{GSOType: virtio.GSOTCPv4, GSOSize: 1000}, Data: from(1, wire, 9000).Frame()},

@@ -25,8 +25,13 @@ func (w *Worker) receive() int {
 	return n
 }
 
-// ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core.
-const ahead = 3
+// ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core. It asks for what
+// the table reads, the headers, heads bytes. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
+// that are awaited, and be out of the first cache again until a burst's end.
+const (
+	ahead = 4
+	heads = 128
+)
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
@@ -59,12 +64,15 @@ func (w *Worker) take(descs []xsk.Desc) {
 	}
 }
 
-// expect asks the cache for a frame, and for the metadata in front of it.
+// expect asks the cache for a frame's headers, and for the metadata in front of them.
 func (w *Worker) expect(d xsk.Desc) {
 	frame, before := w.nic.Received(d)
 	prefetch(before)
-	prefetch(frame)
+	prefetch(frame[:min(heads, len(frame))])
 }
+
+// expectPayload asks the cache for the first half of a payload while the one before it is copied: what is behind follows by itself.
+func expectPayload(b []byte) { prefetch(b[:min(768, len(b))]) }
 
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
 // ones of its flow.

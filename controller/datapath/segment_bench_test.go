@@ -25,7 +25,7 @@ const (
 	segTrain   = 16   // segments of a flow until PSH
 	segRing    = 1024 // descriptors of the guest's ring
 	segBuffer  = 4096 // bytes of its buffers
-	segChunks  = 8192 // of the UMEM
+	segChunks  = 8192 // of the UMEM, unless many flows hold more
 	segChunk   = 2048 // bytes of each
 
 	// A burst of some microseconds that took this long was interrupted: it says something of the machine's other work only.
@@ -38,51 +38,85 @@ var segMAC = [6]byte{2, 0, 0, 0, 0, 2}
 // mergeable buffers, and the chunk back into the pool. That is metadata (or, where it is missing, parsing), verification,
 // match, merge, seal, copy, used ring. Trains of 16 segments of 1,448 bytes with timestamps come in turn, one segment of each
 // flow, and end at different times. The bursts are written to their chunks just before the clock runs, as the kernel does: by the same
-// core, or ("cross") by another one. Chunks are used last in, first out, out of 8,192 of 2 KiB; the guest posts 1,024 buffers of 4 KiB.
+// core, or ("cross") by another one. Chunks are used last in, first out, out of 8,192 of 2 KiB; the guest posts 1,024 buffers of 4 KiB. 4,096 flows in turn hold 30,000
+// segments at a time, out of 65,536 chunks, so that each payload is out of the caches when it is copied, for the floor, too.
 //
 // The bursts of BenchmarkCopyFloor come first, all of them, as the two evict each other: "copy-ns/seg" is the floor and "ratio" the one over
 // the other.
 func BenchmarkSegmentToGuest(b *testing.B) {
-	for _, flows := range []int{1, 16, 64, 128} {
-		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) { runSegments(b, flows, true, false) })
+	for _, l := range segLoads {
+		b.Run(l.String(), func(b *testing.B) { runSegments(b, l) })
 	}
-	b.Run("flows=64,parse", func(b *testing.B) { runSegments(b, 64, false, false) })
-	b.Run("flows=64,cross", func(b *testing.B) { runSegments(b, 64, true, true) })
+	l := segLoad{flows: 64, parse: true}
+	b.Run(l.String(), func(b *testing.B) { runSegments(b, l) })
 }
+
+// segLoad is what comes in.
+type segLoad struct {
+	flows  int
+	parse  bool // no metadata in front of the frames
+	cross  bool // another core writes them
+	trains bool // a flow's train comes whole, one flow after the other
+}
+
+func (l segLoad) String() string {
+	s := fmt.Sprintf("flows=%d", l.flows)
+	for _, is := range []struct {
+		on   bool
+		name string
+	}{{l.parse, "parse"}, {l.cross, "cross"}, {l.trains, "trains"}} {
+		if is.on {
+			s += "," + is.name
+		}
+	}
+	return s
+}
+
+var segLoads = []segLoad{{flows: 1}, {flows: 16}, {flows: 64}, {flows: 128}, {flows: 4096}, {flows: 4096, trains: true}, {flows: 64, cross: true}}
 
 // BenchmarkCopyFloor is a plain copy of the same bytes, train by train when the last segment is there, from chunks used in the
 // same order into buffers of the same size: what no data plane that copies can go below.
 func BenchmarkCopyFloor(b *testing.B) {
-	for _, flows := range []int{1, 16, 64, 128} {
-		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
-			f := newCopyFloor(b, flows)
-			var m meter
-			for range warmUp(flows) {
-				f.burst()
-			}
-			for left := b.N; left > 0; left -= BurstFrames {
-				m.add(f.burst())
-			}
-			b.ReportMetric(m.perSegment(), "ns/seg")
-			b.ReportMetric(0, "ns/op") // holds what the kernel's part costs here
-		})
+	for _, l := range segLoads {
+		b.Run(l.String(), func(b *testing.B) { runCopies(b, l) })
 	}
 }
 
-func runSegments(b *testing.B, flows int, meta, cross bool) {
-	r := newSegRig(b, flows, meta)
-	f := newCopyFloor(b, flows)
-	if cross {
+// chunksFor is the size of a UMEM that so many flows do not use up.
+func chunksFor(flows int) int { return max(segChunks, flows*segTrain) }
+
+func runCopies(b *testing.B, l segLoad) {
+	f := newCopyFloor(b, l.flows)
+	f.send.trains = l.trains
+	if l.cross {
+		f.writer = otherCore(b)
+	}
+	var m meter
+	for range warmUp(l.flows) {
+		f.burst()
+	}
+	for left := b.N; left > 0; left -= BurstFrames {
+		m.add(f.burst())
+	}
+	b.ReportMetric(m.perSegment(), "ns/seg")
+	b.ReportMetric(0, "ns/op") // holds what the kernel's part costs here
+}
+
+func runSegments(b *testing.B, l segLoad) {
+	r := newSegRig(b, l.flows, !l.parse)
+	f := newCopyFloor(b, l.flows)
+	r.send.trains, f.send.trains = l.trains, l.trains
+	if l.cross {
 		w := otherCore(b)
 		r.writer, f.writer = w, w
 	}
 	var way, floor meter
-	for i := -warmUp(flows); i*BurstFrames < b.N; i++ {
+	for i := -warmUp(l.flows); i*BurstFrames < b.N; i++ {
 		if d := f.burst(); i >= 0 {
 			floor.add(d)
 		}
 	}
-	for range warmUp(flows) {
+	for range warmUp(l.flows) {
 		r.burst(b)
 	}
 	b.ReportAllocs()
@@ -161,6 +195,7 @@ type sender struct {
 	hdr      int // bytes of headers
 	info     packet.Info
 	flows    int
+	trains   bool // one after the other, instead of a packet of each flow in turn
 	flow     int
 	step     int
 }
@@ -175,7 +210,10 @@ func newSender(flows int) *sender {
 // next writes one packet to p, which has the template's length. last: it ends its train.
 func (s *sender) next(p []byte) (flow int, last bool) {
 	flow = s.flow
-	step := s.step + flow*segTrain/s.flows // so that trains end one after the other
+	step := s.step
+	if !s.trains {
+		step += flow % segTrain // so that trains do not end together
+	}
 	copy(p, s.template)
 	// Each change is made good in the checksums, so that the template's stay right.
 	set16 := func(at, check int, v uint16) {
@@ -193,8 +231,10 @@ func (s *sender) next(p []byte) (flow int, last bool) {
 	if last = step%segTrain == segTrain-1; last {
 		set16(46, 50, binary.BigEndian.Uint16(p[46:])|pt.PSH)
 	}
-	if s.flow++; s.flow == s.flows {
-		s.flow = 0
+	if !s.trains || last {
+		s.flow = (s.flow + 1) % s.flows
+	}
+	if s.trains || s.flow == 0 {
 		s.step++
 	}
 	return flow, last
@@ -208,10 +248,10 @@ type umemNIC struct {
 	owner []uint64 // by chunk: 0 in the pool
 }
 
-func newUmemNIC(b testing.TB) *umemNIC {
+func newUmemNIC(b testing.TB, chunks int) *umemNIC {
 	b.Helper()
-	u := &umemNIC{mem: segMemory(b, segChunks*segChunk), owner: make([]uint64, segChunks)}
-	for i := segChunks - 1; i >= 0; i-- {
+	u := &umemNIC{mem: segMemory(b, chunks*segChunk), owner: make([]uint64, chunks)}
+	for i := chunks - 1; i >= 0; i-- {
 		u.free = append(u.free, uint64(i)*segChunk)
 	}
 	return u
@@ -287,11 +327,11 @@ type segRig struct {
 
 func newSegRig(b testing.TB, flows int, meta bool) *segRig {
 	b.Helper()
-	r := &segRig{send: newSender(flows), meta: meta, nic: newUmemNIC(b), writer: func(write func()) { write() }}
+	r := &segRig{send: newSender(flows), meta: meta, nic: newUmemNIC(b, chunksFor(flows)), writer: func(write func()) { write() }}
 	r.write = r.fill
 	var err error
 	if r.w, err = New(Config{
-		MTU: 1500, NIC: r.nic, WakeFD: -1, Chunks: segChunks, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Trouble: func() {},
+		MTU: 1500, NIC: r.nic, WakeFD: -1, Chunks: chunksFor(flows), Slots: max(flowtable.DefaultSlots, 2*flows), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Trouble: func() {},
 	}); err != nil {
 		b.Fatal(err)
 	}
@@ -391,8 +431,9 @@ func newCopyFloor(b *testing.B, flows int) *copyFloor {
 	b.Helper()
 	f := &copyFloor{send: newSender(flows), held: make([][][]byte, flows), writer: func(write func()) { write() }}
 	const chunk = segChunk
-	mem := segMemory(b, segChunks*chunk)
-	for i := segChunks - 1; i >= 0; i-- {
+	chunks := chunksFor(flows)
+	mem := segMemory(b, chunks*chunk)
+	for i := chunks - 1; i >= 0; i-- {
 		f.chunks = append(f.chunks, mem[i*chunk+xsk.Headroom:(i+1)*chunk:(i+1)*chunk])
 	}
 	mem = segMemory(b, segRing*segBuffer)

@@ -122,6 +122,9 @@ func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
 	if o.host = w.toHost(p, &o); o.host && p.Isolated && w.byAddr[Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(o.data)}] != nil { // a VM behind the host's bridge
 		return 0, !w.refuseBehind(p, flowtable.ReasonIsolated, f, &o)
 	}
+	if o.host && w.cutsHere(f, &o) {
+		return 0, !w.emitHostCut(e, f, &o)
+	}
 	if o.host || w.forWire(e, f, &o) {
 		return 0, !w.emitWire(e, f, &o)
 	}
@@ -162,7 +165,7 @@ func (w *Worker) emitXDP(e *egress, f *vhost.TxFrame, o *outgoing) (need int) {
 		packets, header = w.txCut.Count(), w.txCut.HeaderLen()
 		o.packet = header + int(f.Hdr.GSOSize)
 	}
-	if packets > maxTxPackets {
+	if packets > mostPackets(f.Hdr.GSOType, maxTxPackets) {
 		w.refuseTx(p, flowtable.ReasonBadLength, o.data)
 		return 0
 	}

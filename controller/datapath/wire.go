@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -23,6 +24,8 @@ type Wire interface {
 	// Direct and SetDirect: frames go past the queueing discipline. It is set only once nothing is in there.
 	Direct() bool
 	SetDirect(on bool) error
+	// SetDatagrams says whether the device takes UDP superframes whole, too: one that does not is given none past the discipline.
+	SetDatagrams(whole bool)
 }
 
 // A unicast frame to the wire goes one of two ways, and the frames of one TX virtqueue go one of them for as long as something of it
@@ -31,6 +34,9 @@ type Wire interface {
 //	kernel   from a TSO frame on, or one that no chunk holds, and until there has been none for wayRest: a bulk sender's small frames go with
 //	         its large ones
 //	AF_XDP   otherwise: what is small and comes alone needs no more than a chunk
+//
+// A kernel before Linux 6.2 refuses USO frames, and some until 6.9 those of more than 64 datagrams (include/linux/virtio_net.h,
+// virtio_net_hdr_to_skb): from the first refusal on they are cut here, and go by AF_XDP.
 //
 // From AF_XDP to the kernel the virtqueue waits until its frames are completed; to AF_XDP it goes back when the socket is found empty.
 // Group frames, and frames to VMs beside, are in no flow with these, and go as they went.
@@ -57,8 +63,9 @@ type wireBatch struct {
 type wireItem struct {
 	bytes   int // as the guest sent them
 	packets int
-	cost    int // what its VM was charged
-	paid    int // bytes of its rate
+	cost    int  // what its VM was charged
+	paid    int  // bytes of its rate
+	udp     bool // it is cut into datagrams
 }
 
 // forWire says whether a frame goes the kernel's way.
@@ -67,6 +74,13 @@ func (w *Worker) forWire(e *egress, f *vhost.TxFrame, o *outgoing) bool {
 		return false
 	}
 	if q := w.byAddr[Addr{VLAN: e.port.Addr.VLAN, MAC: [macLen]byte(o.data)}]; q != nil && !q.Bridged {
+		return false
+	}
+	if w.cutsHere(f, o) {
+		if (e.kernel || e.unsure) && !(w.sendBatch() && w.cfg.Wire.Empty()) {
+			return true // emitWire makes it wait
+		}
+		e.kernel, e.unsure = false, false
 		return false
 	}
 	if f.Hdr.GSOType != virtio.GSONone || w.isLarge(f.Len()) {
@@ -81,6 +95,19 @@ func (w *Worker) forWire(e *egress, f *vhost.TxFrame, o *outgoing) bool {
 	}
 	e.kernel, e.unsure = false, false
 	return false
+}
+
+// cutsHere says whether a frame stands for datagrams, and the kernel is one that does not cut them.
+func (w *Worker) cutsHere(f *vhost.TxFrame, o *outgoing) bool {
+	if w.cutUSO == 0 || f.Hdr.GSOType != virtio.GSOUDPL4 {
+		return false
+	}
+	headers := ethHeader + ipv4Min + udpHeader // most likely; a frame with options is cut for a datagram less
+	if binary.BigEndian.Uint16(o.data[2*macLen:]) == etherIPv6 {
+		headers += ipv6Len - ipv4Min
+	}
+	payload := f.Len() - (len(f.Data) - len(o.data)) - headers
+	return w.cutUSO == 1 || payload > (w.cutUSO-1)*int(f.Hdr.GSOSize)
 }
 
 // byKernel says whether one of the VM's sources is on that way.
@@ -114,7 +141,7 @@ func (w *Worker) drained(e *egress) bool {
 
 // emitWire puts a frame into the batch. false: it stays in the virtqueue, and so does what is behind it.
 func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool) {
-	if w.wireFull == w.turn || !o.host && !w.drained(e) {
+	if w.wireFull == w.turn || !o.host && (w.cutsHere(f, o) || !w.drained(e)) {
 		return w.later(e)
 	}
 	b := &w.batch
@@ -184,7 +211,7 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 		b.to.Add(fr)
 	}
 	b.from = e
-	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: paid}
+	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: paid, udp: h.hdr.GSOType == virtio.GSOUDPL4}
 	b.n++
 	if !whole {
 		b.added = true
@@ -255,7 +282,7 @@ func (w *Worker) sendBatch() bool {
 		e.unsure, e.lost = e.unsure || wire, 0
 	}
 	if err != nil && n < b.n {
-		n += w.unsent(e, err, wire)
+		n += w.unsent(e, &b.items[n], err, wire)
 	}
 	for i := range b.items[n:b.n] {
 		w.charge(p, -b.items[n+i].cost)
@@ -279,8 +306,14 @@ func (w *Worker) bookWire(p *port, it *wireItem, wire bool) {
 }
 
 // unsent decides about a frame that the kernel has not taken: 1 when it is given up.
-func (w *Worker) unsent(e *egress, err error, wire bool) (done int) {
+func (w *Worker) unsent(e *egress, it *wireItem, err error, wire bool) (done int) {
 	switch {
+	case it.udp && errors.Is(err, tap.ErrKernelRefused):
+		if w.cutUSO == 0 && it.packets > fewDatagrams {
+			w.cutUSO = fewDatagrams + 1
+		} else {
+			w.cutUSO = 1
+		}
 	case errors.Is(err, tap.ErrRefused): // it is not what it was: the MTU changed, or the guest's memory is gone
 		w.refuseTx(e.port, flowtable.ReasonMalformed, nil)
 		return 1
@@ -303,12 +336,14 @@ func (w *Worker) unsent(e *egress, err error, wire bool) (done int) {
 }
 
 // SetDirect says whether the device takes TSO frames whole: then they go past the queueing discipline, until it turns out that it does
-// not. The worker is woken only when that is news.
-func (w *Worker) SetDirect(on bool) error {
-	if w.cfg.Wire == nil || w.direct.Load() == on {
+// not; uso, whether USO frames do so, too. The worker is woken only when that is news.
+func (w *Worker) SetDirect(on, uso bool) error {
+	if w.cfg.Wire == nil || w.direct.Load() == on && w.datagrams.Load() == uso {
 		return nil
 	}
 	return w.tell(func() error {
+		w.cfg.Wire.SetDatagrams(uso)
+		w.datagrams.Store(uso)
 		err := w.cfg.Wire.SetDirect(on)
 		w.direct.Store(w.cfg.Wire.Direct())
 		return err

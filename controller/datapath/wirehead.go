@@ -24,7 +24,10 @@ const (
 	protoTCPCsum = 16                 // where a checksum lies in its header
 	protoUDPCsum = 6
 	tcpMinHeader = 20
+	maxDatagrams = 128 // of a guest's UDP frame: UDP_MAX_SEGMENTS of Linux since 6.9
+	fewDatagrams = 64  // before
 	udpHeader    = 8
+	udpLenAt     = 4
 	ipv4Min      = 20
 	ipv6Len      = 40
 	lenAndFields = 6 // where the IPv4 fields of fragmentation are
@@ -37,39 +40,52 @@ type wireHead struct {
 	packets int           // that will be on the wire
 }
 
-// buildGSO makes a guest's TSO frame of total bytes ready: h.bytes are its first ones, which buildGSO changes to what cutting goes by. A
+// buildGSO makes a guest's TSO or USO frame of total bytes ready: h.bytes are its first ones, which buildGSO changes to what cutting goes by. A
 // frame that is one packet already becomes one. cut is for its use. MTU is the wire's.
 func (h *wireHead) buildGSO(total int, g flowtable.GSO, mtu int, cut *flowtable.Segmenter) (why flowtable.Reason, ok bool) {
-	if err := cut.Dissect(h.bytes, total, g); err != nil || g.Type == virtio.GSOUDPL4 { // datagrams are cut here: kernels before 6.2 do not
+	if err := cut.Dissect(h.bytes, total, g); err != nil {
 		return flowtable.ReasonMalformed, false
 	}
 	l3, l4 := cut.Offsets()
 	end := cut.HeaderLen()
-	if h.packets = cut.Count(); h.packets > maxKernelCut {
+	if h.packets = cut.Count(); h.packets > mostPackets(g.Type, maxKernelCut) {
 		return flowtable.ReasonBadLength, false
 	}
 	if min(total, end+int(g.Size)) > mtu+ethHeader {
 		return flowtable.ReasonBadLength, false
 	}
-	ip, tcp := h.bytes[l3:l4], h.bytes[l4:end]
-	if g.Type&^virtio.GSOECN == virtio.GSOTCPv4 { // some guests leave length and sum to their device
+	ip, l4h := h.bytes[l3:l4], h.bytes[l4:end]
+	if ip[0]>>4 == 4 { // some guests leave length and sum to their device
 		binary.BigEndian.PutUint16(ip[2:], uint16(total-l3))
 		ip[10], ip[11] = 0, 0
 		binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
 	} else {
 		binary.BigEndian.PutUint16(ip[4:], uint16(total-l3-ipv6Len))
 	}
-	binary.BigEndian.PutUint16(tcp[protoTCPCsum:], cut.PartialChecksum())
+	udp, place := g.Type == virtio.GSOUDPL4, protoTCPCsum
+	if udp {
+		place = protoUDPCsum
+		binary.BigEndian.PutUint16(l4h[udpLenAt:], uint16(total-l4))
+	}
+	binary.BigEndian.PutUint16(l4h[place:], cut.PartialChecksum())
 	h.hdr = virtio.NetHdr{
-		Flags: virtio.HdrNeedsCsum, HdrLen: uint16(end), CsumStart: uint16(l4), CsumOffset: protoTCPCsum,
+		Flags: virtio.HdrNeedsCsum, HdrLen: uint16(end), CsumStart: uint16(l4), CsumOffset: uint16(place),
 	}
 	if h.packets > 1 {
 		h.hdr.GSOType, h.hdr.GSOSize = g.Type&^virtio.GSOECN, g.Size
-		if tcp[13]&packet.CWR != 0 { // it belongs to the first packet alone, and some devices want to be told
+		if !udp && l4h[13]&packet.CWR != 0 { // it belongs to the first packet alone, and some devices want to be told
 			h.hdr.GSOType |= virtio.GSOECN
 		}
 	}
 	return 0, true
+}
+
+// mostPackets is how many packets a frame of that gso_type may become, where one of TCP may become so many.
+func mostPackets(gsoType uint8, tcp int) int {
+	if gsoType == virtio.GSOUDPL4 {
+		return maxDatagrams
+	}
+	return tcp
 }
 
 // buildSum makes a frame of total bytes ready that is a packet already, with a checksum to be completed from start on, into the two

@@ -136,7 +136,7 @@ func TestTSOFramesThatTheWireDoesNotTakeAreRefused(t *testing.T) {
 		{"a packet beyond the MTU", flowtable.GSO{Type: virtio.GSOTCPv4, Size: 1461}, len(frame), flowtable.ReasonBadLength},
 		{"no size", flowtable.GSO{Type: virtio.GSOTCPv4}, len(frame), flowtable.ReasonMalformed},
 		{"of the other family", flowtable.GSO{Type: virtio.GSOTCPv6, Size: 1000}, len(frame), flowtable.ReasonMalformed},
-		{"of UDP", flowtable.GSO{Type: virtio.GSOUDPL4, Size: 1000}, len(frame), flowtable.ReasonMalformed},
+		{"said to be UDP", flowtable.GSO{Type: virtio.GSOUDPL4, Size: 1000}, len(frame), flowtable.ReasonMalformed},
 		{"longer than its IP packet", flowtable.GSO{Type: virtio.GSOTCPv4, Size: 1000}, len(frame) + 1, flowtable.ReasonMalformed},
 		{"of more packets than there may be", flowtable.GSO{Type: virtio.GSOTCPv4, Size: 3}, len(frame), flowtable.ReasonBadLength},
 	} {
@@ -196,12 +196,18 @@ func soundHead(h *wireHead, was []byte, total, mtu int) string {
 		return "the checksum lies in the guest's memory"
 	case h.hdr.GSOType == virtio.GSONone && h.hdr.GSOSize != 0, h.hdr.GSOType != virtio.GSONone && h.hdr.GSOSize == 0:
 		return "gso_size"
-	case h.packets < 1, h.packets > maxKernelCut:
+	case h.packets < 1, h.packets > mostPackets(h.hdr.GSOType, maxKernelCut):
 		return "packets"
 	}
 	if h.hdr.GSOType != virtio.GSONone {
+		place, least := uint16(protoTCPCsum), tcpMinHeader
+		if h.hdr.GSOType == virtio.GSOUDPL4 {
+			place, least = protoUDPCsum, udpHeader
+		}
 		switch {
-		case int(h.hdr.HdrLen) > len(h.bytes), int(h.hdr.HdrLen) < int(h.hdr.CsumStart)+tcpMinHeader:
+		case h.hdr.CsumOffset != place:
+			return "a checksum of another protocol"
+		case int(h.hdr.HdrLen) > len(h.bytes), int(h.hdr.HdrLen) < int(h.hdr.CsumStart)+least:
 			return "hdr_len"
 		case int(h.hdr.HdrLen)+int(h.hdr.GSOSize) > mtu+ethHeader:
 			return "packets beyond the MTU"
@@ -234,6 +240,8 @@ func FuzzWireHead(f *testing.F) {
 		f.Add(p.Frame(), uint8(1), uint8(4), uint16(1), uint16(54), uint16(16))
 	}
 	f.Add(pt.UDP{Len: 30}.Frame(), uint8(1), uint8(0), uint16(0), uint16(34), uint16(6))
+	f.Add(pt.UDP{Len: 3000, Partial: true}.Frame(), uint8(1), uint8(5), uint16(1000), uint16(34), uint16(6))
+	f.Add(pt.UDP{V6: true, Len: 3000, Partial: true}.Frame(), uint8(1), uint8(5), uint16(24), uint16(54), uint16(6))
 	f.Fuzz(func(t *testing.T, frame []byte, flags, gso uint8, size, start, offset uint16) {
 		if len(frame) < ethHeader || len(frame) > 1<<16 {
 			return
@@ -283,11 +291,13 @@ func TestAMillionRandomHeaders(t *testing.T) {
 		if err := hdr.Decode(raw[:]); err != nil {
 			t.Fatal(err)
 		}
-		switch rng.IntN(4) { // or nearly nothing would get past the first look
+		switch rng.IntN(5) { // or nearly nothing would get past the first look
 		case 0:
 			hdr.GSOType = virtio.GSOTCPv4
 		case 1:
 			hdr.GSOType = virtio.GSOTCPv6 | hdr.GSOType&virtio.GSOECN
+		case 3:
+			hdr.GSOType = virtio.GSOUDPL4
 		case 2:
 			hdr.GSOType, hdr.CsumStart, hdr.CsumOffset = virtio.GSONone, 34+20*uint16(rng.IntN(2)), 6+10*uint16(rng.IntN(2))
 		}

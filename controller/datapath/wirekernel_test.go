@@ -230,11 +230,16 @@ func TestRandomHeadersThroughARealSocket(t *testing.T) {
 			p := from(1, wire, rng.IntN(4000))
 			p.V6, p.Partial = rng.IntN(2) == 0, true
 			frame := p.Frame()
+			if rng.IntN(3) == 0 {
+				frame = datagramsFrom(wire, rng.IntN(4000), func(u *pt.UDP) { u.V6 = p.V6 })
+			}
 			for range rng.IntN(3) {
 				frame[12+rng.IntN(min(80, len(frame)-12))] = byte(rng.Uint32())
 			}
 			h := anyHdr(t, rng)
-			switch rng.IntN(3) {
+			switch rng.IntN(4) {
+			case 3:
+				h.GSOType, h.GSOSize, h.CsumOffset = virtio.GSOUDPL4, h.GSOSize&0x7ff|1, 6
 			case 0:
 				h.GSOType, h.GSOSize = virtio.GSOTCPv4, h.GSOSize&0x7ff|1
 			case 1:

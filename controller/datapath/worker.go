@@ -120,6 +120,7 @@ type Worker struct {
 	groupTurn uint64 // the turn that groupLeft is of
 	groupLeft int    // copies of group frames that somebody else's XDP program has brought
 	torn      uint64 // frames that were not those that XDP had described
+	cutUSO    int    // USO frames of so many datagrams and more are cut here, 0: none. See wire.go
 	overtaken int    // of the frames that come next: they waited while the worker hung, and later ones went by the kernel
 
 	cnt       QueueCounters
@@ -130,14 +131,15 @@ type Worker struct {
 	publishTx func() int // before of Source.Poll, bound once, so that polling allocates nothing
 
 	// shared
-	cmds     chan message
-	dead     chan struct{}
-	fault    error       // why run ended by itself; read after dead is closed
-	starting sync.Mutex  // what belongs to the goroutine, until there is one
-	direct   atomic.Bool // Wire's
-	started  atomic.Bool
-	silent   atomic.Bool // the last message was not answered in time
-	activity atomic.Uint64
+	cmds      chan message
+	dead      chan struct{}
+	fault     error       // why run ended by itself; read after dead is closed
+	starting  sync.Mutex  // what belongs to the goroutine, until there is one
+	direct    atomic.Bool // Wire's
+	datagrams atomic.Bool // the device takes UDP superframes, as Wire was told
+	started   atomic.Bool
+	silent    atomic.Bool // the last message was not answered in time
+	activity  atomic.Uint64
 }
 
 // QueueCounters are a worker's own.

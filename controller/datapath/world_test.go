@@ -304,6 +304,10 @@ func (w *world) fromVM(f *worldFlow) {
 		}
 		src.send(h, p.Frame())
 		f.p.Seq, f.p.ID = p.Next().Seq, p.ID+8
+	case w.one(12) && f.udp: // a USO frame
+		id := w.id()
+		u := pt.UDP{V6: f.p.V6, SrcMAC: f.p.SrcMAC, DstMAC: f.p.DstMAC, SrcPort: uint16(id >> 16), DstPort: uint16(id), Len: 2064 + 1000*w.n(4), Partial: true}
+		src.send(usoCuts(1000), u.Frame())
 	case w.one(20):
 		src.send(noHdr, f.p.With(func(p *pt.TCP) { p.SrcMAC = macOf(99) }).Frame())
 	case w.one(10):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -16,6 +17,8 @@ type StageOptions struct {
 	IPv6       bool
 	Host       any           // not nil: the way is Extra's Host and NIC instead of the controller and vhost-user, and this is the argument of Host
 	Round      time.Duration // the measured time of one setting
+	BusyPoll   time.Duration // of the controller; 0: its workers sleep at once
+	Tracked    int           // flows of the VM that the controller counts at a time; 0: as many as it does by itself
 	Executable string        // "" for os.Executable()
 	Version    string
 	Stderr     io.Writer // progress lines; nil: none
@@ -37,7 +40,7 @@ func OpenStage(ctx context.Context, o StageOptions) (_ *Stage, err error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	d := &demo{opt: Options{IPv6: o.IPv6, Stderr: o.Stderr, Version: o.Version, Round: o.Round, Executable: o.Executable}, fail: cancel, seed: rand.Uint64()}
+	d := &demo{opt: Options{IPv6: o.IPv6, Stderr: o.Stderr, Version: o.Version, Round: o.Round, Executable: o.Executable}, busyPoll: o.BusyPoll, tracked: o.Tracked, fail: cancel, seed: rand.Uint64()}
 	s := &Stage{d: d, ctx: ctx, cancel: cancel}
 	defer func() {
 		if err != nil {
@@ -69,6 +72,12 @@ func (s *Stage) Round(set Setting) (Mode, error) {
 	}
 	return m, nil
 }
+
+// GuestMAC is the VM's address, for frames that the sender's process builds itself. They leave by Wire.
+func (s *Stage) GuestMAC() net.HardwareAddr { return guestMAC }
+
+// Wire is the name of the sender's end of the wire, in its namespace.
+func (s *Stage) Wire() string { return wireName }
 
 // Apply changes the setting without measuring it.
 func (s *Stage) Apply(set Setting) error { return s.d.apply(s.ctx, set) }

@@ -45,7 +45,11 @@ func (c *control) do(q *request) (*reply, error) {
 	case "run":
 		return nil, c.run(q)
 	case "snapshot":
-		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpuTime(), Sleeps: sleeps()}}, nil
+		cpu := cpuTime()
+		if c.extra.HostCPU != nil {
+			cpu += c.extra.HostCPU()
+		}
+		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpu, Sleeps: sleeps()}}, nil
 	case "host":
 		return nil, c.extra.Host(uplinkName, q.Arg)
 	case "quota":
@@ -83,6 +87,7 @@ func (c *control) run(q *request) error {
 	ctl, err := controller.New(controller.Options{
 		State: filepath.Join(q.State, "state"), Socket: q.Socket, BPFFS: filepath.Join(q.State, "pins"),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Version: c.version,
+		BusyPoll: q.BusyPoll, Flows: q.Tracked,
 	})
 	if err != nil {
 		return err

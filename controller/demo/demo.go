@@ -142,6 +142,7 @@ func (d *demo) measure(ctx context.Context, r *Result) error {
 		}
 	}
 	r.Off, r.On = median(rounds[settingOff]), median(rounds[settingOn])
+	r.Congestion = r.On.Congestion
 	r.OffGuestGRO, r.OnGuestGRO = median(rounds[settingGRO]), median(rounds[settingOnGRO])
 	if r.NoQuota == "" {
 		r.Quota = &Quota{Processors: guestQuota, Off: median(rounds[settingQuotaOff]), On: median(rounds[settingQuotaOn])}

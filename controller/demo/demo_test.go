@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +78,9 @@ func checkResult(t *testing.T, b []byte) {
 	}
 	if r.Schema != api.Schema || !r.DataMatch || r.Kernel == "" || r.XDPMode == "" || r.XSKMode == "" {
 		t.Errorf("result %+v", r)
+	}
+	if have, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control"); err == nil && slices.Contains(strings.Fields(string(have)), usualCongestion) && r.Congestion != usualCongestion {
+		t.Errorf("TCP by %q, and this kernel has %s: figures are what most senders would bring", r.Congestion, usualCongestion)
 	}
 	for name, m := range map[string]*Mode{"off": &r.Off, "off_guest_gro": &r.OffGuestGRO} {
 		if m.Gbps <= 0 || m.WireFrames == 0 || m.GuestFrames == 0 || m.CPU.Controller <= 0 || m.CPU.Guest <= 0 || m.CPU.Total <= 0 {

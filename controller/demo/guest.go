@@ -154,8 +154,9 @@ func (g *guest) snapshot() (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	retransmits, congestion := g.endpoint.sending()
 	return &reply{Snap: &snapshot{
-		Clock: time.Since(g.born), CPU: cpuTime(), Received: g.endpoint.received.Load(), Retrans: g.endpoint.retransmits(),
+		Clock: time.Since(g.born), CPU: cpuTime(), Received: g.endpoint.received.Load(), Retrans: retransmits, Congestion: congestion,
 		NIC: n, Packets: packets, Guest: g.vm.Stats(),
 	}}, nil
 }

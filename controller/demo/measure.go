@@ -84,6 +84,7 @@ func (d *demo) look(ctx context.Context) (v view, err error) {
 	for _, q := range s.Queues {
 		v.lost += q.Lost()
 	}
+	v.lost += s.Outcomes["drop_hang"]
 	return v, nil
 }
 
@@ -141,6 +142,7 @@ func difference(a, b view, transmit bool) Mode {
 		GuestFrames:  b.guest.NIC.RxPackets - a.guest.NIC.RxPackets,
 		StackPackets: b.guest.Packets - a.guest.Packets,
 		Retransmits:  b.sender.Retrans - a.sender.Retrans,
+		Congestion:   b.sender.Congestion,
 		CPU: CPU{
 			Controller: perGB(b.control.CPU - a.control.CPU),
 			Guest:      perGB(b.guest.CPU - a.guest.CPU),
@@ -174,7 +176,7 @@ func difference(a, b view, transmit bool) Mode {
 func (m *Mode) sent(a, b view) {
 	frames, wire := b.stats.TxFrames-a.stats.TxFrames, b.stats.TxWireFrames-a.stats.TxWireFrames
 	m.WireFrames, m.GuestFrames, m.MeanBytes, m.Segments = wire, frames, 0, 0
-	m.Retransmits = b.guest.Retrans - a.guest.Retrans
+	m.Retransmits, m.Congestion = b.guest.Retrans-a.guest.Retrans, b.guest.Congestion
 	m.Reasons = map[string]uint64{}
 	m.Drops = b.lost - a.lost + addDifference(m.Reasons, a.stats.TxDropped, b.stats.TxDropped)
 	if frames > 0 {

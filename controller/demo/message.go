@@ -25,6 +25,10 @@ type request struct {
 	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
 	SysFolder string `json:"sysfolder,omitempty"` // guest, sender: empty folder to mount its own sysfs at
 
+	// run, of the controller
+	BusyPoll time.Duration `json:"busy_poll,omitempty"`
+	Tracked  int           `json:"tracked,omitempty"` // flows of a VM, 0: its default
+
 	// quota, of the controller
 	GuestPID   int     `json:"guest_pid,omitempty"`
 	Processors float64 `json:"processors,omitempty"` // 0: as many as it can get
@@ -61,15 +65,16 @@ type stream struct {
 
 // snapshot is a child's counters at one moment. Differences of two are what a round measured.
 type snapshot struct {
-	At       time.Time        `json:"-"`        // the parent's clock at the reply, for /proc/stat
-	Clock    time.Duration    `json:"clock"`    // the child's monotonic clock
-	CPU      time.Duration    `json:"cpu"`      // user and system time of the whole child
-	Sleeps   uint64           `json:"sleeps"`   // controller: times that its threads went to sleep, each followed by a wake-up
-	Received int64            `json:"received"` // application bytes read
-	Retrans  uint64           `json:"retrans"`  // of the connections it sends on (TCP_INFO)
-	NIC      nicCounters      `json:"nic"`
-	Packets  uint64           `json:"packets"` // IP packets its stack received (after its GRO)
-	Guest    stackguest.Stats `json:"guest"`
+	At         time.Time        `json:"-"`                    // the parent's clock at the reply, for /proc/stat
+	Clock      time.Duration    `json:"clock"`                // the child's monotonic clock
+	CPU        time.Duration    `json:"cpu"`                  // user and system time of the whole child
+	Sleeps     uint64           `json:"sleeps"`               // controller: times that its threads went to sleep, each followed by a wake-up
+	Received   int64            `json:"received"`             // application bytes read
+	Retrans    uint64           `json:"retrans"`              // of the connections it sends on (TCP_INFO)
+	Congestion string           `json:"congestion,omitempty"` // likewise: their congestion control
+	NIC        nicCounters      `json:"nic"`
+	Packets    uint64           `json:"packets"` // IP packets its stack received (after its GRO)
+	Guest      stackguest.Stats `json:"guest"`
 }
 
 // nicCounters are the interface's own, as `ip -s link` shows them.

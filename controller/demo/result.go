@@ -15,10 +15,11 @@ import (
 
 // Result is what the demo found. Its JSON form is part of the command line's contract.
 type Result struct {
-	Schema  int    `json:"schema"`
-	Kernel  string `json:"kernel"`
-	XDPMode string `json:"xdp_mode"` // "native" or "generic"
-	XSKMode string `json:"xsk_mode"` // "copy" or "zerocopy"
+	Schema     int    `json:"schema"`
+	Kernel     string `json:"kernel"`
+	XDPMode    string `json:"xdp_mode"`           // "native" or "generic"
+	XSKMode    string `json:"xsk_mode"`           // "copy" or "zerocopy"
+	Congestion string `json:"congestion_control"` // of the senders
 
 	Off         Mode `json:"off"`           // coalescing off
 	OffGuestGRO Mode `json:"off_guest_gro"` // coalescing off, the guest's stack merges for itself
@@ -53,7 +54,8 @@ type Mode struct {
 	MeanBytes   float64           `json:"mean_guest_frame_bytes"` // rx_bytes / rx_packets of it
 	Segments    float64           `json:"segments_per_frame"`     // TCP data segments per frame with TCP data
 	Retransmits uint64            `json:"retransmits"`            // of the sender
-	Drops       uint64            `json:"drops"`                  // frames that the controller, or AF_XDP in front of it, dropped
+	Congestion  string            `json:"-"`                      // control, of the sender
+	Drops       uint64            `json:"drops"`                  // frames that the controller, or AF_XDP or XDP in front of it, dropped
 	Wakeups     uint64            `json:"controller_wakeups"`     // of its threads, while the round lasted
 	CPU         CPU               `json:"cpu_seconds_per_gb"`
 	Reasons     map[string]uint64 `json:"reasons"` // frames delivered, by the reason they left the flow table
@@ -124,8 +126,8 @@ func (r *Result) text(w io.Writer) error {
 	if _, err := io.WriteString(w, columnsText); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte, %.2f times less with the guest's own GRO on\n%s\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s; medians of %d rounds\n",
-		r.Speedup, r.GuestCPU, r.GuestCPUGuestGRO, r.quotaText(), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, len(r.On.AllGbps))
+	_, err := fmt.Fprintf(w, "\non / off: %.2f times the rate, %.2f times less guest CPU per byte, %.2f times less with the guest's own GRO on\n%s\nframes with coalescing on, by reason: %s\ndata: %s; no virtio header broke a rule\nkernel %s, XDP %s, AF_XDP %s, TCP %s; medians of %d rounds\n",
+		r.Speedup, r.GuestCPU, r.GuestCPUGuestGRO, r.quotaText(), reasonText(r.On.Reasons), match, r.Kernel, r.XDPMode, r.XSKMode, r.Congestion, len(r.On.AllGbps))
 	return err
 }
 

@@ -23,7 +23,7 @@ func TestResultHasTheFieldsOfTheContract(t *testing.T) {
 	if err := json.Unmarshal(b, &top); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "result", top, "schema kernel xdp_mode xsk_mode off off_guest_gro on on_guest_gro quota speedup guest_cpu guest_cpu_with_guest_gro data_match")
+	same(t, "result", top, "schema kernel xdp_mode xsk_mode congestion_control off off_guest_gro on on_guest_gro quota speedup guest_cpu guest_cpu_with_guest_gro data_match")
 	mode := top["on"].(map[string]any)
 	same(t, "mode", mode, "gbps wire_frames guest_frames mean_guest_frame_bytes segments_per_frame retransmits drops controller_wakeups cpu_seconds_per_gb reasons")
 	same(t, "cpu", mode["cpu_seconds_per_gb"].(map[string]any), "sender kernel controller guest total")

@@ -18,8 +18,9 @@ func (s *sender) do(q *request) (*reply, error) {
 	case "network":
 		return nil, s.network(q)
 	case "snapshot":
+		retransmits, congestion := s.endpoint.sending()
 		return &reply{Snap: &snapshot{
-			Clock: time.Since(s.born), CPU: cpuTime(), Received: s.endpoint.received.Load(), Retrans: s.endpoint.retransmits(),
+			Clock: time.Since(s.born), CPU: cpuTime(), Received: s.endpoint.received.Load(), Retrans: retransmits, Congestion: congestion,
 		}}, nil
 	}
 	return s.extra.or(&s.endpoint, q)

@@ -32,6 +32,8 @@ type demo struct {
 
 	guestGRO  bool            // as set now
 	host      json.RawMessage // the argument of another way than the controller's, nil: the controller's
+	busyPoll  time.Duration   // of the controller
+	tracked   int             // flows that it counts, 0: its default
 	quota     float64         // as set now
 	segments  int             // as set now
 	madeNames bool            // the folder of namespace names is ours
@@ -164,7 +166,7 @@ func (d *demo) makeWay(ctx context.Context) error {
 
 // startController runs the controller on its end of the wire and attaches the VM as an operator would.
 func (d *demo) startController(ctx context.Context) error {
-	if _, err := d.control.ask(ctx, request{Op: "run", State: d.dir, Socket: d.path("control.sock")}); err != nil {
+	if _, err := d.control.ask(ctx, request{Op: "run", State: d.dir, Socket: d.path("control.sock"), BusyPoll: d.busyPoll, Tracked: d.tracked}); err != nil {
 		return err
 	}
 	d.client = api.NewClient(d.path("control.sock"))

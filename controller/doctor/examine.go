@@ -2,7 +2,7 @@ package doctor
 
 // hostChecks are the checks of the host, in the order in which they are told.
 var hostChecks = []func(f *Facts) Finding{
-	checkKernel, checkPrograms, checkBTF, checkAFXDP, checkBPFFS, checkTun, checkVhostNet, checkKVM, checkQEMU, checkLibvirt,
+	checkKernel, checkUSO, checkPrograms, checkBTF, checkAFXDP, checkBPFFS, checkTun, checkVhostNet, checkKVM, checkQEMU, checkLibvirt,
 }
 
 // Examine judges what was found of a host and its interfaces, the gravest first. Each check gives at least one finding.

@@ -117,6 +117,24 @@ var faults = []fault{
 	},
 }
 
+// oldestUSO is the first kernel with UDP superframes behind a virtio-net header: 860b7f27b8f7 ("linux/virtio_net.h: Support USO offload in vnet
+// header") and 399e0827642f ("driver/net/tun: Added features for USO").
+var oldestUSO = Version{6, 2, 0}
+
+func checkUSO(f *Facts) Finding {
+	const id = "kernel.uso"
+	v, known := f.Kernel.upstream()
+	switch {
+	case !known:
+		return Finding{ID: id, Severity: Note, Subject: Host, What: "whether taps and packet sockets take UDP superframes is not known", Why: "the kernel's version cannot be read", Remedy: "compare it by hand: uname -a"}
+	case v.less(oldestUSO):
+		return Finding{ID: id, Severity: Note, Subject: Host, What: fmt.Sprintf("Linux %s: taps and packet sockets take no UDP superframes", v),
+			Why:    "UDP for VMs on their own taps is not merged, and what guests on vhost-user send in trains is cut by rscctl instead of the interface",
+			Remedy: "install Linux 6.2 or newer, and reboot"}
+	}
+	return ok(id, Host, "Linux %s takes UDP superframes to taps and packet sockets", v)
+}
+
 func checkFault(f *Facts, one fault) Finding {
 	v, known := f.Kernel.upstream()
 	if !known {

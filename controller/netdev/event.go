@@ -52,7 +52,7 @@ func changes(was, now *Facts) []Event {
 	add(was.Master != now.Master, MasterChanged)
 	add(was.Name != now.Name, Renamed)
 	add(!bytes.Equal(was.MAC, now.MAC), MACChanged)
-	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW || was.TSO != now.TSO, OffloadsChanged)
+	add(was.RxVLAN != now.RxVLAN || was.LRO != now.LRO || was.GROHW != now.GROHW || was.TSO != now.TSO || was.USO != now.USO, OffloadsChanged)
 	add(was.Backup != now.Backup, BackupChanged)
 	return events
 }

@@ -52,6 +52,7 @@ type Facts struct {
 	GROHW       bool
 	Backup      bool // it belongs to a bond, as a backup
 	TSO         bool // it takes TCP superframes to send, of both families
+	USO         bool // it takes UDP superframes to send
 }
 
 // Handle is the netlink and ethtool sockets of one network namespace. Its methods may be called from several goroutines.
@@ -207,12 +208,13 @@ func (h *Handle) facts(l netlink.Link) *Facts {
 			}
 		}
 	}
-	if bits, _, err := h.features(a.Name, "tx-tcp*-segmentation"); err == nil {
+	if bits, _, err := h.features(a.Name, "tx-*-segmentation"); err == nil {
 		tso := map[string]bool{}
 		for _, b := range bits {
 			tso[b.name] = b.active
 		}
 		f.TSO = tso["tx-tcp-segmentation"] && tso["tx-tcp6-segmentation"]
+		f.USO = tso["tx-udp-segmentation"]
 	}
 	return f
 }

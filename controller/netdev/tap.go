@@ -15,6 +15,7 @@ type TapOffloads struct {
 	TSO4 bool // TCP over IPv4 larger than the MTU
 	TSO6 bool // TCP over IPv6 larger than the MTU
 	ECN  bool // of these, such that carry ECN marks
+	USO  bool // UDP larger than the MTU, of both families
 }
 
 // TapFacts are what is true of a VM's tap at one moment.
@@ -97,6 +98,8 @@ func (h *Handle) tapOffloads(name string) (o TapOffloads, err error) {
 			o.TSO6 = b.active
 		case "tx-tcp-ecn-segmentation":
 			o.ECN = b.active
+		case "tx-udp-segmentation": // TUN_F_USO4 and TUN_F_USO6, which the kernel takes as a pair alone (Linux 6.2)
+			o.USO = b.active
 		}
 	}
 	return o, nil

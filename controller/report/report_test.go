@@ -100,6 +100,27 @@ func TestMetadataIsUnknownBeforeTheFirstFrame(t *testing.T) {
 	}
 }
 
+// What XDP drops in front of a queue, where a VM has its share of the room, is the VM's and the queue's loss, also of what a process before
+// this one has counted.
+func TestWhatASharePreventsIsShown(t *testing.T) {
+	s := twoQueues()
+	u := &s.Uplinks[0]
+	at := u.VMs[0].Index
+	for i := range u.Queues {
+		u.Queues[i].Refused, u.Queues[i].RefusedOf[at] = 10, uint64(3+i)
+	}
+	u.VMs[0].Before = &api.VMStats{RxShare: 5}
+	st := Stats(s, u.VMs[0].Port.VM)
+	if n := st.VMs[0].RxShare; n != 7 {
+		t.Errorf("of the VM %d, want 3 and 4", n)
+	}
+	for name, q := range st.Queues {
+		if q.RxShare != 10 || q.Lost() < 10 {
+			t.Errorf("%s: %d, lost %d", name, q.RxShare, q.Lost())
+		}
+	}
+}
+
 // A worker that does not answer, or has ended, is shown as such; all else is still shown.
 func TestAWorkerThatDoesNotAnswerIsShown(t *testing.T) {
 	s := twoQueues()

@@ -48,6 +48,9 @@ type Queue struct {
 	Before *api.Queue         // counted by a process before this one, nil: by none
 	// What XDP knows of the worker, also when it does not answer: how often it was taken for hung, and what the kernel's path took then.
 	Hangs, HangPassed uint64
+	// Likewise: frames that it dropped because their VM had its share of the RX ring, and of them those of the VM at each index.
+	Refused   uint64
+	RefusedOf [datapath.MaxPorts]uint64
 }
 
 // VM is one attached VM.

@@ -68,6 +68,9 @@ func (u *Uplink) stats(v *VM) api.VMStats {
 	if v.Before != nil {
 		s.Add(v.Before)
 	}
+	for i := range u.Queues { // the kernel counts it, and goes on with it from process to process
+		s.RxShare += u.Queues[i].RefusedOf[v.Index]
+	}
 	return s
 }
 

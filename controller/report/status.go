@@ -117,7 +117,7 @@ func (q *Queue) Counted() api.Queue {
 
 // queue shows a NIC queue, with AF_XDP's own drop counters beside ours.
 func (u *Uplink) queue(q *Queue) api.Queue {
-	out := api.Queue{ID: q.ID, Device: q.Device, DeviceQueue: q.NIC, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed, CPUs: q.CPUs}
+	out := api.Queue{ID: q.ID, Device: q.Device, DeviceQueue: q.NIC, ChunkSize: u.ChunkSize, Worker: q.workerState(), Health: u.queueHealth(q), Hangs: q.Hangs, HangPassed: q.HangPassed, RxShare: q.Refused, CPUs: q.CPUs}
 	if q.Before != nil {
 		out.Add(q.Before)
 	}

@@ -213,6 +213,10 @@ func (x *explainer) lost() {
 			x.say(Lost, l.do, l.text, l.n).Packets = l.n
 		}
 	}
+	if n := s.RxShare; n > 0 {
+		x.say(Lost, "more vCPU for a VM that is slower than its senders; more queues ('ethtool -L') or a faster core where the workers are",
+			"%d frames were dropped in front of the queues, where the VM had its share of the room: they came faster than they were taken.", n).Packets = n
+	}
 	x.queues()
 }
 

@@ -21,12 +21,12 @@ func Sum(b []byte, initial uint32) uint16 {
 		acc, b = sumVector(b)
 	}
 	acc = addWords(acc, b)
-	return fold(uint64(bits.ReverseBytes16(fold(acc))) + uint64(initial))
+	return Fold(uint64(bits.ReverseBytes16(Fold(acc))) + uint64(initial))
 }
 
 // sumPortable is Sum without vector code.
 func sumPortable(b []byte, initial uint32) uint16 {
-	return fold(uint64(bits.ReverseBytes16(fold(addWords(0, b)))) + uint64(initial))
+	return Fold(uint64(bits.ReverseBytes16(Fold(addWords(0, b)))) + uint64(initial))
 }
 
 // addWords adds b as little-endian words to acc; 64 bits at a time, with the carry brought round.
@@ -60,7 +60,8 @@ func addWords(acc uint64, b []byte) uint64 {
 	return acc + carry
 }
 
-func fold(acc uint64) uint16 {
+// Fold adds the 16-bit words of a sum of words, of any byte order, until one is left: 0 only if all were 0.
+func Fold(acc uint64) uint16 {
 	acc = acc>>32 + acc&0xffffffff
 	acc = acc>>32 + acc&0xffffffff
 	acc = acc>>16 + acc&0xffff
@@ -81,7 +82,7 @@ func Pseudo6(src, dst []byte, proto uint8, l4len uint32) uint32 {
 	for i := 0; i < 16; i += 4 {
 		acc += uint64(binary.BigEndian.Uint32(src[i:])) + uint64(binary.BigEndian.Uint32(dst[i:]))
 	}
-	return uint32(fold(acc))
+	return uint32(Fold(acc))
 }
 
 // Complete finishes a checksum that was left partial (virtio NEEDS_CSUM): the field at start+offset holds the sum of the
@@ -101,5 +102,5 @@ func Complete(frame []byte, start, offset int) error {
 
 // Update16 returns the checksum field after one word under it changed (RFC 1624, equation 3).
 func Update16(check, from, to uint16) uint16 {
-	return ^fold(uint64(^check) + uint64(^from) + uint64(to))
+	return ^Fold(uint64(^check) + uint64(^from) + uint64(to))
 }

@@ -77,7 +77,7 @@ func TestCompletedChecksumVerifies(t *testing.T) {
 	for n := 28; n < 400; n++ {
 		frame := noise(uint64(n), n)
 		pseudo := Pseudo4(frame[0:4], frame[4:8], 6, uint32(n-8))
-		binary.BigEndian.PutUint16(frame[8+16:], fold(uint64(pseudo)))
+		binary.BigEndian.PutUint16(frame[8+16:], Fold(uint64(pseudo)))
 		if err := Complete(frame, 8, 16); err != nil {
 			t.Fatal(err)
 		}

@@ -16,12 +16,15 @@ func Copy(dst, src []byte, initial uint32) uint16 {
 		acc, n = copyVector(dst, src)
 		dst, src = dst[n:], src[n:]
 	}
-	return fold(uint64(bits.ReverseBytes16(fold(copyWords(acc, dst, src)))) + uint64(initial))
+	if len(src) > 0 {
+		acc = copyWords(acc, dst, src)
+	}
+	return Fold(uint64(bits.ReverseBytes16(Fold(acc))) + uint64(initial))
 }
 
 // copyPortable is Copy without vector code.
 func copyPortable(dst, src []byte, initial uint32) uint16 {
-	return fold(uint64(bits.ReverseBytes16(fold(copyWords(0, dst[:len(src)], src)))) + uint64(initial))
+	return Fold(uint64(bits.ReverseBytes16(Fold(copyWords(0, dst[:len(src)], src)))) + uint64(initial))
 }
 
 // copyWords copies src over dst, which is as long, and adds it as addWords does.

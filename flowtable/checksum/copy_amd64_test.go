@@ -22,7 +22,7 @@ func TestEveryVectorCodeCopiesAndSums(t *testing.T) {
 				for at := range 66 {
 					src, dst := data[at:min(at+n, len(data))], bytes.Repeat([]byte{0xa5}, n+140)
 					acc, done := code(dst[at:at+len(src)], src)
-					if got, want := fold(copyWords(acc, make([]byte, len(src)-done), src[done:])), fold(addWords(0, src)); got != want {
+					if got, want := Fold(copyWords(acc, make([]byte, len(src)-done), src[done:])), Fold(addWords(0, src)); got != want {
 						t.Fatalf("%s: %d bytes to offset %d sum up to %#04x, want %#04x", name, len(src), at, got, want)
 					}
 					if !bytes.Equal(dst[at:at+done], src[:done]) || dst[at+done] != 0xa5 || at > 0 && dst[at-1] != 0xa5 {

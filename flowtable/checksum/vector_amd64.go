@@ -38,13 +38,15 @@ func copySumAVX512(dst, src *byte, n int) uint64
 // copyVector copies as much of src as vector code can over dst, which is as long, and returns the sum and the length of that, which
 // is even unless it is all. src has at least vectorMin bytes.
 func copyVector(dst, src []byte) (acc uint64, done int) {
-	if !cpu.X86.HasAVX2 || len(dst) != len(src) {
+	switch {
+	case len(dst) != len(src) || !cpu.X86.HasAVX2:
 		return 0, 0
+	case !cpu.X86.HasAVX512VNNI || !cpu.X86.HasAVX512BW || !cpu.X86.HasBMI2:
+		return copyAVX2(dst, src)
+	case len(src) <= maxVector: // nearly always
+		return copySumAVX512(&dst[0], &src[0], len(src)), len(src)
 	}
-	if cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasBMI2 {
-		return copyAVX512(dst, src)
-	}
-	return copyAVX2(dst, src)
+	return copyAVX512(dst, src)
 }
 
 func copyAVX2(dst, src []byte) (acc uint64, done int) {

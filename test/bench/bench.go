@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/demo"
 )
 
@@ -58,7 +59,7 @@ func (b *bench) say(format string, args ...any) {
 // everything measures all there is. Whatever happens, no process of it stays.
 func (b *bench) everything() (err error) {
 	defer func() { err = errors.Join(err, b.closeStages()) }()
-	if !b.opt.smallest {
+	if !b.opt.some() {
 		if err := b.micro(); err != nil {
 			return err
 		}
@@ -102,11 +103,25 @@ func (b *bench) stage(w way) (*demo.Stage, error) {
 	if err := b.broken[w]; err != nil {
 		return nil, err
 	}
-	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench"}
+	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench", BusyPoll: w.busy}
+	if w.million {
+		o.Tracked = bpf.MaxFlowEntries
+	}
+	if w.gc {
+		if err := os.Setenv(gcEnv, "1"); err != nil {
+			return nil, err
+		}
+		defer os.Unsetenv(gcEnv)
+	}
 	if w.host != nil {
 		o.Host = w.host
 	}
 	s, err := demo.OpenStage(b.ctx, o)
+	if err == nil && w.million {
+		if err = track(b.ctx, s); err != nil {
+			_ = s.Close()
+		}
+	}
 	if err != nil {
 		b.broken[w] = err
 		return nil, err
@@ -133,9 +148,9 @@ func (b *bench) row(p planned, repeat int) error {
 	var v map[string]float64
 	if err == nil {
 		if p.ping != nil {
-			v, err = requests(s, p)
+			v, err = requests(b.ctx, s, p)
 		} else {
-			v, err = stream(s, p, b.opt.round)
+			v, err = b.stream(s, p)
 		}
 	}
 	if b.ctx.Err() != nil {
@@ -165,21 +180,25 @@ func describe(id string, v map[string]float64) string {
 }
 
 // stream measures bulk data.
-func stream(s *demo.Stage, p planned, round time.Duration) (map[string]float64, error) {
+func (b *bench) stream(s *demo.Stage, p planned) (map[string]float64, error) {
 	m, err := s.Round(p.set)
 	if err != nil {
 		return nil, err
 	}
+	b.result.Machine.Congestion = m.Congestion
 	v := map[string]float64{
 		"gbps": m.Gbps, "segments": m.Segments, "frame_bytes": m.MeanBytes,
 		"cpu_sender": m.CPU.Sender, "cpu_kernel": m.CPU.Kernel, "cpu_guest": m.CPU.Guest,
 		"cpu_all":     m.CPU.Sender + m.CPU.Kernel + m.CPU.Controller + m.CPU.Guest,
-		"retransmits": float64(m.Retransmits),
+		"retransmits": float64(m.Retransmits), "retransmits_per_gb": float64(m.Retransmits) / (m.Gbps / 8 * b.opt.round.Seconds()),
 	}
-	if p.way.host == nil {
+	switch {
+	case p.way.host == nil:
 		v["cpu_controller"], v["drops"] = m.CPU.Controller, float64(m.Drops)
-		v["wakeups_per_s"] = float64(m.Wakeups) / round.Seconds()
-	} else if p.set.Transmit {
+		v["wakeups_per_s"] = float64(m.Wakeups) / b.opt.round.Seconds()
+	case p.way.host.DPDK:
+		v["cpu_controller"] = m.CPU.Controller
+	case p.set.Transmit:
 		delete(v, "segments") // nobody counts them there
 		delete(v, "frame_bytes")
 	}
@@ -187,7 +206,7 @@ func stream(s *demo.Stage, p planned, round time.Duration) (map[string]float64, 
 }
 
 // requests measures the time of requests that follow one another.
-func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
+func requests(ctx context.Context, s *demo.Stage, p planned) (_ map[string]float64, err error) {
 	if err := s.Apply(p.set); err != nil {
 		return nil, err
 	}
@@ -203,7 +222,13 @@ func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
 		return nil, err
 	}
 	var r pings
-	if err := s.Sender("ping", pingRequest{Address: address, Time: pingTime}, &r); err != nil {
+	span := pingTime
+	if p.way != ours {
+		span = besideTime
+	}
+	undisturbed := during(ctx, s, p.ping.beside)
+	err = s.Sender("ping", pingRequest{Address: address, Time: span}, &r)
+	if err = errors.Join(err, undisturbed()); err != nil {
 		return nil, err
 	}
 	return map[string]float64{"p50_us": r.P50 / 1e3, "p99_us": r.P99 / 1e3, "p999_us": r.P999 / 1e3, "requests": float64(r.N)}, nil
@@ -211,14 +236,5 @@ func requests(s *demo.Stage, p planned) (_ map[string]float64, err error) {
 
 // otherPeers are rows of programs that are not ours and not the kernel's, which say why they have no figures.
 func otherPeers() []Row {
-	why := func(program string) string {
-		if _, err := exec.LookPath(program); err != nil {
-			return "not measured: " + program + " is not installed"
-		}
-		return "not measured: " + program + " is installed, and this program cannot drive it"
-	}
-	return []Row{
-		{ID: "peer/dpdk", What: "DPDK's testpmd: AF_XDP, GRO, vhost", Note: why("dpdk-testpmd")},
-		{ID: "peer/qemu-af-xdp", What: "QEMU's -netdev af-xdp", Note: "not measured: it needs a guest with a kernel of its own under a QEMU with libxdp, which this program cannot drive"},
-	}
+	return []Row{{ID: "peer/qemu-af-xdp", What: "QEMU's -netdev af-xdp", Note: "not measured: it needs a guest with a kernel of its own under a QEMU with libxdp, which this program cannot drive"}}
 }

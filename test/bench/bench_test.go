@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/demo"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
@@ -151,7 +152,7 @@ func TestSmallestFormMeasures(t *testing.T) {
 		b, _ := json.Marshal(r)
 		t.Errorf("%s", b)
 	}
-	for _, id := range []string{"peer/dpdk", "peer/qemu-af-xdp"} {
+	for _, id := range []string{"peer/qemu-af-xdp"} {
 		if x := r.row(id); x == nil || x.Note == "" {
 			t.Errorf("%s: %+v: a peer that is not measured has to say why", id, x)
 		}
@@ -176,15 +177,104 @@ func TestTheKernelsWayAndRequests(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	b := &bench{opt: options{round: 200 * time.Millisecond}, result: &Result{}}
 	for _, gro := range []bool{false, true} {
-		v, err := stream(s, planned{way: kernelTuned, set: demo.Setting{GuestGRO: gro}}, 200*time.Millisecond)
+		v, err := b.stream(s, planned{way: kernelTuned, set: demo.Setting{GuestGRO: gro}})
 		if err != nil || v["gbps"] <= 0 || v["segments"] < 1 {
 			t.Fatalf("guest's GRO %t: %v, %v", gro, v, err)
 		}
 	}
-	v, err := requests(s, planned{way: kernelTuned, ping: &pinging{}})
+	v, err := requests(t.Context(), s, planned{way: kernelTuned, ping: &pinging{}})
 	if err != nil || v["requests"] < 1 || v["p50_us"] <= 0 || v["p999_us"] < v["p50_us"] {
 		t.Errorf("requests: %v, %v", v, err)
+	}
+}
+
+// Where DPDK's testpmd is installed a guest hangs on it as on us, and its processor time is told; it ends with the stage.
+func TestDPDKsWay(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	s, err := demo.OpenStage(t.Context(), demo.StageOptions{Host: testpmd.host, Round: 300 * time.Millisecond})
+	if err != nil && strings.Contains(err.Error(), errNoTestpmd.Error()) {
+		t.Skip("allowed: " + err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{opt: options{round: 300 * time.Millisecond}, result: &Result{}}
+	v, err := b.stream(s, planned{way: testpmd})
+	if err != nil || v["gbps"] <= 0 || v["cpu_controller"] <= 0 {
+		t.Errorf("%v, %v", v, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for end := time.Now().Add(netnstest.Patience(10 * time.Second)); ; time.Sleep(50 * time.Millisecond) {
+		left, _ := filepath.Glob(testpmdSocket(0)[:len(testpmdSocket(0))-len("0.sock")] + "*")
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left behind: %v", left)
+		}
+	}
+}
+
+// Every row has a name of its own, and what is compared with another row is so with one that is measured, too.
+func TestRowsHaveNamesOfTheirOwn(t *testing.T) {
+	rows := plan(options{all: true})
+	ids, added := map[string]bool{}, 0
+	for _, p := range rows {
+		if ids[p.id()] {
+			t.Errorf("two rows are named %s", p.id())
+		}
+		ids[p.id()] = true
+	}
+	for _, p := range rows {
+		if base, ok := p.undisturbed(); ok {
+			if added++; !ids[base.id()] || base.id() == p.id() {
+				t.Errorf("%s is compared with %s", p.id(), base.id())
+			}
+		}
+	}
+	if added != 3 {
+		t.Errorf("%d rows of requests beside something, of 3", added)
+	}
+}
+
+func TestWhatIsAddedToARowIsOfOneRepeat(t *testing.T) {
+	b := &bench{samples: map[string][]map[string]float64{
+		"base": {{"p99_us": 100}, nil, {"p99_us": 50}}, "row": {{"p99_us": 130}, {"p99_us": 1}, {"p99_us": 40}},
+	}}
+	b.added("row", "base")
+	if r := b.samples["row"]; r[0]["p99_added_us"] != 30 || r[2]["p99_added_us"] != -10 || len(r[1]) != 1 {
+		t.Errorf("%v", r)
+	}
+}
+
+// The controller of a row counts the flows that its sender's process shows it, and answers while requests run.
+func TestRequestsBesideAnOperator(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	s, err := demo.OpenStage(t.Context(), demo.StageOptions{Round: 200 * time.Millisecond, Tracked: 10_000, BusyPoll: time.Microsecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := s.Sender("flows", manyFlows{s.Wire(), s.GuestMAC(), 2000}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := s.Client().Flows(t.Context(), api.FlowsQuery{Limit: 1}); err != nil || f.Total < 1000 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for what := range besides {
+		stop := during(t.Context(), s, what)
+		time.Sleep(50 * time.Millisecond)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

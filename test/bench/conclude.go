@@ -10,6 +10,9 @@ import (
 func (b *bench) conclude(rows []planned) {
 	for _, p := range rows {
 		id := p.id()
+		if base, ok := p.undisturbed(); ok {
+			b.added(id, base.id())
+		}
 		r := Row{ID: id, What: p.words(), Values: spreads(b.samples[id])}
 		if len(r.Values) == 0 {
 			r.Note = "not measured"
@@ -28,9 +31,19 @@ func (b *bench) conclude(rows []planned) {
 		b.compare("rate/"+base, id, base+"/off", "gbps")
 		b.compare("p50/"+base, id, base+"/off", "p50_us")
 		b.compare("p99/"+base, id, base+"/off", "p99_us")
-		for _, k := range []string{"kernel", "kernel-tuned"} {
+		for _, k := range []string{"kernel", "kernel-tuned", "dpdk"} {
 			b.compare("rate-over-"+k+"/"+base, id, base+"/"+k, "gbps")
 			b.compare("guest-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_guest")
+			b.compare("all-cpu-over-"+k+"/"+base, id, base+"/"+k, "cpu_all")
+		}
+	}
+}
+
+// added notes how much larger a row's p99 is than another's of the same repeat, in microseconds.
+func (b *bench) added(id, base string) {
+	for i := range min(len(b.samples[id]), len(b.samples[base])) {
+		if x, y := b.samples[id][i], b.samples[base][i]; x != nil && y != nil {
+			x["p99_added_us"] = x["p99_us"] - y["p99_us"]
 		}
 	}
 }
@@ -42,6 +55,8 @@ func (p planned) words() string {
 		return "requests beside bulk data, coalescing " + p.kind()
 	case p.ping != nil:
 		return "requests alone, coalescing " + p.kind()
+	case p.way.host != nil && p.way.host.DPDK:
+		return "DPDK's testpmd between its AF_XDP and vhost drivers, a core of its own; it merges nothing"
 	case p.way.host != nil && p.way.host.FlushNS > 0:
 		return "the kernel's GRO (gro_flush_timeout 50 us, napi_defer_hard_irqs 2), bridge and tap"
 	case p.way.host != nil:

@@ -19,11 +19,13 @@ import (
 	"github.com/rscctl/rscctl/vhost/virtio"
 )
 
-// kernelWay is the kernel's own way to a VM: GRO on the uplink, a bridge, the VM's tap. FlushNS and Defer are what an operator may tune: how
-// long NAPI may keep a packet for the next one, and how many polls in vain it makes before it asks for interrupts again.
-type kernelWay struct {
+// hostWay is another way to a VM than ours. The kernel's own, unless it says otherwise: GRO on the uplink, a bridge, the VM's tap. FlushNS and Defer
+// are what an operator may tune of that: how long NAPI may keep a packet for the next one, and how many polls in vain it makes before it asks for
+// interrupts again.
+type hostWay struct {
 	FlushNS int
 	Defer   int
+	DPDK    bool // see dpdkway.go
 }
 
 const (
@@ -31,12 +33,19 @@ const (
 	tapName    = "vm0"
 )
 
-// makeKernelWay runs in the process that has the uplink.
-func makeKernelWay(uplink string, arg json.RawMessage) error {
-	var w kernelWay
+// makeHostWay runs in the process that has the uplink.
+func (p *peer) makeHostWay(uplink string, arg json.RawMessage) error {
+	var w hostWay
 	if err := json.Unmarshal(arg, &w); err != nil {
 		return err
 	}
+	if w.DPDK {
+		return p.start(uplink)
+	}
+	return w.makeKernels(uplink)
+}
+
+func (w *hostWay) makeKernels(uplink string) error {
 	la := netlink.NewLinkAttrs()
 	la.Name = bridgeName
 	bridge := &netlink.Bridge{LinkAttrs: la}

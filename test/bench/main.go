@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type options struct {
 	all      bool
 	smallest bool
+	rows     *regexp.Regexp // nil: all
 	repeats  int
 	round    time.Duration
 	out      string
@@ -32,6 +34,7 @@ func main() {
 	o := options{user: os.Geteuid()}
 	flag.BoolVar(&o.all, "all", false, "more rows: every flow count over IPv6, transmit at each, latency beside bulk, all micro benchmarks")
 	flag.BoolVar(&o.smallest, "smallest", false, "one row of a second: whether it works")
+	rows := flag.String("rows", "", "measure and print the rows of the whole path whose names match this regular expression, such as 'receive/ipv4/gro=off/flows=8/', and write nothing")
 	flag.IntVar(&o.repeats, "repeats", 3, "how often each row is measured")
 	flag.DurationVar(&o.round, "round", 1500*time.Millisecond, "the measured time of a row")
 	flag.StringVar(&o.out, "out", "bench", "folder of the result")
@@ -41,6 +44,12 @@ func main() {
 	if flag.NArg() > 0 || o.repeats < 1 || o.round <= 0 {
 		flag.Usage()
 		os.Exit(2)
+	}
+	if *rows != "" {
+		var err error
+		if o.rows, err = regexp.Compile(*rows); err != nil {
+			exit(fmt.Errorf("-rows: %w", err))
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,6 +67,9 @@ func exit(err error) {
 	}
 	os.Exit(0)
 }
+
+// some says whether only a part is measured.
+func (o *options) some() bool { return o.smallest || o.rows != nil }
 
 // errRoot is the end of a run without root.
 var errRoot = errors.New("the whole path, and with it the result, needs root (namespaces, XDP, taps): sudo make bench. The benchmarks of the packages need none")
@@ -79,7 +91,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if o.user != 0 {
-		if !o.smallest {
+		if !o.some() {
 			if err := b.micro(); err != nil {
 				return err
 			}
@@ -89,6 +101,10 @@ func run(ctx context.Context, o options) error {
 	}
 	if err := b.everything(); err != nil {
 		return err
+	}
+	if o.rows != nil {
+		fmt.Print(pathTable(b.result), ratioTable(b.result))
+		return nil
 	}
 	if err := b.write(); err != nil {
 		return err

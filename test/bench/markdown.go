@@ -42,6 +42,30 @@ func (b *bench) write() error {
 	return nil
 }
 
+// ratioTable are the ratios of figures.
+func ratioTable(r *Result) string {
+	var b strings.Builder
+	b.WriteString("| of | median | from, to |\n|---|---|---|\n")
+	for _, x := range r.Ratios {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", x.ID, figure(x.Median), fromTo(x.Spread))
+	}
+	return b.String()
+}
+
+// pathTable are the rows of streams.
+func pathTable(r *Result) string {
+	var b strings.Builder
+	b.WriteString("| row | Gb/s | sender | kernel | controller | guest | segments a frame | retransmits a GB | drops | wake-ups a second |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, x := range r.Rows {
+		if _, ok := x.Values["gbps"]; ok {
+			fmt.Fprintf(&b, "| %s |%s\n", x.ID, cells(x.Values, "gbps", "cpu_sender", "cpu_kernel", "cpu_controller", "cpu_guest", "segments", "retransmits_per_gb", "drops", "wakeups_per_s"))
+		} else if x.Note != "" {
+			fmt.Fprintf(&b, "| %s | %s | | | | | | | | |\n", x.ID, x.Note)
+		}
+	}
+	return b.String()
+}
+
 // page is the whole result in Markdown.
 func page(r *Result) string {
 	var b strings.Builder
@@ -53,18 +77,8 @@ func page(r *Result) string {
 		b.WriteString("\n")
 	}
 	b.WriteString("\nA figure is a median, with the smallest and the largest of the repeats. CPU is seconds per 10^9 application bytes: of the sender's process, of the kernel's\nown threads, of the controller's process, of the guest's.\n")
-	b.WriteString("\n## Ratios\n\n| of | median | from, to |\n|---|---|---|\n")
-	for _, x := range r.Ratios {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", x.ID, figure(x.Median), fromTo(x.Spread))
-	}
-	b.WriteString("\n## The whole path\n\n| row | Gb/s | sender | kernel | controller | guest | segments a frame | retransmits | drops | wake-ups a second |\n|---|---|---|---|---|---|---|---|---|---|\n")
-	for _, x := range r.Rows {
-		if _, ok := x.Values["gbps"]; ok {
-			fmt.Fprintf(&b, "| %s |%s\n", x.ID, cells(x.Values, "gbps", "cpu_sender", "cpu_kernel", "cpu_controller", "cpu_guest", "segments", "retransmits", "drops", "wakeups_per_s"))
-		} else if x.Note != "" {
-			fmt.Fprintf(&b, "| %s | %s | | | | | | | | |\n", x.ID, x.Note)
-		}
-	}
+	b.WriteString("\n## Ratios\n\n" + ratioTable(r))
+	b.WriteString("\n## The whole path\n\n" + pathTable(r))
 	b.WriteString("\n## Requests, and nothing\n\n| row | what |\n|---|---|\n")
 	for _, x := range slices.Concat(r.Rows, r.Memory) {
 		if _, ok := x.Values["gbps"]; !ok && x.Note == "" || strings.HasPrefix(x.ID, "memory") && x.Note != "" {
@@ -83,9 +97,12 @@ func machineText(r *Result) string {
 	if r.Changed {
 		changed = ", with changes"
 	}
-	m := r.Machine
-	return fmt.Sprintf("%d processors (%s), %.0f GB, Linux %s, %s; commit %s%s; load average %.1f before and %.1f behind; the run took %.0f s.",
-		m.Processors, m.Model, m.MemoryGB, m.Kernel, m.Go, r.Commit, changed, m.LoadBefore[0], m.LoadAfter[0], r.Seconds)
+	m, congestion := r.Machine, ""
+	if m.Congestion != "" {
+		congestion = ", TCP " + m.Congestion
+	}
+	return fmt.Sprintf("%d processors (%s), %.0f GB, Linux %s, %s%s; commit %s%s; load average %.1f before and %.1f behind; the run took %.0f s.",
+		m.Processors, m.Model, m.MemoryGB, m.Kernel, m.Go, congestion, r.Commit, changed, m.LoadBefore[0], m.LoadAfter[0], r.Seconds)
 }
 
 // figure writes a number with as many digits as one looks at.

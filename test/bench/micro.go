@@ -22,8 +22,8 @@ type microSet struct {
 }
 
 var microSets = []microSet{
-	{pkg: "controller/datapath", expr: "^BenchmarkSegmentToGuest/^flows=(1|64)$"},
-	{pkg: "controller/datapath", expr: "^BenchmarkCopyFloor/^flows=(1|64)$"},
+	{pkg: "controller/datapath", expr: "^BenchmarkSegmentToGuest$/^flows=(1|64|4096|4096,trains|64,cross)$"},
+	{pkg: "controller/datapath", expr: "^BenchmarkCopyFloor$/^flows=(1|64|4096|4096,trains|64,cross)$"},
 	{pkg: "flowtable", expr: "^BenchmarkCoalesce$/^flows=(1|64|1024)$"},
 	{pkg: "flowtable", expr: "^BenchmarkCoalesceNoVerify/^flows=(1|64)$"},
 	{pkg: "flowtable/checksum", expr: "^BenchmarkChecksum"},
@@ -96,19 +96,23 @@ func (b *bench) micro() error {
 	return b.ctx.Err()
 }
 
-// overFloor adds the ratios of the whole way to its floor, which ran right behind it.
+// overFloor adds the ratios of the whole way to its floor, which ran right behind it, and of many flows to few.
 func (b *bench) overFloor(samples map[[2]string]map[string][]float64) {
 	const pkg, unit = "controller/datapath", "ns/seg"
-	for _, flows := range []string{"flows=1", "flows=64"} {
-		way, floor := samples[[2]string{pkg, "SegmentToGuest/" + flows}][unit], samples[[2]string{pkg, "CopyFloor/" + flows}][unit]
+	add := func(id, over, under string) {
+		x, y := samples[[2]string{pkg, over}][unit], samples[[2]string{pkg, under}][unit]
 		var v []float64
-		for i := range min(len(way), len(floor)) {
-			v = append(v, way[i]/floor[i])
+		for i := range min(len(x), len(y)) {
+			v = append(v, x[i]/y[i])
 		}
 		if len(v) > 0 {
-			b.result.Ratios = append(b.result.Ratios, Ratio{ID: "segment-over-copy/" + flows, Spread: spread(v)})
+			b.result.Ratios = append(b.result.Ratios, Ratio{ID: id, Spread: spread(v)})
 		}
 	}
+	for _, flows := range []string{"flows=1", "flows=64", "flows=4096", "flows=4096,trains", "flows=64,cross"} {
+		add("segment-over-copy/"+flows, "SegmentToGuest/"+flows, "CopyFloor/"+flows)
+	}
+	add("segment-flows/4096,trains", "SegmentToGuest/flows=4096,trains", "SegmentToGuest/flows=64")
 }
 
 // build makes the test binary of a package.

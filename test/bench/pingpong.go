@@ -31,7 +31,11 @@ func child(role string) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: makeKernelWay, NIC: openTapNIC, Do: exchange})
+	if os.Getenv(gcEnv) != "" && role == "controller" {
+		go collectForEver()
+	}
+	beside := &peer{}
+	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: beside.makeHostWay, HostCPU: beside.cpu, NIC: openHostNIC, Do: exchange})
 }
 
 // message is the length of a request, and of its answer, in bytes: a small frame, whose time is all latency.
@@ -51,7 +55,8 @@ type pings struct {
 
 var errOp = errors.New("unknown operation")
 
-// exchange is the operations of the sender's and the guest's process: "echo" answers requests from now on, "ping" makes them.
+// exchange is the operations of the sender's and the guest's process: "echo" answers requests from now on, "ping" makes them, and "flows" sends
+// a segment of each of many flows.
 func exchange(op string, arg json.RawMessage) (any, error) {
 	switch op {
 	case "echo":
@@ -66,6 +71,8 @@ func exchange(op string, arg json.RawMessage) (any, error) {
 			return nil, err
 		}
 		return ping(q)
+	case "flows":
+		return sendFlowsOp(arg)
 	}
 	return nil, fmt.Errorf("%s: %w", op, errOp)
 }

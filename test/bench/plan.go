@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/demo"
@@ -9,16 +10,23 @@ import (
 
 // way is what stands between the wire and the guest.
 type way struct {
-	name string     // of rows
-	host *kernelWay // nil: the controller
-	ipv6 bool
+	name    string   // of rows
+	host    *hostWay // nil: the controller
+	ipv6    bool
+	busy    time.Duration // the controller's workers poll on for so long
+	million bool          // the controller counts a million flows of the VM, and has seen them
+	gc      bool          // the controller's garbage is collected all the time
 }
 
 var (
 	ours        = way{name: "rscctl"}
 	oursIPv6    = way{name: "rscctl", ipv6: true}
-	kernel      = way{name: "kernel", host: &kernelWay{}}
-	kernelTuned = way{name: "kernel-tuned", host: &kernelWay{FlushNS: 50_000, Defer: 2}}
+	kernel      = way{name: "kernel", host: &hostWay{}}
+	oursBusy    = way{name: "rscctl", busy: 50 * time.Microsecond}
+	oursMillion = way{name: "rscctl", million: true}
+	oursGC      = way{name: "rscctl", gc: true}
+	testpmd     = way{name: "dpdk", host: &hostWay{DPDK: true}}
+	kernelTuned = way{name: "kernel-tuned", host: &hostWay{FlushNS: 50_000, Defer: 2}}
 )
 
 // planned is one row to measure.
@@ -28,8 +36,11 @@ type planned struct {
 	ping *pinging // not nil: requests instead of streams
 }
 
-// pinging is a series of requests, beside so many streams.
-type pinging struct{ streams int }
+// pinging is a series of requests, beside so many streams, and beside something that an operator does to the controller.
+type pinging struct {
+	streams int
+	beside  string // of besides; "": nothing
+}
 
 // pingTime is how long a series lasts.
 const pingTime = time.Second
@@ -47,9 +58,13 @@ func (p planned) id() string {
 		gro = "on"
 	}
 	if p.ping != nil {
-		return fmt.Sprintf("requests/%s/streams=%d/%s", family, p.ping.streams, p.kind())
+		id := fmt.Sprintf("requests/%s/streams=%d%s", family, p.ping.streams, p.way.differs())
+		if p.ping.beside != "" {
+			id += "/beside=" + p.ping.beside
+		}
+		return id + "/" + p.kind()
 	}
-	id := fmt.Sprintf("%s/%s/gro=%s/flows=%d", direction, family, gro, max(1, p.set.Flows))
+	id := fmt.Sprintf("%s/%s/gro=%s/flows=%d%s", direction, family, gro, max(1, p.set.Flows), p.way.differs())
 	if p.set.Quota > 0 {
 		id += fmt.Sprintf("/quota=%.1f", p.set.Quota)
 	}
@@ -57,6 +72,20 @@ func (p planned) id() string {
 		return fmt.Sprintf("%s/segments=%d", id, p.set.MaxSegments)
 	}
 	return id + "/" + p.kind()
+}
+
+// differs is how the controller of a way differs from one that is run by itself, for names of rows.
+func (w way) differs() (s string) {
+	if w.busy > 0 {
+		s += fmt.Sprintf("/busy-poll=%v", w.busy)
+	}
+	if w.million {
+		s += "/tracked=million"
+	}
+	if w.gc {
+		s += "/gc"
+	}
+	return s
 }
 
 func (p planned) kind() string {
@@ -78,8 +107,13 @@ var (
 	segmentSteps = []int{2, 4, 8, 10, 16, 22, 32, 45}
 )
 
-// plan lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.
-func plan(o options) (rows []planned) {
+// plan lists the rows of one repeat that are wanted.
+func plan(o options) []planned {
+	return slices.DeleteFunc(allRows(o), func(p planned) bool { return o.rows != nil && !o.rows.MatchString(p.id()) })
+}
+
+// allRows lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.
+func allRows(o options) (rows []planned) {
 	add := func(w way, s demo.Setting) { rows = append(rows, planned{way: w, set: s}) }
 	both := func(w way, s demo.Setting) {
 		add(w, s)
@@ -95,6 +129,9 @@ func plan(o options) (rows []planned) {
 			add(kernel, demo.Setting{Flows: flows})
 			add(kernelTuned, demo.Setting{Flows: flows})
 		}
+		if flows == 8 || flows == 64 {
+			add(testpmd, demo.Setting{Flows: flows})
+		}
 	}
 	for _, flows := range []int{1, 64} {
 		both(ours, demo.Setting{Flows: flows, Quota: quota})
@@ -107,12 +144,16 @@ func plan(o options) (rows []planned) {
 	}
 	pings := func(streams int) {
 		for _, on := range []bool{false, true} {
-			rows = append(rows, planned{way: ours, set: demo.Setting{Coalesce: on}, ping: &pinging{streams}})
+			rows = append(rows, planned{way: ours, set: demo.Setting{Coalesce: on}, ping: &pinging{streams: streams}})
 		}
 	}
 	pings(0)
 	if o.all {
 		pings(8)
+		rows = append(rows, disturbed()...)
+		for _, flows := range flowCounts {
+			both(oursBusy, demo.Setting{Flows: flows})
+		}
 	}
 	for _, flows := range flowCounts {
 		both(ours, demo.Setting{Flows: flows, GuestGRO: true})

@@ -180,12 +180,25 @@ func memoryBlock(r *Result) string {
 	return b.String()
 }
 
+// peersBlock compares with programs that are not the kernel's, or says why not.
 func peersBlock(r *Result) string {
 	var b strings.Builder
-	b.WriteString("| peer | |\n|---|---|\n")
+	b.WriteString("| peer | its rate, Gb/s | its CPU, all, s/GB | our rate over its | our CPU, all, over its |\n|---|---|---|---|---|\n")
+	for _, flows := range []int{8, 64} {
+		base := fmt.Sprintf("receive/ipv4/gro=off/flows=%d", flows)
+		x := r.row(base + "/" + testpmd.name)
+		switch {
+		case x == nil:
+		case x.Note != "":
+			fmt.Fprintf(&b, "| %s, %d flows | %s | | | |\n", x.What, flows, x.Note)
+		default:
+			fmt.Fprintf(&b, "| %s, %d flows | %s | %s | %s | %s |\n", x.What, flows, both(x.Values["gbps"]), both(x.Values["cpu_all"]),
+				both(r.ratio("rate-over-dpdk/"+base)), both(r.ratio("all-cpu-over-dpdk/"+base)))
+		}
+	}
 	for _, x := range r.Rows {
 		if strings.HasPrefix(x.ID, "peer/") {
-			fmt.Fprintf(&b, "| %s | %s |\n", x.What, x.Note)
+			fmt.Fprintf(&b, "| %s | %s | | | |\n", x.What, x.Note)
 		}
 	}
 	return b.String()

@@ -65,6 +65,8 @@ var goals = []goal{
 	{"requests, p50, on over off", "p50/requests/ipv4/streams=0", 0, 1.05},
 	{"requests, p99, on over off", "p99/requests/ipv4/streams=0", 0, 1.05},
 	{"segment to guest over a plain copy, 64 flows", "segment-over-copy/flows=64", 0, 1.5},
+	{"the same, frames written by another core", "segment-over-copy/flows=64,cross", 0, 1.5},
+	{"segment to guest, 4,096 flows over 64, in trains", "segment-flows/4096,trains", 0, 1.15},
 }
 
 func goalsBlock(r *Result) string {

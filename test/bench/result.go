@@ -37,7 +37,8 @@ type Machine struct {
 	MemoryGB   float64    `json:"memory_gb"`
 	Kernel     string     `json:"kernel"`
 	Go         string     `json:"go"`
-	LoadBefore [3]float64 `json:"load_before"` // averages of 1, 5, 15 minutes
+	Congestion string     `json:"congestion_control,omitempty"` // of the senders of streams
+	LoadBefore [3]float64 `json:"load_before"`                  // averages of 1, 5, 15 minutes
 	LoadAfter  [3]float64 `json:"load_after"`
 }
 

@@ -467,7 +467,7 @@ func TestDatagramTrainsCrossBetweenTheHostAndAVM(t *testing.T) {
 		var d datagramStream
 		done := make(chan struct{})
 		go func() { defer close(done); d.send(t, out, to, datagrams) }()
-		n, _ := d.receive(t, in, datagrams)
+		n, _ := d.receive(t, in, 0, datagrams)
 		<-done
 		unix.Close(in)
 		if n != datagrams {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ type mixed struct {
 	received atomic.Int64 // bytes of bulk
 	ask      net.Conn
 }
+
+// usualSender dials with Linux' own congestion control, whatever the machine's: see the demo's senders.
+var usualSender = net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+	})
+}}
 
 // mix opens the connections. The bulk of all flows together is paced at so many bytes a second; 0: as fast as it goes.
 func (r *rig) mix(g *guest, flows int, pace int64) *mixed {
@@ -45,7 +53,7 @@ func (r *rig) mix(g *guest, flows int, pace int64) *mixed {
 	go serve(echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	dial := func(to net.Listener) (c net.Conn) {
 		r.net.A.Do(r.t, func() (err error) {
-			c, err = net.DialTimeout("tcp", to.Addr().String(), 10*time.Second)
+			c, err = usualSender.Dial("tcp", to.Addr().String())
 			return err
 		})
 		r.t.Cleanup(func() { c.Close() })
@@ -147,7 +155,7 @@ func (m *mixed) run(span time.Duration, policy ...string) (out mixRun) {
 				small += h.Le * (h.Count - va.FrameBytes[i].Count)
 			}
 		}
-		out.large = 1 - float64(small)/float64(vb.FrameBytesSum-va.FrameBytesSum)
+		out.large = max(0, 1-float64(small)/float64(vb.FrameBytesSum-va.FrameBytesSum))
 	}
 	var p api.PolicyResponse
 	m.r.json(&p, "policy", "get", "vm0")
@@ -183,7 +191,7 @@ func TestMixedTrafficIsReported(t *testing.T) {
 		pace  int64
 	}{{1, 125e6}, {8, 125e6}, {8, 0}, {64, 0}, {512, 0}} {
 		t.Run(fmt.Sprintf("%d flows, %d MB per s", c.flows, c.pace/1e6), func(t *testing.T) {
-			r := newRig(t, netnstest.Options{NoIPv6: true})
+			r := newRig(t, netnstest.Options{NoIPv6: true, Queue: true})
 			g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA), MAC: mac(t, macA)}, "10.77.0.10/24")
 			m := r.mix(g, c.flows, c.pace)
 			holds := []string{"adaptive", "0", "50us", "200us", "1ms"}

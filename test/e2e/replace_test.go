@@ -203,6 +203,13 @@ func TestAReplacementOnAQuietMachine(t *testing.T) {
 	}
 	t.Log("while a controller without VMs began and ended beside them:")
 	beside.end(t)
+
+	idle := r.watch(asked.of, 0)
+	for range 3 * replacements() {
+		idle.around(func() { time.Sleep(100 * time.Millisecond) })
+	}
+	t.Log("in 100 ms in which nothing was done:")
+	idle.end(t)
 }
 
 // strangerRuns runs a controller that has no VM until it answers.

@@ -34,8 +34,8 @@ var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", 
 // takes seven times as long for them, so they are for -all.
 var kernels = strings.Join([]string{
 	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
-	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "SurvivesItsController", "KeptTap", // taps
-	"TCPArrives", "LeavesWhole", "Trains", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", // frames
+	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "DatagramsReachATap", "SurvivesItsController", "KeptTap", // taps
+	"TCPArrives", "LeavesWhole", "Trains", "WireGuard", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", // frames
 	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
 }, "|")
 

@@ -44,16 +44,17 @@ type Requirement struct {
 
 // Requirements that tests of this module have. Need always checks Root first.
 var (
-	Root    = Requirement{Name: "root (CAP_SYS_ADMIN and CAP_NET_ADMIN)", Check: checkRoot}
-	BPF     = Requirement{Name: "loading BPF programs", Check: checkBPF}
-	AFXDP   = Requirement{Name: "AF_XDP sockets (CONFIG_XDP_SOCKETS)", Check: func() error { return checkSocket(unix.AF_XDP, unix.SOCK_RAW) }}
-	TCX     = Requirement{Name: "TCX, Linux 6.6", Check: func() error { return kernelAtLeast(6, 6) }}
-	TAP     = Device("/dev/net/tun")
-	Vhost   = Requirement{Name: "/dev/vhost-net", Check: Device("/dev/vhost-net").Check, InVM: true}
-	VLAN    = Requirement{Name: "802.1Q devices (CONFIG_VLAN_8021Q)", Check: checkVLAN, InVM: true}
-	Bonding = Requirement{Name: "bonds (CONFIG_BONDING)", Check: checkBond, InVM: true}
-	BPFFS   = Requirement{Name: "a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", Check: checkBPFFS}
-	Packets = Requirement{Name: "AF_PACKET sockets", Check: func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
+	Root      = Requirement{Name: "root (CAP_SYS_ADMIN and CAP_NET_ADMIN)", Check: checkRoot}
+	BPF       = Requirement{Name: "loading BPF programs", Check: checkBPF}
+	AFXDP     = Requirement{Name: "AF_XDP sockets (CONFIG_XDP_SOCKETS)", Check: func() error { return checkSocket(unix.AF_XDP, unix.SOCK_RAW) }}
+	TCX       = Requirement{Name: "TCX, Linux 6.6", Check: func() error { return kernelAtLeast(6, 6) }}
+	TAP       = Device("/dev/net/tun")
+	Vhost     = Requirement{Name: "/dev/vhost-net", Check: Device("/dev/vhost-net").Check, InVM: true}
+	VLAN      = Requirement{Name: "802.1Q devices (CONFIG_VLAN_8021Q)", Check: checkVLAN, InVM: true}
+	Bonding   = Requirement{Name: "bonds (CONFIG_BONDING)", Check: checkBond, InVM: true}
+	WireGuard = Requirement{Name: "WireGuard (CONFIG_WIREGUARD)", Check: checkWireGuard}
+	BPFFS     = Requirement{Name: "a BPF file system on /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)", Check: checkBPFFS}
+	Packets   = Requirement{Name: "AF_PACKET sockets", Check: func() error { return checkSocket(unix.AF_PACKET, unix.SOCK_RAW) }}
 )
 
 // Device requires a device file that can be opened for reading and writing.
@@ -216,6 +217,16 @@ func checkBond() error {
 		return err
 	}
 	err = ns.Do(func() error { return netlink.LinkAdd(netlink.NewLinkBond(netlink.LinkAttrs{Name: "b"})) })
+	return errors.Join(err, ns.Delete())
+}
+
+// checkWireGuard makes a WireGuard device in a namespace of its own.
+func checkWireGuard() error {
+	ns, err := newNS(pidName(prefix+"wg", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	err = ns.Do(func() error { return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "w"}}) })
 	return errors.Join(err, ns.Delete())
 }
 

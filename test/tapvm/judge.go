@@ -11,6 +11,7 @@ import (
 type Stats struct {
 	Frames, Bytes         uint64 // Bytes without virtio_net_hdr
 	DataFrames, DataBytes uint64 // those with TCP payload: frames, and bytes of payload
+	Datagrams, UDPFrames  uint64 // of UDP: payload over gso_size, rounded up, and the frames that they came in
 	Superframes           uint64 // with a GSO type
 	Segments              uint64 // of TCP: payload over gso_size, rounded up; any other data frame is one
 	Buffers               uint64 // receive buffers, the sum of num_buffers
@@ -39,8 +40,15 @@ func (s *Stats) judge(h virtio.NetHdr, frame []byte, f virtio.Features) {
 	s.Bytes += uint64(len(frame))
 	s.Buffers += uint64(h.NumBuffers)
 	s.Largest = max(s.Largest, uint64(len(frame)))
-	hdrLen, payload := tcpLayout(frame)
-	if payload > 0 {
+	hdrLen, payload, udp := layout(frame)
+	switch {
+	case payload > 0 && udp:
+		s.UDPFrames++
+		s.Datagrams++
+		if h.GSOType != virtio.GSONone && h.GSOSize > 0 {
+			s.Datagrams += uint64((payload - 1) / int(h.GSOSize))
+		}
+	case payload > 0:
 		s.DataFrames++
 		s.DataBytes += uint64(payload)
 		s.Segments++
@@ -80,28 +88,35 @@ func (s *Stats) wrote(err error, einval *uint64) {
 	}
 }
 
-// tcpLayout is the length of all headers and of the payload of a TCP frame, and 0, 0 for anything else.
-func tcpLayout(b []byte) (hdrLen, payload int) {
+// layout is the length of all headers and of the payload of a TCP or UDP frame, and 0, 0 for anything else.
+func layout(b []byte) (hdrLen, payload int, udp bool) {
 	at := 12
 	if len(b) >= 18 && b[12] == 0x81 && b[13] == 0 {
 		at += 4
 	}
 	ip := at + 2
 	if len(b) < ip+40 {
-		return 0, 0
+		return 0, 0, false
 	}
 	var l4, end int
+	var proto byte
 	switch kind := binary.BigEndian.Uint16(b[at:]); {
-	case kind == 0x0800 && b[ip]>>4 == 4 && b[ip+9] == 6:
-		l4, end = ip+int(b[ip]&15)*4, ip+int(binary.BigEndian.Uint16(b[ip+2:]))
-	case kind == 0x86dd && b[ip+6] == 6:
-		l4, end = ip+40, ip+40+int(binary.BigEndian.Uint16(b[ip+4:]))
+	case kind == 0x0800 && b[ip]>>4 == 4:
+		proto, l4, end = b[ip+9], ip+int(b[ip]&15)*4, ip+int(binary.BigEndian.Uint16(b[ip+2:]))
+	case kind == 0x86dd:
+		proto, l4, end = b[ip+6], ip+40, ip+40+int(binary.BigEndian.Uint16(b[ip+4:]))
 	default:
-		return 0, 0
+		return 0, 0, false
 	}
-	if end > len(b) || l4+20 > end {
-		return 0, 0
+	switch {
+	case end > len(b):
+		return 0, 0, false
+	case proto == 6 && l4+20 <= end:
+		hdrLen = l4 + int(b[l4+12]>>4)*4
+	case proto == 17 && l4+8 <= end:
+		hdrLen = l4 + 8
+	default:
+		return 0, 0, false
 	}
-	hdrLen = l4 + int(b[l4+12]>>4)*4
-	return hdrLen, max(0, end-hdrLen)
+	return hdrLen, max(0, end-hdrLen), proto == 17
 }

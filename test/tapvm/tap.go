@@ -22,6 +22,8 @@ const (
 	ECN // TCP superframes with CWR
 
 	AllOffloads = CSUM | TSO4 | TSO6 | ECN
+
+	USO Offload = 0x60 // UDP superframes: TUN_F_USO4 and TUN_F_USO6, of which the kernel takes no single one. Linux 6.2
 )
 
 // Features are the virtio features of a guest that has these offloads.
@@ -30,7 +32,7 @@ func (o Offload) Features() virtio.Features {
 	for _, m := range []struct {
 		o   Offload
 		bit uint
-	}{{CSUM, virtio.FGuestCsum}, {TSO4, virtio.FGuestTSO4}, {TSO6, virtio.FGuestTSO6}, {ECN, virtio.FGuestECN}} {
+	}{{CSUM, virtio.FGuestCsum}, {TSO4, virtio.FGuestTSO4}, {TSO6, virtio.FGuestTSO6}, {ECN, virtio.FGuestECN}, {USO, virtio.FGuestUSO4}, {USO, virtio.FGuestUSO6}} {
 		if o&m.o != 0 {
 			f |= virtio.Mask(m.bit)
 		}

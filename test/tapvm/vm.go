@@ -50,6 +50,7 @@ type Options struct {
 	MTU       int              // of both ends, 0: 1500
 	Engine    Engine
 	Without   Offload // what the guest's driver has not acknowledged
+	With      Offload // what it has beside AllOffloads
 	BufferLen int     // bytes of a receive buffer, 0: 4096
 	RingSize  int     // of the receive ring (Vhost), 0: 1024
 	GuestDev  string  // the guest's interface, "": GuestDev
@@ -118,7 +119,7 @@ func Start(t testing.TB, o Options) *VM {
 // Stats and Kill.
 func Open(o Options) (*VM, error) {
 	o.complete()
-	offloads := AllOffloads &^ o.Without
+	offloads := (AllOffloads | o.With) &^ o.Without
 	if o.NoHeader {
 		offloads = 0
 	}

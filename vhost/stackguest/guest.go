@@ -16,7 +16,7 @@ import (
 // DefaultFeatures are what a Linux guest acknowledges of what matters to the data path.
 const DefaultFeatures = virtio.Features(1<<virtio.FVersion1 | 1<<virtio.FMrgRxbuf | 1<<virtio.FEventIdx |
 	1<<virtio.FGuestCsum | 1<<virtio.FGuestTSO4 | 1<<virtio.FGuestTSO6 | 1<<virtio.FGuestECN | 1<<virtio.FGuestUSO4 | 1<<virtio.FGuestUSO6 |
-	1<<virtio.FCsum | 1<<virtio.FHostTSO4 | 1<<virtio.FHostTSO6 | 1<<virtio.FHostECN)
+	1<<virtio.FCsum | 1<<virtio.FHostTSO4 | 1<<virtio.FHostTSO6 | 1<<virtio.FHostECN | 1<<virtio.FHostUSO)
 
 // Sizes a Config leaves out.
 const (
@@ -85,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *Guest, err error) {
 	if g.taps, err = openTap(tapConfig{Name: cfg.Tap, MAC: cfg.MAC, Queues: cfg.Pairs, NAPI: cfg.NAPI}); err != nil {
 		return nil, fmt.Errorf("guest: %w", err)
 	}
-	if datagrams := virtio.Mask(virtio.FGuestUSO4, virtio.FGuestUSO6); cfg.Features&datagrams != 0 && !takesDatagrams(g.taps) {
+	if datagrams := virtio.Mask(virtio.FGuestUSO4, virtio.FGuestUSO6, virtio.FHostUSO); cfg.Features&datagrams != 0 && !takesDatagrams(g.taps) {
 		cfg.Features &^= datagrams
 	}
 	const rings = 1 << 18 // of 1024 descriptors: 26 KiB each, with room to spare

@@ -48,6 +48,9 @@ func tapOffers(f virtio.Features) uint {
 	if f.Has(virtio.FHostECN) && o&(tunFTSO4|tunFTSO6) != 0 {
 		o |= tunFTSOECN
 	}
+	if f.Has(virtio.FHostUSO) {
+		o |= tunFUSO4 | tunFUSO6 // only as the pair
+	}
 	return o
 }
 

@@ -36,6 +36,8 @@ var (
 	ErrHdrLen      = fmt.Errorf("%w: hdr_len beyond the frame or inside the headers", ErrRefused)
 	ErrHdrCsum     = fmt.Errorf("%w: checksum outside of the frame", ErrRefused)
 	ErrHdrGSO      = fmt.Errorf("%w: superframe without gso_size, of an unknown type, or without NEEDS_CSUM", ErrRefused)
+	// ErrMemory: the frame's memory is not there any more.
+	ErrMemory = fmt.Errorf("%w: its memory is gone", ErrRefused)
 	// ErrKernelRefused is for what the kernel found and we did not.
 	ErrKernelRefused = fmt.Errorf("%w by the kernel", ErrRefused)
 )

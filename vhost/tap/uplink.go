@@ -24,8 +24,10 @@ type Uplink struct {
 	*Packet
 	direct bool
 	mark   uint32
-	count  int // frames that were added
-	used   int // their pieces
+	whole  bool // the interface takes UDP superframes
+	udp    bool // one is among those that were added
+	count  int  // frames that were added
+	used   int  // their pieces
 }
 
 // OpenUplink opens a socket for the interface in the calling thread's network namespace. It needs CAP_NET_RAW and CAP_NET_ADMIN.
@@ -92,16 +94,22 @@ func (u *Uplink) Add(f *virtio.Frame) bool {
 	}
 	u.used = u.load(u.count, u.used, f)
 	u.count++
+	u.udp = u.udp || f.Hdr.GSOType == virtio.GSOUDPL4
 	return true
 }
 
 // Send hands over all that was added, in its order, and returns how many frames. err says why the next one was not: ErrFull, ErrLost,
-// ErrRefused, ErrGone, ErrDown, ErrClosed. Afterwards nothing waits, and all memory is free again: the kernel has copied it.
+// ErrRefused (ErrMemory where a frame's is gone), ErrGone, ErrDown, ErrClosed. Afterwards nothing waits, and all memory is free again: the kernel has copied it.
 func (u *Uplink) Send() (n int, err error) {
-	count := u.count
-	u.count, u.used = 0, 0
+	count, cut := u.count, u.udp && !u.whole
+	u.count, u.used, u.udp = 0, 0, false
 	if u.fd < 0 {
 		return 0, ErrClosed
+	}
+	if cut { // or the device would lose each
+		if err := u.SetDirect(false); err != nil {
+			return 0, err
+		}
 	}
 	for n < count {
 		sent, errno := sendmmsg(u.fd, u.msgs[n:count])
@@ -116,7 +124,7 @@ func (u *Uplink) Send() (n int, err error) {
 				return n, err
 			}
 		case unix.EFAULT: // the memory is gone
-			return n, ErrKernelRefused
+			return n, ErrMemory
 		default:
 			return n, sendError(errno)
 		}
@@ -132,6 +140,9 @@ func (u *Uplink) Empty() bool {
 
 // Direct says whether frames go past the queueing discipline.
 func (u *Uplink) Direct() bool { return u.direct }
+
+// SetDatagrams says whether the interface takes UDP superframes whole, false until then. One that does not gets them by its queueing discipline.
+func (u *Uplink) SetDatagrams(whole bool) { u.whole = whole }
 
 // SetDirect chooses the way. To go past what is still in the queueing discipline would let frames overtake others: so it is set only
 // when Empty, and otherwise stays as it is.

@@ -25,7 +25,7 @@ func CheckTx(h *NetHdr, frameLen int, f Features) error {
 			return ErrCsumPlace
 		}
 	}
-	least := ethLen // where a TCP header can begin at the earliest
+	least, place, header := ethLen, uint16(16), tcpMin // where the transport header can begin at the earliest, its checksum in it, its length
 	switch h.GSOType &^ GSOECN {
 	case GSONone:
 		if h.GSOType != GSONone {
@@ -42,6 +42,14 @@ func CheckTx(h *NetHdr, frameLen int, f Features) error {
 			return ErrGSOType
 		}
 		least += ip6Len
+	case GSOUDPL4:
+		if !f.Has(FHostUSO) {
+			return ErrGSOType
+		}
+		if h.GSOType != GSOUDPL4 { // CWR is TCP's
+			return ErrECN
+		}
+		least, place, header = least+ip4Min, 6, udpLen
 	default:
 		return ErrGSOType
 	}
@@ -52,9 +60,9 @@ func CheckTx(h *NetHdr, frameLen int, f Features) error {
 		return ErrGSONoCsum
 	case h.GSOSize == 0:
 		return ErrGSOSize
-	case int(h.CsumStart) < least, h.CsumOffset != 16:
+	case int(h.CsumStart) < least, h.CsumOffset != place:
 		return ErrCsumPlace
-	case int(h.CsumStart)+tcpMin > frameLen:
+	case int(h.CsumStart)+header > frameLen:
 		return ErrFrameShort
 	}
 	return nil

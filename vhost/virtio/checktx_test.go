@@ -6,9 +6,11 @@ import (
 )
 
 func TestCheckTxNamesTheBrokenRule(t *testing.T) {
-	const set = Features(1<<FVersion1 | 1<<FCsum | 1<<FHostTSO4 | 1<<FHostTSO6 | 1<<FHostECN)
+	const set = Features(1<<FVersion1 | 1<<FCsum | 1<<FHostTSO4 | 1<<FHostTSO6 | 1<<FHostECN | 1<<FHostUSO)
 	tso := NetHdr{Flags: HdrNeedsCsum, GSOType: GSOTCPv4, GSOSize: 1448, HdrLen: 54, CsumStart: 34, CsumOffset: 16}
 	edit := func(f func(*NetHdr)) NetHdr { h := tso; f(&h); return h }
+	uso := NetHdr{Flags: HdrNeedsCsum, GSOType: GSOUDPL4, GSOSize: 1200, HdrLen: 42, CsumStart: 34, CsumOffset: 6}
+	editUDP := func(f func(*NetHdr)) NetHdr { h := uso; f(&h); return h }
 	csum := NetHdr{Flags: HdrNeedsCsum, CsumStart: 34, CsumOffset: 6}
 	tests := []struct {
 		name string
@@ -34,7 +36,16 @@ func TestCheckTxNamesTheBrokenRule(t *testing.T) {
 		{"hdr_len is ignored", edit(func(h *NetHdr) { h.HdrLen = 65535 }), 3000, set, nil},
 		{"HOST_TSO4 off", tso, 3000, set &^ (1 << FHostTSO4), ErrGSOType},
 		{"HOST_TSO6 off", edit(func(h *NetHdr) { h.GSOType, h.CsumStart = GSOTCPv6, 54 }), 3000, set &^ (1 << FHostTSO6), ErrGSOType},
-		{"UDP segmentation", edit(func(h *NetHdr) { h.GSOType = GSOUDPL4 }), 3000, set, ErrGSOType},
+		{"guard: USO", uso, 65549, set, nil},
+		{"HOST_USO off", uso, 3000, set &^ (1 << FHostUSO), ErrGSOType},
+		{"USO with CWR's bit", editUDP(func(h *NetHdr) { h.GSOType |= GSOECN }), 3000, set, ErrECN},
+		{"USO without NEEDS_CSUM", editUDP(func(h *NetHdr) { h.Flags = 0 }), 3000, set, ErrGSONoCsum},
+		{"USO without gso_size", editUDP(func(h *NetHdr) { h.GSOSize = 0 }), 3000, set, ErrGSOSize},
+		{"USO with the offset of TCP", editUDP(func(h *NetHdr) { h.CsumOffset = 16 }), 3000, set, ErrCsumPlace},
+		{"USO inside the IP header", editUDP(func(h *NetHdr) { h.CsumStart = 33 }), 3000, set, ErrCsumPlace},
+		{"USO, nothing behind UDP's header", uso, 42, set, nil},
+		{"USO without room for UDP", uso, 41, set, ErrCsumPlace},
+		{"fragmentation of UDP", edit(func(h *NetHdr) { h.GSOType = GSOUDP }), 3000, set, ErrGSOType},
 		{"ECN without HOST_ECN", edit(func(h *NetHdr) { h.GSOType |= GSOECN }), 3000, set &^ (1 << FHostECN), ErrECN},
 		{"guard: ECN", edit(func(h *NetHdr) { h.GSOType |= GSOECN }), 3000, set, nil},
 		{"ECN without a type", NetHdr{GSOType: GSOECN}, 60, set, ErrECN},

@@ -9,6 +9,8 @@ type Frame struct {
 	// of it and the fragment is 0xffff, or the fragment is damaged. Then whoever copies the frame shows nothing of it to anybody.
 	Sums []uint16
 	Copy Copier
+	// Ahead, if not nil, hears of the fragment with a sum that is next while one is copied, and may ask the cache for it.
+	Ahead func(fragment []byte)
 }
 
 // Copier copies src over the beginning of dst, which is as long, and returns the ones' complement sum (RFC 1071) of initial and src.
