@@ -8,3 +8,4 @@ package rscctl
 //go:generate go tool -modfile=tools/go.mod bpf2go -target bpfel -output-dir bpf -output-stem rsc -go-package bpf Rsc bpf/rsc.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow
 //go:generate go tool -modfile=tools/go.mod bpf2go -target bpfel -output-dir bpf -output-stem tap -go-package bpf RscTap bpf/tap.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow
 //go:generate go tool -modfile=tools/go.mod bpf2go -target bpfel -output-dir bpf -output-stem observe -go-package bpf RscObserve bpf/observe.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow
+//go:generate go tool -modfile=tools/go.mod bpf2go -target bpfel -output-dir bpf -output-stem host -go-package bpf RscHost bpf/host.bpf.c -- -mcpu=v3 -nostdinc -O2 -g -Wall -Wextra -Werror -Wshadow

@@ -56,6 +56,26 @@ enum tap_outcome {
 	NUM_TAP_OUTCOMES,
 };
 
+/*
+ * What became of frames between the host and its VMs. One that went by the interface alone is in none of these.
+ */
+enum host_outcome {
+	H_TO_VM,       /* the host's, for a VM: handed to the controller instead of the wire */
+	H_GROUP_TO_VM, /* the host's broadcast or multicast: handed to the controller as well */
+	H_TO_HOST,     /* a VM's, arrived at the interface */
+	H_LOST,        /* the host's group frames that could not be handed over */
+	NUM_HOST_OUTCOMES,
+};
+
+/*
+ * skb->mark of the frames that sockets of the controller send: those that leave by the interface are not turned back to it, those that come
+ * in by it are not taken for the wire's. "RSC1".
+ */
+#define HOST_MARK 0x52534331u
+
+/* Rows of host.bpf.c's neighbours. */
+#define MAX_HOST_ROWS 8192u
+
 /* Sizes of frames, in TCP segments, that `observe` tells apart. */
 enum segment_bin {
 	B_1,

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"github.com/rscctl/rscctl/bpf/meta"
 	"reflect"
+	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/rscctl/rscctl/flowtable/packet"
@@ -68,6 +70,24 @@ func TestGoStructsLieAsInTheObject(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTheMarkAndTheOutcomesAreTheObjects(t *testing.T) {
+	spec, err := LoadRscHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := spec.Maps[RscHostMapOutcomes].MaxEntries; int(n) != len(hostOutcomeNames) {
+		t.Errorf("the object counts %d outcomes, Go names %d", n, len(hostOutcomeNames))
+	}
+	for name, prog := range spec.Programs {
+		if name == RscHostProgRscWayIn { // which looks at nothing
+			continue
+		}
+		if !slices.ContainsFunc(prog.Instructions, func(i asm.Instruction) bool { return i.Constant == meta.HostMark }) {
+			t.Errorf("%s does not compare with %#x", name, meta.HostMark)
+		}
 	}
 }
 

@@ -39,7 +39,8 @@ func addFilter(hook tcHook, ifindex, prog int) (*tcFilter, error) {
 }
 
 func (f *tcFilter) add(prog int) error {
-	if err := f.removeOurs(); err != nil {
+	owed, err := f.removeOurs()
+	if err != nil {
 		return err
 	}
 	name := f.hook.name
@@ -47,7 +48,7 @@ func (f *tcFilter) add(prog int) error {
 	if err != nil {
 		return err
 	}
-	if made {
+	if made || owed {
 		name += withQdisc
 	}
 	b := &netlink.BpfFilter{Fd: prog, Name: name, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
@@ -106,29 +107,30 @@ func (f *tcFilter) ours() (out []*netlink.BpfFilter, err error) {
 	return out, nil
 }
 
-// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other.
-func (f *tcFilter) removeOurs() error {
+// removeOurs takes away every filter of the hook's program that is there, and the qdisc if it was made for one and holds no other. owed:
+// it was made for one, and stays for others.
+func (f *tcFilter) removeOurs() (owed bool, err error) {
 	list, err := f.ours()
 	if err != nil {
-		return err
+		return false, err
 	}
 	madeQdisc := false
 	for _, b := range list {
 		madeQdisc = madeQdisc || b.Name == f.hook.name+withQdisc
 		b.Fd = -1
 		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("filter: remove: %w", err)
+			return false, fmt.Errorf("filter: remove: %w", err)
 		}
 	}
 	if !madeQdisc {
-		return nil
+		return false, nil
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		if list, err := f.h.FilterList(f.link(), parent); err != nil || len(list) > 0 {
-			return err // somebody else uses it by now
+			return err == nil, err // somebody else uses it by now
 		}
 	}
-	return f.removeQdisc()
+	return false, f.removeQdisc()
 }
 
 func (f *tcFilter) removeQdisc() error {
@@ -142,7 +144,7 @@ func (f *tcFilter) removeQdisc() error {
 // remove takes the filter off. That the interface is gone already is no error.
 func (f *tcFilter) remove() error {
 	defer f.h.Close()
-	if err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
+	if _, err := f.removeOurs(); err != nil && !errors.Is(err, unix.ENODEV) {
 		return err
 	}
 	return nil
@@ -150,18 +152,33 @@ func (f *tcFilter) remove() error {
 
 // TapFilters returns the kernel ids of the programs that hang on a tap by a filter of ours, in the network namespace of the calling
 // thread. A filter whose program no process has open was left by one that died: RemoveStaleTap.
-func TapFilters(ifindex int) (programs []uint32, err error) {
+func TapFilters(ifindex int) (programs []uint32, err error) { return filtersOf(ifindex, tapHook) }
+
+// HostFilters is TapFilters for the programs of a HostProgram on an uplink: RemoveStaleHost.
+func HostFilters(ifindex int) (programs []uint32, err error) {
+	var hooks []tcHook
+	for _, at := range hostPlaces {
+		if !at.way {
+			hooks = append(hooks, at.hook)
+		}
+	}
+	return filtersOf(ifindex, hooks...)
+}
+
+func filtersOf(ifindex int, hooks ...tcHook) (programs []uint32, err error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("tc: netlink: %w", err)
 	}
 	defer h.Close()
-	list, err := (&tcFilter{h: h, ifindex: ifindex, hook: tapHook}).ours()
-	if err != nil {
-		return nil, fmt.Errorf("tc: %w", err)
-	}
-	for _, b := range list {
-		programs = append(programs, uint32(b.Id))
+	for _, hook := range hooks {
+		list, err := (&tcFilter{h: h, ifindex: ifindex, hook: hook}).ours()
+		if err != nil {
+			return nil, fmt.Errorf("tc: %w", err)
+		}
+		for _, b := range list {
+			programs = append(programs, uint32(b.Id))
+		}
 	}
 	return programs, nil
 }

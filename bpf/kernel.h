@@ -56,7 +56,8 @@ struct xdp_md {
 	u32 egress_ifindex;
 };
 
-enum { TC_ACT_UNSPEC = -1 }; /* for TCX the same number says "next program" */
+enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 }; /* for TCX the same numbers say "next program" and "drop" */
+enum { BPF_F_INGRESS = 1 };
 
 struct __sk_buff {
 	u32 len;
@@ -99,6 +100,8 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
+static long (*const bpf_clone_redirect)(struct __sk_buff *skb, u32 ifindex, u64 flags) = (void *)13;
+static long (*const bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
 static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 off, void *to, u32 len) = (void *)26;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;

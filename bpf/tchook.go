@@ -39,6 +39,18 @@ func (h tcHook) attach(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
 	return a, err
 }
 
+// attachAlone is attach where another process may have left the program behind by a filter: that one goes.
+func (h tcHook) attachAlone(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
+	a, err := h.attachTCX(ifindex, prog)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return h.attachFilter(ifindex, prog) // which replaces it
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, h.removeStale(ifindex)
+}
+
 // attachTCX is attach by TCX alone. ebpf.ErrNotSupported is in the error's chain where the kernel has none.
 func (h tcHook) attachTCX(ifindex int, prog *ebpf.Program) (*tcAttachment, error) {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: h.at, Anchor: link.Head()})
@@ -105,6 +117,16 @@ func (a *tcAttachment) detach() (err error) {
 		return fmt.Errorf("tc: detach: %w", err)
 	}
 	return nil
+}
+
+// hangs reports whether the program still is on its interface.
+func (a *tcAttachment) hangs() bool {
+	if a.link == nil {
+		list, err := a.filter.ours()
+		return err == nil && len(list) > 0
+	}
+	info, err := a.link.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
 }
 
 // mode returns ModeTCX, ModeClsact, or "" for nil.

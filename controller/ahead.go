@@ -51,6 +51,7 @@ func (s packedUplink) fixed() packedUplink {
 		queues[i] = q
 	}
 	s.Queues = queues
+	s.Host = s.Host.fixed()
 	s.Devices = slices.Clone(s.Devices)
 	for i := range s.Devices {
 		s.Devices[i].Program.Outcomes = nil

@@ -85,6 +85,9 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 	for _, ch := range todo {
 		resp.Changes = append(resp.Changes, hostchange.Text(ch))
 	}
+	if text := hostChange(u, a, facts); text != "" {
+		resp.Changes = append(resp.Changes, text)
+	}
 	resp.Changes = append(resp.Changes, changes...)
 	if req.DryRun {
 		return resp, nil
@@ -143,6 +146,9 @@ func (c *Controller) attachNow(u *uplink, at *site, a *attachment, todo []state.
 	a.tag = c.nextTag("v")
 	if err := u.addVM(a); err != nil {
 		return err
+	}
+	if u.hostTrouble != "" && a.wantsHost() {
+		resp.Warnings = append(resp.Warnings, u.hostTrouble)
 	}
 	if a.kind.watched() != 0 { // what happens there is noticed at once; a failure to listen costs a tick
 		if _, err := c.watcher.Add(a.kind.to()); err != nil {
@@ -226,6 +232,7 @@ func (u *uplink) addVM(a *attachment) error {
 		return errors.Join(err, u.removeVM(a))
 	}
 	u.vms[a.req.VM], u.byIdx[idx] = a, a
+	u.syncHost()
 	return nil
 }
 
@@ -259,6 +266,7 @@ func (u *uplink) removeVM(a *attachment) error {
 	if u.vms[a.req.VM] == a {
 		delete(u.vms, a.req.VM)
 		u.byIdx[a.idx] = nil
+		u.syncHost()
 	}
 	return errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -91,6 +92,9 @@ func (u *uplink) wayOut(q *queue) (_ datapath.NIC, err error) {
 		return q.sock, nil
 	}
 	if q.out, err = tap.OpenPacket(u.facts.Index); err != nil {
+		return nil, err
+	}
+	if err := q.out.SetMark(meta.HostMark); err != nil {
 		return nil, err
 	}
 	return datapath.NewSocketNIC(q.sock, q.out), nil
@@ -322,6 +326,7 @@ func (c *Controller) regroup(u *uplink, gone, fresh []*device, queues []*queue) 
 		if u.queues[0] != first {
 			errs = append(errs, u.queues[0].SetMulticast(u.mcast))
 		}
+		errs = append(errs, u.giveHost())
 		if u.prog != u.devs[0].prog {
 			u.prog = u.devs[0].prog
 			errs = append(errs, u.prog.TakeLead())

@@ -54,6 +54,9 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 	if u.mcast, err = netdev.AdoptMulticast(fd, f.Index); err != nil {
 		return u, err
 	}
+	if err := u.buildHost(p, s.Host); err != nil { // made anew once the VMs are here
+		u.log.Warn("hand over", "err", err)
+	}
 	for i := range s.Queues {
 		place, err := u.place(s, i)
 		if err != nil {
@@ -64,6 +67,10 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 			return u, u.ofMember(place.dev.facts.Name, err)
 		}
 		u.queues = append(u.queues, q)
+	}
+	if u.host != nil { // what takes time
+		u.lookForOwn()
+		u.withoutHost(u.giveHost())
 	}
 	return u, c.watchAgain(u)
 }

@@ -128,9 +128,11 @@ func New(opt Options) (*Controller, error) {
 
 // newController is one without its places.
 func newController(opt Options) *Controller {
-	return &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), serving: make(chan struct{}), replaced: make(chan struct{}),
+	c := &Controller{opt: opt, log: opt.Logger, started: time.Now(), trouble: make(chan struct{}, 1), serving: make(chan struct{}), replaced: make(chan struct{}),
 		uplinks: map[string]*uplink{}, shown: map[*heir]bool{}, heard: map[*listening]bool{}, waiting: map[string][]*waitingVM{}, retries: retries{}, rules: netdev.NewRuleReader(),
 		kinds: builtinKinds(), place: newPlacement(opt.CPUs), memory: guestmem.NewBudget()}
+	c.rules.Ours = c.hostPrograms
+	return c
 }
 
 // Watchdog is how often the service manager wants to hear of this controller; 0: not at all.

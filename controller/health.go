@@ -151,6 +151,7 @@ func (c *Controller) checkAll() {
 				continue
 			}
 			u.checkPartial()
+			u.checkHost()
 			u.checkSenders()
 			u.checkHangs(time.Now())
 		}

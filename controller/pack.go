@@ -146,6 +146,9 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	if s.Devices, err = u.describeDevices(keep); err != nil {
 		errs = append(errs, err)
 	}
+	if s.Host, err = u.describeHost(keep); err != nil {
+		errs = append(errs, err)
+	}
 	looked := u.look()
 	for i, q := range u.queues {
 		one, tag := u.placed(q), fmt.Sprintf("%s.q%d", u.tag, q.id)
@@ -211,6 +214,9 @@ func (u *uplink) release() error {
 	}
 	if u.mcast != nil && stopped {
 		errs = append(errs, u.mcast.Close())
+	}
+	if stopped {
+		errs = append(errs, u.forgetHost())
 	}
 	errs = append(errs, u.eachDevice(func(d *device) error { return d.prog.Release() }))
 	return errors.Join(errs...)

@@ -71,6 +71,8 @@ type packedUplink struct {
 	VMs         []packedVM     `json:"vms"`
 	// Devices are the members of a bond, by whose queues its frames come in; Program is the first one's, and Queues say whose they are.
 	Devices []packedDevice `json:"devices,omitempty"`
+	// Host is what makes the host a neighbour of VMs, nil: it is none.
+	Host *packedHost `json:"host,omitempty"`
 	// Foreign is what there is of somebody else's program; Program is empty then, and Queues are those that it has, in their order.
 	Foreign *packedForeign `json:"foreign,omitempty"`
 }

@@ -130,6 +130,7 @@ func (c *Controller) putPolicy(v *attachment, policy api.Policy, kept api.Addres
 		c.saveInForce()
 		return api.PolicyResponse{}, err
 	}
+	v.up.syncHost()
 	c.remember()
 	r := v.policyResponse()
 	c.log.Info("policy", "vm", v.req.VM, "coalesce", policy.Coalesce, "profile", policy.Profile, "in_effect", r.Effective, "hold", policy.Hold())

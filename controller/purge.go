@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/bpf"
 	"github.com/rscctl/rscctl/controller/hostchange"
 	"github.com/rscctl/rscctl/controller/state"
 )
@@ -98,9 +99,12 @@ func purgePins(dir string, dry bool) (done []string, err error) {
 	return done, nil
 }
 
-// purgeVMs takes off the host what is left of VMs: TC filters on their taps, sockets that nobody listens on.
+// purgeVMs takes off the host what is left of VMs: TC filters on their taps and on the interfaces, sockets that nobody listens on.
 func purgeVMs(saved state.State, dry bool) (done []string, err error) {
 	for _, i := range saved.Interfaces {
+		if link, bad := net.InterfaceByName(i.Name); bad == nil && !dry {
+			err = errors.Join(err, bpf.RemoveStaleHost(link.Index))
+		}
 		for _, vm := range i.VMs {
 			if s := vm.VhostUser; s != nil && !s.Connect {
 				gone, serr := purgeSocket(s.Socket, dry)

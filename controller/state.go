@@ -34,7 +34,7 @@ func savedVM(req api.AttachRequest, p api.Policy, kept api.Addresses) state.VM {
 func savedPolicy(p api.Policy) state.Policy {
 	s := state.Policy{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: string(p.Profile), HoldNS: p.HoldNS,
-		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate, NoHost: !p.Host,
 		RateTx: p.RateTx, BurstTx: p.BurstTx, RateRx: p.RateRx, BurstRx: p.BurstRx,
 	}
 	if p.HoldAdaptive {
@@ -52,7 +52,7 @@ func policyAgain(p state.Policy) api.Policy {
 	}
 	return api.Policy{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: api.Profile(p.Profile), HoldNS: hold, HoldAdaptive: p.AdaptiveNS != 0,
-		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate,
+		MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts, Isolate: p.Isolate, Host: !p.NoHost,
 		RateTx: p.RateTx, BurstTx: p.BurstTx, RateRx: p.RateRx, BurstRx: p.BurstRx,
 	}
 }

@@ -64,7 +64,7 @@ func (c *Controller) snapshot(iface string) (*report.Snapshot, error) {
 func (u *uplink) snapshot() (report.Uplink, error) {
 	s := report.Uplink{
 		Name: u.name, Index: u.facts.Index, MTU: u.facts.MTU, Driver: u.facts.Driver, Up: u.facts.Up, Carrier: u.facts.Running, XDPMode: api.XDPMode(u.prog.Mode()),
-		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.warnings,
+		ZeroCopy: u.queues[0].sock.ZeroCopy(), ChunkSize: u.chunk, BusyPoll: u.tune.busyPoll, Warnings: u.allWarnings(),
 		Queues: u.look(),
 	}
 	bond, wrong := u.describeBond()
@@ -81,6 +81,11 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 	var err error
 	if s.Outcomes, err = u.prog.Outcomes(); err != nil {
 		return s, fmt.Errorf("interface %s: outcomes: %w", u.name, err)
+	}
+	if u.host != nil {
+		if s.Host, err = u.host.prog.Outcomes(); err != nil {
+			return s, fmt.Errorf("interface %s: host: outcomes: %w", u.name, err)
+		}
 	}
 	for _, v := range u.sorted() {
 		vm, err := v.describe()

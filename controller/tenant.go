@@ -47,7 +47,7 @@ func bucket(at **datapath.Bucket, rate, burst uint64) *datapath.Bucket {
 func (a *attachment) portConfig() datapath.PortConfig {
 	bridged := a.kind.bridged()
 	cfg := datapath.PortConfig{
-		Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, MTU: a.req.MTU, Isolated: a.policy.Isolate, Bridged: bridged, NoteSenders: bridged,
+		Index: a.idx, Generation: a.gen, Addr: a.addr, AllowSpoof: a.req.AllowSpoof, MTU: a.req.MTU, Isolated: a.policy.Isolate, Host: a.policy.Host && !bridged, Bridged: bridged, NoteSenders: bridged,
 	}
 	for _, addr := range a.addrs()[1:] {
 		cfg.MACs = append(cfg.MACs, addr.MAC)

@@ -94,6 +94,11 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink, how unpacki
 			return fmt.Errorf("VM %s: %w", vm.VM.Name, err)
 		}
 	}
+	had := u.host
+	u.syncHost()
+	if u.host != nil && u.host != had {
+		u.host.anew = true
+	}
 	return nil
 }
 
@@ -121,6 +126,7 @@ func (u *uplink) begin(s *packedUplink) error {
 			return err
 		}
 	}
+	u.beginHost(s.Host)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/bpf"
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/datapath"
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -57,6 +58,7 @@ type uplink struct {
 	taken    [maxPorts]uint32 // how many VMs have had each index
 	flows    *bpf.Flows
 	steering map[uint32]bool // by port index: XDP sends frames of the VM to us
+	host     *hostSide       // nil: no VM has the host as its neighbour, or none can
 	changes  []state.Change  // what was changed on the host, in order
 	warnings []string
 	tune     tuning
@@ -65,6 +67,7 @@ type uplink struct {
 	began    time.Time        // the workers' clock, which VMs' rates go by, runs from then on
 	limit    vhost.LogLimit   // of lines that the other end of the link can provoke
 
+	hostTrouble string    // why the host is nobody's neighbour, "" where it is, or nobody wants it
 	senders     string    // what is wrong with the frames to come, "" for nothing
 	sendersSeen time.Time // when that was looked at
 }
@@ -80,6 +83,7 @@ type queue struct {
 	adoptable bool        // another process may go on with sock
 	shares    *bpf.Shares // of the socket's RX ring
 	wire      *tap.Uplink // by which guests' TSO frames leave
+	host      *tap.Uplink // by which frames reach the host; nil: it is no neighbour
 	wakeFD    int
 	cpus      []int // of place
 	place     *placement
@@ -108,8 +112,11 @@ func (q *queue) close() error {
 	if q.wire != nil {
 		err = errors.Join(err, q.wire.Close())
 	}
-	return errors.Join(err, q.shares.Close(), q.sock.Close())
+	return errors.Join(err, q.closeHost(), q.shares.Close(), q.sock.Close())
 }
+
+// clock is the workers', ns.
+func (u *uplink) clock() int64 { return int64(time.Since(u.began)) }
 
 // openUplink loads and attaches the XDP program, or takes part in somebody else's, and starts the workers. On failure nothing is left behind.
 func openUplink(s *site, sizes Sizes, flows *bpf.Flows, tune tuning, trouble func(), log *slog.Logger) (u *uplink, err error) {
@@ -221,6 +228,9 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 	if q.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("worker %d: eventfd: %w", at.id, err)
 	}
+	if err := wire.SetMark(meta.HostMark); err != nil { // what VMs send is not turned back to them
+		return nil, err
+	}
 	rx, fill := u.rings.inFrames(u.chunk)
 	if q.shares, err = at.dev.prog.SharesAhead(at.nic, rx, fill); err != nil {
 		return nil, err
@@ -231,7 +241,7 @@ func (u *uplink) makeQueue(at queuePlace, s *xsk.Socket, wire *tap.Uplink, suspe
 	}
 	cfg := datapath.Config{
 		ID: at.id, MTU: u.facts.MTU, NIC: nic, Wire: wire, WakeFD: q.wakeFD, Chunks: u.rings.Chunks, Slots: u.slots, Log: u.log, Trouble: trouble,
-		Foreign: u.foreign != nil, Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: func() int64 { return int64(time.Since(u.began)) },
+		Foreign: u.foreign != nil, Suspended: suspended, CPUs: q.cpus, BusyPoll: int64(u.tune.busyPoll), Clock: u.clock,
 	}
 	copy(cfg.Own[:], u.facts.MAC)
 	if q.shares != nil {
@@ -288,6 +298,11 @@ func (u *uplink) close() error {
 	}
 	if u.mcast != nil && stopped { // a worker that runs on may read it
 		errs = append(errs, u.mcast.Close())
+	}
+	if u.host != nil && !stopped {
+		errs = append(errs, u.host.prog.Close())
+	} else {
+		errs = append(errs, u.host.close())
 	}
 	errs = append(errs, u.eachDevice(func(d *device) error { return d.prog.Close() }))
 	return errors.Join(errs...)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,11 +95,14 @@ func TestTheUnitKeepsItsPromises(t *testing.T) {
 	set := settings(t)
 	for key, want := range map[string]string{
 		"Type": "notify", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "Restart": "always", "RuntimeDirectoryPreserve": "yes",
-		"FileDescriptorStoreMax": "8192", "WatchdogSec": "10s", "DevicePolicy": "closed", "DeviceAllow": "/dev/vhost-net rw",
+		"FileDescriptorStoreMax": "8192", "WatchdogSec": "10s", "DevicePolicy": "closed",
 	} {
 		if got := set[key]; len(got) != 1 || got[0] != want {
 			t.Errorf("%s=%q, want %q", key, got, want)
 		}
+	}
+	if got := set["DeviceAllow"]; !slices.Equal(got, []string{"/dev/vhost-net rw", "/dev/net/tun rw"}) {
+		t.Errorf("devices: %q", got)
 	}
 	if start, reload := set["ExecStart"], set["ExecReload"]; len(start) != 1 || len(reload) != 1 ||
 		reload[0] != strings.Replace(start[0], " run ", " run --replace --background ", 1) {

@@ -30,6 +30,7 @@ func attachCommand(s streams) *cli.Command {
 		&cli.StringFlag{Name: "socket-owner", Usage: "owner of the vhost-user socket, `USER:GROUP`: whom QEMU runs as",
 			DefaultText: "libvirt's libvirt-qemu:kvm or qemu:qemu where the host has it, otherwise root"},
 		boolFlag("allow-spoof", "let the VM send frames with a foreign source MAC"),
+		boolFlag("no-host", "as --host off: keep the VM and this host apart on IFACE"),
 		boolFlag("any-memory", "take guest memory from any file system but FUSE, not only memfd, /dev/shm and huge pages: a file that does not answer makes all VMs wait"),
 		&cli.StringFlag{Name: "xsk-map", Usage: "IFACE's XDP program is somebody else's and stays: `PATH` of its pinned map of AF_XDP sockets, which gets ours"},
 		&cli.StringSliceFlag{Name: "queue", Usage: "with --xsk-map: receive queue `N`[,N] whose frames that program sends to its socket"},
@@ -43,7 +44,8 @@ func attachCommand(s streams) *cli.Command {
 		ArgsUsage: "IFACE",
 		UsageText: "rscctl attach IFACE --vm NAME --mac MAC (--vhost-user SOCKET | --tap DEV | --domain NAME) [flags]",
 		Description: `Frames for the VM's MAC address (and VLAN) that arrive on IFACE go to the VM, merged by its policy; everything else
-stays with the host. Several VMs may share an interface. By default rscctl listens on the socket and QEMU connects:
+stays with the host. Several VMs may share an interface. They, this host and what is in IFACE's bridge reach one another; --isolate
+and --no-host keep a VM apart from the others, and from the host. By default rscctl listens on the socket and QEMU connects:
    -chardev socket,id=c0,path=SOCKET,reconnect=1 -netdev vhost-user,id=n0,chardev=c0
 
 With --tap the VM keeps its ordinary tap netdev (vhost=on or off) and is not restarted: its TCP frames take the way through

@@ -114,14 +114,14 @@ func answer(r *http.Request, body []byte) any {
 func samplePolicy() api.PolicyResponse {
 	return api.PolicyResponse{
 		Schema: api.Schema, VM: "web", Effective: "gro", Note: "the guest did not negotiate RSC_EXT",
-		Policy: api.Policy{Coalesce: true, IPv4: true, Profile: "rsc", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{22, 53}},
+		Policy: api.Policy{Coalesce: true, IPv4: true, Host: true, Profile: "rsc", HoldNS: 50000, MaxBytes: 65535, ExcludePorts: []uint16{22, 53}},
 	}
 }
 
 func sampleConfig() api.Config {
 	off, hold, ports := false, int64(20000), []uint16{22, 53}
 	return api.Config{
-		Schema: api.Schema, DefaultPolicy: api.Policy{Coalesce: true, IPv4: true, IPv6: true, Profile: "gro", HoldNS: api.AdaptiveHold.Nanoseconds(), HoldAdaptive: true, MaxBytes: 65535, ExcludePorts: []uint16{}},
+		Schema: api.Schema, DefaultPolicy: api.Policy{Coalesce: true, IPv4: true, IPv6: true, Host: true, Profile: "gro", HoldNS: api.AdaptiveHold.Nanoseconds(), HoldAdaptive: true, MaxBytes: 65535, ExcludePorts: []uint16{}},
 		VMs: []api.AttachRequest{
 			{VM: "web", Iface: "eth0", MAC: "52:54:00:12:34:56", VhostUser: "/run/rscctl/web.sock", SocketOwner: "libvirt-qemu:kvm", Policy: api.PolicyPatch{HoldNS: &hold, ExcludePorts: &ports}},
 			{VM: "db", Iface: "eth0", MAC: "52:54:00:12:34:57", VLAN: 100, Domain: "db", Tap: "vnet3", Policy: api.PolicyPatch{Coalesce: &off}},

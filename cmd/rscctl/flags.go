@@ -66,6 +66,8 @@ func policyFlags() []cli.Flag {
 			"none: no port is excluded", DefaultText: "none"},
 		&cli.BoolFlag{Name: "isolate", Category: "policy:", Usage: "keep the VM and the VMs beside it on the interface apart; off: let them reach one another",
 			DisableDefaultText: true},
+		&cli.StringFlag{Name: "host", Category: "policy:", Usage: "the host, and what is behind its bridges, is a neighbour of the VM: `on|off`; off: what the VM " +
+			"sends to the host leaves by the wire alone", DefaultText: "on"},
 		&cli.StringFlag{Name: "rate-tx", Category: "policy:", Usage: "the VM may send `RATE[/BURST]`, such as 100Mbit, 1.5Gbit/256KiB: bytes on the wire, " +
 			"8kbit to 1Tbit a second, and 1514 bytes to 1GiB at once; what is more waits in the guest; none: any", DefaultText: "none"},
 		&cli.StringFlag{Name: "rate-rx", Category: "policy:", Usage: "the VM gets `RATE[/BURST]`, in the same words; what is more waits for up to 50 ms, and is then dropped",
@@ -85,7 +87,7 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 	for _, s := range []struct {
 		name   string
 		target **bool
-	}{{"coalesce", &p.Coalesce}, {"ipv4", &p.IPv4}, {"ipv6", &p.IPv6}, {"udp", &p.UDP}} {
+	}{{"coalesce", &p.Coalesce}, {"ipv4", &p.IPv4}, {"ipv6", &p.IPv6}, {"udp", &p.UDP}, {"host", &p.Host}} {
 		if c.IsSet(s.name) {
 			on, e := onOff(s.name, c.String(s.name))
 			*s.target = &on
@@ -131,6 +133,10 @@ func policyPatch(c *cli.Context) (api.PolicyPatch, error) {
 				keep(usagef("--%s %s", s.name, e))
 			}
 		}
+	}
+	if c.Bool("no-host") { // attach's
+		off := false
+		p.Host = &off
 	}
 	if c.IsSet("isolate") {
 		on := c.Bool("isolate")

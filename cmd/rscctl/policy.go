@@ -189,6 +189,7 @@ func showPolicy(c *cli.Context, s streams, call func() (*api.PolicyResponse, err
 	p.row("max segments", orUnlimited(pol.MaxSegments))
 	p.row("excluded ports", portList(pol.ExcludePorts))
 	p.row("isolate", onOffText(pol.Isolate))
+	p.row("host", onOffText(pol.Host))
 	p.row("rate tx", rateWords(pol.RateTx, pol.BurstTx))
 	p.row("rate rx", rateWords(pol.RateRx, pol.BurstRx))
 	if !resp.Default {

@@ -77,6 +77,7 @@ func printStats(w io.Writer, st *api.Stats) error {
 		}
 	}
 	printReasons(p, "XDP OUTCOME", "FRAMES", st.Outcomes)
+	printReasons(p, "BETWEEN HOST AND VMS", "FRAMES", st.HostOutcomes)
 	return p.flush()
 }
 
@@ -106,6 +107,8 @@ func printVM(p *printer, v *api.VMStats) {
 		why  string
 	}{
 		{"  to other VMs", v.TxWhole, "frames of the guest's that were handed over whole"},
+		{"  to this host", v.ToHost, "packets, or to what is behind its bridges"},
+		{"  from this host", v.FromHost, "packets, likewise"},
 		{"  before the queue", v.RxShare, "frames dropped where it had its share of the room: they came faster than they were taken"},
 		{"  late", v.LatePackets, "packets that were on their way when the policy went off"},
 		{"  unsent", v.FeedUnsent, "frames that vhost-net had not sent when the feed was closed"},

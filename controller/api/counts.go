@@ -38,6 +38,8 @@ func (s *VMStats) Add(o *VMStats) {
 	s.TxKernel += o.TxKernel
 	s.TxWhole += o.TxWhole
 	s.LocalFrames += o.LocalFrames
+	s.ToHost += o.ToHost
+	s.FromHost += o.FromHost
 	s.LatePackets += o.LatePackets
 	s.FeedUnsent += o.FeedUnsent
 	s.StalledNS += o.StalledNS
@@ -97,6 +99,7 @@ func (q *Queue) Add(o *Queue) {
 	q.RxBroken += o.RxBroken
 	q.GroupLost += o.GroupLost
 	q.GroupUnusable += o.GroupUnusable
+	q.HostLost += o.HostLost
 	q.CPUNS += o.CPUNS
 }
 

@@ -25,7 +25,7 @@ func (p Policy) Differences(want Policy) []string {
 		{"coalesce", p.Coalesce, want.Coalesce}, {"ipv4", p.IPv4, want.IPv4}, {"ipv6", p.IPv6, want.IPv6}, {"udp", p.UDP, want.UDP}, {"profile", p.Profile, want.Profile},
 		{"hold", p.Hold(), want.Hold()}, {"max-bytes", p.MaxBytes, want.MaxBytes},
 		{"max-segments", p.MaxSegments, want.MaxSegments}, {"exclude-ports", fmt.Sprint(p.ExcludePorts), fmt.Sprint(want.ExcludePorts)},
-		{"isolate", p.Isolate, want.Isolate},
+		{"isolate", p.Isolate, want.Isolate}, {"host", p.Host, want.Host},
 		{"rate-tx", RateText(p.RateTx, p.BurstTx), RateText(want.RateTx, want.BurstTx)}, {"rate-rx", RateText(p.RateRx, p.BurstRx), RateText(want.RateRx, want.BurstRx)},
 	})
 }

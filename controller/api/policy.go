@@ -22,7 +22,7 @@ const (
 func BuiltinPolicy() Policy {
 	return Policy{
 		Coalesce: true, IPv4: true, IPv6: true, UDP: true, Profile: ProfileGRO,
-		HoldNS: AdaptiveHold.Nanoseconds(), HoldAdaptive: true, MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{},
+		HoldNS: AdaptiveHold.Nanoseconds(), HoldAdaptive: true, MaxBytes: 65535, MaxSegments: 0, ExcludePorts: []uint16{}, Host: true,
 	}
 }
 
@@ -61,6 +61,7 @@ func (p PolicyPatch) Over(base Policy) Policy {
 	set(&base.MaxBytes, p.MaxBytes)
 	set(&base.MaxSegments, p.MaxSegments)
 	set(&base.Isolate, p.Isolate)
+	set(&base.Host, p.Host)
 	set(&base.RateTx, p.RateTx)
 	set(&base.BurstTx, p.BurstTx)
 	set(&base.RateRx, p.RateRx)
@@ -82,8 +83,8 @@ func (p PolicyPatch) Merge(other PolicyPatch) PolicyPatch {
 		Coalesce: cmp.Or(p.Coalesce, other.Coalesce), IPv4: cmp.Or(p.IPv4, other.IPv4), IPv6: cmp.Or(p.IPv6, other.IPv6), UDP: cmp.Or(p.UDP, other.UDP),
 		Profile: cmp.Or(p.Profile, other.Profile), HoldNS: p.HoldNS, HoldAdaptive: p.HoldAdaptive, MaxBytes: cmp.Or(p.MaxBytes, other.MaxBytes),
 		MaxSegments: cmp.Or(p.MaxSegments, other.MaxSegments), ExcludePorts: cmp.Or(p.ExcludePorts, other.ExcludePorts),
-		Isolate: cmp.Or(p.Isolate, other.Isolate),
-		RateTx:  cmp.Or(p.RateTx, other.RateTx), BurstTx: cmp.Or(p.BurstTx, other.BurstTx),
+		Isolate: cmp.Or(p.Isolate, other.Isolate), Host: cmp.Or(p.Host, other.Host),
+		RateTx: cmp.Or(p.RateTx, other.RateTx), BurstTx: cmp.Or(p.BurstTx, other.BurstTx),
 		RateRx: cmp.Or(p.RateRx, other.RateRx), BurstRx: cmp.Or(p.BurstRx, other.BurstRx),
 	}
 }
@@ -98,7 +99,7 @@ func set[T any](to, from *T) {
 func (p Policy) Patch() PolicyPatch {
 	return PolicyPatch{
 		Coalesce: &p.Coalesce, IPv4: &p.IPv4, IPv6: &p.IPv6, UDP: &p.UDP, Profile: &p.Profile, HoldNS: &p.HoldNS, HoldAdaptive: &p.HoldAdaptive, MaxBytes: &p.MaxBytes,
-		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts, Isolate: &p.Isolate,
+		MaxSegments: &p.MaxSegments, ExcludePorts: &p.ExcludePorts, Isolate: &p.Isolate, Host: &p.Host,
 		RateTx: &p.RateTx, BurstTx: &p.BurstTx, RateRx: &p.RateRx, BurstRx: &p.BurstRx,
 	}
 }

@@ -24,6 +24,7 @@ type Policy struct {
 	MaxSegments  int      `json:"max_segments"`  // 0: no limit but the bytes
 	ExcludePorts []uint16 `json:"exclude_ports"`
 	Isolate      bool     `json:"isolate"`  // nothing crosses between the VM and those beside it
+	Host         bool     `json:"host"`     // the host is a neighbour of the VM; without meaning for one on its own tap
 	RateTx       uint64   `json:"rate_tx"`  // bits a second that the VM may send; 0: any
 	BurstTx      uint64   `json:"burst_tx"` // bytes at once; 0: as the rate has it
 	RateRx       uint64   `json:"rate_rx"`  // the same of what it gets
@@ -43,6 +44,7 @@ type PolicyPatch struct {
 	MaxSegments  *int      `json:"max_segments,omitempty"`
 	ExcludePorts *[]uint16 `json:"exclude_ports,omitempty"`
 	Isolate      *bool     `json:"isolate,omitempty"`
+	Host         *bool     `json:"host,omitempty"`
 	RateTx       *uint64   `json:"rate_tx,omitempty"`
 	BurstTx      *uint64   `json:"burst_tx,omitempty"`
 	RateRx       *uint64   `json:"rate_rx,omitempty"`
@@ -255,6 +257,7 @@ type Queue struct {
 	HangPassed    uint64      `json:"hang_passed"`      // frames that went by it for that
 	GroupLost     uint64      `json:"group_lost"`       // broadcast and multicast frames that came faster than the worker read them
 	GroupUnusable uint64      `json:"group_unusable"`   // likewise, too long, with a foreign tag or a checksum that cannot be completed
+	HostLost      uint64      `json:"host_lost"`        // frames between the host and VMs that were lost, or that nobody can use
 	Chunks        int         `json:"chunks"`
 	ChunkSize     int         `json:"chunk_size"`
 	CPUs          []int       `json:"cpus,omitempty"` // that the worker is bound to; none: the scheduler chooses
@@ -360,6 +363,8 @@ type VMStats struct {
 	TxKernel      uint64            `json:"tx_kernel_frames"`       // of tx_frames: those that left by the kernel's way
 	TxWhole       uint64            `json:"tx_whole_frames"`        // of tx_frames: superframes for a VM beside it that were not cut
 	TxDropped     map[string]uint64 `json:"tx_dropped"`             // by reason
+	ToHost        uint64            `json:"to_host_frames"`         // of tx_wire_frames: for the host, or what is behind it, alone
+	FromHost      uint64            `json:"from_host_frames"`       // of rx_packets: from there, group frames left out
 	LocalFrames   uint64            `json:"local_frames"`           // delivered from another VM of this uplink
 	LatePackets   uint64            `json:"late_packets"`           // of rx_packets: taken while steering was off or after a hang, so the kernel path may have overtaken them
 	FeedUnsent    uint64            `json:"feed_unsent"`            // of guest_frames: posted to vhost-net, not sent when the feed was closed
@@ -380,9 +385,10 @@ type VMStats struct {
 
 // Stats lists the VMs, and what AF_XDP and XDP counted beside them.
 type Stats struct {
-	Schema      int               `json:"schema"`
-	VMs         []VMStats         `json:"vms"`
-	Queues      map[string]Queue  `json:"queues"`      // "eth0/0" -> counters
-	Outcomes    map[string]uint64 `json:"outcomes"`    // frames by what XDP did with them, all interfaces
-	Unexplained int64             `json:"unexplained"` // sum over the VMs: 0 unless there is a bug
+	Schema       int               `json:"schema"`
+	VMs          []VMStats         `json:"vms"`
+	Queues       map[string]Queue  `json:"queues"`                  // "eth0/0" -> counters
+	Outcomes     map[string]uint64 `json:"outcomes"`                // frames by what XDP did with them, all interfaces
+	HostOutcomes map[string]uint64 `json:"host_outcomes,omitempty"` // frames between hosts and VMs, by what the TC programs did with them
+	Unexplained  int64             `json:"unexplained"`             // sum over the VMs: 0 unless there is a bug
 }

@@ -21,7 +21,7 @@ var fields = []struct {
 	{name: "isolate"}, {name: "any-memory"}, {name: "fix-offloads"},
 	{name: "coalesce", policy: true}, {name: "ipv4", policy: true}, {name: "ipv6", policy: true}, {name: "udp", policy: true}, {name: "profile", policy: true},
 	{name: "hold", policy: true}, {name: "max-bytes", policy: true}, {name: "max-segments", policy: true}, {name: "exclude-ports", policy: true},
-	{name: "rate-tx", policy: true, text: true}, {name: "rate-rx", policy: true, text: true}, {name: "macs"}, {name: "ips"},
+	{name: "host", policy: true}, {name: "rate-tx", policy: true, text: true}, {name: "rate-rx", policy: true, text: true}, {name: "macs"}, {name: "ips"},
 	{name: "xsk-map", text: true}, {name: "queue"},
 }
 

@@ -14,7 +14,7 @@ func TestEveryFieldCanBeSetFromText(t *testing.T) {
 	values := map[string]string{
 		"name": "null", "iface": "eth1", "mac": "52:54:00:12:34:56", "vlan": "7", "mtu": "1500", "socket-owner": "0:0", "socket-mode": "0600", "bypass-filters": "true",
 		"trust-tap": "on", "allow-spoof": "yes", "isolate": "true", "any-memory": "true", "fix-offloads": "true", "coalesce": "off", "ipv4": "off",
-		"ipv6": "false", "udp": "no", "profile": "rsc", "hold": "20us", "max-bytes": "9000", "max-segments": "4", "exclude-ports": "22 443", "macs": "52:54:00:12:34:57", "ips": "10.0.0.5, 2001:db8::/64", "rate-tx": "100Mbit", "rate-rx": "1.5Gbit/256KiB", "xsk-map": "/sys/fs/bpf/xsks", "queue": "0,1",
+		"ipv6": "false", "udp": "no", "host": "off", "profile": "rsc", "hold": "20us", "max-bytes": "9000", "max-segments": "4", "exclude-ports": "22 443", "macs": "52:54:00:12:34:57", "ips": "10.0.0.5, 2001:db8::/64", "rate-tx": "100Mbit", "rate-rx": "1.5Gbit/256KiB", "xsk-map": "/sys/fs/bpf/xsks", "queue": "0,1",
 	}
 	var vm VM
 	for name, value := range values {

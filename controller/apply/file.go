@@ -70,6 +70,7 @@ type Policy struct {
 	MaxSegments  *int         `yaml:"max-segments,omitempty"`
 	ExcludePorts *[]uint16    `yaml:"exclude-ports,omitempty,flow"`
 	Isolate      *bool        `yaml:"isolate,omitempty"`
+	Host         *bool        `yaml:"host,omitempty"`
 	RateTx       *Rate        `yaml:"rate-tx,omitempty"`
 	RateRx       *Rate        `yaml:"rate-rx,omitempty"`
 }
@@ -239,7 +240,7 @@ func (v *VM) Request() api.AttachRequest {
 func (p *Policy) patch() api.PolicyPatch {
 	out := api.PolicyPatch{
 		Coalesce: p.Coalesce, IPv4: p.IPv4, IPv6: p.IPv6, UDP: p.UDP, Profile: p.Profile, MaxBytes: p.MaxBytes, MaxSegments: p.MaxSegments, ExcludePorts: p.ExcludePorts,
-		Isolate: p.Isolate,
+		Isolate: p.Isolate, Host: p.Host,
 	}
 	out.RateTx, out.BurstTx = p.RateTx.patch()
 	out.RateRx, out.BurstRx = p.RateRx.patch()
@@ -290,6 +291,7 @@ func beside(p, defaults api.Policy) (out Policy) {
 	differs(&out.MaxBytes, &p.MaxBytes, defaults.MaxBytes)
 	differs(&out.MaxSegments, &p.MaxSegments, defaults.MaxSegments)
 	differs(&out.Isolate, &p.Isolate, defaults.Isolate)
+	differs(&out.Host, &p.Host, defaults.Host)
 	differs(&out.RateTx, &Rate{p.RateTx, p.BurstTx}, Rate{defaults.RateTx, defaults.BurstTx})
 	differs(&out.RateRx, &Rate{p.RateRx, p.BurstRx}, Rate{defaults.RateRx, defaults.BurstRx})
 	if !slices.Equal(p.ExcludePorts, defaults.ExcludePorts) {

@@ -13,6 +13,8 @@ type PortCounters struct {
 	TxWire     uint64 // packets that became of them
 	TxKernel   uint64 // of TxFrames: those that left by Wire
 	TxWhole    uint64 // of TxFrames: superframes that a VM beside it got, or was to get, as they were
+	ToHost     uint64 // of TxWire: for the host or somebody behind it alone
+	FromHost   uint64 // of the packets that came in: from there
 	TxDropped  [flowtable.NumReasons]uint64
 	FrameSizes [len(SizeBounds) + 1]uint64 // of TCP frames delivered
 	SizeSum    uint64                      // their bytes
@@ -25,6 +27,8 @@ type PortCounters struct {
 // Add adds another worker's counts of the same VM.
 func (c *PortCounters) Add(o *PortCounters) {
 	c.Local += o.Local
+	c.ToHost += o.ToHost
+	c.FromHost += o.FromHost
 	c.Late += o.Late
 	c.Unsent += o.Unsent
 	c.Recut += o.Recut

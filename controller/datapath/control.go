@@ -157,7 +157,7 @@ func (w *Worker) Add(cfg PortConfig) error {
 	return w.tell(func() error { return w.addPort(cfg) })
 }
 
-// Amend replaces what a VM is kept to, while it runs: MACs, Isolated, Sources, TxRate and RxRate.
+// Amend replaces what a VM is kept to, while it runs: MACs, Isolated, Host, Sources, TxRate and RxRate.
 func (w *Worker) Amend(cfg PortConfig) error {
 	return w.tell(func() error { return w.amendPort(cfg) })
 }

@@ -37,6 +37,7 @@ type outgoing struct {
 	from      *egress
 	tci       uint16 // of the tag that it gets on the wire, 0: none
 	group     bool   // to a group address
+	host      bool   // to the host, or somebody behind it
 	partial   bool   // its checksum has to be completed:
 	csumStart int    // from here on
 	csumAt    int    // into the two bytes here
@@ -102,7 +103,7 @@ func (w *Worker) judge(p *port, f *vhost.TxFrame, o *outgoing) (why flowtable.Re
 // impersonates reports whether a source address is one that no VM may use, also one that may use foreign addresses: no
 // station's, the host's, or that of another VM.
 func (w *Worker) impersonates(p *port, src [macLen]byte) bool {
-	if src[0]&1 != 0 || src == [macLen]byte{} || src == w.cfg.Own {
+	if src[0]&1 != 0 || src == [macLen]byte{} || src == w.cfg.Own || w.host.Stations != nil && w.host.Stations.isOwn(src) {
 		return true
 	}
 	q := w.byAddr[Addr{VLAN: p.Addr.VLAN, MAC: src}]

@@ -51,6 +51,6 @@ func (w *Worker) takeGroup(frame []byte) {
 		w.cnt.GroupLost++
 	default:
 		w.groupLeft -= hear
-		w.groupToPorts(frame, vlan)
+		w.groupToPorts(frame, vlan, false)
 	}
 }

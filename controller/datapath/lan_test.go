@@ -157,18 +157,21 @@ func (g *lanVM) Check(bool) error     { return nil }
 func (g *lanVM) Close() (int, error)  { return 0, nil }
 
 func (g *lanVM) Poll(budget int, fn func(*vhost.TxFrame) vhost.Next, before func() int) (n, walked int, err error) {
-	for n < budget && len(g.sends) > 0 {
-		f := vhost.TxFrame{Hdr: g.sends[0].Hdr, Data: bytes.Clone(g.sends[0].Data)} // the queue's frame is a copy, too
+	for n < budget && n < len(g.sends) {
+		f := vhost.TxFrame{Hdr: g.sends[n].Hdr, Data: bytes.Clone(g.sends[n].Data)} // the queue's frame is a copy, too
 		next := fn(&f)
 		if next == vhost.Leave {
 			break
 		}
-		g.sends = g.sends[1:]
 		n++
 		if next == vhost.TakeLast {
 			break
 		}
 	}
+	if n > 0 {
+		n -= before()
+	}
+	g.sends = g.sends[n:]
 	return n, n, nil
 }
 

@@ -53,14 +53,7 @@ func (w *Worker) emitWhole(e *egress, f *vhost.TxFrame, o *outgoing, q *port) (d
 	if _, ok := h.buildGSO(total, flowtable.GSO{Type: f.Hdr.GSOType, Size: f.Hdr.GSOSize}, min(w.mtuOf(p), w.mtuOf(q)), &w.txCut); !ok || h.packets > maxTxPackets {
 		return false, 0 // it is refused where it is cut
 	}
-	st.frags = append(st.frags[:0], o.data)
-	st.sf = flowtable.Superframe{
-		Port: q.Index, Frags: st.frags, Refs: st.refs[:0],
-		GSOType: h.hdr.GSOType, GSOSize: h.hdr.GSOSize, HdrLen: h.hdr.HdrLen,
-	}
-	st.sf.Packets, st.sf.Len = h.packets, total
-	packet.ParseHead(o.data, total, &st.info)
-	if !w.table.TakesWhole(&st.sf, &st.info) {
+	if !w.isWhole(q, o.data, total, &h) {
 		return false, 0
 	}
 	paid := wireBytes(total, int(h.hdr.HdrLen), h.packets, o.tci != 0)
@@ -92,6 +85,19 @@ func (w *Worker) emitWhole(e *egress, f *vhost.TxFrame, o *outgoing, q *port) (d
 	w.handOver(p, q, f, o)
 	clear(st.frags) // nothing of a guest's memory is kept
 	return true, 0
+}
+
+// isWhole makes a superframe of total bytes, of which data is the beginning at least, the one in w.staging, and says whether q takes it whole.
+func (w *Worker) isWhole(q *port, data []byte, total int, h *wireHead) bool {
+	st := &w.staging
+	st.frags = append(st.frags[:0], data)
+	st.sf = flowtable.Superframe{
+		Port: q.Index, Frags: st.frags, Refs: st.refs[:0],
+		GSOType: h.hdr.GSOType, GSOSize: h.hdr.GSOSize, HdrLen: h.hdr.HdrLen,
+	}
+	st.sf.Packets, st.sf.Len = h.packets, total
+	packet.ParseHead(data, total, &st.info)
+	return w.table.TakesWhole(&st.sf, &st.info)
 }
 
 // handOver gives the frame in w.staging to its receiver, and books it.
@@ -130,11 +136,17 @@ func (w *Worker) handOver(p, q *port, f *vhost.TxFrame, o *outgoing) {
 
 // keepLent copies the newest frame of a queue, which the guest did not take, out of its sender's memory, or gives it up.
 func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
+	if w.whole(f, o) {
+		w.keep(q, o.data)
+	} else {
+		w.dropLent(q, flowtable.ReasonPortDown) // the sender's: its frame has no end
+	}
+}
+
+// keep copies the newest frame of a queue, all of which is data, out of memory that is not ours to keep, or gives it up.
+func (w *Worker) keep(q *port, data []byte) {
 	out := q.out.at(q.out.n - 1)
-	why := flowtable.ReasonGuestNoBuffers
-	if !w.whole(f, o) {
-		why = flowtable.ReasonPortDown // the sender's: its frame has no end
-	} else if w.stage(q, o.data) {
+	if w.stage(q, data) {
 		st := &w.staging
 		clear(out.Frags)
 		out.Frags, out.Refs = append(out.Frags[:0], st.sf.Frags...), append(out.Refs[:0], st.sf.Refs...)
@@ -143,7 +155,12 @@ func (w *Worker) keepLent(q *port, f *vhost.TxFrame, o *outgoing) {
 		w.bound(q, q.hungry)
 		return
 	}
-	q.out.popNewest()
+	w.dropLent(q, flowtable.ReasonGuestNoBuffers)
+}
+
+// dropLent gives the newest frame of a queue up.
+func (w *Worker) dropLent(q *port, why flowtable.Reason) {
+	out := q.out.popNewest()
 	w.giveUp(q, &out.entry, why, nil)
 	w.bound(q, q.hungry)
 }
@@ -181,10 +198,15 @@ func (w *Worker) staysPartial(p *port, o *outgoing, frame []byte) bool {
 		return false
 	}
 	q := w.neighbour(p, o)
-	if q == nil || !q.rules.GuestCsum || q.probes != nil {
+	return q != nil && w.takesPartial(q, frame, o.csumStart, o.csumAt)
+}
+
+// takesPartial says whether a packet's checksum, to be made from a place on and stored at another, may be left to a VM.
+func (w *Worker) takesPartial(q *port, frame []byte, start, at int) bool {
+	if !q.rules.GuestCsum || q.probes != nil || len(frame) < minWire {
 		return false
 	}
-	l4, proto, ok := sumPlace(frame, len(frame), o.csumStart, o.csumAt)
+	l4, proto, ok := sumPlace(frame, len(frame), start, at)
 	if !ok {
 		return false
 	}
@@ -200,7 +222,7 @@ func (w *Worker) staysPartial(p *port, o *outgoing, frame []byte) bool {
 		}
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], proto, uint32(len(frame)-l4))
 	}
-	return binary.BigEndian.Uint16(frame[o.csumAt:]) == checksum.Sum(nil, pseudo)
+	return binary.BigEndian.Uint16(frame[at:]) == checksum.Sum(nil, pseudo)
 }
 
 // isTSO says whether a guest's frame stands for several packets.

@@ -28,6 +28,8 @@ type PortConfig struct {
 	Isolated bool
 	// Bridged: the kernel's bridge brings the VM its group frames and its neighbours' frames, so the worker does not.
 	Bridged bool
+	// Host: the host is a neighbour of the VM, with all that is behind it.
+	Host bool
 	// Sources: the IP addresses that the VM may send from, and claim by ARP and ND; nil: any.
 	Sources *Sources
 	// TxRate, RxRate: what it may send and get, of the bytes on the wire; nil: any. All workers of the VM share them, and a clock.
@@ -145,7 +147,7 @@ func (w *Worker) amendPort(cfg PortConfig) error {
 	w.forget(p)
 	p.MACs = cfg.MACs
 	w.learn(p)
-	p.Isolated, p.Sources, p.TxRate, p.RxRate = cfg.Isolated, cfg.Sources, cfg.TxRate, cfg.RxRate
+	p.Isolated, p.Host, p.Sources, p.TxRate, p.RxRate = cfg.Isolated, cfg.Host, cfg.Sources, cfg.TxRate, cfg.RxRate
 	p.txAt, p.rxAt = 0, 0 // whoever has to wait says so again
 	return nil
 }

@@ -179,22 +179,25 @@ func (w *Worker) receiveGroup() {
 		if tagged {
 			vlan = tci & 0xfff
 		}
-		w.groupToPorts(frame, vlan)
+		if w.host.Stations != nil && len(frame) >= ethHeader {
+			w.host.Stations.giveUp(Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])})
+		}
+		w.groupToPorts(frame, vlan, false)
 	}
 }
 
-// groupToPorts gives a group frame of the wire, without its VLAN's tag, to every running VM of the VLAN. What no VM may get is
-// counted at each that does not get it.
-func (w *Worker) groupToPorts(frame []byte, vlan uint16) {
+// groupToPorts gives a group frame of the wire or, if host is set, of the host, without its VLAN's tag, to every running VM of the VLAN that hears
+// that. What no VM may get is counted at each that does not get it.
+func (w *Worker) groupToPorts(frame []byte, vlan uint16, host bool) {
 	why, refused := refusesGroup(frame)
 	for _, p := range w.list {
 		switch {
-		case !p.hears(vlan):
+		case !p.hears(vlan), host && !p.Host:
 		case refused:
 			w.refuse(p, why, frame)
 		case p.owns([macLen]byte(frame[macLen:])): // its own, sent back
 			w.refuse(p, flowtable.ReasonHairpin, frame)
-		case w.apart(p, Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])}): // a neighbour's, sent back
+		case w.apart(p, Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])}, host): // a neighbour's, sent back
 			w.refuse(p, flowtable.ReasonIsolated, frame)
 		case !w.copyToPort(frame, p):
 			w.refuse(p, flowtable.ReasonGuestNoBuffers, frame)
@@ -202,10 +205,11 @@ func (w *Worker) groupToPorts(frame []byte, vlan uint16) {
 	}
 }
 
-// apart reports whether an address is that of a VM beside this one, and one of the two is isolated.
-func (w *Worker) apart(p *port, from Addr) bool {
+// apart reports whether an address is that of a VM beside this one, and one of the two is isolated. What one behind a bridge sends comes from
+// the host.
+func (w *Worker) apart(p *port, from Addr, host bool) bool {
 	q := w.byAddr[from]
-	return q != nil && q != p && !q.Bridged && (p.Isolated || q.Isolated)
+	return q != nil && q != p && (host || !q.Bridged) && (p.Isolated || q.Isolated)
 }
 
 // hears reports whether group frames of a VLAN are for a VM. What the VM behind a bridge hears, the bridge brings.
@@ -216,12 +220,9 @@ func (p *port) hears(vlan uint16) bool {
 // copyToPort gives a VM a frame in a chunk of its own, and reports false when there is none, also after what waits in the output
 // queues has gone.
 func (w *Worker) copyToPort(frame []byte, p *port) bool {
-	buf, d, ok := w.copyChunk(len(frame))
+	buf, d, ok := w.copyChunkNow(len(frame))
 	if !ok {
-		w.flush()
-		if buf, d, ok = w.copyChunk(len(frame)); !ok {
-			return false
-		}
+		return false
 	}
 	if len(frame) > len(buf) {
 		w.refuse(p, flowtable.ReasonBadLength, frame)
@@ -232,6 +233,15 @@ func (w *Worker) copyToPort(frame []byte, p *port) bool {
 	packet.Parse(buf[:n], &w.pkt.Info)
 	w.accept(p, buf[:n], d.Addr)
 	return true
+}
+
+// copyChunkNow is copyChunk, once more after what waits in the output queues has gone.
+func (w *Worker) copyChunkNow(n int) (buf []byte, d xsk.Desc, ok bool) {
+	if buf, d, ok = w.copyChunk(n); !ok {
+		w.flush()
+		buf, d, ok = w.copyChunk(n)
+	}
+	return buf, d, ok
 }
 
 // copyChunk takes a chunk, or a buffer for a frame that needs one, beyond those that the guest's frame in hand still needs.

@@ -53,6 +53,10 @@ func (w *Worker) snapshot() *Snapshot {
 	if w.group != nil {
 		w.cnt.GroupLost, w.cnt.GroupOdd = w.group.Dropped()
 	}
+	if w.host.In != nil {
+		slow, odd := w.host.In.Dropped()
+		w.cnt.HostSlow = slow + odd
+	}
 	if w.cfg.Large != nil {
 		lost := w.cfg.Large.Lost()
 		w.cnt.NoBuffer, w.cnt.Broken = lost.NoBuffer, lost.Broken+w.torn

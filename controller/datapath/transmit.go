@@ -76,6 +76,7 @@ func (w *Worker) visit(p *port) (total int) {
 // beforeUsed is called when frames of a source are about to be completed: what they became is the kernel's before.
 func (w *Worker) beforeUsed() (back int) {
 	w.sendBatch()
+	w.sendHostGroups()
 	back, w.batch.back = w.batch.back, 0
 	w.nic.Publish()
 	return back
@@ -118,7 +119,13 @@ func (w *Worker) emitFrame(e *egress, f *vhost.TxFrame) (need int, left bool) {
 	if why, refused := w.judge(p, f, &o); refused {
 		return 0, !w.refuseBehind(p, why, f, &o)
 	}
-	if w.forWire(e, f, &o) {
+	if o.host = w.toHost(p, &o); o.host && p.Isolated && w.byAddr[Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(o.data)}] != nil { // a VM behind the host's bridge
+		return 0, !w.refuseBehind(p, flowtable.ReasonIsolated, f, &o)
+	}
+	if o.host && w.cutsHere(f, &o) {
+		return 0, !w.emitHostCut(e, f, &o)
+	}
+	if o.host || w.forWire(e, f, &o) {
 		return 0, !w.emitWire(e, f, &o)
 	}
 	if !w.sendBatch() {
@@ -248,6 +255,9 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	w.cnt.TxSlots++
 	if o.group {
 		copies := w.copyToNeighbours(buf[:n], p)
+		if w.hearsHost(p) {
+			copies++
+		}
 		w.cnt.TxSlots += uint64(copies) // the sender pays, not those who hear it
 		p.group.charge(w.now, 1+copies)
 	} else if q := w.byAddr[dst]; q != nil && !q.Bridged { // the bridge would not bring the answer of a VM behind it
@@ -270,6 +280,9 @@ func (w *Worker) route(p *port, o *outgoing, buf []byte, n int, d xsk.Desc) {
 	}
 	if o.tci != 0 {
 		n = insertTag(buf, n, o.tci)
+	}
+	if o.group && w.hearsHost(p) {
+		w.groupToHost(buf[:n])
 	}
 	if p.probes != nil {
 		w.probeSent(p, 1, buf[:n])

@@ -11,6 +11,7 @@ const (
 	fdNIC = iota
 	fdWake
 	fdGroup
+	fdHost
 	fdPorts
 )
 
@@ -118,7 +119,11 @@ func (w *Worker) rebuildPollSet() {
 	w.fds = append(w.fds[:0],
 		unix.PollFd{Fd: -1},
 		unix.PollFd{Fd: int32(w.cfg.WakeFD), Events: unix.POLLIN},
+		unix.PollFd{Fd: -1, Events: unix.POLLIN},
 		unix.PollFd{Fd: -1, Events: unix.POLLIN})
+	if w.host.In != nil {
+		w.fds[fdHost].Fd = int32(w.host.In.FD())
+	}
 	if w.group != nil {
 		w.fds[fdGroup].Fd = int32(w.group.FD())
 	}
@@ -147,6 +152,8 @@ func (w *Worker) drainEvents() {
 			}
 		case fdGroup:
 			w.receiveGroup()
+		case fdHost:
+			w.host.ready = true
 		case fdWake:
 			_, _ = unix.Read(w.cfg.WakeFD, b[:]) // whether it counted does not matter: the queue of messages is looked at
 		default:

@@ -55,6 +55,7 @@ type wireBatch struct {
 	heads [maxWireBatch][headSlot]byte
 	items [maxWireBatch]wireItem
 	from  *egress
+	to    Wire         // Config.Wire, or the host's
 	frame virtio.Frame // the one that is added; its list of fragments is used again
 }
 
@@ -140,10 +141,19 @@ func (w *Worker) drained(e *egress) bool {
 
 // emitWire puts a frame into the batch. false: it stays in the virtqueue, and so does what is behind it.
 func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool) {
-	if w.wireFull == w.turn || w.cutsHere(f, o) || !w.drained(e) {
+	if w.wireFull == w.turn || !o.host && (w.cutsHere(f, o) || !w.drained(e)) {
 		return w.later(e)
 	}
 	b := &w.batch
+	if to := w.wayTo(o); b.to != to {
+		if !w.sendBatch() {
+			return false
+		}
+		b.to = to
+	}
+	if o.host {
+		w.sendHostGroups() // which are in the same socket
+	}
 	total := f.Len() - (len(f.Data) - len(o.data)) // without the tag that was taken off
 	size := f.Len()
 	gso := f.Hdr.GSOType != virtio.GSONone
@@ -191,14 +201,14 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 	fr := &b.frame
 	fr.Hdr, fr.Frags = h.hdr, append(fr.Frags[:0], h.bytes, o.data[min(at, len(o.data)):])
 	fr.Frags = append(fr.Frags, f.Rest...)
-	if !w.cfg.Wire.Add(fr) {
+	if !b.to.Add(fr) {
 		if !w.sendBatch() {
 			e.port.TxRate.giveBack(paid)
 			return false
 		}
 		b.heads[0] = *slot // the batch begins anew
 		fr.Frags[0] = b.heads[0][:len(h.bytes)]
-		w.cfg.Wire.Add(fr)
+		b.to.Add(fr)
 	}
 	b.from = e
 	b.items[b.n] = wireItem{bytes: size, packets: h.packets, paid: paid, udp: h.hdr.GSOType == virtio.GSOUDPL4}
@@ -219,6 +229,14 @@ func (w *Worker) emitWire(e *egress, f *vhost.TxFrame, o *outgoing) (taken bool)
 		return false
 	}
 	return true // it was refused, and counted
+}
+
+// wayTo is the socket by which a frame leaves.
+func (w *Worker) wayTo(o *outgoing) Wire {
+	if o.host {
+		return w.host.Out
+	}
+	return w.cfg.Wire
 }
 
 // later leaves a frame in its virtqueue; it is tried again after txRetry.
@@ -252,16 +270,19 @@ func (w *Worker) sendBatch() bool {
 	}
 	e := b.from
 	p := e.port
-	n, err := w.cfg.Wire.Send()
-	w.direct.Store(w.cfg.Wire.Direct())
+	n, err := b.to.Send()
+	wire := b.to == w.cfg.Wire
+	if wire {
+		w.direct.Store(b.to.Direct())
+	}
 	for i := range b.items[:n] {
-		w.bookWire(p, &b.items[i])
+		w.bookWire(p, &b.items[i], wire)
 	}
 	if n > 0 {
-		e.unsure, e.lost = true, 0
+		e.unsure, e.lost = e.unsure || wire, 0
 	}
 	if err != nil && n < b.n {
-		n += w.unsent(e, &b.items[n], err)
+		n += w.unsent(e, &b.items[n], err, wire)
 	}
 	for i := range b.items[n:b.n] {
 		w.charge(p, -b.items[n+i].cost)
@@ -272,16 +293,20 @@ func (w *Worker) sendBatch() bool {
 }
 
 // bookWire books a frame that the kernel has taken.
-func (w *Worker) bookWire(p *port, it *wireItem) {
+func (w *Worker) bookWire(p *port, it *wireItem, wire bool) {
 	p.cnt.TxFrames++
 	p.cnt.TxBytes += uint64(it.bytes)
 	p.cnt.TxWire += uint64(it.packets)
+	if !wire {
+		p.cnt.ToHost += uint64(it.packets)
+		return
+	}
 	p.cnt.TxKernel++
 	w.cnt.TxKernel++
 }
 
 // unsent decides about a frame that the kernel has not taken: 1 when it is given up.
-func (w *Worker) unsent(e *egress, it *wireItem, err error) (done int) {
+func (w *Worker) unsent(e *egress, it *wireItem, err error, wire bool) (done int) {
 	switch {
 	case it.udp && errors.Is(err, tap.ErrKernelRefused):
 		if w.cutUSO == 0 && it.packets > fewDatagrams {
@@ -299,6 +324,9 @@ func (w *Worker) unsent(e *egress, it *wireItem, err error) (done int) {
 			w.cnt.TxRingFull++
 			return 1
 		}
+	case !wire && !errors.Is(err, tap.ErrFull): // the way to the host is gone: who sends to others does not wait for it
+		w.refuseTx(e.port, flowtable.ReasonPortDown, nil)
+		return 1
 	case !errors.Is(err, tap.ErrFull): // the link is down, or gone
 		w.nicBroken = true
 	}

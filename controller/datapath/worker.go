@@ -100,6 +100,7 @@ type Worker struct {
 	txFrag  [1][]byte
 	piece   Frame // of a superframe that was cut again
 	pieces  [][]byte
+	host    hostSide
 	mender  mender
 	staging staging
 	lender  *port  // whose memory the frame lies in that is being put into another's
@@ -154,6 +155,8 @@ type QueueCounters struct {
 	NoBuffer   uint64 // lost in front of RxFrames: all of Config.Large was in use
 	Broken     uint64 // likewise: pieces of a frame were missing, or too many
 	GroupLost  uint64 // group frames that the socket lost: the worker was too slow
+	HostSlow   uint64 // frames of the host's that the socket lost: the worker was too slow, or nobody can use them
+	HostLost   uint64 // frames between host and VMs that were lost on their way, or that nobody here can use
 	GroupOdd   uint64 // group frames that nobody here can use: too long, with a foreign tag, with a broken checksum
 }
 
@@ -291,6 +294,9 @@ func (w *Worker) step() bool {
 	w.owed = false
 	w.reap()
 	n := w.receiveTurn()
+	if w.host.ready {
+		n += w.receiveHost()
+	}
 	n += w.transmit()
 	if w.nic.TxPending() > 0 { // also what the kernel had no room for the last time
 		if err := w.nic.Flush(); err != nil {

@@ -26,7 +26,7 @@ type Facts struct {
 	CPUs       int
 	Named      bool // the operator asked for the one interface in Interfaces
 	Interfaces []Interface
-	Taps       []Leftover // taps with a filter whose process died
+	Taps       []Leftover // taps and other interfaces with a filter whose process died
 	TapsLook   Look
 }
 
@@ -44,7 +44,7 @@ type Tool struct {
 	Version Version
 }
 
-// Leftover is a tap with what a process that died left on it.
+// Leftover is a tap, or another interface, with what a process that died left on it.
 type Leftover struct {
 	Name  string
 	Index int

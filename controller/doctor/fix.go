@@ -33,8 +33,8 @@ func Fix(stateDir string, findings []Finding) (done []string, err error) {
 				changes = append(changes, c)
 			}
 		case f.tap != 0:
-			if err := bpf.RemoveStaleTap(f.tap); err != nil {
-				errs = append(errs, fmt.Errorf("tap %s: %w", f.Subject, err))
+			if err := errors.Join(bpf.RemoveStaleTap(f.tap), bpf.RemoveStaleHost(f.tap)); err != nil { // whichever it was
+				errs = append(errs, fmt.Errorf("interface %s: %w", f.Subject, err))
 			} else {
 				done = append(done, "TC filter of a dead controller removed from "+f.Subject)
 			}

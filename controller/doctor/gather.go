@@ -233,14 +233,15 @@ func (f *Facts) readsTag(index int) Look {
 	return Look{Seen: true}
 }
 
-// leftovers finds the taps whose filter belongs to no process.
+// leftovers finds the taps and other interfaces whose filter belongs to no process.
 func leftovers(links []netdev.Link) (out []Leftover, look Look) {
 	hung := map[uint32]netdev.Link{}
 	for _, l := range links {
-		if !l.Tap {
-			continue
+		filters := bpf.HostFilters
+		if l.Tap {
+			filters = bpf.TapFilters
 		}
-		programs, err := bpf.TapFilters(l.Index)
+		programs, err := filters(l.Index)
 		if err != nil {
 			return nil, Look{Err: err.Error()}
 		}

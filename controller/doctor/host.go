@@ -215,20 +215,20 @@ func checkLibvirt(f *Facts) Finding {
 func checkTaps(f *Facts) (out []Finding) {
 	const id = "tap.leftover"
 	if !f.TapsLook.good() {
-		return []Finding{unseen(id, Host, "what dead controllers left on taps was", f.TapsLook.Err)}
+		return []Finding{unseen(id, Host, "what dead controllers left on interfaces was", f.TapsLook.Err)}
 	}
 	for _, t := range f.Taps {
-		found := Finding{ID: id, Severity: Warning, Subject: t.Name, What: "a TC filter of rscctl whose process is gone counts here", Why: "each frame of the VM costs a little more, for nobody",
+		found := Finding{ID: id, Severity: Warning, Subject: t.Name, What: "a TC filter of rscctl whose process is gone hangs here", Why: "each frame costs a little more, for nobody",
 			Remedy: "rscctl doctor --fix", Fixable: true, tap: t.Index}
 		if !t.Sure {
-			found.What, found.Fixable, found.tap = "a TC filter of rscctl counts here whose process is not seen in this PID namespace", false, 0
-			found.Why = "either a controller runs outside, or one died and each frame of the VM costs a little more"
+			found.What, found.Fixable, found.tap = "a TC filter of rscctl hangs here whose process is not seen in this PID namespace", false, 0
+			found.Why = "either a controller runs outside, or one died and each frame costs a little more"
 			found.Remedy = "run rscctl doctor --fix outside the container"
 		}
 		out = append(out, found)
 	}
 	if len(out) == 0 {
-		out = append(out, ok(id, Host, "no tap carries what a dead controller left"))
+		out = append(out, ok(id, Host, "no interface carries what a dead controller left"))
 	}
 	return out
 }

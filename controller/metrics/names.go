@@ -50,6 +50,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_guest_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.GuestBytes }},
 	{desc("vm_interrupts_total", "Calls to the guest.", ofVM), func(v *api.VMStats) uint64 { return v.Interrupts }},
 	{desc("vm_local_frames_total", "Frames from another VM of the same interface.", ofVM), func(v *api.VMStats) uint64 { return v.LocalFrames }},
+	{desc("vm_from_host_packets_total", "Packets from this host, or from behind its bridges.", ofVM), func(v *api.VMStats) uint64 { return v.FromHost }},
 	{desc("vm_share_dropped_total", "Frames for the VM that XDP dropped in front of the queues: it had its share of the room.", ofVM), func(v *api.VMStats) uint64 { return v.RxShare }},
 	{desc("vm_late_packets_total", "Packets taken while steering was off, or after a worker hung, which the kernel's path may have overtaken.", ofVM), func(v *api.VMStats) uint64 { return v.LatePackets }},
 	{desc("vm_unsent_frames_total", "Frames posted to vhost-net and not sent when the feed was closed.", ofVM), func(v *api.VMStats) uint64 { return v.FeedUnsent }},
@@ -61,6 +62,7 @@ var vmCounters = []series[api.VMStats, uint64]{
 	{desc("vm_sent_bytes_total", "Bytes of these frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxBytes }},
 	{desc("vm_sent_wire_frames_total", "Packets that became of the guest's frames.", ofVM), func(v *api.VMStats) uint64 { return v.TxWireFrames }},
 	{desc("vm_sent_whole_frames_total", "Of the frames taken from the guest: superframes that were handed over whole to a VM beside it.", ofVM), func(v *api.VMStats) uint64 { return v.TxWhole }},
+	{desc("vm_sent_host_packets_total", "Packets that became of the guest's frames for this host, or for what is behind its bridges.", ofVM), func(v *api.VMStats) uint64 { return v.ToHost }},
 	{desc("vm_sent_kernel_frames_total", "Of the frames taken from the guest: those that left whole, to be cut by the interface or the kernel.", ofVM), func(v *api.VMStats) uint64 { return v.TxKernel }},
 }
 
@@ -91,4 +93,5 @@ var queueCounters = []series[api.Queue, uint64]{
 	{desc("queue_hang_passed_frames_total", "Frames that went by the kernel's path for that.", ofQueue), func(q *api.Queue) uint64 { return q.HangPassed }},
 	{desc("queue_group_lost_total", "Broadcast and multicast frames that came faster than the worker read them.", ofQueue), func(q *api.Queue) uint64 { return q.GroupLost }},
 	{desc("queue_group_unusable_total", "Broadcast and multicast frames that could not be given to a VM.", ofQueue), func(q *api.Queue) uint64 { return q.GroupUnusable }},
+	{desc("queue_host_lost_total", "Frames between this host and VMs that were lost.", ofQueue), func(q *api.Queue) uint64 { return q.HostLost }},
 }

@@ -15,12 +15,17 @@ type Rules struct {
 	ebtables         []string // tables with rules
 	iptables         []string
 	ip6tables        []string
-	toIP4, toIP6     bool // br_netfilter is there; and its sysctl is on:
+	ours             []uint32 // BPF programs that no frame of a VM on a tap misses, by the kernel's numbers
+	toIP4, toIP6     bool     // br_netfilter is there; and its sysctl is on:
 	sysctl4, sysctl6 bool
 }
 
 // RuleReader reads rules again and again. It is made once, because what is built into the kernel takes a while to find out.
-type RuleReader struct{ builtIn []string } // tables of ebtables
+type RuleReader struct {
+	builtIn []string // tables of ebtables
+	// Ours, if set, tells the kernel's numbers of TC programs that no frame of a VM on a tap misses: without CAP_SYS_ADMIN their names are not told.
+	Ours func() []uint32
+}
 
 // NewRuleReader makes one.
 func NewRuleReader() *RuleReader {
@@ -37,6 +42,9 @@ func NewRuleReader() *RuleReader {
 // to answer, and makes the empty tables of an ebtables that is built into it.
 func (r *RuleReader) Read() (*Rules, error) {
 	out := &Rules{ebtables: ebTables(r.builtIn), iptables: ipTables(unix.AF_INET), ip6tables: ipTables(unix.AF_INET6)}
+	if r.Ours != nil {
+		out.ours = r.Ours()
+	}
 	out.sysctl4, out.toIP4 = callsNetfilter("iptables")
 	out.sysctl6, out.toIP6 = callsNetfilter("ip6tables")
 	var err error
@@ -168,7 +176,7 @@ func (w *way) tc() (out []string, err error) {
 		{w.out, "egress", tcEgress, "would see merged frames or none, not those of the wire"},
 	} {
 		for index, dev := range side.links {
-			found, err := w.h.tcUsers(index, side.hook)
+			found, err := w.h.tcUsers(index, side.hook, w.rules.ours)
 			if err != nil {
 				return nil, fmt.Errorf("interface: %s: TC %s: %w", dev, side.name, err)
 			}

@@ -384,3 +384,40 @@ func TestLegacyIPTablesOnTheWayAreSaid(t *testing.T) {
 		})
 	}
 }
+
+// Where the kernel does not tell a program's name, as to the service, the number tells that it is ours.
+func TestAProgramOfOursIsKnownByItsNumber(t *testing.T) {
+	prog := dummyTC(t)
+	info, err := prog.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	b := unfiltered(t)
+	b.do(t, func() error {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: index(t, "up0"), Program: prog, Attach: ebpf.AttachTCXIngress})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			netnstest.Skip(t, "TCX (Linux 6.6)")
+		}
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		wantSaid(t, b.bypassed(t), "ingress of up0", "somebodys")
+		p, err := netdev.FindPorts(b.up, 0, b.tap)
+		if err != nil {
+			return err
+		}
+		r := netdev.NewRuleReader()
+		r.Ours = func() []uint32 { return []uint32{uint32(id)} }
+		rules, err := r.Read()
+		if err != nil {
+			return err
+		}
+		return netdev.With(func(h *netdev.Handle) error {
+			got, err := rules.Bypassed(h, b.up, b.tap, p)
+			wantSaid(t, got)
+			return err
+		})
+	})
+}

@@ -2,6 +2,7 @@ package netdev
 
 import (
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ func (h *Handle) Links() ([]Link, error) {
 	var out []Link
 	for _, l := range all {
 		out = append(out, Link{
-			Name: l.name, Index: l.index, Tap: l.kind == "tun" && l.tap,
+			Name: l.name, Index: l.index, Tap: l.kind == "tun" && l.tap && !strings.HasPrefix(l.name, wayPrefix),
 			Hardware: (l.kind == "" || l.bus) && !l.loopback && l.hardware == unix.ARPHRD_ETHER,
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/rscctl/rscctl/bpf/meta"
 	"github.com/rscctl/rscctl/flowtable/checksum"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -33,12 +34,15 @@ type McastSocket struct {
 }
 
 // mcastFilter accepts frames whose first byte has the group bit (IEEE 802.3, 3.2.3) and nothing else. A packet socket
-// of type SOCK_RAW runs it with the Ethernet header in place.
+// of type SOCK_RAW runs it with the Ethernet header in place. What a VM sent to its host comes in by the interface too, in spite of
+// PACKET_IGNORE_OUTGOING: its neighbours have it already.
 var mcastFilter = []bpf.Instruction{
 	bpf.LoadAbsolute{Off: 0, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 1, SkipTrue: 1},
-	bpf.RetConstant{Val: 0},
+	bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: 1, SkipTrue: 3},
+	bpf.LoadExtension{Num: bpf.ExtMark},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: meta.HostMark, SkipTrue: 1},
 	bpf.RetConstant{Val: 0x40000},
+	bpf.RetConstant{Val: 0},
 }
 
 // mcastBuffer bounds what waits for us, in bytes of kernel memory (skb truesize): about 250 frames of 1500 bytes.
@@ -72,6 +76,9 @@ func AdoptMulticast(fd, ifindex int) (*McastSocket, error) {
 	default:
 		err = unix.SetNonblock(fd, true)
 	}
+	if err == nil {
+		err = m.filter() // an older version's let a VM's own frames in
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("multicast socket: interface %d: %w", ifindex, err), unix.Close(fd))
 	}
@@ -79,7 +86,8 @@ func AdoptMulticast(fd, ifindex int) (*McastSocket, error) {
 	return m, nil
 }
 
-func (m *McastSocket) setup() error {
+// filter puts mcastFilter in the place of what filter there is.
+func (m *McastSocket) filter() error {
 	prog, err := bpf.Assemble(mcastFilter)
 	if err != nil {
 		return err
@@ -91,6 +99,13 @@ func (m *McastSocket) setup() error {
 	fprog := unix.SockFprog{Len: uint16(len(raw)), Filter: &raw[0]}
 	if err := unix.SetsockoptSockFprog(m.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); err != nil {
 		return fmt.Errorf("attach filter: %w", err)
+	}
+	return nil
+}
+
+func (m *McastSocket) setup() error {
+	if err := m.filter(); err != nil {
+		return err
 	}
 	for _, o := range []struct {
 		name       string

@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -27,18 +28,27 @@ var (
 // so with something behind a plus sign. It lets every frame pass as it is, so no frame misses it on another path.
 const ObserverName = "rsc_observe"
 
+// HostOutName and HostInName are those of our programs by which VMs on vhost-user and the host are neighbours. Frames of VMs on taps are
+// nothing to them.
+const (
+	HostOutName = "rsc_host_out"
+	HostInName  = "rsc_host_in"
+)
+
+// isObserver reports whether a program is one of ours that no frame of a VM on a tap misses.
 func isObserver(name string) bool {
 	name, _, _ = strings.Cut(name, "+")
-	return name == ObserverName
+	return name == ObserverName || name == HostOutName || name == HostInName
 }
 
-// tcUsers names the filters and programs that hang on an interface there, but for the observer.
-func (h *Handle) tcUsers(index int, at tcHook) (out []string, err error) {
+// tcUsers names the filters and programs that hang on an interface there, but for our own, which are known by their names or, where the kernel
+// tells none, by their numbers.
+func (h *Handle) tcUsers(index int, at tcHook, ours []uint32) (out []string, err error) {
 	filters, err := h.tcFilters(index, at.parent)
 	if err != nil {
 		return nil, err
 	}
-	programs, err := tcxPrograms(index, at.attach)
+	programs, err := tcxPrograms(index, at.attach, ours)
 	return append(filters, programs...), err
 }
 
@@ -92,7 +102,7 @@ func (h *Handle) tcFilters(index int, parent uint32) (out []string, err error) {
 }
 
 // tcxPrograms lists the TCX programs; none on a kernel before 6.6.
-func tcxPrograms(index int, at ebpf.AttachType) (out []string, err error) {
+func tcxPrograms(index int, at ebpf.AttachType, ours []uint32) (out []string, err error) {
 	r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: at})
 	switch {
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
@@ -101,6 +111,9 @@ func tcxPrograms(index int, at ebpf.AttachType) (out []string, err error) {
 		return nil, fmt.Errorf("tcx: %w", err)
 	}
 	for _, p := range r.Programs {
+		if slices.Contains(ours, uint32(p.ID)) {
+			continue
+		}
 		if name := programName(p.ID); !isObserver(name) {
 			out = append(out, "program "+name)
 		}

@@ -30,9 +30,12 @@ func shown(t *testing.T) map[string]bool {
 	for _, n := range namesIn(t, "../../bpf/tap.go", "tapOutcomeNames") {
 		vm.TapOutcomes[n] = 1
 	}
-	u := Uplink{Name: "eth1", Outcomes: map[string]uint64{}, Queues: []Queue{{Seen: &s}}, VMs: []VM{vm}}
+	u := Uplink{Name: "eth1", Outcomes: map[string]uint64{}, Host: map[string]uint64{}, Queues: []Queue{{Seen: &s}}, VMs: []VM{vm}}
 	for _, n := range namesIn(t, "../../bpf/maps.go", "outcomeNames") {
 		u.Outcomes[n] = 1
+	}
+	for _, n := range namesIn(t, "../../bpf/host.go", "hostOutcomeNames") {
+		u.Host[n] = 1
 	}
 	b, err := json.Marshal(Stats(&Snapshot{Uplinks: []Uplink{u}}, ""))
 	if err != nil {

@@ -29,6 +29,7 @@ type Uplink struct {
 	Changes   []string            // what was changed on the host, in words
 	Warnings  []string            //
 	Outcomes  map[string]uint64   // of the XDP program, by name
+	Host      map[string]uint64   // of the TC programs between host and VMs; nil: there are none
 	Bond      *api.Bond           // nil: the interface is none
 	Foreign   *api.ForeignProgram // nil: the XDP program is ours
 	Remedy    string              // what to do about partial checksums on this interface

@@ -26,6 +26,12 @@ func Stats(s *Snapshot, vm string) api.Stats {
 		for k, n := range u.Outcomes {
 			out.Outcomes[k] += n
 		}
+		for k, n := range u.Host {
+			if out.HostOutcomes == nil {
+				out.HostOutcomes = map[string]uint64{}
+			}
+			out.HostOutcomes[k] += n
+		}
 	}
 	return out
 }
@@ -42,7 +48,7 @@ func (u *Uplink) stats(v *VM) api.VMStats {
 		Superframes: t.Superframes, MergedPackets: t.Merged, GuestFrames: t.Frames, GuestBytes: t.FrameBytes,
 		Held: t.Held + t.Queued, Unexplained: t.Unexplained(), Recut: t.Recut,
 		TxFrames: t.TxFrames, TxBytes: t.TxBytes, TxWireFrames: t.TxWire, TxKernel: t.TxKernel, TxWhole: t.TxWhole,
-		LocalFrames: t.Local, LatePackets: t.Late, FeedUnsent: t.Unsent, StalledNS: t.StalledNS, Rests: t.Rests, Refusals: t.Refusals, TxPaced: t.TxPaced, TapDropped: v.TapDropped, Interrupts: v.Interrupts,
+		LocalFrames: t.Local, ToHost: t.ToHost, FromHost: t.FromHost, LatePackets: t.Late, FeedUnsent: t.Unsent, StalledNS: t.StalledNS, Rests: t.Rests, Refusals: t.Refusals, TxPaced: t.TxPaced, TapDropped: v.TapDropped, Interrupts: v.Interrupts,
 		Passed: byReason(&t.Passed), Sealed: byReason(&t.Sealed), Dropped: byReason(&t.Dropped), TxDropped: byReason(&t.TxDropped),
 		FrameBytes: buckets(datapath.SizeBounds[:], t.FrameSizes[:]), FrameBytesSum: t.SizeSum,
 		HoldNS: buckets(flowtable.HoldBounds[:], t.HoldHist[:]), HoldNSSum: t.HoldSum,

@@ -127,7 +127,7 @@ func (u *Uplink) queue(q *Queue) api.Queue {
 	}
 	c, k := &s.Counters, &s.Kernel
 	out.Chunks, out.Held, out.OpenSlots = s.Chunks, s.HeldRefs, s.HeldSlots
-	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxKernel: c.TxKernel, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, RxNobody: c.Nobody, RxNoBuffer: c.NoBuffer, RxBroken: c.Broken, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, CPUNS: uint64(s.CPU)})
+	out.Add(&api.Queue{RxFrames: c.RxFrames, TxFrames: c.TxFrames, TxKernel: c.TxKernel, TxRingFull: c.TxRingFull, RxUnknown: c.Unknown, RxNobody: c.Nobody, RxNoBuffer: c.NoBuffer, RxBroken: c.Broken, GroupLost: c.GroupLost, GroupUnusable: c.GroupOdd, HostLost: c.HostLost + c.HostSlow, CPUNS: uint64(s.CPU)})
 	out.RxFillEmpty, out.RxRingFull, out.RxTooLong = k.FillEmpty, k.RxRingFull, k.RxDropped
 	out.RxInvalid, out.TxInvalid = k.RxInvalid, k.TxInvalid
 	return out

@@ -69,6 +69,7 @@ type Policy struct {
 	MaxSegments  int      `json:"max_segments"` // 0: no limit
 	ExcludePorts []uint16 `json:"exclude_ports"`
 	Isolate      bool     `json:"isolate,omitempty"`
+	NoHost       bool     `json:"no_host,omitempty"`  // the host is no neighbour
 	RateTx       uint64   `json:"rate_tx,omitempty"`  // bits a second; 0: any
 	BurstTx      uint64   `json:"burst_tx,omitempty"` // bytes; 0: as the rate has it
 	RateRx       uint64   `json:"rate_rx,omitempty"`

@@ -110,7 +110,14 @@ func (r *rig) membersAre(want string) {
 
 // train sends numbered frames to the VM from side A every 2 ms until stop is closed, and tells how they arrived at the guest.
 func (r *rig) train(g *guest, stop <-chan struct{}) <-chan arrivals {
-	in, c := r.net.A.Injector(r.t), g.side.Capture(r.t)
+	r.t.Helper()
+	return r.trainFrom(r.net.A, g.side, stop)
+}
+
+// trainFrom is train between any two.
+func (r *rig) trainFrom(from, to *netnstest.Side, stop <-chan struct{}) <-chan arrivals {
+	r.t.Helper()
+	in, c := from.Injector(r.t), to.Capture(r.t)
 	sent := make(chan int, 1)
 	go func() {
 		n := 0
@@ -122,7 +129,7 @@ func (r *rig) train(g *guest, stop <-chan struct{}) <-chan arrivals {
 				return
 			case <-tick.C:
 				payload := binary.BigEndian.AppendUint32(make([]byte, 0, 50), uint32(n))
-				_ = in.Send(netnstest.Ethernet(g.side.MAC, r.net.A.MAC, etherTrain, payload[:50]))
+				_ = in.Send(netnstest.Ethernet(to.MAC, from.MAC, etherTrain, payload[:50]))
 			}
 		}
 	}()

@@ -88,6 +88,14 @@ func setUp(fd, ifindex int) (_ *Packet, err error) {
 	return p, nil
 }
 
+// SetMark gives all frames that are sent from here on a mark (SO_MARK), by which programs of the kernel know them.
+func (p *Packet) SetMark(mark uint32) error {
+	if err := unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("packet socket: mark: %w", os.NewSyscallError("setsockopt", err))
+	}
+	return nil
+}
+
 // Refresh looks at the interface again: its MTU, which tells a frame that may be sent as it is from one that is too long, and whether
 // it is there: ErrGone, or ErrDown while its link is down. Call it when the kernel has announced a change of the interface, and now
 // and then where a Net is the feed: what goes to a tap that is gone is lost there without an error.

@@ -23,6 +23,7 @@ const uplinkSndbuf = 2 << 20
 type Uplink struct {
 	*Packet
 	direct bool
+	mark   uint32
 	whole  bool // the interface takes UDP superframes
 	udp    bool // one is among those that were added
 	count  int  // frames that were added
@@ -65,7 +66,24 @@ func (u *Uplink) Begin() error {
 		return fmt.Errorf("packet socket: %w", os.NewSyscallError("getsockopt", err))
 	}
 	u.direct = bypass != 0
-	return nil
+	return u.setMark()
+}
+
+// SetMark gives frames that go through the queueing discipline a mark (SO_MARK), by which programs at TC know them. Those that go past it meet
+// none, and have none: whoever gets them on this machine, a veth's other end, would see it.
+func (u *Uplink) SetMark(mark uint32) error {
+	u.mark = mark
+	return u.setMark()
+}
+
+func (u *Uplink) setMark() error {
+	if u.mark == 0 {
+		return nil
+	}
+	if u.direct {
+		return u.Packet.SetMark(0)
+	}
+	return u.Packet.SetMark(u.mark)
 }
 
 // Add puts a frame behind those that wait for Send; false: no more fit. Its memory, but not f and not the list of its fragments, is in
@@ -140,5 +158,5 @@ func (u *Uplink) SetDirect(on bool) error {
 		return fmt.Errorf("packet socket: queueing discipline: %w", os.NewSyscallError("setsockopt", err))
 	}
 	u.direct = on
-	return nil
+	return u.setMark()
 }

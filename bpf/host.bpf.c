@@ -1,0 +1,146 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+
+/*
+ * The TC programs by which the VMs of an interface and its host are neighbours. A device of ours, with packet
+ * sockets of the controller on it, is the way between: what the host sends to a VM is turned into the device's ingress, where the controller
+ * reads it, and what the controller sends by the device is turned into the interface's ingress, where the host sees it as come in from the wire.
+ */
+
+#include "abi.h"
+
+char __license[] SEC("license") = "Dual BSD/GPL";
+
+#define VLAN_ID 0x0fff
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88a8
+
+/* Constants, because they hold for the programs' whole life. */
+const volatile u32 uplink = 0; /* ifindex of the interface that VMs are attached to */
+const volatile u32 way = 0;    /* ifindex of the device of ours */
+
+/* The addresses of VMs that have the host as a neighbour, and for each VLAN with such a VM one row with the broadcast address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_HOST_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_key);
+	__type(value, u32);
+} neighbours SEC(".maps");
+
+/* Frames by host_outcome. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NUM_HOST_OUTCOMES);
+	__type(key, u32);
+	__type(value, u64);
+} outcomes SEC(".maps");
+
+static __always_inline void count(u32 outcome)
+{
+	u64 *n = bpf_map_lookup_elem(&outcomes, &outcome);
+
+	if (n)
+		*n += 1; /* per CPU; two of a CPU at once, one of them in an interrupt, may count one too few */
+}
+
+struct head {
+	u8 dst[6];
+	u8 src[6];
+	u8 type[2];
+	u8 tci[2];
+	u8 inner[2];
+};
+
+static __always_inline u16 be(const u8 *b)
+{
+	return (u16)(b[0] << 8 | b[1]);
+}
+
+static __always_inline int is_tag(u16 type)
+{
+	return type == ETH_P_8021Q || type == ETH_P_8021AD;
+}
+
+/* The VLAN of a frame that the host sends, or -1 when no VM can be in it. */
+static __always_inline int vlan_of(const struct __sk_buff *skb, const struct head *h)
+{
+	u16 type = be(h->type);
+
+	if (skb->vlan_present) {
+		if (skb->vlan_proto != bpf_htons(ETH_P_8021Q) || is_tag(type))
+			return -1;
+		return skb->vlan_tci & VLAN_ID;
+	}
+	if (!is_tag(type))
+		return 0;
+	if (type != ETH_P_8021Q || is_tag(be(h->inner)))
+		return -1;
+	return be(h->tci) & VLAN_ID;
+}
+
+/* 01:80:c2:00:00:00 to 2f: what switches and their neighbours say to one another (IEEE 802.1Q, 8.6.3), which no VM hears. */
+static __always_inline int is_link_local(const u8 *mac)
+{
+	return mac[0] == 0x01 && mac[1] == 0x80 && mac[2] == 0xc2 && mac[3] == 0 && mac[4] == 0 && mac[5] < 0x30;
+}
+
+/* On the interface's egress, where the host's frames still are whole. */
+SEC("tc")
+int rsc_host_out(struct __sk_buff *skb)
+{
+	struct port_key key = {};
+	struct head h = {};
+	int vlan, n;
+
+	if (skb->mark == HOST_MARK) { /* a VM's, from a socket of ours */
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)) && bpf_skb_load_bytes(skb, 0, &h, 14))
+		return TC_ACT_UNSPEC;
+	vlan = vlan_of(skb, &h);
+	if (vlan < 0)
+		return TC_ACT_UNSPEC;
+	key.vlan = (u16)vlan;
+	for (n = 0; n < 6; n++)
+		key.mac[n] = h.dst[0] & 1 ? 0xff : h.dst[n];
+	if (!bpf_map_lookup_elem(&neighbours, &key))
+		return TC_ACT_UNSPEC;
+	if (!(h.dst[0] & 1)) {
+		count(H_TO_VM);
+		return (int)bpf_redirect(way, BPF_F_INGRESS);
+	}
+	if (is_link_local(h.dst))
+		return TC_ACT_UNSPEC;
+	count(bpf_clone_redirect(skb, way, BPF_F_INGRESS) ? H_LOST : H_GROUP_TO_VM);
+	return TC_ACT_UNSPEC;
+}
+
+/* On the interface's ingress, behind packet sockets and in front of all else: the mark is nobody else's to see. */
+SEC("tc")
+int rsc_host_in(struct __sk_buff *skb)
+{
+	if (skb->mark == HOST_MARK) {
+		count(H_TO_HOST);
+		skb->mark = 0;
+	}
+	return TC_ACT_UNSPEC;
+}
+
+/* On our device's egress. What is not the controller's, say of a program that speaks on every interface, goes nowhere. */
+SEC("tc")
+int rsc_way_out(struct __sk_buff *skb)
+{
+	if (skb->mark != HOST_MARK)
+		return TC_ACT_SHOT;
+	return (int)bpf_redirect(uplink, BPF_F_INGRESS);
+}
+
+/* On our device's ingress, behind the controller's packet socket: the host is not to take its own frames for others'. */
+SEC("tc")
+int rsc_way_in(struct __sk_buff *skb)
+{
+	(void)skb;
+	return TC_ACT_SHOT;
+}

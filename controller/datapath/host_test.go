@@ -1,0 +1,525 @@
+package datapath
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/rscctl/rscctl/flowtable"
+	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/vhost"
+	"github.com/rscctl/rscctl/vhost/tap"
+	"github.com/rscctl/rscctl/vhost/virtio"
+)
+
+// fakeHost is what the host sends, batch by batch.
+type fakeHost struct{ queue []tap.HostFrame }
+
+func (h *fakeHost) Recv(out *[tap.HostBatch]tap.HostFrame) (n int, more bool) {
+	n = copy(out[:], h.queue)
+	h.queue = h.queue[n:]
+	return n, n == tap.HostBatch
+}
+
+func (h *fakeHost) FD() int                   { return -1 }
+func (h *fakeHost) Dropped() (uint64, uint64) { return 0, 0 }
+
+// host makes the host a neighbour: what it sends, and what it got.
+func (l *lan) host() (*fakeHost, *fakeWire) {
+	in, out := &fakeHost{}, &fakeWire{tb: l.tb, room: -1, full: tap.ErrFull}
+	l.w.host.Host = Host{In: in, Out: out, Stations: &Stations{}}
+	l.w.host.copies = make([]byte, 0, hostCopies)
+	return in, out
+}
+
+// receiveHost lets the host send frames in a VLAN.
+func (l *lan) receiveHost(in *fakeHost, vlan uint16, frames ...[]byte) {
+	for _, f := range frames {
+		in.queue = append(in.queue, tap.HostFrame{Data: bytes.Clone(f), TCI: vlan, Tagged: vlan != 0})
+	}
+	for l.w.host.ready = true; l.w.host.ready; {
+		l.w.step()
+	}
+}
+
+// got returns the frames that were handed to the kernel, and forgets them.
+func (f *fakeWire) heard() (all [][]byte) {
+	for _, w := range f.got {
+		all = append(all, w.data)
+	}
+	f.got = nil
+	return all
+}
+
+func hasHost(c *PortConfig) { c.Host = true }
+
+// The host and whoever was seen behind it get a VM's frames, and nobody else does; the wire gets all others. A VM without the host has today's
+// way for all of them.
+func TestTheHostIsReachedByItsAddressesAlone(t *testing.T) {
+	behind, own := [6]byte{2, 8, 0, 0, 0, 1}, [6]byte{2, 8, 0, 0, 0, 2}
+	for _, neighbour := range []bool{true, false} {
+		l := newLAN(t, 64)
+		in, out := l.host()
+		g := l.vm(func(c *PortConfig) { c.Host = neighbour })
+		near, bridged := l.vm(hasHost), l.vm(func(c *PortConfig) { c.Bridged = true })
+		seven := l.vm(inLAN(7), hasHost)
+		l.w.host.Stations.SetOwn([][6]byte{own})
+		l.receiveHost(in, 0, lanFrame(near.mac, behind, privateType))
+		near.heard()
+		for dst, isHost := range map[[6]byte]bool{lanHost: true, own: true, behind: true, bridged.mac: true, lanStation: false, seven.mac: false} {
+			f := lanFrame(dst, g.mac, privateType)
+			l.send(g, f)
+			toHost, toWire := [][]byte{f}, [][]byte(nil)
+			if !isHost || !neighbour {
+				toHost, toWire = nil, [][]byte{f}
+			}
+			sameFrames(t, fmt.Sprintf("at the host, of %x", dst), out.heard(), toHost...)
+			sameFrames(t, fmt.Sprintf("on the wire, of %x", dst), l.sent(), toWire...)
+		}
+		for _, v := range []*lanVM{near, bridged, seven} {
+			sameFrames(t, "at a VM", v.heard())
+		}
+		// What was seen behind the host in one VLAN is on the wire in another. The host's own addresses are its own in all.
+		f := lanFrame(behind, seven.mac, privateType)
+		l.send(seven, f)
+		if len(out.heard()) != 0 || len(l.sent()) != 1 {
+			t.Error("a station crossed into another VLAN")
+		}
+		l.send(seven, lanFrame(lanHost, seven.mac, privateType))
+		if got := out.heard(); len(got) != 1 || !bytes.Equal(got[0][12:16], []byte{0x81, 0, 0, 7}) {
+			t.Errorf("to the host of VLAN 7: %x", got)
+		}
+		if sent := l.w.port(g.index).cnt.ToHost; neighbour && sent != 4 || !neighbour && sent != 0 {
+			t.Errorf("%d counted", sent)
+		}
+	}
+}
+
+// Broadcast and multicast of a VM reach the wire, its neighbours and the host once each, tagged as on the wire; those of the host reach the VMs of
+// their VLAN that have it as neighbour.
+func TestGroupFramesCrossBetweenVMsAndHostOnce(t *testing.T) {
+	l := newLAN(t, 256)
+	in, out := l.host()
+	vms := map[uint16][2]*lanVM{0: {l.vm(hasHost), l.vm(hasHost)}, 7: {l.vm(hasHost, inLAN(7)), l.vm(hasHost, inLAN(7))}}
+	without := l.vm()
+	for vlan, two := range vms {
+		for _, dst := range groupAddresses {
+			f := lanFrame(dst, two[0].mac, privateType)
+			l.send(two[0], f)
+			wire := l.sent()
+			sameFrames(t, "at the host", out.heard(), wire...)
+			if len(wire) != 1 {
+				t.Errorf("%d frames on the wire", len(wire))
+			}
+			sameFrames(t, "at its neighbour", two[1].heard(), f)
+			if vlan == 0 {
+				sameFrames(t, "at the one without the host", without.heard(), f)
+			}
+			f = lanFrame(dst, lanHost, privateType)
+			l.receiveHost(in, vlan, f)
+			sameFrames(t, "from the host", append(two[0].heard(), two[1].heard()...), f, f)
+			sameFrames(t, "back at the host", out.heard())
+			sameFrames(t, "on the wire", l.sent())
+			for other, vms := range vms {
+				if other != vlan {
+					sameFrames(t, "in another VLAN", append(vms[0].heard(), vms[1].heard()...))
+				}
+			}
+			sameFrames(t, "at the one without the host", without.heard())
+		}
+	}
+	l.send(without, lanFrame(everybody, without.mac, privateType))
+	sameFrames(t, "at the host", out.heard())
+}
+
+// Group frames and others to the host share a socket: each is handed over once, in its turn, and booked as what it is.
+func TestGroupFramesAndOthersShareTheSocketToTheHost(t *testing.T) {
+	l := newLAN(t, 256)
+	_, out := l.host()
+	g := l.vm(hasHost)
+	all, one := lanFrame(everybody, g.mac, privateType), lanFrame(lanHost, g.mac, privateType)
+	var want [][]byte
+	for _, f := range [][]byte{all, one, one, all, all, one} {
+		g.sends = append(g.sends, vhost.TxFrame{Data: f})
+		want = append(want, f)
+	}
+	for len(g.sends) > 0 {
+		l.w.step()
+	}
+	sameFrames(t, "at the host", out.heard(), want...)
+	if c := l.w.port(g.index).cnt; c.ToHost != 3 || c.TxFrames != 6 || c.TxWire != 6 || len(l.sent()) != 3 {
+		t.Errorf("%+v", c)
+	}
+	if l.w.cnt.HostLost != 0 {
+		t.Errorf("%d lost", l.w.cnt.HostLost)
+	}
+}
+
+// A VM's frame that a bridge sends back reaches nobody again, and its address is not learned: a loop of bridges ends here.
+func TestAVMsFrameThatTheHostSendsBackEndsHere(t *testing.T) {
+	l := newLAN(t, 64)
+	in, out := l.host()
+	g, other := l.vm(hasHost), l.vm(hasHost)
+	all := lanFrame(everybody, g.mac, privateType)
+	l.receiveHost(in, 0, all, lanFrame(other.mac, g.mac, privateType))
+	sameFrames(t, "at a VM", append(other.heard(), g.heard()...))
+	if d := l.rxDropped(g); d[flowtable.ReasonHairpin] != 2 {
+		t.Errorf("%v", d)
+	}
+	f := lanFrame(g.mac, other.mac, privateType)
+	l.send(other, f)
+	sameFrames(t, "at the VM", g.heard(), f)
+	sameFrames(t, "at the host", out.heard())
+}
+
+// A station that the wire shows is on the wire, but for the host's own addresses; one that says nothing is forgotten.
+func TestAStationIsWhereItWasSeenLast(t *testing.T) {
+	l := newLAN(t, 64)
+	in, out := l.host()
+	g := l.vm(hasHost)
+	behind, own := [6]byte{2, 8, 0, 0, 0, 1}, [6]byte{2, 8, 0, 0, 0, 2}
+	l.w.host.Stations.SetOwn([][6]byte{own})
+	reached := func(dst [6]byte, want bool) {
+		t.Helper()
+		l.send(g, lanFrame(dst, g.mac, privateType))
+		if host, wire := len(out.heard()), len(l.sent()); (host == 1) != want || host+wire != 1 {
+			t.Errorf("%x: %d times at the host, %d on the wire", dst, host, wire)
+		}
+	}
+	speak := func() { l.receiveHost(in, 0, lanFrame(g.mac, behind, privateType)) }
+	reached(behind, false)
+	speak()
+	reached(behind, true)
+	l.receiveGroup(lanGroupFrame{data: lanFrame(everybody, behind, privateType)})
+	l.receiveGroup(lanGroupFrame{data: lanFrame(everybody, own, privateType)})
+	reached(behind, false)
+	reached(own, true)
+	speak()
+	l.now += stationAge - time.Second
+	reached(behind, true)
+	speak()
+	l.now += stationAge - time.Second
+	reached(behind, true)
+	l.now += time.Second
+	reached(behind, false)
+}
+
+func TestStationsAreBounded(t *testing.T) {
+	s := &Stations{}
+	addr := func(i int) Addr {
+		return Addr{VLAN: uint16(i % 4095), MAC: [6]byte{2, 7, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
+	}
+	for i := range 100000 {
+		s.learn(addr(i), int64(i))
+	}
+	if n := len(s.Learned(100000)); n > stationSets*stationWays || n < stationSets*stationWays*9/10 {
+		t.Errorf("%d are known", n)
+	}
+	for i := 99990; i < 100000; i++ {
+		if !s.has(addr(i), 100000) {
+			t.Errorf("%d is not known", i)
+		}
+	}
+	again := &Stations{}
+	again.Learn(s.Learned(100000), 5)
+	if len(again.Learned(5)) != len(s.Learned(100000)) || !again.has(addr(99999), 5) {
+		t.Error("an heir knows others")
+	}
+	if n := testing.AllocsPerRun(100, func() { s.learn(addr(7), 1); s.has(addr(9), 1); s.giveUp(addr(7)) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestIsolationHoldsTowardsTheHostsBridge(t *testing.T) {
+	l := newLAN(t, 64)
+	in, out := l.host()
+	g := l.vm(hasHost, func(c *PortConfig) { c.Isolated = true })
+	bridged := l.vm(func(c *PortConfig) { c.Bridged = true })
+	l.send(g, lanFrame(bridged.mac, g.mac, privateType))
+	if d := l.txDropped(g); d[flowtable.ReasonIsolated] != 1 || len(out.heard())+len(l.sent()) != 0 {
+		t.Errorf("%v", d)
+	}
+	l.receiveHost(in, 0, lanFrame(g.mac, bridged.mac, privateType), lanFrame(everybody, bridged.mac, privateType))
+	sameFrames(t, "at the isolated one", g.heard())
+	if d := l.rxDropped(g); d[flowtable.ReasonIsolated] != 2 {
+		t.Errorf("%v", d)
+	}
+	l.send(g, lanFrame(lanHost, g.mac, privateType))
+	if len(out.heard()) != 1 {
+		t.Error("it does not reach its host")
+	}
+}
+
+func TestNoVMTakesTheHostsAddress(t *testing.T) {
+	l := newLAN(t, 64)
+	_, out := l.host()
+	own := [6]byte{2, 8, 0, 0, 0, 2}
+	l.w.host.Stations.SetOwn([][6]byte{own})
+	g := l.vm(hasHost, maySpoof)
+	for _, src := range [][6]byte{own, lanHost} {
+		l.send(g, lanFrame(everybody, src, privateType))
+	}
+	if d := l.txDropped(g); d[flowtable.ReasonSourceMAC] != 2 || len(out.heard())+len(l.sent()) != 0 {
+		t.Errorf("%v", d)
+	}
+}
+
+// hostRig is a rig whose VM 1 sends, and gets what the host sends.
+func newHostRig(tb testing.TB, c flowtable.PortConfig) (r *rig, in *fakeHost, out *fakeWire, s *fakeSource, g *fakeGuest) {
+	r, wire := newWireRig(tb)
+	in, out = &fakeHost{}, &fakeWire{tb: tb, room: -1, full: tap.ErrFull}
+	r.w.host.Host = Host{In: in, Out: out, Stations: &Stations{}}
+	r.w.host.copies = make([]byte, 0, hostCopies)
+	r.w.host.Stations.SetOwn([][6]byte{macOf(9)})
+	r.vm(1, hasHost)
+	s = &fakeSource{fd: -1}
+	g = r.start(1, c, s)
+	_ = wire
+	return r, in, out, s, g
+}
+
+// fromHost is a TSO frame of the host's for VM 1, as the kernel describes it.
+func fromHost(payload, size int) tap.HostFrame {
+	p := to(1, payload)
+	p.SrcMAC, p.Partial = macOf(9), true
+	h := kernelCuts(virtio.GSOTCPv4, uint16(size))
+	return tap.HostFrame{Hdr: h, Data: p.Frame()}
+}
+
+func (r *rig) fromHost(in *fakeHost, frames ...tap.HostFrame) {
+	r.tb.Helper()
+	in.queue = append(in.queue, frames...)
+	for r.w.host.ready = true; r.w.host.ready; {
+		r.step()
+	}
+}
+
+// A superframe of the host's reaches the VM as it is, whether its guest has room at once or later; cut where it takes none.
+func TestTheHostsSuperframesArriveWhole(t *testing.T) {
+	f := fromHost(9999, 1400)
+	want := cutBy(t, f.Hdr, f.Data)
+	for name, c := range map[string]struct {
+		rules flowtable.PortConfig
+		busy  bool
+		whole bool
+	}{
+		"at once":          {rules(), false, true},
+		"later":            {rules(), true, true},
+		"without features": {rules(func(c *flowtable.PortConfig) { c.TSO4 = false }), false, false},
+	} {
+		r, in, _, _, g := newHostRig(t, c.rules)
+		if c.busy {
+			g.room = 0
+		}
+		r.fromHost(in, tap.HostFrame{Hdr: f.Hdr, Data: bytes.Clone(f.Data)})
+		if c.busy {
+			if len(g.take()) != 0 {
+				t.Fatal("it has room")
+			}
+			clear(r.w.host.frames[0].Data) // the next batch is read over it
+			g.room = -1
+			r.advance(time.Second)
+			r.w.touch(r.w.ports[1])
+			r.step()
+		}
+		got := g.take()
+		if (len(got) == 1) != c.whole {
+			t.Fatalf("%s: %d frames", name, len(got))
+		}
+		packets(t, got, want...)
+		if n := r.w.ports[1].cnt.FromHost; n != uint64(len(want)) {
+			t.Errorf("%s: %d counted", name, n)
+		}
+	}
+}
+
+// A VM's TSO frame leaves for the host whole, behind what went before it, and what the kernel does not take stays in the virtqueue.
+func TestAVMsSuperframesReachTheHostWhole(t *testing.T) {
+	r, _, out, s, _ := newHostRig(t, rules())
+	p := from(1, macOf(9), 20000)
+	p.Partial = true
+	h, frame := kernelCuts(virtio.GSOTCPv4, 1400), p.Frame()
+	out.room = 1
+	s.send(h, frame, frame)
+	r.step()
+	if len(out.got) != 1 || len(s.queue) != 1 {
+		t.Fatalf("%d sent, %d wait", len(out.got), len(s.queue))
+	}
+	out.room = -1
+	r.advance(time.Millisecond)
+	r.step()
+	if len(out.got) != 2 || len(out.got[1].data) != len(frame) || len(s.queue) != 0 {
+		t.Fatalf("%d sent, %d wait", len(out.got), len(s.queue))
+	}
+	for _, w := range out.got {
+		if w.hdr.GSOType != virtio.GSOTCPv4 || w.hdr.GSOSize != 1400 {
+			t.Errorf("%+v", w.hdr)
+		}
+	}
+	out.got, out.room, out.full = nil, 0, tap.ErrGone // the way is gone: nobody waits for it
+	s.send(h, frame)
+	r.step()
+	if c := r.w.ports[1].cnt; len(s.queue) != 0 || c.TxDropped[flowtable.ReasonPortDown] != 1 {
+		t.Errorf("%d wait, %v", len(s.queue), c.TxDropped)
+	}
+}
+
+// A checksum that the host leaves to its device is left to a guest that takes that, and made for one that does not.
+func TestTheHostsPartialChecksums(t *testing.T) {
+	for _, takes := range []bool{true, false} {
+		r, in, _, _, g := newHostRig(t, rules(func(c *flowtable.PortConfig) { c.GuestCsum = takes }))
+		p := to(1, 300)
+		p.SrcMAC, p.Partial = macOf(9), true
+		f := tap.HostFrame{Hdr: virtio.NetHdr{Flags: virtio.HdrNeedsCsum, CsumStart: 34, CsumOffset: 16}, Data: p.Frame()}
+		full := bytes.Clone(f.Data)
+		if err := checksum.Complete(full, 34, 16); err != nil {
+			t.Fatal(err)
+		}
+		r.fromHost(in, f)
+		got := g.take()
+		if len(got) != 1 {
+			t.Fatalf("%d frames", len(got))
+		}
+		if partial := got[0].hdr.Flags&virtio.HdrNeedsCsum != 0; partial {
+			if !takes || checksum.Complete(got[0].data, int(got[0].hdr.CsumStart), int(got[0].hdr.CsumOffset)) != nil {
+				t.Errorf("%+v", got[0].hdr)
+			}
+		}
+		if !bytes.Equal(got[0].data, full) {
+			t.Errorf("takes %t: other bytes", takes)
+		}
+	}
+}
+
+// Datagrams that the host leaves to its device to cut reach the VM as those that they stand for.
+func TestTheHostsUDPTrainsAreCut(t *testing.T) {
+	r, in, _, _, g := newHostRig(t, rules())
+	src, dst := macOf(9), macOf(1)
+	payload := bytes.Repeat([]byte{7}, 2500)
+	train := ether(dst, 0x0800, packet4("10.0.0.9", "10.0.0.1", 17, 0, append(udp(5000, 6000)[:8], payload...)))
+	copy(train[6:], src[:])
+	train[38], train[39] = byte((8+len(payload))>>8), byte(8+len(payload))
+	r.fromHost(in, tap.HostFrame{Data: train, Hdr: virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOUDPL4, GSOSize: 1000, HdrLen: 42, CsumStart: 34, CsumOffset: 6}})
+	total := 0
+	for _, got := range g.take() {
+		if got.hdr.GSOType == virtio.GSONone && len(got.data) > 1042 {
+			t.Errorf("a frame of %d bytes", len(got.data))
+		}
+		total += bytes.Count(got.data, []byte{7, 7, 7, 7, 7})
+	}
+	if total < 2500/5-10 {
+		t.Errorf("%d of the payload arrived", total*5)
+	}
+	if n := r.w.ports[1].cnt.FromHost; n != 3 {
+		t.Errorf("%d packets, want 3; dropped %v", n, r.ledger(1).Dropped)
+	}
+}
+
+// A VM's train of datagrams leaves for the host as one, and on a kernel that refuses that as the datagrams.
+func TestAVMsUDPTrainsReachTheHost(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		r, _, out, s, _ := newHostRig(t, rules())
+		mine, own := macOf(1), macOf(9)
+		train := ether(own, 0x0800, packet4("10.0.0.1", "10.0.0.9", 17, 0, append(udp(5000, 6000)[:8], bytes.Repeat([]byte{7}, 2500)...)))
+		copy(train[6:], mine[:])
+		train[38], train[39] = byte(2508>>8), byte(2508&0xff)
+		if refuses {
+			out.room, out.full = 0, tap.ErrKernelRefused
+		}
+		s.send(virtio.NetHdr{Flags: virtio.HdrNeedsCsum, GSOType: virtio.GSOUDPL4, GSOSize: 1000, HdrLen: 42, CsumStart: 34, CsumOffset: 6}, train)
+		r.step()
+		out.room = -1
+		r.advance(time.Millisecond)
+		r.step()
+		want := 1
+		if refuses {
+			want = 3
+		}
+		if len(out.got) != want || len(s.queue) != 0 || len(r.nic.sent()) != 0 {
+			t.Fatalf("refuses %t: %d frames, %d wait", refuses, len(out.got), len(s.queue))
+		}
+		if c := r.w.ports[1].cnt; c.ToHost != 3 || c.TxWire != 3 || c.TxFrames != 1 {
+			t.Errorf("refuses %t: %+v", refuses, c)
+		}
+	}
+}
+
+func TestTheHostsWayAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	l := newLAN(t, 64)
+	l.nic.lazy = true
+	in, out := l.host()
+	l.w.host.Out = &silentWire{fakeWire: out}
+	g := l.vm(hasHost)
+	frame, group := lanFrame(g.mac, lanHost, privateType), lanFrame(everybody, lanHost, privateType)
+	frames := []tap.HostFrame{{Data: frame}, {Data: group}, {Data: frame}}
+	receive := func() {
+		in.queue, l.w.host.ready = frames, true
+		l.w.receiveHost()
+	}
+	for range outQueueLen { // each place of the queue is used again
+		receive()
+	}
+	if n := testing.AllocsPerRun(200, receive); n != 0 {
+		t.Errorf("from the host: %v allocations", n)
+	}
+	var f vhost.TxFrame
+	e := l.w.egress[0]
+	for name, data := range map[string][]byte{"to the host": lanFrame(lanHost, g.mac, privateType), "to all": lanFrame(everybody, g.mac, privateType)} {
+		if n := testing.AllocsPerRun(200, func() {
+			f = vhost.TxFrame{Data: data}
+			l.w.emit(e, &f)
+			l.w.beforeUsed()
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// silentWire takes all and keeps nothing.
+type silentWire struct {
+	*fakeWire
+	n int
+}
+
+func (s *silentWire) Add(*virtio.Frame) bool { s.n++; return true }
+
+func (s *silentWire) Send() (n int, err error) {
+	n, s.n = s.n, 0
+	return n, nil
+}
+
+// What the kernel says of a frame may be wrong, and so may the frame: nobody else loses by it.
+func FuzzHostFrames(f *testing.F) {
+	good := fromHost(5000, 1400)
+	f.Add(good.Data, good.Hdr.Flags, good.Hdr.GSOType, good.Hdr.GSOSize, good.Hdr.CsumStart, good.Hdr.CsumOffset, uint16(0), false)
+	small := to(1, 100)
+	f.Add(small.Frame(), uint8(1), uint8(0), uint16(0), uint16(65535), uint16(65535), uint16(7), true)
+	f.Add([]byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 9, 8, 0, 0x45}, uint8(1), uint8(5), uint16(1), uint16(14), uint16(0), uint16(0), false)
+	f.Fuzz(func(t *testing.T, data []byte, flags, kind uint8, size, start, offset, tci uint16, tagged bool) {
+		if len(data) > 65549 {
+			return
+		}
+		r, in, out, _, g := newHostRig(t, rules())
+		r.fromHost(in, tap.HostFrame{
+			Data: bytes.Clone(data), TCI: tci, Tagged: tagged,
+			Hdr: virtio.NetHdr{Flags: flags, GSOType: kind, GSOSize: size, CsumStart: start, CsumOffset: offset, HdrLen: offset},
+		})
+		for _, got := range g.take() {
+			if got.hdr.NumBuffers = 1; virtio.CheckRx(&got.hdr, got.data, allFeatures&^(1<<virtio.FRSCExt)) != nil {
+				t.Errorf("%+v", got.hdr)
+			}
+		}
+		if len(out.got)+len(r.nic.sent()) != 0 {
+			t.Error("what the host sent goes on to somebody else")
+		}
+		whole := fromHost(3000, 1400)
+		r.fromHost(in, whole)
+		if len(g.take()) != 1 {
+			t.Error("the next one is lost")
+		}
+	})
+}

@@ -1,0 +1,74 @@
+package netdev
+
+import (
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// AddressesOn lists the MAC addresses of an interface and of all that is on top of it in the calling thread's network namespace: the bridge
+// or bond that it is in, VLAN devices, macvlans and so on, and what is on those. What is below other ports of a bridge is not among them.
+func AddressesOn(ifindex int) (out []net.HardwareAddr, err error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, linkErrno(err)
+	}
+	on := map[int]bool{ifindex: true}
+	for more := true; more; {
+		more = false
+		for _, l := range all {
+			a := l.Attrs()
+			if on[a.Index] {
+				if a.MasterIndex != 0 && !on[a.MasterIndex] {
+					on[a.MasterIndex], more = true, true
+				}
+				continue
+			}
+			if isUpper(l) && on[a.ParentIndex] {
+				on[a.Index], more = true, true
+			}
+		}
+	}
+	for _, l := range all {
+		if a := l.Attrs(); on[a.Index] && len(a.HardwareAddr) > 0 {
+			out = append(out, a.HardwareAddr)
+		}
+	}
+	return out, nil
+}
+
+// isUpper reports whether an interface is on top of the one that it is linked to; a veth is linked to its other end.
+func isUpper(l netlink.Link) bool {
+	if l.Attrs().NetNsID >= 0 {
+		return false // linked to one of another namespace
+	}
+	switch l.Type() {
+	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec":
+		return true
+	}
+	return false
+}
+
+// StationsBehind lists the MAC addresses that the bridge of an interface has learned at its other ports; none where the interface is in no
+// bridge. Entries of a bridge with VLAN filtering are left out: what tag they have on the interface is not known.
+func StationsBehind(ifindex int) (out []net.HardwareAddr, err error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil, linkErrno(err)
+	}
+	bridge := l.Attrs().MasterIndex
+	if bridge == 0 {
+		return nil, nil
+	}
+	entries, err := netlink.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, linkErrno(err)
+	}
+	for _, e := range entries {
+		if e.MasterIndex == bridge && e.LinkIndex != ifindex && e.Vlan == 0 && e.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) == 0 {
+			out = append(out, e.HardwareAddr)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,141 @@
+package netdev
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoTun: the device between the host and the controller cannot be made.
+var ErrNoTun = errors.New("/dev/net/tun cannot be used")
+
+const (
+	wayPrefix   = "rsc-"
+	wayMTU      = 65521 // the largest of a tap: frames of any MTU cross it
+	tunDevice   = "/dev/net/tun"
+	genModeNone = 1      // IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h): no link-local address, so nothing to say
+	tunExcl     = 0x8000 // IFF_TUN_EXCL (include/uapi/linux/if_tun.h): not one that is there already
+)
+
+// Way is the device between an interface's host and the controller: a tap by which nothing goes but what programs of ours turn to it. It
+// is there as long as some process has its descriptor, so a process that dies takes it along.
+type Way struct {
+	Name  string
+	Index int
+	fd    int
+}
+
+// WayName is what the way of an interface is called, if nobody else has that name.
+func WayName(uplink string, ifindex int) string {
+	if name := wayPrefix + uplink; len(name) < unix.IFNAMSIZ {
+		return name
+	}
+	return wayPrefix + strconv.Itoa(ifindex)
+}
+
+// OpenWay makes the way of an interface in the calling thread's network namespace, and switches it on. It speaks no protocol of its own. It
+// needs CAP_NET_ADMIN, and /dev/net/tun. Error: ErrNoTun.
+func OpenWay(uplink string, ifindex int) (_ *Way, err error) {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w: load the module (modprobe tun), and allow the device in the service's or container's device rules (DeviceAllow=/dev/net/tun rw)", ErrNoTun, err)
+	}
+	w := &Way{Name: WayName(uplink, ifindex), fd: fd}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("tap %s: %w", w.Name, err), w.Close())
+		}
+	}()
+	err = w.make()
+	if errors.Is(err, unix.EBUSY) { // somebody's, or one of ours whose last descriptor is just being closed
+		w.Name = wayPrefix + strconv.Itoa(ifindex)
+		err = w.make()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoTun, err)
+	}
+	return w, w.configure()
+}
+
+// make makes the device, which must not be there.
+func (w *Way) make() error {
+	ifr, err := unix.NewIfreq(w.Name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | tunExcl)
+	return unix.IoctlIfreq(w.fd, unix.TUNSETIFF, ifr)
+}
+
+// configure makes the device silent, and switches it on.
+func (w *Way) configure() error {
+	l, err := netlink.LinkByName(w.Name)
+	if err != nil {
+		return err
+	}
+	w.Index = l.Attrs().Index
+	// Without IPv6 in the kernel there is nothing to switch off.
+	if err := netlink.LinkSetIP6AddrGenMode(l, genModeNone); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("IPv6: %w", err)
+	}
+	if err := netlink.LinkSetARPOff(l); err != nil {
+		return fmt.Errorf("ARP: %w", err)
+	}
+	if err := netlink.LinkSetMTU(l, wayMTU); err != nil {
+		return fmt.Errorf("mtu: %w", err)
+	}
+	return netlink.LinkSetUp(l)
+}
+
+// AdoptWay goes on with the device of another process, which must be of the calling thread's network namespace. The descriptor is taken over,
+// also with an error.
+func AdoptWay(fd, index int) (*Way, error) {
+	w := &Way{fd: fd, Index: index}
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+	}
+	if err == nil {
+		w.Name = ifr.Name()
+		var l netlink.Link
+		if l, err = netlink.LinkByName(w.Name); err == nil && l.Attrs().Index != index {
+			err = ErrNoDevice
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tap of ours: %w", err), w.Close())
+	}
+	return w, nil
+}
+
+// Check looks whether the device still is in the calling thread's network namespace, and switches it on if somebody has switched it off.
+// ErrNoDevice: it is not.
+func (w *Way) Check() error {
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(w.fd, unix.TUNGETIFF, ifr)
+	}
+	l, bad := netlink.LinkByIndex(w.Index)
+	if err != nil || bad != nil {
+		return fmt.Errorf("tap %s: %w", w.Name, ErrNoDevice)
+	}
+	if l.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	return netlink.LinkSetUp(l)
+}
+
+// FD is what keeps the device. It stays w's.
+func (w *Way) FD() int { return w.fd }
+
+// Close gives the device up, which is gone when no other process has it. nil is no error.
+func (w *Way) Close() error {
+	if w == nil {
+		return nil
+	}
+	return unix.Close(w.fd)
+}

@@ -1,0 +1,646 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/rscctl/rscctl/controller/api"
+	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/test/tapvm"
+	"github.com/rscctl/rscctl/vhost/stackguest"
+)
+
+// statsOf are a VM's counters.
+func (r *rig) statsOf(vm string) api.VMStats {
+	r.t.Helper()
+	var st api.Stats
+	r.json(&st, "stats")
+	for _, v := range st.VMs {
+		if v.VM == vm {
+			if st.Unexplained != 0 {
+				r.t.Errorf("unexplained %d", st.Unexplained)
+			}
+			return v
+		}
+	}
+	r.t.Fatalf("no VM %s", vm)
+	return api.VMStats{}
+}
+
+// hostRig is a rig with a VM, whose addresses are in the host's network.
+func hostRig(t *testing.T, o netnstest.Options, flags ...string) (*rig, *guest) {
+	t.Helper()
+	r := newRig(t, o)
+	return r, r.boot(stackguest.Config{Socket: r.attach("vm1", macA, flags...), MAC: mac(t, macA)}, "10.77.0.50/24", "fd77::50/64")
+}
+
+// generic makes native XDP impossible: on a veth it wants as many receive queues as its peer sends by.
+func (r *rig) generic() {
+	r.t.Helper()
+	r.net.B.Output(r.t, "ethtool", "-L", r.net.B.Dev, "rx", "1")
+}
+
+// overBridge moves the host's addresses from the uplink to the bridge that it is in, as on the usual libvirt host, and returns the host as
+// whoever speaks from there sees it.
+func (r *rig) overBridge() *netnstest.Side {
+	r.t.Helper()
+	r.bridge()
+	s := *r.net.B
+	s.Dev = "br0"
+	r.net.B.Do(r.t, func() error {
+		up, err := netlink.LinkByName(r.net.B.Dev)
+		if err != nil {
+			return err
+		}
+		br, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		s.Index, s.MAC = br.Attrs().Index, br.Attrs().HardwareAddr
+		for _, p := range []netip.Prefix{s.IPv4, s.IPv6} {
+			a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+			if p.Addr().Is6() {
+				a.Flags = 0x02 // IFA_F_NODAD
+			}
+			if err := errors.Join(netlink.AddrDel(up, a), netlink.AddrAdd(br, a)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return &s
+}
+
+// The host and a VM find one another by ARP and ND and send to each other, in both families, over the interface itself and over a bridge that
+// it is in, with native and generic XDP: what they send arrives as it is, in frames far longer than the MTU.
+func TestTheHostAndAVMAreNeighbours(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		bridge, generic bool
+	}{{"native", false, false}, {"generic", false, true}, {"bridge", true, false}, {"bridge generic", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, netnstest.Options{Queues: 2})
+			if c.generic {
+				r.generic()
+			}
+			host := r.net.B
+			if c.bridge {
+				host = r.overBridge()
+			}
+			g := r.boot(stackguest.Config{Socket: r.attach("vm1", macA), MAC: mac(t, macA)}, "10.77.0.50/24", "fd77::50/64")
+			const size = 24 << 20
+			for _, v6 := range []bool{false, true} {
+				for _, toVM := range []bool{true, false} {
+					before, seen := r.statsOf("vm1"), g.Stats()
+					from, to := g.side, host
+					if toVM {
+						from, to = host, g.side
+					}
+					begin := time.Now()
+					netnstest.Bulk(t, from, to, size, v6, time.Minute)
+					took := time.Since(begin)
+					s, got := r.statsOf("vm1"), g.Stats()
+					packets, frames := s.ToHost-before.ToHost, s.TxFrames-before.TxFrames
+					if toVM {
+						packets, frames = s.FromHost-before.FromHost, got.DataFrames-seen.DataFrames
+					}
+					t.Logf("to the VM %t, IPv6 %t: %d packets in %d frames, %d MB/s", toVM, v6, packets, frames, int(size/took.Seconds()/1e6))
+					if packets < size/1500 || frames > packets/3 {
+						t.Errorf("to the VM %t, IPv6 %t: %d packets in %d frames", toVM, v6, packets, frames)
+					}
+				}
+			}
+			netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute) // the wire is as before
+			netnstest.Bulk(t, g.side, r.net.A, 8<<20, true, time.Minute)
+			if err := g.Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A VM on vhost-user and one on a tap in the uplink's bridge, attached or not, send to each other.
+func TestAVMReachesOneOnATapInTheUplinksBridge(t *testing.T) {
+	r, vm := oneTapVM(t, netnstest.Options{Queues: 2})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.50/24", "fd77::50/64")
+	const size = 16 << 20
+	for _, attached := range []bool{true, false} {
+		if !attached {
+			r.must("detach", r.net.B.Dev, "--vm", "vm0")
+		}
+		for _, v6 := range []bool{false, true} {
+			before, tapBefore, seen := r.statsOf("vm1"), vm.Stats(), g.Stats()
+			netnstest.Bulk(t, g.side, vm.Guest, size, v6, time.Minute)
+			netnstest.Bulk(t, vm.Guest, g.side, size, v6, time.Minute)
+			s, at, got := r.statsOf("vm1"), vm.Stats(), g.Stats()
+			if s.ToHost-before.ToHost < size/1500 || s.FromHost-before.FromHost < size/1500 {
+				t.Errorf("attached %t: %d packets there, %d back", attached, s.ToHost-before.ToHost, s.FromHost-before.FromHost)
+			}
+			there, back := (at.Bytes-tapBefore.Bytes)/max(1, at.Frames-tapBefore.Frames), size/max(1, got.DataFrames-seen.DataFrames)
+			t.Logf("attached %t, IPv6 %t: mean frames of %d and %d bytes", attached, v6, there, back)
+			if there < mergedMean || back < mergedMean {
+				t.Errorf("attached %t, IPv6 %t: mean frames of %d and %d bytes", attached, v6, there, back)
+			}
+		}
+	}
+}
+
+const onceType = 0x88b6 // local experimental EtherType (IEEE 802)
+
+// ears are captures at places where a group frame may arrive.
+type ears map[string]*netnstest.Capture
+
+// hear returns how often each place heard a frame with that text since the last time.
+func (e ears) hear(text string) map[string]int {
+	out := map[string]int{}
+	for name, c := range e {
+		for _, f := range c.Drain(150 * time.Millisecond) {
+			if bytes.Contains(f.Data, []byte(text)) {
+				out[name]++
+			}
+		}
+	}
+	return out
+}
+
+// Broadcast and multicast of each arrive at each once, whoever sends, with native and generic XDP, with and without a bridge on top.
+func TestGroupFramesArriveOnceEverywhere(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		bridge, generic bool
+	}{{"native", false, false}, {"generic", false, true}, {"bridge", true, false}, {"bridge generic", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, netnstest.Options{NoIPv6: true})
+			if c.generic {
+				r.generic()
+			}
+			host := r.net.B
+			at := map[string]*netnstest.Side{"wire": r.net.A}
+			if c.bridge {
+				host = r.overBridgeOnly()
+				vm := r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(t, macB), IPv4: netip.MustParsePrefix("10.77.0.10/24")})
+				at["tap VM"] = vm.Guest
+			}
+			at["host"] = host
+			for i, hw := range []string{macA, "52:54:00:00:00:0d"} {
+				name := fmt.Sprintf("vm%d", i+1)
+				at[name] = r.boot(stackguest.Config{Socket: r.attach(name, hw), MAC: mac(t, hw)}, fmt.Sprintf("10.77.0.5%d/24", i)).side
+			}
+			e := ears{}
+			for name, s := range at {
+				e[name] = s.Capture(t)
+			}
+			e.hear("")
+			for from, s := range at {
+				for _, dst := range []net.HardwareAddr{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x33, 0x33, 0xff, 1, 2, 3}, {1, 0, 0x5e, 0, 0, 251}} {
+					text := fmt.Sprintf("%s to %s", from, dst)
+					s.Inject(t, netnstest.Ethernet(dst, s.MAC, onceType, []byte(text)))
+					heard := e.hear(text)
+					for name := range at {
+						want := 1
+						if name == from {
+							want = 0
+						}
+						if heard[name] != want {
+							t.Errorf("%s: %s heard it %d times", text, name, heard[name])
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// overBridgeOnly is overBridge for a host without IPv6.
+func (r *rig) overBridgeOnly() *netnstest.Side {
+	r.t.Helper()
+	r.bridge()
+	s := *r.net.B
+	s.Dev = "br0"
+	r.net.B.Do(r.t, func() error {
+		br, err := netlink.LinkByName("br0")
+		if err == nil {
+			s.Index, s.MAC = br.Attrs().Index, br.Attrs().HardwareAddr
+		}
+		return err
+	})
+	return &s
+}
+
+// Frames of one VLAN never reach another: a VM with a VLAN and its host speak in tagged frames.
+func TestAVLANIsTheHostsToo(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	seven := r.boot(stackguest.Config{Socket: r.attach("vm1", macA, "--vlan", "7"), MAC: mac(t, macA)}, "10.78.0.50/24").side
+	plain := r.boot(stackguest.Config{Socket: r.attach("vm2", macB), MAC: mac(t, macB)}, "10.77.0.51/24").side
+	e := ears{"seven": seven.Capture(t), "plain": plain.Capture(t)}
+	host := r.net.B.Capture(t)
+	for _, tagged := range []bool{true, false} {
+		for _, dst := range []net.HardwareAddr{seven.MAC, plain.MAC, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}} {
+			text := fmt.Sprintf("tagged %t to %s", tagged, dst)
+			f := netnstest.Ethernet(dst, r.net.B.MAC, onceType, []byte(text))
+			if tagged {
+				f = netnstest.Tag(f, 7)
+			}
+			r.net.B.Inject(t, f)
+			want := map[string]int{}
+			if group := dst[0]&1 != 0; tagged && (group || bytes.Equal(dst, seven.MAC)) {
+				want["seven"] = 1
+			} else if !tagged && (group || bytes.Equal(dst, plain.MAC)) {
+				want["plain"] = 1
+			}
+			if got := e.hear(text); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: heard by %v, want %v", text, got, want)
+			}
+		}
+	}
+	for _, c := range []struct {
+		side *netnstest.Side
+		tci  uint16
+	}{{seven, 7}, {plain, 0}} {
+		for _, dst := range []net.HardwareAddr{r.net.B.MAC, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}} {
+			text := fmt.Sprintf("from VLAN %d to %s", c.tci, dst)
+			c.side.Inject(t, netnstest.Ethernet(dst, c.side.MAC, onceType, []byte(text)))
+			f := host.Until(5*time.Second, func(f netnstest.Frame) bool { return bytes.Contains(f.Data, []byte(text)) })
+			if f.TCI != c.tci || f.Tagged != (c.tci != 0) {
+				t.Errorf("%s: %+v", text, f)
+			}
+		}
+	}
+}
+
+// With --no-host a VM and its host are apart, as they may be made while it runs; nothing of ours is on the host then.
+func TestAVMWithoutItsHost(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true}, "--no-host")
+	way := "rsc-" + r.net.B.Dev
+	there := func() bool {
+		return strings.Contains(r.net.B.Output(t, "ip", "-o", "link"), way)
+	}
+	reaches := func(want bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if !want {
+			ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+		}
+		sink := r.net.B.Sink(t, netip.AddrPortFrom(r.net.B.IPv4.Addr(), 0))
+		defer sink.Close()
+		if _, err := g.side.Send(ctx, sink.Addr, 1000); (err == nil) != want {
+			t.Errorf("reaches its host: %v, want %t", err, want)
+		}
+	}
+	reaches(false)
+	if there() {
+		t.Error("there is a device")
+	}
+	r.clean("without the host", r.net.B.Dev)
+	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	r.must("policy", "set", "vm1", "--host", "on")
+	reaches(true)
+	if tcx, _, _ := r.hanging(r.net.B.Dev); !there() || !slices.Contains(tcx, "rsc_host_out") {
+		t.Errorf("device %t, programs %v", there(), tcx)
+	}
+	r.must("policy", "set", "vm1", "--host", "off")
+	if there() {
+		t.Error("the device stays")
+	}
+	r.net.B.Output(t, "ip", "neigh", "flush", "dev", r.net.B.Dev)
+	reaches(false)
+	r.clean("without the host again", r.net.B.Dev)
+	var st api.Status
+	if r.json(&st, "status"); st.Interfaces[0].Ports[0].Policy.Host {
+		t.Error("status says otherwise")
+	}
+}
+
+// A spoofing VM reaches its host no more than the wire: only what the rules let out.
+func TestASpoofDoesNotReachTheHost(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true})
+	host := r.net.B.Capture(t)
+	foreign := net.HardwareAddr{2, 9, 9, 9, 9, 9}
+	for _, dst := range []net.HardwareAddr{r.net.B.MAC, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}} {
+		g.side.Inject(t,
+			netnstest.Ethernet(dst, foreign, onceType, []byte("spoof")), netnstest.Ethernet(dst, r.net.B.MAC, onceType, []byte("spoof")),
+			netnstest.Tag(netnstest.Ethernet(dst, g.side.MAC, onceType, []byte("spoof")), 9))
+	}
+	g.side.Inject(t, netnstest.Ethernet(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}, g.side.MAC, onceType, []byte("spoof")))
+	for _, f := range host.Drain(300 * time.Millisecond) {
+		if bytes.Contains(f.Data, []byte("spoof")) {
+			t.Errorf("the host got %x", f.Data)
+		}
+	}
+	r.eventually("all are counted", func() error {
+		d := r.statsOf("vm1").TxDropped
+		if d["source_mac"] != 4 || d["vlan_foreign"] != 2 || d["control_frame"] != 1 {
+			return fmt.Errorf("%v", d)
+		}
+		return nil
+	})
+}
+
+// A change of hands and a crash of the process that works are nothing to a transfer between the host and a VM, and a controller that is
+// killed for good leaves nothing on the host.
+func TestTheHostStaysANeighbourThroughChangesOfHands(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true, Queues: 2})
+	during := func(what string, fn func()) {
+		t.Helper()
+		for _, way := range [][2]*netnstest.Side{{r.net.B, g.side}, {g.side, r.net.B}} {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				time.Sleep(300 * time.Millisecond)
+				fn()
+			}()
+			netnstest.Bulk(t, way[0], way[1], 256<<20, false, 2*time.Minute)
+			<-done
+		}
+		t.Log(what)
+	}
+	during("replaced", func() { r.replace() })
+	during("crashed", r.crash)
+	time.Sleep(2500 * time.Millisecond) // slower than a crash loop
+	was := r.worker()
+	if err := syscall.Kill(was, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.net.B.Output(t, "ip", "link", "delete", "rsc-"+r.net.B.Dev) // while nobody looks: the next process makes another
+	if err := syscall.Kill(was, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	during("without a device", func() {})
+	if g.Err() != nil {
+		t.Error(g.Err())
+	}
+	r.nothingLeft("stopped", r.stop)
+	r.start()
+	r.eventually("it is attached again", func() error {
+		if tcx, _, _ := r.hanging(r.net.B.Dev); !slices.Contains(tcx, "rsc_host_out") {
+			return errNotYet
+		}
+		return nil
+	})
+	r.nothingLeft("killed, keeper and all", r.kill)
+	r.start()
+}
+
+// What the host and a VM send to each other while the controller is replaced arrives, each frame once.
+func TestNoFrameOfTheHostIsLostOrDoubledByAReplacement(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true})
+	for _, c := range []struct {
+		name     string
+		from, to *netnstest.Side
+	}{{"to the VM", r.net.B, g.side}, {"to the host", g.side, r.net.B}} {
+		stop := make(chan struct{})
+		out := r.trainFrom(c.from, c.to, stop)
+		for range 2 {
+			time.Sleep(200 * time.Millisecond)
+			r.replace()
+		}
+		time.Sleep(200 * time.Millisecond)
+		close(stop)
+		t.Log(c.name)
+		(<-out).once(t, 0)
+	}
+}
+
+// An address that a VM or its host has is found by the other's duplicate address detection, and no own probe comes back.
+func TestDuplicateAddressDetectionSeesTheHost(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{})
+	for name, value := range map[string]string{"accept_dad": "1", "dad_transmits": "1"} {
+		r.net.B.Sysctl(t, "net/ipv6/conf/"+r.net.B.Dev+"/"+name, value)
+	}
+	state := func(s *netnstest.Side, addr string) string {
+		t.Helper()
+		for range 100 {
+			if out := s.Output(t, "ip", "-6", "-o", "addr", "show", "dev", s.Dev, "to", addr); !strings.Contains(out, "tentative") || strings.Contains(out, "dadfailed") {
+				return out
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		return "tentative for ever"
+	}
+	g.side.Output(t, "ip", "addr", "add", "fd77::99/64", "dev", g.side.Dev)
+	if s := state(g.side, "fd77::99"); strings.Contains(s, "dadfailed") || strings.Contains(s, "tentative") {
+		t.Errorf("the VM's own probe came back: %s", s)
+	}
+	r.net.B.Output(t, "ip", "addr", "add", "fd77::98/64", "dev", r.net.B.Dev)
+	if s := state(r.net.B, "fd77::98"); strings.Contains(s, "dadfailed") || strings.Contains(s, "tentative") {
+		t.Errorf("the host's own probe came back: %s", s)
+	}
+	r.net.B.Output(t, "ip", "addr", "add", "fd77::99/64", "dev", r.net.B.Dev)
+	if s := state(r.net.B, "fd77::99"); !strings.Contains(s, "dadfailed") {
+		t.Errorf("the host has the VM's address: %s", s)
+	}
+	g.side.Output(t, "ip", "addr", "add", "fd77::98/64", "dev", g.side.Dev)
+	if s := state(g.side, "fd77::98"); !strings.Contains(s, "dadfailed") {
+		t.Errorf("the VM has the host's address: %s", s)
+	}
+}
+
+// Trains of datagrams (UDP_SEGMENT) cross both ways, whole and in order.
+func TestDatagramTrainsCrossBetweenTheHostAndAVM(t *testing.T) {
+	const datagrams = 4000
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true})
+	netnstest.Bulk(t, g.side, r.net.B, 1<<10, false, time.Minute) // neighbours know each other
+	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
+	for _, c := range []struct{ from, to *netnstest.Side }{{r.net.B, g.side}, {g.side, r.net.B}} {
+		in, to := udpSocket(t, c.to, c.to.IPv4.Addr(), func(fd int) error {
+			return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20),
+				unix.Bind(fd, &unix.SockaddrInet4{Port: quicPort}))
+		})
+		out, _ := udpSocket(t, c.from, c.to.IPv4.Addr(), func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
+		})
+		var d datagramStream
+		done := make(chan struct{})
+		go func() { defer close(done); d.send(t, out, to, datagrams) }()
+		n, _ := d.receive(t, in, 0, datagrams)
+		<-done
+		unix.Close(in)
+		if n != datagrams {
+			t.Errorf("%d of %d datagrams came to %s", n, datagrams, c.to.NS.Name())
+		}
+	}
+	if s := r.statsOf("vm1"); s.ToHost < datagrams || s.FromHost < datagrams {
+		t.Errorf("%d packets to the host, %d from it", s.ToHost, s.FromHost)
+	}
+}
+
+// nothingLeft ends the controller and looks that nothing between the host and its VMs stays on the host.
+func (r *rig) nothingLeft(when string, end func()) {
+	r.t.Helper()
+	end()
+	r.eventually(when, func() error {
+		if all := r.net.B.Output(r.t, "ip", "-o", "link"); strings.Contains(all, "rsc-") {
+			return fmt.Errorf("left: %s", all)
+		}
+		if tcx, filters, qdisc := r.hanging(r.net.B.Dev); len(tcx)+len(filters) > 0 || qdisc {
+			return fmt.Errorf("left: %v %v %t", tcx, filters, qdisc)
+		}
+		return nil
+	})
+}
+
+// Where the device between host and VMs cannot be made, the VM is served without its host, and whoever looks is told. A device that somebody
+// deletes is made anew.
+func TestWithoutTunAVMIsServedWithoutItsHost(t *testing.T) {
+	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP, netnstest.Tool("unshare"))
+	r := &rig{t: t, net: netnstest.Pair(t, netnstest.Options{NoIPv6: true}), dir: t.TempDir()}
+	r.under = []string{"unshare", "--mount", "sh", "-c", `mount --bind /dev/null /dev/net/tun && exec "$@"`, "sh"}
+	r.begin()
+	socket := r.dir + "/vm1.sock"
+	out := r.must("attach", r.net.B.Dev, "--vm", "vm1", "--mac", macA, "--vhost-user", socket)
+	if !strings.Contains(out, "warning: the host is no neighbour") || !strings.Contains(out, "/dev/net/tun") {
+		t.Errorf("attach says %s", out)
+	}
+	g := r.boot(stackguest.Config{Socket: socket, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.A, g.side, 4<<20, false, time.Minute)
+	var st api.Status
+	if r.json(&st, "status"); !strings.Contains(fmt.Sprint(st.Interfaces[0].Warnings), "no neighbour") {
+		t.Errorf("status says %v", st.Interfaces[0].Warnings)
+	}
+	r.stop()
+	r.under = nil
+	r.start()
+	g = r.boot(stackguest.Config{Socket: socket, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.B, g.side, 4<<20, false, time.Minute)
+	way := "rsc-" + r.net.B.Dev
+	r.net.B.Output(t, "ip", "link", "delete", way)
+	r.eventually("the device is made anew", func() error {
+		if all := r.net.B.Output(t, "ip", "-o", "link"); !strings.Contains(all, "rsc-") {
+			return errNotYet
+		}
+		return nil
+	})
+	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
+}
+
+// What the host and a VM say to each other is captured and traced like all else, and kept to the VM's rates.
+func TestTrafficWithTheHostIsHeardAndPaced(t *testing.T) {
+	r, g := hostRig(t, netnstest.Options{NoIPv6: true}, "--rate-tx", "400Mbit/64KiB", "--rate-rx", "400Mbit/64KiB")
+	file := r.dir + "/vm1.pcapng"
+	done := make(chan string, 1)
+	go func() {
+		out, code := r.cli("capture", "vm1", "-w", file, "--seconds", "3")
+		done <- fmt.Sprint(code, " ", out)
+	}()
+	time.Sleep(300 * time.Millisecond)
+	netnstest.Bulk(t, r.net.B, g.side, 16<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.B, 16<<20, false, time.Minute)
+	if out := <-done; !strings.HasPrefix(out, "0 ") {
+		t.Errorf("capture: %s", out)
+	}
+	if b, err := os.ReadFile(file); err != nil || len(b) < 4<<20 {
+		t.Errorf("captured %d bytes, %v", len(b), err)
+	}
+	if s := r.statsOf("vm1"); s.TxPaced == 0 || s.ToHost < 16<<20/1500 || s.FromHost < 16<<20/1500 {
+		t.Errorf("paced %d times, %d packets to the host, %d from it", s.TxPaced, s.ToHost, s.FromHost)
+	}
+	if err := g.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// With somebody else's XDP program on the interface the host is a neighbour as ever.
+func TestTheHostIsANeighbourBesideSomebodyElsesProgram(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	sock, _ := newStranger(r, 4).attach("vm1", macA, "--queue", "0")
+	g := r.boot(stackguest.Config{Socket: sock, MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, r.net.B, g.side, 8<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.B, 8<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.A, 4<<20, false, time.Minute)
+	if s := r.statsOf("vm1"); s.ToHost < 8<<20/1500 || s.FromHost < 8<<20/1500 {
+		t.Errorf("%d packets to the host, %d from it", s.ToHost, s.FromHost)
+	}
+}
+
+// The host on a bond, and a VLAN device on it, are neighbours of the VMs in their VLANs, through a fail-over, and frames of one VLAN are in no other.
+func TestABondsHostIsANeighbour(t *testing.T) {
+	netnstest.Need(t, netnstest.Bonding, netnstest.VLAN)
+	r := bondRig(t, "active-backup", "type bridge", 1, 1)
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macA), MAC: mac(t, macA)}, "10.77.0.50/24")
+	seven := r.boot(stackguest.Config{Socket: r.attach("vm2", macB, "--vlan", "7"), MAC: mac(t, macB)}, "10.78.0.50/24")
+	r.net.B.Output(t, "sh", "-ec", "ip link add link bond0 name bond0.7 type vlan id 7; ip link set bond0.7 up; ip addr add 10.78.0.2/24 dev bond0.7")
+	tagged := *r.net.B
+	tagged.Dev, tagged.IPv4 = "bond0.7", netip.MustParsePrefix("10.78.0.2/24")
+	for _, c := range []struct{ a, b *netnstest.Side }{{r.net.B, g.side}, {g.side, r.net.B}, {&tagged, seven.side}, {seven.side, &tagged}, {r.net.A, g.side}, {g.side, r.net.A}} {
+		netnstest.Bulk(t, c.a, c.b, 4<<20, false, time.Minute)
+	}
+	e := ears{"plain": g.side.Capture(t), "seven": seven.side.Capture(t), "wire": r.net.A.Capture(t)}
+	everybody := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	g.side.Inject(t, netnstest.Ethernet(everybody, g.side.MAC, onceType, []byte("of the plain one")))
+	if got := e.hear("of the plain one"); got["seven"] != 0 || got["plain"] != 0 || got["wire"] != 1 {
+		t.Errorf("heard by %v", got)
+	}
+	r.net.B.Inject(t, netnstest.Ethernet(everybody, r.net.B.MAC, onceType, []byte("of the host")))
+	if got := e.hear("of the host"); got["seven"] != 0 || got["plain"] != 1 || got["wire"] != 1 {
+		t.Errorf("heard by %v", got)
+	}
+	r.pull(0, true)
+	r.membersAre("eth0 down, eth1 active")
+	netnstest.Bulk(t, r.net.B, g.side, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, g.side, r.net.B, 4<<20, false, time.Minute)
+}
+
+// A host that floods a VM, and a storm between two of its bridges, cost frames, which are counted, and no more: the wire's transfers go on
+// meanwhile, and the host is reached behind it.
+func TestAHostThatFloodsIsBounded(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true, Queues: 2})
+	host := r.overBridgeOnly()
+	r.net.B.Output(t, "sh", "-ec", fmt.Sprintf("ip addr flush dev %s; ip addr add %s dev br0", r.net.B.Dev, r.net.B.IPv4))
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macA), MAC: mac(t, macA)}, "10.77.0.50/24")
+	netnstest.Bulk(t, host, g.side, 4<<20, false, time.Minute)
+
+	stop, ended := make(chan struct{}), make(chan int)
+	go func() {
+		in, n := host.Injector(t), 0
+		frames := [][]byte{
+			netnstest.Ethernet(g.side.MAC, host.MAC, onceType, bytes.Repeat([]byte("flood"), 280)),
+			netnstest.Ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, host.MAC, onceType, bytes.Repeat([]byte("flood"), 280)),
+		}
+		for ; ; n++ {
+			select {
+			case <-stop:
+				ended <- n
+				return
+			default:
+				_ = in.Send(frames[n%len(frames)]) // a full queue is a flood's lot
+			}
+		}
+	}()
+	netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute)
+	close(stop)
+	t.Logf("%d frames of a flood", <-ended)
+	netnstest.Bulk(t, g.side, host, 4<<20, false, time.Minute)
+
+	before := r.statsOf("vm1")
+	r.net.B.Output(t, "sh", "-ec", `
+		ip link add br1 type bridge; ip link set br1 up
+		for i in 0 1; do ip link add l$i type veth peer name m$i; ip link set l$i master br0; ip link set m$i master br1; ip link set l$i up; ip link set m$i up; done`)
+	g.side.Inject(t, netnstest.Ethernet(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, g.side.MAC, onceType, []byte("storm")))
+	time.Sleep(300 * time.Millisecond)
+	r.net.B.Output(t, "ip", "link", "delete", "l0")
+	s := r.statsOf("vm1")
+	t.Logf("the VM's own frame came back %d times", s.Dropped["hairpin"]-before.Dropped["hairpin"])
+	if s.Dropped["hairpin"] == before.Dropped["hairpin"] {
+		t.Error("no storm: nothing was shown")
+	}
+	netnstest.Bulk(t, g.side, host, 4<<20, false, time.Minute)
+	netnstest.Bulk(t, host, g.side, 4<<20, false, time.Minute)
+	if err := g.Err(); err != nil {
+		t.Error(err)
+	}
+}
