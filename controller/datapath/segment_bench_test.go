@@ -147,17 +147,26 @@ func otherCore(b *testing.B) func(write func()) {
 			cores = append(cores, i)
 		}
 	}
-	bind := func(core int) {
-		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+	bind := func(core int) (release func()) {
+		runtime.LockOSThread()
 		var one unix.CPUSet
 		one.Set(core)
 		_ = unix.SchedSetaffinity(0, &one)
+		return func() { // or the next one, whose thread may be this one or made by it, finds a machine of one core
+			_ = unix.SchedSetaffinity(0, &all)
+			runtime.UnlockOSThread()
+		}
 	}
-	bind(cores[0])
+	release := bind(cores[0])
 	work, done := make(chan func()), make(chan struct{})
-	b.Cleanup(func() { close(work) })
+	b.Cleanup(func() {
+		close(work)
+		<-done
+		release()
+	})
 	go func() {
-		bind(cores[1])
+		defer close(done)
+		defer bind(cores[1])()
 		for write := range work {
 			write()
 			done <- struct{}{}
