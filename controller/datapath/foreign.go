@@ -16,6 +16,7 @@ const groupCopies = 1024
 func (w *Worker) takeForeign(frame []byte, ref uint64) {
 	switch p := w.byAddress(frame); {
 	case p != nil:
+		w.fromWire(p, frame)
 		w.accept(p, frame, ref)
 		return
 	case frame == nil: // in no chunk of ours
@@ -51,6 +52,6 @@ func (w *Worker) takeGroup(frame []byte) {
 		w.cnt.GroupLost++
 	default:
 		w.groupLeft -= hear
-		w.groupToPorts(frame, vlan, false)
+		w.groupFromWire(frame, vlan)
 	}
 }

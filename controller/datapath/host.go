@@ -49,6 +49,9 @@ type hostSide struct {
 	copies []byte // group frames that were added to Out
 	groups int
 	frame  virtio.Frame // the one that is added
+
+	shown     Addr // by the wire: the source of the last frame that was looked at
+	shownTurn uint64
 }
 
 // SetHost makes the host a neighbour of the VMs with PortConfig.Host, or with the zero value nobody's. What was given before is not used
@@ -148,6 +151,21 @@ func (w *Worker) sendHostGroups() {
 	n, _ := h.Out.Send()
 	w.cnt.HostLost += uint64(h.groups - n)
 	h.groups, h.copies = 0, h.copies[:0]
+}
+
+// fromWire notes who sent a VM a frame that came by the NIC: where it was behind the host before, it is on the wire by now, as for a bridge. Of one that sends
+// frame after frame the first of a turn is looked at.
+func (w *Worker) fromWire(p *port, frame []byte) {
+	h := &w.host
+	if h.Stations == nil || !p.Host || len(frame) < ethHeader {
+		return
+	}
+	from := Addr{VLAN: p.Addr.VLAN, MAC: [macLen]byte(frame[macLen:])}
+	if from == h.shown && h.shownTurn == w.turn {
+		return
+	}
+	h.shown, h.shownTurn = from, w.turn
+	h.Stations.giveUp(from)
 }
 
 // receiveHost moves what the host sends into the guests.

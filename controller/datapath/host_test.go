@@ -205,6 +205,36 @@ func TestAStationIsWhereItWasSeenLast(t *testing.T) {
 	reached(behind, false)
 }
 
+// A station behind the host is on the wire from the first frame on that comes from there, also one to a single VM: who pretends to be the gateway behind
+// the host's bridge has its frames for no longer than it is silent. The host's own addresses stay.
+func TestAFrameToOneVMShowsWhereItsSenderIs(t *testing.T) {
+	r, in, _, _, g := newHostRig(t, rules())
+	gateway := Addr{MAC: macOf(8)}
+	fromGateway := to(1, 100)
+	fromGateway.SrcMAC = gateway.MAC
+	for range 3 {
+		r.fromHost(in, tap.HostFrame{Data: fromGateway.Frame()})
+		if !r.w.host.Stations.has(gateway, r.w.now) {
+			t.Fatal("what was seen behind the host is not known")
+		}
+		r.inject(fromGateway.Frame(), fromGateway.Frame())
+		r.step()
+		if r.w.host.Stations.has(gateway, r.w.now) {
+			t.Fatal("it was seen on the wire, and is behind the host")
+		}
+	}
+	own := to(1, 100)
+	own.SrcMAC = macOf(9)
+	r.inject(own.Frame())
+	r.step()
+	if !r.w.host.Stations.has(Addr{MAC: macOf(9)}, r.w.now) {
+		t.Error("somebody on the wire has taken the host's own address")
+	}
+	if len(g.take()) != 10 {
+		t.Error("frames are missing")
+	}
+}
+
 func TestStationsAreBounded(t *testing.T) {
 	s := &Stations{}
 	addr := func(i int) Addr {

@@ -60,6 +60,7 @@ func (w *Worker) take(descs []xsk.Desc) {
 			w.nic.Free(d.Addr)
 			continue
 		}
+		w.fromWire(p, frame)
 		w.accept(p, frame, d.Addr)
 	}
 }
@@ -179,11 +180,16 @@ func (w *Worker) receiveGroup() {
 		if tagged {
 			vlan = tci & 0xfff
 		}
-		if w.host.Stations != nil && len(frame) >= ethHeader {
-			w.host.Stations.giveUp(Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])})
-		}
-		w.groupToPorts(frame, vlan, false)
+		w.groupFromWire(frame, vlan)
 	}
+}
+
+// groupFromWire gives a group frame of the wire to the VMs that hear it. Who sent it is on the wire.
+func (w *Worker) groupFromWire(frame []byte, vlan uint16) {
+	if w.host.Stations != nil && len(frame) >= ethHeader {
+		w.host.Stations.giveUp(Addr{VLAN: vlan, MAC: [macLen]byte(frame[macLen:])})
+	}
+	w.groupToPorts(frame, vlan, false)
 }
 
 // groupToPorts gives a group frame of the wire or, if host is set, of the host, without its VLAN's tag, to every running VM of the VLAN that hears
