@@ -42,7 +42,13 @@ type lab struct {
 // newLab starts the controller and attaches the VM, which can then be booted. attach holds more flags of that verb.
 func newLab(t *testing.T, attach ...string) *lab {
 	t.Helper()
-	l := emptyLab(t)
+	return newLabOn(t, netnstest.Options{}, attach...)
+}
+
+// newLabOn is newLab on a wire of one's own choice.
+func newLabOn(t *testing.T, wire netnstest.Options, attach ...string) *lab {
+	t.Helper()
+	l := emptyLabOn(t, wire)
 	l.must(append([]string{"attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--vhost-user", l.socket()}, attach...)...)
 	return l
 }
@@ -50,13 +56,18 @@ func newLab(t *testing.T, attach ...string) *lab {
 // emptyLab starts the controller.
 func emptyLab(t *testing.T) *lab {
 	t.Helper()
+	return emptyLabOn(t, netnstest.Options{})
+}
+
+func emptyLabOn(t *testing.T, wire netnstest.Options) *lab {
+	t.Helper()
 	asked(t)
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.Packets)
 	binary, err := shared.rscctl()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair := netnstest.Pair(t, netnstest.Options{})
+	pair := netnstest.Pair(t, wire)
 	l := &lab{t: t, a: pair.A, b: pair.B, dir: t.TempDir(), binary: binary, log: &tail{}}
 	t.Cleanup(func() {
 		if l.controller != nil && l.controller.running() && l.controller.stop(syscall.SIGTERM, 20*time.Second) {
