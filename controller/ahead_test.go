@@ -198,7 +198,7 @@ func (h *handedOver) parcel(t *testing.T, fn func(p *parcel.Parcel) (packed, err
 // end hands the second parcel over.
 func (h *handedOver) end(t *testing.T) *Controller {
 	t.Helper()
-	p, left, err := h.old.pack()
+	p, left, _, err := h.old.pack()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,14 +166,14 @@ func (c *Controller) preview(p *parcel.Parcel) (packed, error) {
 
 // giveTo packs, sends, and waits for the heir's word. false: the heir is no more, and this process has gone on. The caller holds mu.
 func (c *Controller) giveTo(h *heir) (given bool) {
-	begin, stopped := time.Now(), monotonic()
+	begin := time.Now()
 	_ = c.listener.SetDeadline(begin) // who connects from here on is the heir's
 	defer func() {
 		if !given {
 			_ = c.listener.SetDeadline(time.Time{})
 		}
 	}()
-	p, left, err := c.pack()
+	p, left, stopped, err := c.pack()
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
 		h.refuse(err)

@@ -33,7 +33,7 @@ type packedStation struct {
 	MAC  [macLen]byte `json:"mac"`
 }
 
-// describeHost describes an uplink's side of the host, nil where it has none.
+// describeHost describes an uplink's side of the host, all but the stations, nil where it has none.
 func (u *uplink) describeHost(keep *keeper) (*packedHost, error) {
 	h := u.host
 	if h == nil {
@@ -55,9 +55,6 @@ func (u *uplink) describeHost(keep *keeper) (*packedHost, error) {
 		for _, name := range slices.Sorted(maps.Keys(all.fds)) {
 			all.to[name] = keep.fd(fmt.Sprintf("%s.%s%s.%d", tag, all.kind, name, parts.IDs[all.kind+name]), all.fds[name])
 		}
-	}
-	for _, a := range h.stations.Learned(u.clock()) {
-		s.Stations = append(s.Stations, packedStation{a.VLAN, a.MAC})
 	}
 	return s, nil
 }

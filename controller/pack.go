@@ -27,9 +27,15 @@ type bag interface {
 
 // pack stops all traffic between two bursts and puts the controller into a parcel: no VM, no front-end and no sender hears of it. From
 // then on this process has no uplinks; unpack goes on with them, here or in another process. What this process still has of them is left: release
-// takes time, and can wait. With an error the controller has gone on by itself. The caller holds mu.
-func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, err error) {
+// takes time, and can wait. stopped is when traffic stopped: what does not change with it is described before. With an error the controller has
+// gone on by itself. The caller holds mu.
+func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, stopped int64, err error) {
 	p = parcel.New(c.opt.Version)
+	state, err := c.describePlaces(p)
+	if err != nil {
+		p.Close()
+		return nil, nil, 0, err
+	}
 	var packedVMs []*attachment
 	vms := map[*attachment]*packedVM{}
 	goOn := func(err error) error {
@@ -42,9 +48,10 @@ func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, err error) {
 		p.Close()
 		return err
 	}
+	stopped = monotonic()
 	for _, u := range c.uplinks {
 		if err := u.each(func(q *queue) error { return q.Suspend(settleWithin) }); err != nil {
-			return nil, nil, goOn(err)
+			return nil, nil, 0, goOn(err)
 		}
 	}
 	for _, u := range c.uplinks {
@@ -52,17 +59,16 @@ func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, err error) {
 			vm := a.packed()
 			vms[a] = vm
 			if err := a.kind.pack(a, p, vm); err != nil {
-				return nil, nil, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
+				return nil, nil, 0, goOn(fmt.Errorf("VM %s: %w", a.req.VM, err))
 			}
 			packedVMs = append(packedVMs, a)
 		}
 	}
-	state, err := c.describe(p, vms)
-	if err == nil {
+	if err = c.describeMoving(&state, vms); err == nil {
 		p.State, err = json.Marshal(state)
 	}
 	if err != nil {
-		return nil, nil, goOn(err)
+		return nil, nil, 0, goOn(err)
 	}
 	left = slices.Collect(maps.Values(c.uplinks))
 	for _, u := range left {
@@ -72,7 +78,7 @@ func (c *Controller) pack() (p *parcel.Parcel, left []*uplink, err error) {
 		}
 	}
 	clear(c.uplinks)
-	return p, left, nil
+	return p, left, stopped, nil
 }
 
 // release closes what this process still has of uplinks that were packed.
@@ -97,6 +103,12 @@ func (a *attachment) packed() *packedVM {
 
 // describe is the state of a parcel. vms holds what is known already of each VM. Counts of a worker that does not answer are left out.
 func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, err error) {
+	s, err = c.describePlaces(b)
+	return s, errors.Join(err, c.describeMoving(&s, vms))
+}
+
+// describePlaces describes what stays the same while frames move, with its descriptors: all but the VMs and what is counted. The caller holds mu.
+func (c *Controller) describePlaces(b bag) (s packed, err error) {
 	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags, Watchdog: c.opt.Watchdog}
 	if c.survivor != nil {
 		s.Process, s.Store, s.Kept = c.survivor.process, c.opt.Store.Path(), c.keptNames()
@@ -114,14 +126,23 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 		s.Flows = keep.fd(fmt.Sprintf("flows.%d", c.flows.ID()), c.flows.FD())
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.uplinks)) {
-		u, bad := c.uplinks[name].describe(&keep, vms)
+		u, bad := c.uplinks[name].describe(&keep)
 		err = errors.Join(err, bad)
 		s.Uplinks = append(s.Uplinks, u)
 	}
 	return s, err
 }
 
-func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUplink, error) {
+// describeMoving adds what changes while frames move. The interfaces are those of describePlaces.
+func (c *Controller) describeMoving(s *packed, vms map[*attachment]*packedVM) (err error) {
+	for i := range s.Uplinks {
+		one := &s.Uplinks[i]
+		err = errors.Join(err, c.uplinks[one.Iface].count(one, vms))
+	}
+	return err
+}
+
+func (u *uplink) describe(keep *keeper) (packedUplink, error) {
 	s := packedUplink{
 		Tag: u.tag, Iface: u.name, Index: u.facts.Index, RxQueues: u.facts.RxQueues, ChunkSize: u.chunk, Rings: u.rings, Native: u.devs[0].native, Warnings: u.warnings,
 		Generations: map[int]uint32{},
@@ -137,7 +158,7 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	var errs []error
 	var err error
 	if own := ours(u.prog); own != nil {
-		s.Program, err = keep.program(u.tag+".xdp", own.Parts, own.Outcomes)
+		s.Program, err = keep.program(u.tag+".xdp", own.Parts)
 		errs = append(errs, err)
 	} else {
 		s.Foreign = u.foreign.describe(keep, u.tag)
@@ -149,15 +170,42 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 	if s.Host, err = u.describeHost(keep); err != nil {
 		errs = append(errs, err)
 	}
-	looked := u.look()
-	for i, q := range u.queues {
+	for _, q := range u.queues {
 		one, tag := u.placed(q), fmt.Sprintf("%s.q%d", u.tag, q.id)
-		one.Counted, one.Wire = looked[i].Counted(), keep.fd(tag+".wire", q.wire.FD())
+		one.Wire = keep.fd(tag+".wire", q.wire.FD())
 		if q.adoptable {
 			parts := q.sock.Parts()
 			one.Socket, one.Umem, one.Owners = keep.fd(tag+".xsk", parts.Socket), keep.fd(tag+".umem", parts.Umem), keep.fd(tag+".owners", parts.Owners)
 		}
 		s.Queues = append(s.Queues, one)
+	}
+	return s, errors.Join(errs...)
+}
+
+// count adds to an uplink's description what is counted, who is behind the host, and the VMs.
+func (u *uplink) count(s *packedUplink, vms map[*attachment]*packedVM) error {
+	var errs []error
+	for i, d := range u.devs {
+		own := ours(d.prog)
+		if own == nil {
+			continue
+		}
+		of := &s.Program
+		if i > 0 {
+			of = &s.Devices[i].Program
+		}
+		var err error
+		of.Outcomes, err = own.Outcomes()
+		errs = append(errs, err)
+	}
+	if s.Host != nil {
+		for _, a := range u.host.stations.Learned(u.clock()) {
+			s.Host.Stations = append(s.Host.Stations, packedStation{a.VLAN, a.MAC})
+		}
+	}
+	looked := u.look()
+	for i := range s.Queues {
+		s.Queues[i].Counted = looked[i].Counted()
 	}
 	counted := report.Uplink{Name: u.name, Queues: looked}
 	for _, a := range u.sorted() {
@@ -165,7 +213,7 @@ func (u *uplink) describe(keep *keeper, vms map[*attachment]*packedVM) (packedUp
 		vm.Counted = carried(counted.Counted(&report.VM{Index: a.idx, Port: api.Port{VM: a.req.VM}, Before: a.before}))
 		s.VMs = append(s.VMs, *vm)
 	}
-	return s, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // describeDevices describes the members of a bond, and nothing of another interface.
@@ -178,7 +226,7 @@ func (u *uplink) describeDevices(keep *keeper) (out []packedDevice, err error) {
 		if i > 0 {
 			var bad error
 			own := ours(d.prog)
-			one.Program, bad = keep.program(fmt.Sprintf("%s.d%d.xdp", u.tag, d.facts.Index), own.Parts, own.Outcomes)
+			one.Program, bad = keep.program(fmt.Sprintf("%s.d%d.xdp", u.tag, d.facts.Index), own.Parts)
 			err = errors.Join(err, bad)
 		}
 		out = append(out, one)
@@ -261,8 +309,8 @@ func (k *keeper) conn(what string, l net.Listener) (name string) {
 	return name
 }
 
-// program keeps the parts of a BPF program.
-func (k *keeper) program(what string, parts func() (bpf.Parts, error), outcomes func() (map[string]uint64, error)) (s packedProgram, err error) {
+// program keeps the parts of a BPF program, all but what it has counted.
+func (k *keeper) program(what string, parts func() (bpf.Parts, error)) (s packedProgram, err error) {
 	p, err := parts()
 	if err != nil {
 		return s, err
@@ -275,6 +323,5 @@ func (k *keeper) program(what string, parts func() (bpf.Parts, error), outcomes 
 	for _, name := range slices.Sorted(maps.Keys(p.Maps)) {
 		s.Maps[name] = k.fd(fmt.Sprintf("%s.%s.%d", what, name, p.IDs[name]), p.Maps[name])
 	}
-	s.Outcomes, err = outcomes()
-	return s, err
+	return s, nil
 }

@@ -142,7 +142,7 @@ func (c *Controller) leave() bool {
 		return false
 	}
 	c.remember()
-	p, left, err := c.pack()
+	p, left, _, err := c.pack()
 	if err != nil {
 		c.log.Error("not left to the next process", "err", err)
 		c.mu.Unlock()

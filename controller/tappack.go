@@ -46,9 +46,10 @@ func (t *tapKind) describeTo(a *attachment, b bag, vm *packedVM) (err error) {
 	for i, fd := range t.sockets {
 		vm.Tap.Sockets = append(vm.Tap.Sockets, keep.fd(fmt.Sprintf("%s.packet%d", a.tag, i), fd))
 	}
-	prog, bad := keep.program(a.tag+".tc", t.tc.Parts, t.tc.Outcomes)
-	vm.Tap.Program = prog
-	return errors.Join(err, bad)
+	var bad, uncounted error
+	vm.Tap.Program, bad = keep.program(a.tag+".tc", t.tc.Parts)
+	vm.Tap.Program.Outcomes, uncounted = t.tc.Outcomes()
+	return errors.Join(err, bad, uncounted)
 }
 
 // show describes the VM as pack does.
