@@ -52,7 +52,7 @@ export -f fuzz_events
 
 for name in "$@"; do
 	case $name in
-	unit) stage unit -- -p 1 -timeout 10m ./... ;;
+	unit) stage unit -- -p 1 -timeout 15m ./... ;;
 	race) stage race -- -race -short -p 1 -timeout 10m ./flowtable/... ./vhost/... ./controller/... ./bpf/... ./cmd/... ;;
 	vm) RSCCTL_VM=1 stage vm -- -timeout 18m -count 1 ./test/vm/... ;;
 	hostvm) stage hostvm --raw-command -- go run ./test/hostvm -json ;;

@@ -72,6 +72,9 @@ func (g *packetGuest) Begin(int) bool {
 }
 
 func (g *packetGuest) Put(f *Frame) error {
+	if tap.TooSmall(&f.Hdr) {
+		return ErrTooBig // for the kernel: it is cut
+	}
 	if g.n == len(g.batch) {
 		return ErrBurst
 	}
@@ -140,6 +143,9 @@ func (g *ringGuest) Begin(room int) bool {
 }
 
 func (g *ringGuest) Put(f *Frame) error {
+	if tap.TooSmall(&f.Hdr) {
+		return ErrTooBig
+	}
 	if len(f.Refs) > 0 && g.ring.Chunks()+len(f.Refs) > g.room {
 		return g.putCopy(f)
 	}

@@ -30,6 +30,7 @@ var (
 	ErrFrameLength = fmt.Errorf("%w: its length is not that of its fragments, or not that of any frame", ErrRefused)
 	ErrMTU         = fmt.Errorf("%w: longer than the tap's MTU without being a superframe", ErrRefused)
 	ErrTooLong     = fmt.Errorf("%w: more than 65535 bytes with Ethernet", ErrRefused)
+	ErrSmall       = fmt.Errorf("%w: superframe of segments that are too small for some kernels", ErrRefused)
 	ErrFragments   = fmt.Errorf("%w: too many fragments or chunks", ErrRefused)
 	ErrCopy        = fmt.Errorf("%w: too many bytes outside of the UMEM", ErrRefused)
 	ErrHdrFlags    = fmt.Errorf("%w: header with a flag that means nothing to a tap", ErrRefused)

@@ -23,7 +23,7 @@ func (r *rig) send(frames ...*virtio.Frame) {
 func TestSuperframesReachTheTapWhole(t *testing.T) {
 	r := newRig(t, tapvm.AllOffloads)
 	for _, s := range []stream{
-		{segments: 45, size: 1448}, {v6: true, segments: 45, size: 1428}, {segments: 2, size: 1},
+		{segments: 45, size: 1448}, {v6: true, segments: 45, size: 1428}, {segments: 2, size: 8},
 		{segments: 45, size: 1448, flags: 0x80}, {segments: 500, size: 100},
 	} {
 		t.Run(fmt.Sprintf("%+v", s), func(t *testing.T) {
@@ -36,6 +36,18 @@ func TestSuperframesReachTheTapWhole(t *testing.T) {
 			r.empty()
 		})
 	}
+}
+
+// A superframe of tiny segments is refused, so that it is sent packet by packet: some kernels lose it on its way to the tap, without a word.
+func TestSuperframesThatSomeKernelsLoseAreRefused(t *testing.T) {
+	r := newRig(t, tapvm.AllOffloads)
+	for _, size := range []int{1, 7} {
+		f := stream{segments: 2, size: size}.frame(nil)
+		if n, err := r.feed.Send([]*virtio.Frame{f}); n != 0 || !errors.Is(err, tap.ErrSmall) || !errors.Is(err, tap.ErrRefused) {
+			t.Errorf("of %d bytes each: sent %d, %v", size, n, err)
+		}
+	}
+	r.empty()
 }
 
 func TestTheLongestSuperframeIsNotCut(t *testing.T) {
