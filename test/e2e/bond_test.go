@@ -140,14 +140,14 @@ func (r *rig) trainFrom(from, to *netnstest.Side, stop <-chan struct{}) <-chan a
 		for {
 			select {
 			case got.sent = <-sent:
-				for {
-					f, ok := c.Poll(200 * time.Millisecond)
-					if !ok {
-						out <- got
-						return
+				lull := netnstest.Patience(200 * time.Millisecond) // of the train: other frames may come for ever
+				for end := time.Now().Add(lull); time.Now().Before(end); {
+					if f, ok := c.Poll(time.Until(end)); ok && got.note(f) {
+						end = time.Now().Add(lull)
 					}
-					got.note(f)
 				}
+				out <- got
+				return
 			default:
 			}
 			if f, ok := c.Poll(20 * time.Millisecond); ok && got.note(f) {
