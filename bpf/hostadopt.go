@@ -139,8 +139,8 @@ func (p *HostProgram) TakePlace() error {
 
 // isOn reports whether a link has that very program on its interface: to put it there once more would wait for all processors.
 func isOn(l link.Link, prog *ebpf.Program) bool {
-	info, err := l.Info()
-	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0 && uint32(info.Program) == progID(prog)
+	id, on := tcxProgram(l)
+	return on && id == progID(prog)
 }
 
 // readRows learns who the neighbours of the process before are. The caller holds mu.
@@ -166,13 +166,7 @@ func (p *HostProgram) Release() error {
 	var errs []error
 	for i, on := range p.on {
 		p.on[i] = nil
-		switch {
-		case on == nil:
-		case on.link != nil:
-			errs = append(errs, closeLink(on.link))
-		default:
-			on.filter.h.Close()
-		}
+		errs = append(errs, on.leave())
 	}
 	p.mu.Unlock()
 	return errors.Join(append(errs, p.free())...)

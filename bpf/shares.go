@@ -187,7 +187,7 @@ func (s *Shares) Refused() (all uint64, ofVM [meta.MaxPorts]uint64) {
 // Forget ends the count of a VM that has gone, for the next one at its place. It may be called from any goroutine until Close.
 func (s *Shares) Forget(place uint32) {
 	if s != nil {
-		atomic.StoreUint64(&s.queue.VMs[place&(meta.MaxPorts-1)].Refused, 0)
+		atomic.StoreUint64(&s.queue.VMs[meta.PortIndex(place)].Refused, 0)
 	}
 }
 

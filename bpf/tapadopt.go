@@ -95,13 +95,5 @@ func (p *TapProgram) Release() error {
 	on := p.on
 	p.on = nil
 	p.mu.Unlock()
-	var err error
-	switch { // what has not taken its place is Close's
-	case on == nil:
-	case on.link != nil:
-		err = closeLink(on.link)
-	default:
-		on.filter.h.Close()
-	}
-	return errors.Join(err, p.Close())
+	return errors.Join(on.leave(), p.Close()) // what has not taken its place is Close's
 }

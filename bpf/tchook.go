@@ -125,8 +125,30 @@ func (a *tcAttachment) hangs() bool {
 		list, err := a.filter.ours()
 		return err == nil && len(list) > 0
 	}
-	info, err := a.link.Info()
-	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
+	_, on := tcxProgram(a.link)
+	return on
+}
+
+// tcxProgram is the kernel's number of the program that a link has on its interface; on is false for a link that was detached, with its interface or by
+// somebody.
+func tcxProgram(l link.Link) (id uint32, on bool) {
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil || info.TCX().Ifindex == 0 {
+		return 0, false
+	}
+	return uint32(info.Program), true
+}
+
+// leave closes what this process has of it, and leaves the program where it is. nil is no error.
+func (a *tcAttachment) leave() error {
+	switch {
+	case a == nil:
+		return nil
+	case a.link != nil:
+		return closeLink(a.link)
+	}
+	a.filter.h.Close()
+	return nil
 }
 
 // mode returns ModeTCX, ModeClsact, or "" for nil.

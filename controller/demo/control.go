@@ -46,8 +46,8 @@ func (c *control) do(q *request) (*reply, error) {
 		return nil, c.run(q)
 	case "snapshot":
 		cpu := cpuTime()
-		if c.extra.HostCPU != nil {
-			cpu += c.extra.HostCPU()
+		if c.extra.HostPID != nil {
+			cpu += processTime(c.extra.HostPID())
 		}
 		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpu, Sleeps: sleeps()}}, nil
 	case "host":

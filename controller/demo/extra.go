@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"time"
 
 	"github.com/rscctl/rscctl/vhost/stackguest"
 	"github.com/rscctl/rscctl/vhost/virtio"
@@ -15,8 +14,8 @@ import (
 type Extra struct {
 	// Host makes the host's part of another way, in the namespace of the uplink and instead of the controller.
 	Host func(uplink string, arg json.RawMessage) error
-	// HostCPU is the processor time of the processes that Host has started; nil: it starts none.
-	HostCPU func() time.Duration
+	// HostPID is the process that Host has started, 0: none. Its processor time is the controller's. nil: Host starts none.
+	HostPID func() int
 	// NIC opens the guest's NIC at the end of that way, its link down.
 	NIC func(NICConfig) (NIC, error)
 	// Do is an operation of the sender's or the guest's process. Such are called in turn.

@@ -67,20 +67,8 @@ func makeWire(peer int) error {
 			return fmt.Errorf("wire: %w", err)
 		}
 	}
-	return queueInFront(wireName)
-}
-
-// queueInFront gives the wire's end what a NIC has: a queue in front of it, where frames wait while the wire takes no more (a veth stops its
-// queue for that since Linux 6.16). Without one a veth loses what its 256 places have no room for, and the sender's TCP never gets going.
-func queueInFront(name string) error {
-	l, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.QdiscReplace(&netlink.GenericQdisc{
-			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "pfifo_fast",
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("wire: queueing discipline: %w", err)
+	if err := netdev.QueueInFront(wireName); err != nil { // or the sender's TCP never gets going
+		return fmt.Errorf("wire: %w", err)
 	}
 	return nil
 }

@@ -33,14 +33,32 @@ func kernelThreads() (total time.Duration, err error) {
 
 // kernelThread is the time of a process by its line of /proc/PID/stat (proc_pid_stat(5)), 0 when it is none of the kernel's threads.
 func kernelThread(stat string) time.Duration {
+	if parent, total := timeOf(stat); parent == "2" {
+		return total
+	}
+	return 0
+}
+
+// processTime is the processor time of a process, 0 when there is none.
+func processTime(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, total := timeOf(string(b))
+	return total
+}
+
+// timeOf reads a line of /proc/PID/stat: the process's parent, and its processor time.
+func timeOf(stat string) (parent string, total time.Duration) {
 	_, rest, _ := strings.Cut(stat, ") ") // the name may hold blanks
 	f := strings.Fields(rest)
-	if len(f) < 13 || f[1] != "2" {
-		return 0
+	if len(f) < 13 {
+		return "", 0
 	}
 	user, _ := strconv.ParseUint(f[11], 10, 64)
 	system, _ := strconv.ParseUint(f[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / userHz)
+	return f[1], time.Duration(user+system) * (time.Second / userHz)
 }
 
 // sleeps is how often this process's threads have gone to sleep by themselves.

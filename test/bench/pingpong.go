@@ -35,7 +35,7 @@ func child(role string) (err error) {
 		go collectForEver()
 	}
 	beside := &peer{}
-	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: beside.makeHostWay, HostCPU: beside.cpu, NIC: openHostNIC, Do: exchange})
+	return demo.ChildWith(context.Background(), role, "bench", demo.Extra{Host: beside.makeHostWay, HostPID: func() int { return int(beside.pid.Load()) }, NIC: openHostNIC, Do: exchange})
 }
 
 // message is the length of a request, and of its answer, in bytes: a small frame, whose time is all latency.

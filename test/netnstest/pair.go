@@ -27,7 +27,7 @@ type Options struct {
 	NoIPv6          bool // switches IPv6 off altogether: a silent wire
 	KeepTxChecksum  bool // leave A's tx-checksumming on: its frames carry partial checksums
 	KeepTxVLAN      bool // leave A's tx-vlan-offload on: its tags travel beside the frame (see PushVLAN)
-	Queue           bool // a queueing discipline in front of A's end: frames wait there while the veth takes no more (Linux 6.16)
+	Queue           bool // a queueing discipline in front of A's end: netdev.QueueInFront
 	KeepTSO         bool // leave A's segmentation offloads on: frames larger than the MTU
 	ChecksumOffB    bool // switch B's tx-checksumming off as well
 	MACA, MACB      net.HardwareAddr
@@ -73,7 +73,7 @@ func Pair(t testing.TB, o Options) *Network {
 	}
 	n.offloads(t, o)
 	if o.Queue && !Wired() {
-		n.A.Do(t, n.A.queue)
+		n.A.Do(t, func() error { return netdev.QueueInFront(n.A.Dev) })
 	}
 	for _, s := range []*Side{n.A, n.B} {
 		if err := s.NS.Do(s.settled); err != nil {
@@ -92,12 +92,6 @@ func (n *Network) connect(t testing.TB, o Options) error {
 		return fmt.Errorf("veth pair: %w", err)
 	}
 	return nil
-}
-
-// queue is what a NIC has by itself, and a veth has not.
-func (s *Side) queue() error {
-	at := netlink.QdiscAttrs{LinkIndex: s.Index, Parent: netlink.HANDLE_ROOT}
-	return netlink.QdiscReplace(&netlink.GenericQdisc{QdiscAttrs: at, QdiscType: "pfifo_fast"})
 }
 
 func (o *Options) defaults() {
