@@ -73,6 +73,9 @@ enum host_outcome {
  */
 #define HOST_MARK 0x52534331u
 
+/* skb->mark of what the host sends to a VM by the way's egress, where the kernel cuts it. "RSC2". */
+#define HOST_CUT_MARK 0x52534332u
+
 /* Rows of host.bpf.c's neighbours. */
 #define MAX_HOST_ROWS 8192u
 

@@ -14,10 +14,19 @@ char __license[] SEC("license") = "Dual BSD/GPL";
 #define VLAN_ID 0x0fff
 #define ETH_P_8021Q 0x8100
 #define ETH_P_8021AD 0x88a8
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPV4_PROTO 9 /* RFC 791, 3.1: where the protocol is */
+#define IPV6_NEXT 6  /* RFC 8200, 3: where the next header is */
+#define IPV6_LEN 40
+#define UDP_DPORT 2 /* RFC 768 */
 
 /* Constants, because they hold for the programs' whole life. */
 const volatile u32 uplink = 0; /* ifindex of the interface that VMs are attached to */
 const volatile u32 way = 0;    /* ifindex of the device of ours */
+const volatile u32 takes_uso = 0; /* 1: a packet socket has a word for a train of UDP datagrams (Linux 6.2) */
 
 /* The addresses of VMs that have the host as a neighbour, and for each VLAN with such a VM one row with the broadcast address. */
 struct {
@@ -85,13 +94,55 @@ static __always_inline int is_link_local(const u8 *mac)
 	return mac[0] == 0x01 && mac[1] == 0x80 && mac[2] == 0xc2 && mac[3] == 0 && mac[4] == 0 && mac[5] < 0x30;
 }
 
+/* The ends of tunnels, whose frames stand for packets inside others: flowtable/rules_udp.go has the same. */
+static __always_inline int is_tunnel(u16 port)
+{
+	return port == 4789 || port == 8472 || port == 6081 || port == 6635;
+}
+
+/*
+ * Tells whether a packet socket can say what a superframe stands for (virtio_net_hdr_from_skb: TCP right behind the IP header, and UDP by newer
+ * kernels). A frame of another kind would be lost in front of the socket (UDP, SCTP, IP fragments), or be taken for the TCP of its inside (tunnels).
+ */
+static __always_inline int has_words(struct __sk_buff *skb, const struct head *h)
+{
+	u16 type = be(h->type);
+	u32 l3 = 14, l4;
+	u8 b[2] = {};
+
+	if (is_tag(type)) {
+		type = be(h->inner);
+		l3 = 18;
+	}
+	if (type == ETH_P_IP) {
+		if (bpf_skb_load_bytes(skb, l3, b, 1))
+			return 0;
+		l4 = l3 + (b[0] & 0xf) * 4;
+		if (bpf_skb_load_bytes(skb, l3 + IPV4_PROTO, b, 1))
+			return 0;
+	} else if (type == ETH_P_IPV6) {
+		l4 = l3 + IPV6_LEN;
+		if (bpf_skb_load_bytes(skb, l3 + IPV6_NEXT, b, 1))
+			return 0;
+	} else {
+		return 0;
+	}
+	if (b[0] == IPPROTO_TCP)
+		return 1;
+	if (b[0] != IPPROTO_UDP || !takes_uso || bpf_skb_load_bytes(skb, l4 + UDP_DPORT, b, 2))
+		return 0;
+	return !is_tunnel(be(b));
+}
+
 /* On the interface's egress, where the host's frames still are whole. */
 SEC("tc")
 int rsc_host_out(struct __sk_buff *skb)
 {
 	struct port_key key = {};
 	struct head h = {};
+	u64 flags = BPF_F_INGRESS;
 	int vlan, n;
+	u32 mark;
 
 	if (skb->mark == HOST_MARK) { /* a VM's, from a socket of ours */
 		skb->mark = 0;
@@ -107,13 +158,19 @@ int rsc_host_out(struct __sk_buff *skb)
 		key.mac[n] = h.dst[0] & 1 ? 0xff : h.dst[n];
 	if (!bpf_map_lookup_elem(&neighbours, &key))
 		return TC_ACT_UNSPEC;
-	if (!(h.dst[0] & 1)) {
-		count(H_TO_VM);
-		return (int)bpf_redirect(way, BPF_F_INGRESS);
-	}
 	if (is_link_local(h.dst))
 		return TC_ACT_UNSPEC;
-	count(bpf_clone_redirect(skb, way, BPF_F_INGRESS) ? H_LOST : H_GROUP_TO_VM);
+	mark = skb->mark;
+	if (skb->gso_size && !has_words(skb, &h)) { /* by the egress, behind which a device without offloads has it cut */
+		skb->mark = HOST_CUT_MARK;
+		flags = 0;
+	}
+	if (!(h.dst[0] & 1)) {
+		count(H_TO_VM);
+		return (int)bpf_redirect(way, flags);
+	}
+	count(bpf_clone_redirect(skb, way, flags) ? H_LOST : H_GROUP_TO_VM);
+	skb->mark = mark;
 	return TC_ACT_UNSPEC;
 }
 
@@ -132,6 +189,10 @@ int rsc_host_in(struct __sk_buff *skb)
 SEC("tc")
 int rsc_way_out(struct __sk_buff *skb)
 {
+	if (skb->mark == HOST_CUT_MARK) { /* goes on, is cut, and is seen by the controller's packet socket; nobody reads the device */
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
 	if (skb->mark != HOST_MARK)
 		return TC_ACT_SHOT;
 	return (int)bpf_redirect(uplink, BPF_F_INGRESS);

@@ -19,6 +19,8 @@ var HostBroadcast = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 type HostOptions struct {
 	Uplink int // ifindexes, in the network namespace of the calling thread
 	Way    int // the device between host and controller
+	// TakesUSO: packet sockets have a word for a train of datagrams (netdev.Way.TakesUSO). Without it the host's trains are cut on their way.
+	TakesUSO bool
 }
 
 // hostPlace is a program of a HostProgram, and where it hangs.
@@ -75,7 +77,11 @@ func loadHost(o HostOptions, from map[string]*ebpf.Map) (*HostProgram, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tc: object: %w", err)
 	}
-	for name, value := range map[string]any{RscHostVarUplink: uint32(o.Uplink), RscHostVarWay: uint32(o.Way)} {
+	vars := map[string]any{RscHostVarUplink: uint32(o.Uplink), RscHostVarWay: uint32(o.Way), RscHostVarTakesUso: uint32(0)}
+	if o.TakesUSO {
+		vars[RscHostVarTakesUso] = uint32(1)
+	}
+	for name, value := range vars {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("tc: object: %s: %w", name, err)
 		}

@@ -29,6 +29,7 @@ const (
 	RscHostProgRscHostOut = "rsc_host_out"
 	RscHostProgRscWayIn   = "rsc_way_in"
 	RscHostProgRscWayOut  = "rsc_way_out"
+	RscHostVarTakesUso    = "takes_uso"
 	RscHostVarUplink      = "uplink"
 	RscHostVarWay         = "way"
 )
@@ -93,8 +94,9 @@ type RscHostMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RscHostVariableSpecs struct {
-	Uplink *ebpf.VariableSpec `ebpf:"uplink"`
-	Way    *ebpf.VariableSpec `ebpf:"way"`
+	TakesUso *ebpf.VariableSpec `ebpf:"takes_uso"`
+	Uplink   *ebpf.VariableSpec `ebpf:"uplink"`
+	Way      *ebpf.VariableSpec `ebpf:"way"`
 }
 
 // RscHostObjects contains all objects after they have been loaded into the kernel.
@@ -132,8 +134,9 @@ func (m *RscHostMaps) Close() error {
 //
 // It can be passed to LoadRscHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RscHostVariables struct {
-	Uplink *ebpf.Variable `ebpf:"uplink"`
-	Way    *ebpf.Variable `ebpf:"way"`
+	TakesUso *ebpf.Variable `ebpf:"takes_uso"`
+	Uplink   *ebpf.Variable `ebpf:"uplink"`
+	Way      *ebpf.Variable `ebpf:"way"`
 }
 
 // RscHostPrograms contains all programs after they have been loaded into the kernel.

@@ -24,6 +24,7 @@ var vmMAC = net.HardwareAddr{0x02, 0x52, 0, 0, 0, 0x50}
 // hostRig is an interface (B of the pair) whose host is the neighbour of a VM.
 type hostRig struct {
 	*netnstest.Network
+	cuts   bool // as a kernel before 6.2 does
 	way    *netdev.Way
 	prog   *bpf.HostProgram
 	reader *tap.HostReader
@@ -32,14 +33,19 @@ type hostRig struct {
 
 func newHostRig(t *testing.T, attach func(*bpf.HostProgram) error, vlans ...uint16) *hostRig {
 	t.Helper()
+	return new(hostRig).begin(t, attach, vlans...)
+}
+
+func (r *hostRig) begin(t *testing.T, attach func(*bpf.HostProgram) error, vlans ...uint16) *hostRig {
+	t.Helper()
 	netnstest.Need(t, netnstest.Device("/dev/net/tun"))
-	r := &hostRig{Network: netnstest.Pair(t, netnstest.Options{StaticNeighbors: true})}
+	r.Network = netnstest.Pair(t, netnstest.Options{StaticNeighbors: true})
 	r.B.Do(t, func() (err error) {
 		if r.way, err = netdev.OpenWay(r.B.Dev, r.B.Index); err != nil {
 			return err
 		}
 		t.Cleanup(func() { r.way.Close() })
-		if r.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index}); err != nil {
+		if r.prog, err = bpf.LoadHost(r.options()); err != nil {
 			return err
 		}
 		t.Cleanup(func() { _ = r.B.NS.Do(r.prog.Close) })
@@ -64,6 +70,10 @@ func newHostRig(t *testing.T, attach func(*bpf.HostProgram) error, vlans ...uint
 		return r.prog.SetNeighbours(rows)
 	})
 	return r
+}
+
+func (r *hostRig) options() bpf.HostOptions {
+	return bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index, TakesUSO: r.way.TakesUSO && !r.cuts}
 }
 
 // read returns the next frame of the host's that is match.
@@ -190,6 +200,14 @@ func TestSuperframesCrossWholeBothWays(t *testing.T) {
 	}
 }
 
+// neighbour says where an address is.
+func neighbour(t *testing.T, s *netnstest.Side, ip string, mac net.HardwareAddr) {
+	t.Helper()
+	s.Do(t, func() error {
+		return netlink.NeighSet(&netlink.Neigh{LinkIndex: s.Index, State: unix.NUD_PERMANENT, IP: net.ParseIP(ip), HardwareAddr: mac})
+	})
+}
+
 func superframesCross(t *testing.T, r *hostRig) {
 	t.Helper()
 	vm := netnstest.Pair(t, netnstest.Options{StaticNeighbors: true, KeepTSO: true, KeepTxChecksum: true, MACA: vmMAC, MACB: net.HardwareAddr{2, 0, 0, 0, 0, 0xc}})
@@ -204,14 +222,9 @@ func superframesCross(t *testing.T, r *hostRig) {
 	})
 	r.B.SetOffload(t, "tx-checksumming", true)
 	r.B.SetOffload(t, "tx-tcp-segmentation", true)
-	neighbour := func(s *netnstest.Side, ip string, mac net.HardwareAddr) {
-		s.Do(t, func() error {
-			return netlink.NeighSet(&netlink.Neigh{LinkIndex: s.Index, State: unix.NUD_PERMANENT, IP: net.ParseIP(ip), HardwareAddr: mac})
-		})
-	}
 	// Both pairs have 10.77.0.1 and .2: the VM is .1 at a plug whose .2 stands for the host.
-	neighbour(r.B, "10.77.0.1", vmMAC)
-	neighbour(vm.A, "10.77.0.2", r.B.MAC)
+	neighbour(t, r.B, "10.77.0.1", vmMAC)
+	neighbour(t, vm.A, "10.77.0.2", r.B.MAC)
 	var longest [2]int
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
@@ -285,7 +298,7 @@ func heirGoesOn(t *testing.T, attach func(*bpf.HostProgram) error, same bool) {
 		if !same {
 			parts.Object = "of another version"
 		}
-		heir, err = bpf.AdoptHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index},
+		heir, err = bpf.AdoptHost(r.options(),
 			bpf.HostParts{Object: parts.Object, Programs: dup(parts.Programs), Links: dup(parts.Links), Maps: dup(parts.Maps)})
 		if err != nil {
 			return err
@@ -338,7 +351,7 @@ func TestWhatADeadHostProgramLeftIsRemoved(t *testing.T) {
 	}
 	var err error
 	r.B.Do(t, func() error {
-		r.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: r.B.Index, Way: r.way.Index})
+		r.prog, err = bpf.LoadHost(r.options())
 		return err
 	})
 }

@@ -104,7 +104,7 @@ func (u *uplink) buildHost(p *parcel.Parcel, s *packedHost) (err error) {
 		parts.Close()
 		return err
 	}
-	if h.prog, err = bpf.AdoptHost(bpf.HostOptions{Uplink: u.facts.Index, Way: h.way.Index}, parts); err != nil {
+	if h.prog, err = bpf.AdoptHost(u.hostOptions(h.way), parts); err != nil {
 		return err
 	}
 	u.host = h

@@ -44,7 +44,7 @@ func (u *uplink) openHostSide() (h *hostSide, err error) {
 	if h.in, err = tap.OpenHostReader(h.way.Index); err != nil {
 		return h, err
 	}
-	if h.prog, err = bpf.LoadHost(bpf.HostOptions{Uplink: u.facts.Index, Way: h.way.Index}); err != nil {
+	if h.prog, err = bpf.LoadHost(u.hostOptions(h.way)); err != nil {
 		return h, err
 	}
 	if err := h.prog.Attach(); err != nil {
@@ -58,6 +58,10 @@ func (u *uplink) openHostSide() (h *hostSide, err error) {
 		h.stations.Learn([]datapath.Addr{{MAC: mac}}, u.clock())
 	}
 	return h, nil
+}
+
+func (u *uplink) hostOptions(w *netdev.Way) bpf.HostOptions {
+	return bpf.HostOptions{Uplink: u.facts.Index, Way: w.Index, TakesUSO: w.TakesUSO}
 }
 
 // close takes the host's side off the interface. nil is no error.

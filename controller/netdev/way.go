@@ -18,6 +18,7 @@ const (
 	wayMTU      = 65521 // the largest of a tap: frames of any MTU cross it
 	tunDevice   = "/dev/net/tun"
 	genModeNone = 1      // IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h): no link-local address, so nothing to say
+	wayQueue    = 1      // frames that nobody will read: what goes out by the device is seen by packet sockets on its way
 	tunExcl     = 0x8000 // IFF_TUN_EXCL (include/uapi/linux/if_tun.h): not one that is there already
 )
 
@@ -26,7 +27,10 @@ const (
 type Way struct {
 	Name  string
 	Index int
-	fd    int
+	// TakesUSO: the kernel's virtio_net_hdr has a word for a train of UDP datagrams, which taps and packet sockets learnt together (Linux 6.2).
+	TakesUSO bool
+
+	fd int
 }
 
 // WayName is what the way of an interface is called, if nobody else has that name.
@@ -68,7 +72,20 @@ func (w *Way) make() error {
 		return err
 	}
 	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | tunExcl)
-	return unix.IoctlIfreq(w.fd, unix.TUNSETIFF, ifr)
+	if err := unix.IoctlIfreq(w.fd, unix.TUNSETIFF, ifr); err != nil {
+		return err
+	}
+	return w.setOffloads()
+}
+
+// setOffloads finds out what the kernel has words for, and leaves the device without any offload: a frame that goes out by it is cut, and its
+// checksum made.
+func (w *Way) setOffloads() error {
+	w.TakesUSO = unix.IoctlSetInt(w.fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
+	if err := unix.IoctlSetInt(w.fd, unix.TUNSETOFFLOAD, 0); err != nil {
+		return fmt.Errorf("offloads: %w", err)
+	}
+	return nil
 }
 
 // configure makes the device silent, and switches it on.
@@ -88,6 +105,14 @@ func (w *Way) configure() error {
 	if err := netlink.LinkSetMTU(l, wayMTU); err != nil {
 		return fmt.Errorf("mtu: %w", err)
 	}
+	if err := netlink.LinkSetTxQLen(l, wayQueue); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	// Nothing is to wait for a reader that there is not, or be dropped in front of it.
+	none := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: w.Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "noqueue"}
+	if err := netlink.QdiscReplace(none); err != nil {
+		return fmt.Errorf("queueing discipline: %w", err)
+	}
 	return netlink.LinkSetUp(l)
 }
 
@@ -105,6 +130,9 @@ func AdoptWay(fd, index int) (*Way, error) {
 		if l, err = netlink.LinkByName(w.Name); err == nil && l.Attrs().Index != index {
 			err = ErrNoDevice
 		}
+	}
+	if err == nil {
+		err = w.setOffloads()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tap of ours: %w", err), w.Close())

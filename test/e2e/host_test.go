@@ -464,7 +464,7 @@ func TestDatagramTrainsCrossBetweenTheHostAndAVM(t *testing.T) {
 		out, _ := udpSocket(t, c.from, c.to.IPv4.Addr(), func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
 		})
-		var d datagramStream
+		d := newDatagramStream(t)
 		done := make(chan struct{})
 		go func() { defer close(done); d.send(t, out, to, datagrams) }()
 		n, _ := d.receive(t, in, 0, datagrams)

@@ -26,7 +26,8 @@ type HostFrame struct {
 }
 
 // HostReader reads what an interface's host sends to its VMs: a packet socket with a virtio_net_hdr on the device to which the programs of a
-// bpf.HostProgram turn those frames. GSO frames come whole. It never blocks. All but Close and FD belong to one goroutine.
+// bpf.HostProgram turn those frames. GSO frames come whole where a virtio_net_hdr has words for them; others are cut by the kernel on their way out
+// of the device, so the socket hears what leaves as well: what it has sent itself is turned away before. It never blocks. All but Close and FD belong to one goroutine.
 type HostReader struct {
 	fd       int
 	slow     uint64 // frames that the kernel lost because nobody read them in time
@@ -45,7 +46,6 @@ func OpenHostReader(ifindex int) (*HostReader, error) {
 		level, opt int
 		val        int
 	}{
-		{"ignore outgoing", unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1},
 		{"auxiliary data", unix.SOL_PACKET, unix.PACKET_AUXDATA, 1},
 		{"virtio_net_hdr", unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
 		{"receive buffer", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, hostRcvbuf},
@@ -66,6 +66,10 @@ func AdoptHostReader(fd, ifindex int) (*HostReader, error) {
 	sa, err := unix.Getsockname(fd)
 	if ll, ok := sa.(*unix.SockaddrLinklayer); err != nil || !ok || ll.Ifindex != ifindex {
 		return nil, errors.Join(fmt.Errorf("host's socket: interface %d: %w", ifindex, ErrSocket), unix.Close(fd))
+	}
+	// A version that turned all frames to the device's ingress had it so.
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("host's socket: %w", os.NewSyscallError("setsockopt", err)), unix.Close(fd))
 	}
 	return newHostReader(fd), nil
 }
