@@ -67,7 +67,13 @@ func (r *rig) mustMergeJumbo(g *guest, bytes int64) {
 func TestJumboFramesArriveMergedAndWhole(t *testing.T) {
 	for _, mode := range []api.XDPMode{api.XDPNative, api.XDPGeneric} {
 		t.Run(string(mode), func(t *testing.T) {
-			r := jumboRig(t, netnstest.Options{Queues: 2})
+			queues := 2
+			if netnstest.Wired() { // QEMU's hub has one
+				if queues = 1; mode == api.XDPGeneric {
+					t.Skip("allowed: drivers of NICs take native XDP: a veth shows the other")
+				}
+			}
+			r := jumboRig(t, netnstest.Options{Queues: queues})
 			if mode == api.XDPGeneric { // native XDP on a veth wants as many receive queues as its peer sends by
 				r.net.B.Output(t, "ethtool", "-L", r.net.B.Dev, "rx", "1")
 			}

@@ -38,7 +38,7 @@ func (s *settings) boot(ctx context.Context, tmp string, x vm.Extras) (*vm.VM, e
 		x.Modules = strings.Split(s.modules, ",")
 	}
 	if s.vm.Wire != "" {
-		x.Modules = append(x.Modules, s.vm.Wire) // QEMU's models and Linux's drivers have the same names
+		x.Modules = append(x.Modules, driverOf(s.vm.Wire))
 	}
 	for _, name := range programs {
 		if path, err := exec.LookPath(name); err == nil {
@@ -65,6 +65,14 @@ func (s *settings) boot(ctx context.Context, tmp string, x vm.Extras) (*vm.VM, e
 		return nil, fmt.Errorf("%w\n%s", err, v.Report())
 	}
 	return v, nil
+}
+
+// driverOf is Linux's driver of a model of QEMU's: most have the same names.
+func driverOf(model string) string {
+	if strings.HasPrefix(model, "virtio-net") {
+		return "virtio_net"
+	}
+	return model
 }
 
 // wire tells programs in the VM of the NICs that --wire asks for.
