@@ -54,8 +54,8 @@ func (u *uplink) openHostSide() (h *hostSide, err error) {
 	if err != nil {
 		u.log.Warn("host: forwarding entries", "err", err)
 	}
-	for _, mac := range macs(behind) {
-		h.stations.Learn([]datapath.Addr{{MAC: mac}}, u.clock())
+	for _, s := range behind {
+		h.stations.Learn([]datapath.Addr{{VLAN: s.VLAN, MAC: s.MAC}}, u.clock())
 	}
 	return h, nil
 }

@@ -1,6 +1,7 @@
 package netdev
 
 import (
+	"errors"
 	"net"
 
 	"github.com/vishvananda/netlink"
@@ -50,9 +51,9 @@ func isUpper(l netlink.Link) bool {
 	return false
 }
 
-// StationsBehind lists the MAC addresses that the bridge of an interface has learned at its other ports; none where the interface is in no
-// bridge. Entries of a bridge with VLAN filtering are left out: what tag they have on the interface is not known.
-func StationsBehind(ifindex int) (out []net.HardwareAddr, err error) {
+// StationsBehind lists what the bridge of an interface has learned at its other ports; nothing where the interface is in no bridge. Of a bridge
+// with VLAN filtering, what is in a VLAN of the interface counts, with the tag that frames of that VLAN have there.
+func StationsBehind(ifindex int) (out []Station, err error) {
 	l, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
 		return nil, linkErrno(err)
@@ -65,10 +66,32 @@ func StationsBehind(ifindex int) (out []net.HardwareAddr, err error) {
 	if err != nil {
 		return nil, linkErrno(err)
 	}
+	tags, err := tagsOn(ifindex)
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range entries {
-		if e.MasterIndex == bridge && e.LinkIndex != ifindex && e.Vlan == 0 && e.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) == 0 {
-			out = append(out, e.HardwareAddr)
+		if e.MasterIndex != bridge || e.LinkIndex == ifindex || e.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0 {
+			continue
+		}
+		if tag, member := tags[uint16(e.Vlan)]; (member || e.Vlan == 0) && len(e.HardwareAddr) == 6 {
+			out = append(out, Station{VLAN: tag, MAC: [6]byte(e.HardwareAddr)})
 		}
 	}
 	return out, nil
+}
+
+// tagsOn tells for each VLAN that a bridge lets pass at a port which tag its frames have there, 0 for none. A bridge without VLANs has none.
+func tagsOn(port int) (map[uint16]uint16, error) {
+	all, err := netlink.BridgeVlanList()
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, linkErrno(err)
+	}
+	tags := map[uint16]uint16{}
+	for _, v := range all[int32(port)] {
+		if tags[v.Vid] = v.Vid; v.EngressUntag() {
+			tags[v.Vid] = 0
+		}
+	}
+	return tags, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netnstest"
@@ -91,36 +92,15 @@ func withLinks() (all []netdev.Link, err error) {
 	return all, err
 }
 
-// The host's own addresses are those of the interface, of the bridge that it is in, and of what is on these; what the bridge has learned at
-// other ports is behind it.
+// What is on top of an interface is on it, the bridge that it is in included; what that bridge has learned at its other ports is behind it.
 func TestWhoIsOnAnInterfaceAndBehindIt(t *testing.T) {
 	netnstest.Need(t)
 	n := netnstest.Pair(t, netnstest.Options{NoIPv4: true, NoIPv6: true})
 	station := net.HardwareAddr{2, 8, 0, 0, 0, 1}
 	n.B.Do(t, func() error {
-		up, err := netlink.LinkByName(n.B.Dev)
-		if err != nil {
-			return err
-		}
-		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", HardwareAddr: net.HardwareAddr{2, 7, 0, 0, 0, 1}}}
-		port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "p0", HardwareAddr: net.HardwareAddr{2, 7, 0, 0, 0, 2}}, PeerName: "p1"}
-		for _, l := range []netlink.Link{br, port} {
-			if err := errors.Join(netlink.LinkAdd(l), netlink.LinkSetUp(l)); err != nil {
-				return err
-			}
-		}
-		end, err := netlink.LinkByName(port.PeerName)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(netlink.LinkSetMaster(up, br), netlink.LinkSetMaster(port, br), netlink.LinkSetUp(end)); err != nil {
-			return err
-		}
-		entry := &netlink.Neigh{LinkIndex: port.Index, Family: 7, State: netlink.NUD_REACHABLE, Flags: netlink.NTF_MASTER, HardwareAddr: station} // PF_BRIDGE
-		for until := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {                                                       // the port forwards soon
-			if err = netlink.NeighAppend(entry); err == nil || time.Now().After(until) {
-				break
-			}
+		br, port, err := bridgeWithPort(n.B.Dev, false)
+		if err == nil {
+			err = learnAt(port, station, 0)
 		}
 		if err != nil {
 			return err
@@ -132,16 +112,92 @@ func TestWhoIsOnAnInterfaceAndBehindIt(t *testing.T) {
 		has := func(all []net.HardwareAddr, mac net.HardwareAddr) bool {
 			return slices.ContainsFunc(all, func(m net.HardwareAddr) bool { return bytes.Equal(m, mac) })
 		}
-		if len(on) != 2 || !has(on, n.B.MAC) || !has(on, br.HardwareAddr) {
+		if len(on) != 2 || !has(on, n.B.MAC) || !has(on, br) {
 			t.Errorf("on it: %v", on)
 		}
-		behind, err := netdev.StationsBehind(n.B.Index)
+		behind, err := stationsBehind(n.B.Index)
+		if len(behind) != 1 || behind[0] != (netdev.Station{MAC: [6]byte(station)}) {
+			t.Errorf("behind it: %v", behind)
+		}
+		return err
+	})
+}
+
+// Of a bridge with VLAN filtering what is in VLANs of the interface is behind it, each with the tag that it has there.
+func TestWhoIsBehindAnInterfaceInWhichVLAN(t *testing.T) {
+	n := netnstest.Pair(t, netnstest.Options{NoIPv4: true, NoIPv6: true})
+	n.B.Do(t, func() error {
+		_, port, err := bridgeWithPort(n.B.Dev, true)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("allowed: needs bridges with VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING): the VM of test/hostvm has them")
+		}
 		if err != nil {
 			return err
 		}
-		if !has(behind, station) || has(behind, n.B.MAC) || has(behind, br.HardwareAddr) || has(behind, port.HardwareAddr) {
+		up, err := netlink.LinkByName(n.B.Dev)
+		if err != nil {
+			return err
+		}
+		// VLAN 1 is untagged at both ports without a word. The interface has 7 with a tag, and none of 8.
+		for _, v := range []struct {
+			port netlink.Link
+			vid  uint16
+		}{{up, 7}, {port, 7}, {port, 8}} {
+			if err := netlink.BridgeVlanAdd(v.port, v.vid, false, false, false, true); err != nil {
+				return err
+			}
+		}
+		for i, vid := range []int{1, 7, 8} {
+			if err := learnAt(port, net.HardwareAddr{2, 8, 0, 0, 0, byte(i)}, vid); err != nil {
+				return err
+			}
+		}
+		behind, err := stationsBehind(n.B.Index)
+		if !slices.Equal(behind, []netdev.Station{{MAC: [6]byte{2, 8}}, {MAC: [6]byte{2, 8, 0, 0, 0, 1}, VLAN: 7}}) {
 			t.Errorf("behind it: %v", behind)
 		}
-		return nil
+		return err
 	})
+}
+
+// stationsBehind are those that the test has named, each once, by their VLANs: the port's own end speaks too, and a bridge may have an
+// entry for each VLAN of the port.
+func stationsBehind(ifindex int) ([]netdev.Station, error) {
+	all, err := netdev.StationsBehind(ifindex)
+	all = slices.DeleteFunc(all, func(s netdev.Station) bool { return s.MAC[0] != 2 || s.MAC[1] != 8 })
+	slices.SortFunc(all, func(a, b netdev.Station) int { return int(a.VLAN) - int(b.VLAN) })
+	return slices.Compact(all), err
+}
+
+// bridgeWithPort puts a device into a new bridge with another port.
+func bridgeWithPort(dev string, vlans bool) (mac net.HardwareAddr, _ netlink.Link, err error) {
+	up, err := netlink.LinkByName(dev)
+	if err != nil {
+		return nil, nil, err
+	}
+	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", HardwareAddr: net.HardwareAddr{2, 7, 0, 0, 0, 1}}}
+	if vlans {
+		br.VlanFiltering = &vlans
+	}
+	port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "p0", HardwareAddr: net.HardwareAddr{2, 7, 0, 0, 0, 2}}, PeerName: "p1"}
+	for _, l := range []netlink.Link{br, port} {
+		if err := errors.Join(netlink.LinkAdd(l), netlink.LinkSetUp(l)); err != nil {
+			return nil, nil, err
+		}
+	}
+	end, err := netlink.LinkByName(port.PeerName)
+	if err != nil {
+		return nil, nil, err
+	}
+	return br.HardwareAddr, port, errors.Join(netlink.LinkSetMaster(up, br), netlink.LinkSetMaster(port, br), netlink.LinkSetUp(end))
+}
+
+// learnAt has the bridge of a port know an address behind it.
+func learnAt(port netlink.Link, mac net.HardwareAddr, vlan int) (err error) {
+	entry := &netlink.Neigh{LinkIndex: port.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_REACHABLE, Flags: netlink.NTF_MASTER, HardwareAddr: mac, Vlan: vlan}
+	for until := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the port forwards soon
+		if err = netlink.NeighAppend(entry); err == nil || time.Now().After(until) {
+			return err
+		}
+	}
 }
