@@ -19,7 +19,7 @@ import (
 
 // drivers are what the tests and the product use, where the kernel has them as modules.
 var drivers = []string{"veth", "tun", "bridge", "cls_bpf", "sch_ingress", "8021q", "bonding", "vxlan", "wireguard", "cls_u32", "vhost_net",
-	"nf_tables", "br_netfilter", "iptable_filter", "ebtable_filter"}
+	"nf_tables", "br_netfilter", "iptable_filter", "ebtable_filter", "vduse", "virtio_vdpa"}
 
 // programs are what the tests run, where this machine has them: the test that misses one says so.
 var programs = []string{"true", "sh", "cat", "mv", "readlink", "sleep", "ip", "tc", "bridge", "ethtool"}
