@@ -57,9 +57,8 @@ type Device struct {
 	file    *os.File // the VDUSE device
 	wg      sync.WaitGroup
 
-	// Only the goroutine that answers the kernel:
-	session *session
-	uses    bool // the bounce pages are registered
+	session *session // only the goroutine that answers the kernel
+	uses    bool     // the bounce pages are registered; only a session, one behind the other
 
 	mu     sync.Mutex
 	driver virtio.Features // what the driver accepted
@@ -208,9 +207,26 @@ func (d *Device) Features() virtio.Features {
 	return d.driver
 }
 
-// Interface is the name that the driver's interface had when it was made, in the first network namespace.
-func (d *Device) Interface() (string, error) {
-	found, err := filepath.Glob("/sys/bus/vdpa/devices/" + d.cfg.Name + "/virtio*/net/*")
+// Interface is the name of the driver's interface, for as long as it is in the first network namespace, where it is made.
+func (d *Device) Interface() (string, error) { return d.under("net/*") }
+
+// Reload has the driver let go of the device and take it again, as when its module is loaded anew. It makes another interface.
+func (d *Device) Reload() error {
+	device, err := d.under("")
+	if err != nil {
+		return err
+	}
+	for _, verb := range []string{"unbind", "bind"} {
+		if err := os.WriteFile("/sys/bus/virtio/drivers/virtio_net/"+verb, []byte(device), 0); err != nil {
+			return fmt.Errorf("vduse: %s: %w", d.cfg.Name, err)
+		}
+	}
+	return nil
+}
+
+// under is the name of what lies in the driver's virtio device, or of that.
+func (d *Device) under(pattern string) (string, error) {
+	found, err := filepath.Glob(filepath.Join("/sys/bus/vdpa/devices", d.cfg.Name, "virtio*", pattern))
 	if err == nil && len(found) == 0 {
 		err = ErrNoInterface
 	}

@@ -36,11 +36,9 @@ func (d *Device) newSession(f virtio.Features) (_ *session, err error) {
 		return nil, err
 	}
 	for i := range ringSizes {
-		r, err := s.newRelay(uint32(i))
-		if err != nil {
+		if err := s.addRelay(uint32(i)); err != nil {
 			return nil, fmt.Errorf("ring %d: %w", i, err)
 		}
-		s.relays = append(s.relays, r)
 	}
 	s.wg.Go(func() {
 		if err := s.serve(); err != nil {
@@ -50,12 +48,32 @@ func (d *Device) newSession(f virtio.Features) (_ *session, err error) {
 	return s, nil
 }
 
-// newRelay maps a ring of the driver's and has its kicks go to the relay.
-func (s *session) newRelay(index uint32) (*relay, error) {
+// addRelay has a ring's kicks go to a relay, which gets the driver's memory of it.
+func (s *session) addRelay(index uint32) (err error) {
+	r := &relay{
+		stop: s.stop.FD(), bounce: address(s.d.bounce), gpa: s.d.gpa,
+		inject: func() error {
+			_, err := ioctl(s.d.fd, vqInjectIRQ, "VDUSE_VQ_INJECT_IRQ", &index)
+			return err
+		},
+	}
+	if r.kick, err = user.NewEventFD(); err != nil {
+		return err
+	}
+	s.relays = append(s.relays, r)
+	if _, err := ioctl(s.d.fd, vqSetupKick, "VDUSE_VQ_SETUP_KICKFD", &vqEventFD{Index: index, FD: int32(r.kick.FD())}); err != nil {
+		return err
+	}
 	q := vqInfo{Index: index}
 	if _, err := ioctl(s.d.fd, vqGetInfo, "VDUSE_VQ_GET_INFO", &q); err != nil {
-		return nil, err
+		return err
 	}
+	r.dev, err = s.openRing(q)
+	return err
+}
+
+// openRing maps a ring of the driver's. It lies in one piece, whose address is not the bounce pages'.
+func (s *session) openRing(q vqInfo) (vring.Device, error) {
 	num := int(q.Num)
 	e := iotlbEntry{Start: q.Desc, Last: q.Device + uint64(vring.UsedBytes(num)) - 1}
 	fd, err := ioctl(s.d.fd, iotlbGetFD, "VDUSE_IOTLB_GET_FD", &e)
@@ -72,31 +90,18 @@ func (s *session) newRelay(index uint32) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer table.Close() // the device has a hold
+	defer table.Close() // the ring has a hold
 	l := vring.Layout{Num: num}
-	for area, at := range map[*[]byte]struct {
+	for _, area := range []struct {
+		to   *[]byte
 		iova uint64
 		n    int
-	}{&l.Desc: {q.Desc, vring.DescBytes(num)}, &l.Avail: {q.Driver, vring.AvailBytes(num)}, &l.Used: {q.Device, vring.UsedBytes(num)}} {
-		if *area, err = table.Slice(at.iova, uint64(at.n)); err != nil {
+	}{{&l.Desc, q.Desc, vring.DescBytes(num)}, {&l.Avail, q.Driver, vring.AvailBytes(num)}, {&l.Used, q.Device, vring.UsedBytes(num)}} {
+		if *area.to, err = table.Slice(area.iova, uint64(area.n)); err != nil {
 			return nil, err
 		}
 	}
-	r := &relay{
-		stop: s.stop.FD(), bounce: address(s.d.bounce), gpa: s.d.gpa,
-		inject: func() error {
-			_, err := ioctl(s.d.fd, vqInjectIRQ, "VDUSE_VQ_INJECT_IRQ", &index)
-			return err
-		},
-	}
-	if r.dev, err = vring.NewDevice(table, l, s.features, vring.Position{}); err != nil {
-		return nil, err
-	}
-	if r.kick, err = user.NewEventFD(); err != nil {
-		return nil, err
-	}
-	_, err = ioctl(s.d.fd, vqSetupKick, "VDUSE_VQ_SETUP_KICKFD", &vqEventFD{Index: index, FD: int32(r.kick.FD())})
-	return r, err
+	return vring.NewDevice(table, l, s.features, vring.Position{})
 }
 
 // serve waits for the first kick, shows the back-end memory and rings, and moves chains.
@@ -170,7 +175,9 @@ func (s *session) close() {
 		}
 	}
 	for _, r := range s.relays {
-		_ = r.dev.Close()
+		if r.dev != nil {
+			_ = r.dev.Close()
+		}
 		_ = r.kick.Close()
 	}
 	for _, mem := range s.mapped {
