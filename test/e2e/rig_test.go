@@ -198,28 +198,7 @@ func (r *rig) boot(cfg stackguest.Config, addrs ...string) *guest {
 		if g.Guest, err = stackguest.Open(ctx, cfg); err != nil {
 			return err
 		}
-		link, err := netlink.LinkByName(cfg.Tap)
-		if err != nil {
-			return err
-		}
-		g.side.Index = link.Attrs().Index
-		if err := netlink.LinkSetUp(link); err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			p := netip.MustParsePrefix(a)
-			addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
-			if p.Addr().Is6() {
-				addr.Flags = 0x02 // IFA_F_NODAD
-				g.side.IPv6 = p
-			} else {
-				g.side.IPv4 = p
-			}
-			if err := netlink.AddrAdd(link, addr); err != nil {
-				return err
-			}
-		}
-		return nil
+		return bringUp(g.side, addrs...)
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -229,6 +208,32 @@ func (r *rig) boot(cfg stackguest.Config, addrs ...string) *guest {
 	}
 	r.t.Cleanup(func() { g.Close() })
 	return g
+}
+
+// bringUp runs in a side's namespace: its interface, known by name, gets addresses, and the side knows them.
+func bringUp(s *netnstest.Side, addrs ...string) error {
+	link, err := netlink.LinkByName(s.Dev)
+	if err != nil {
+		return err
+	}
+	s.Index = link.Attrs().Index
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		p := netip.MustParsePrefix(a)
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+		if p.Addr().Is6() {
+			addr.Flags = 0x02 // IFA_F_NODAD
+			s.IPv6 = p
+		} else {
+			s.IPv4 = p
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // eventually waits up to ten seconds for something to hold.

@@ -47,7 +47,7 @@ func TestDatagramsReachATapMergedWhereItTakesThem(t *testing.T) {
 		var before, after api.Stats
 		r.json(&before, "stats", "--vm", name)
 		was := vm.Stats()
-		passDatagrams(t, r.net.A, vm.Guest, n, meanwhile)
+		passDatagrams(t, r.net.A, vm.Guest, stream{datagrams: n}, meanwhile)
 		r.json(&after, "stats", "--vm", name)
 		now := vm.Stats()
 		if got := now.Datagrams - was.Datagrams; got < n || after.Unexplained != 0 {

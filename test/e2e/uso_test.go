@@ -22,25 +22,33 @@ func streamLen() uint64 {
 	return 100 * trainLen
 }
 
-// passDatagrams sends a stream of n datagrams from one side to another and wants every one of them, right and in order.
-func passDatagrams(t *testing.T, from, to *netnstest.Side, n uint64, meanwhile func()) {
+// stream is what passDatagrams sends.
+type stream struct {
+	datagrams uint64
+	v6        bool
+	gro       int // 1: to a socket with UDP_GRO
+}
+
+// passDatagrams sends a stream from one side to another and wants every datagram of it, right and in order. It returns by how many calls they came.
+func passDatagrams(t *testing.T, from, to *netnstest.Side, s stream, meanwhile func()) (calls uint64) {
 	t.Helper()
-	in, addr := datagramsInto(t, to, 0)
+	in, addr := datagramsInto(t, to, s.v6, s.gro)
 	defer unix.Close(in)
-	out := trainsOf(t, from)
+	out := trainsOf(t, from, s.v6)
 	d := newDatagramStream(t)
 	done := make(chan struct{})
-	go func() { defer close(done); d.send(t, out, addr, n) }()
+	go func() { defer close(done); d.send(t, out, addr, s.datagrams) }()
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	if meanwhile != nil {
 		beside.Go(meanwhile)
 	}
-	got, _ := d.receive(t, in, 0, n)
+	got, calls := d.receive(t, in, s.gro, s.datagrams)
 	<-done
-	if got != n {
-		t.Errorf("%d of %d datagrams came", got, n)
+	if got != s.datagrams {
+		t.Errorf("%d of %d datagrams came", got, s.datagrams)
 	}
+	return calls
 }
 
 // A guest's trains of datagrams (UDP_SEGMENT) leave whole, and arrive as the datagrams that they stand for, also while the interface loses and
@@ -68,7 +76,7 @@ func TestAGuestsDatagramTrainsLeaveWhole(t *testing.T) {
 	for name, to := range map[string]*netnstest.Side{"the wire": r.net.A, "vm2": b.side, "vm3": c.side} {
 		netnstest.Bulk(t, a.side, to, 1<<10, false, time.Minute) // neighbours know each other
 		_, was := stats()
-		passDatagrams(t, a.side, to, n, nil)
+		passDatagrams(t, a.side, to, stream{datagrams: n}, nil)
 		r.eventually(name, func() error {
 			all, now := stats()
 			frames, packets := now["vm1"].TxFrames-was["vm1"].TxFrames, now["vm1"].TxWireFrames-was["vm1"].TxWireFrames
@@ -89,14 +97,14 @@ func TestAGuestsDatagramTrainsLeaveWhole(t *testing.T) {
 			return nil
 		})
 	}
-	passDatagrams(t, a.side, r.net.A, 10*n, func() {
+	passDatagrams(t, a.side, r.net.A, stream{datagrams: 10 * n}, func() {
 		for i := range 4 {
 			time.Sleep(50 * time.Millisecond)
 			r.net.B.SetOffload(t, "tx-udp-segmentation", i%2 == 1)
 		}
 	})
 	r.replace()
-	passDatagrams(t, a.side, r.net.A, n, nil)
+	passDatagrams(t, a.side, r.net.A, stream{datagrams: n}, nil)
 	if all, now := stats(); all.Unexplained != 0 || len(now["vm1"].TxDropped) > 0 {
 		t.Errorf("unexplained %d, dropped %v", all.Unexplained, now["vm1"].TxDropped)
 	}

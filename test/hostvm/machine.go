@@ -17,9 +17,10 @@ import (
 	"github.com/rscctl/rscctl/test/vm/control"
 )
 
-// drivers are what the tests and the product use, where the kernel has them as modules.
-var drivers = []string{"veth", "tun", "bridge", "cls_bpf", "sch_ingress", "8021q", "bonding", "vxlan", "ip_gre", "wireguard", "cls_u32", "vhost_net",
-	"nf_tables", "br_netfilter", "iptable_filter", "ebtable_filter"}
+// drivers are what the tests and the product use, where the kernel has them as modules. The first is what nf_tables needs before Linux 6.14 and
+// asks for by what it does, not by its name.
+var drivers = []string{"crc32c_generic", "veth", "tun", "bridge", "cls_bpf", "sch_ingress", "8021q", "bonding", "vxlan", "ip_gre", "wireguard", "cls_u32", "vhost_net",
+	"nf_tables", "br_netfilter", "iptable_filter", "ebtable_filter", "vduse", "virtio_vdpa"}
 
 // programs are what the tests run, where this machine has them: the test that misses one says so.
 var programs = []string{"true", "sh", "cat", "mv", "readlink", "sleep", "ip", "tc", "bridge", "ethtool"}

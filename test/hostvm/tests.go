@@ -35,7 +35,7 @@ var privileged = []string{"./bpf", "./controller/netns", "./controller/netdev", 
 var kernels = strings.Join([]string{
 	"Bond", "Stacked", "OfAVLAN", "VLANsApart", "AcceleratedTag", // devices
 	"TCPReachesATap", "TogglesOfATap", "ATapGuest", "FiltersOnATap", "DatagramsReachATap", "SurvivesItsController", "KeptTap", // taps
-	"TCPArrives", "LeavesWhole", "Trains", "TunnelsBetween", "WireGuard", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", // frames
+	"TCPArrives", "LeavesWhole", "Trains", "TunnelsBetween", "WireGuard", "PartialChecksums", "WhereTheirAddress", "SwitchedOnLater", "SomebodyElses", "Jumbo", "MTUThatNothing", "KernelsDriver", // frames
 	"NobodyNotices", "CrashIs", "ChangesHands", "FailsOpen", "KilledController", "TakenOff", "CapabilitiesAreEnough", // processes
 }, "|")
 
