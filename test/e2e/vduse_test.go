@@ -95,14 +95,14 @@ func (g *driverGuest) frames(during func()) (received, sent uint64) {
 	return received - rx, sent - tx
 }
 
-// exchange passes TCP both ways.
+// exchange passes TCP both ways, in superframes. How many a slow machine makes of it is its own affair: the holds are short.
 func (g *driverGuest) exchange(peer *netnstest.Side) {
 	const bytes, packets = 4 << 20, 4 << 20 / 1460
 	for _, v6 := range []bool{false, true} {
-		if received, _ := g.frames(func() { netnstest.Bulk(g.t, peer, g.side, bytes, v6, time.Minute) }); received > packets/2 {
+		if received, _ := g.frames(func() { netnstest.Bulk(g.t, peer, g.side, bytes, v6, time.Minute) }); received > packets*9/10 {
 			g.t.Errorf("IPv6 %v: %d packets of TCP came in %d frames", v6, packets, received)
 		}
-		if _, sent := g.frames(func() { netnstest.Bulk(g.t, g.side, peer, bytes, v6, time.Minute) }); sent > packets/2 {
+		if _, sent := g.frames(func() { netnstest.Bulk(g.t, g.side, peer, bytes, v6, time.Minute) }); sent > packets*9/10 {
 			g.t.Errorf("IPv6 %v: %d packets of TCP went in %d frames", v6, packets, sent)
 		}
 	}
