@@ -25,10 +25,14 @@ func streamLen() uint64 {
 // passDatagrams sends a stream of n datagrams from one side to another and wants every one of them, right and in order.
 func passDatagrams(t *testing.T, from, to *netnstest.Side, n uint64, meanwhile func()) {
 	t.Helper()
+	newDatagramStream(t).pass(t, from, to, n, meanwhile)
+}
+
+func (d *datagramStream) pass(t *testing.T, from, to *netnstest.Side, n uint64, meanwhile func()) {
+	t.Helper()
 	in, addr := datagramsInto(t, to, 0)
 	defer unix.Close(in)
 	out := trainsOf(t, from)
-	d := newDatagramStream(t)
 	done := make(chan struct{})
 	go func() { defer close(done); d.send(t, out, addr, n) }()
 	var beside sync.WaitGroup
