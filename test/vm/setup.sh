@@ -270,8 +270,9 @@ need_newer() {
 			mirror=$(debian_mirror)
 		fi
 	fi
+	without="what needs QEMU 10 is skipped, unless the QEMU in the path and RSCCTL_VM_KERNEL are new enough"
 	if [ -z "$mirror" ]; then
-		say "newer: apt has no mirror of Debian here: what needs QEMU 10 is skipped, unless the QEMU in the path and RSCCTL_VM_KERNEL are new enough"
+		say "newer: apt has no mirror of Debian here: $without"
 		return 0
 	fi
 	mkdir -p "$cache"
@@ -287,10 +288,13 @@ need_newer() {
 		-o Dir::State::status="$work/status" -o Dir::State::extended_states="$work/states" -o Dir::Cache="$work/cache" \
 		-o Debug::NoLocking=1 -o APT::Sandbox::User=root
 	say "downloading QEMU with its libraries and a kernel of Debian trixie"
-	apt "$@" update >&2
-	apt "$@" -y --no-install-recommends --download-only install qemu-system-x86 >&2
-	package=$(kernel_package linux-image-cloud-amd64 "$@")
-	(cd "$work" && apt "$@" download "$package") >&2
+	apt "$@" update >&2 && apt "$@" -y --no-install-recommends --download-only install qemu-system-x86 >&2 &&
+		package=$(kernel_package linux-image-cloud-amd64 "$@") && (cd "$work" && apt "$@" download "$package") >&2 || {
+		say "newer: Debian trixie cannot be had from apt's mirror: $without"
+		rm -rf "$work"
+		trap - EXIT INT TERM
+		return 0
+	}
 	for deb in "$work"/*.deb "$work"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
 	take_kernel "$work/root" "$work/newer/kernel" || die "$package holds no kernel image or no modules"
 	for part in bin/qemu-system-x86_64 lib/x86_64-linux-gnu share/qemu share/seabios; do
