@@ -42,7 +42,7 @@ test: build
 
 # The long ones as well: fuzzing, and what takes minutes in a VM.
 test-all: build
-	bash test/vm/setup.sh net race prom package vm systemd dpdk
+	bash test/vm/setup.sh net race prom package vm systemd dpdk newer
 	test/run.sh unit race vm allvm systemd fuzz long nested
 
 # Every fuzz target for a few seconds.

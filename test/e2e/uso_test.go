@@ -32,10 +32,14 @@ type stream struct {
 // passDatagrams sends a stream from one side to another and wants every datagram of it, right and in order. It returns by how many calls they came.
 func passDatagrams(t *testing.T, from, to *netnstest.Side, s stream, meanwhile func()) (calls uint64) {
 	t.Helper()
+	return newDatagramStream(t).pass(t, from, to, s, meanwhile)
+}
+
+func (d *datagramStream) pass(t *testing.T, from, to *netnstest.Side, s stream, meanwhile func()) (calls uint64) {
+	t.Helper()
 	in, addr := datagramsInto(t, to, s.v6, s.gro)
 	defer unix.Close(in)
 	out := trainsOf(t, from, s.v6)
-	d := newDatagramStream(t)
 	done := make(chan struct{})
 	go func() { defer close(done); d.send(t, out, addr, s.datagrams) }()
 	var beside sync.WaitGroup

@@ -163,7 +163,7 @@ func (c *cable) run() error {
 			if err := c.handOver(); err != nil {
 				return err
 			}
-			c.next = time.Now().Add(250 * time.Millisecond)
+			c.next = time.Now().Add(100 * time.Millisecond)
 		}
 		moved := 0
 		for i, p := range c.ports {

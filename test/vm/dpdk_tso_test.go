@@ -3,7 +3,6 @@ package vm
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/flowtable/packet/packettest"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
@@ -68,11 +66,7 @@ func TestDPDKFrontEndReturnsSuperframes(t *testing.T) {
 				packet = train[segments-1].Next()
 				packet.Flags = 0
 			}
-			var stats api.Stats
-			if err := json.Unmarshal([]byte(l.must("stats", "--vm", guestName, "-o", "json")), &stats); err != nil || len(stats.VMs) != 1 {
-				t.Fatal(err, stats)
-			}
-			vm := stats.VMs[0]
+			vm, _ := l.stats(t, guestName)
 			t.Logf("%d packets in %d frames to DPDK, which gave us %d", vm.RxPackets, vm.GuestFrames, vm.TxFrames)
 			if of := uint64(segments); vm.GuestFrames*of > 4*vm.RxPackets || vm.TxFrames*of > 4*vm.RxPackets {
 				t.Error("hardly any superframe")

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/test/netnstest"
 	"github.com/rscctl/rscctl/test/vm/control"
 	"github.com/rscctl/rscctl/test/vm/peer"
@@ -25,13 +28,17 @@ const (
 	guestIPv6 = "fd77::9"
 )
 
-// maxFrame is the longest Ethernet frame of the wire, whose MTU is 1500.
-const maxFrame = 1514
+// maxFrame is the longest Ethernet frame of a wire whose MTU is 1500, header what it has beside its packet.
+const (
+	maxFrame = header + 1500
+	header   = 14
+)
 
 // lab is a wire with a sender (side A) and a host (side B), where the real controller serves the host's end for one VM.
 type lab struct {
 	t          *testing.T
 	a, b       *netnstest.Side
+	mtu        int // of the wire
 	dir        string
 	binary     string
 	controller *process
@@ -68,7 +75,7 @@ func emptyLabOn(t *testing.T, wire netnstest.Options) *lab {
 		t.Fatal(err)
 	}
 	pair := netnstest.Pair(t, wire)
-	l := &lab{t: t, a: pair.A, b: pair.B, dir: t.TempDir(), binary: binary, log: &tail{}}
+	l := &lab{t: t, a: pair.A, b: pair.B, mtu: cmp.Or(wire.MTU, 1500), dir: t.TempDir(), binary: binary, log: &tail{}}
 	t.Cleanup(func() {
 		if l.controller != nil && l.controller.running() && l.controller.stop(syscall.SIGTERM, 20*time.Second) {
 			t.Error("the controller did not end within 20 s of SIGTERM")
@@ -208,16 +215,38 @@ func (l *lab) echo(port int) {
 	})
 }
 
+// stats are the counters of a VM, and those of the queues together.
+func (l *lab) stats(t *testing.T, name string) (vm api.VMStats, all api.Queue) {
+	t.Helper()
+	var s api.Stats
+	if err := json.Unmarshal([]byte(l.must("stats", "--vm", name, "-o", "json")), &s); err != nil || len(s.VMs) != 1 {
+		t.Fatal(err, s)
+	}
+	if s.Unexplained != 0 {
+		t.Errorf("%d packets are unexplained", s.Unexplained)
+	}
+	for _, q := range s.Queues {
+		all.Hangs += q.Hangs
+		all.RxTooLong += q.RxTooLong
+		all.RxNoBuffer += q.RxNoBuffer
+		all.RxBroken += q.RxBroken
+	}
+	return s.VMs[0], all
+}
+
 // families are both ways from the sender to the guest and back.
-func (l *lab) families() []family {
+func (l *lab) families() []family { return l.familiesOf(guestIPv4, guestIPv6, 1500) }
+
+// familiesOf is the same for a guest with other addresses, or another MTU.
+func (l *lab) familiesOf(ipv4, ipv6 string, mtu int) []family {
+	const overIPv4, overIPv6 = 20 + 8, 40 + 8
 	return []family{
-		{"IPv4", l.a.IPv4.Addr().String(), guestIPv4, 1472},
-		{"IPv6", l.a.IPv6.Addr().String(), guestIPv6, 1452},
+		{"IPv4", l.a.IPv4.Addr().String(), ipv4, mtu - overIPv4},
+		{"IPv6", l.a.IPv6.Addr().String(), ipv6, mtu - overIPv6},
 	}
 }
 
-// family is one address family: the sender's and the guest's address, and the payload of ICMP or UDP that fills an MTU of
-// 1500.
+// family is one address family: the sender's and the guest's address, and the payload of ICMP or UDP that fills the guest's MTU.
 type family struct {
 	name          string
 	sender, guest string

@@ -45,6 +45,7 @@ func patience(d time.Duration) time.Duration {
 var shared struct {
 	dir    string
 	kernel func() (Kernel, string, error) // and the initramfs
+	newer  func() (Kernel, string, error) // the kernel of setup.sh newer, and its initramfs
 	rscctl func() (string, error)         // the product's binary
 }
 
@@ -59,17 +60,8 @@ func TestMain(m *testing.M) {
 	if !made {
 		initrd = filepath.Join(dir, "initrd")
 	}
-	build := sync.OnceValues(func() (Kernel, error) {
-		k, err := FindKernel(".")
-		if err != nil || made {
-			return k, err
-		}
-		return k, BuildInitrd(context.Background(), k, initrd, Extras{})
-	})
-	shared.kernel = func() (Kernel, string, error) {
-		k, err := build()
-		return k, initrd, err
-	}
+	shared.kernel = withInitrd(func() (Kernel, error) { return FindKernel(".") }, initrd, made)
+	shared.newer = withInitrd(newerKernel, filepath.Join(dir, "newer-initrd"), false)
 	shared.rscctl = sync.OnceValues(func() (string, error) {
 		if binary, given := os.LookupEnv(envBinary); given {
 			return binary, nil
@@ -80,6 +72,21 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// withInitrd finds a kernel and makes the initramfs for it, unless that is made, when the first test asks.
+func withInitrd(find func() (Kernel, error), initrd string, made bool) func() (Kernel, string, error) {
+	build := sync.OnceValues(func() (Kernel, error) {
+		k, err := find()
+		if err != nil || made {
+			return k, err
+		}
+		return k, BuildInitrd(context.Background(), k, initrd, Extras{})
+	})
+	return func() (Kernel, string, error) {
+		k, err := build()
+		return k, initrd, err
+	}
 }
 
 // asked skips unless the run is one for these tests. That is the plan, not a lack: `make test` has a stage of its own.
@@ -115,10 +122,12 @@ func needLong(t *testing.T) {
 	}
 }
 
-// start starts a VM that ends with the test, and shows what it said when the test has failed.
+// start starts a VM that ends with the test, and shows what it said when the test has failed. Without a kernel it has the usual one.
 func start(t *testing.T, o Options) *VM {
 	t.Helper()
-	o.Kernel, o.Initrd = needVM(t)
+	if o.Kernel.Image == "" {
+		o.Kernel, o.Initrd = needVM(t)
+	}
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}

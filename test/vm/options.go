@@ -13,6 +13,7 @@ type Options struct {
 	Initrd string        // as BuildInitrd wrote it
 	Dir    string        // where the console log goes
 	Name   string        // of that log, and in errors; "vm"
+	QEMU   string        // the program; the one in the path
 	NS     *netnstest.NS // where QEMU runs; nil: the namespace of the test. A vhost-user NIC does not care
 
 	CPUs   int    // 1
@@ -41,6 +42,7 @@ type Options struct {
 
 func (o *Options) defaults() {
 	def(&o.Name, "vm")
+	def(&o.QEMU, QEMU)
 	def(&o.CPUs, 1)
 	def(&o.Memory, "512M")
 	def(&o.Reconnect, 1)

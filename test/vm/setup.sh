@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets what the tests need and this machine lacks. Quick when everything is there; needs root only when it is not.
 #
-#   test/vm/setup.sh [vm] [net] [race] [prom] [generate] [dpdk] [package] [systemd]      (no argument: vm)
+#   test/vm/setup.sh [vm] [net] [race] [prom] [generate] [dpdk] [package] [systemd] [newer]      (no argument: vm)
 #
 #   vm        QEMU, and a guest kernel with its modules, unpacked into test/vm/.cache and not installed
 #   net       ethtool and iproute2 (ip, bridge), with which the privileged tests look at what was done from outside
@@ -11,6 +11,8 @@
 #   dpdk      dpdk-testpmd and its virtio-user driver, for the interoperation test
 #   package   what reads the package's parts: systemd-analyze, man, zsh, fish
 #   systemd   a disk image of this distribution with systemd, made of its packages into test/vm/.cache
+#   newer     QEMU 10 and a guest kernel 6.12, from Debian trixie by the mirror that apt has here, unpacked into
+#             test/vm/.cache/newer and not installed; where that cannot be had, a word, and the tests that want it skip
 #
 # RSCCTL_VM_KERNEL (a bzImage) and RSCCTL_VM_MODULES (its lib/modules/VERSION folder) replace the
 # downloaded kernel. A copy is kept in $XDG_CACHE_HOME/rscctl (~/.cache/rscctl) for other clones. On Debian and Ubuntu apt gets the rest; elsewhere this says what to install.
@@ -64,9 +66,9 @@ need_qemu() {
 	have qemu-system-x86_64 || install_packages "QEMU with the x86_64 system emulator (7.2 or newer)" "qemu-system-x86"
 }
 
-# kernel_package prints the package behind the metapackage: it carries the ABI number, so it changes with updates.
+# kernel_package META [OPTION OF APT]... prints the package behind the metapackage: it carries the ABI number, so it changes with updates.
 kernel_package() {
-	apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+	apt-cache depends "$@" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
 }
 
 # need_kernel leaves .cache/kernel/vmlinuz and .cache/kernel/modules. The folder appears by one rename, so a run that was
@@ -79,14 +81,7 @@ need_kernel() {
 		return 0
 	fi
 	[ -r "$cache/kernel/vmlinuz" ] && [ -d "$cache/kernel/modules" ] && return 0
-	if [ -r "$kept/kernel/vmlinuz" ] && [ -d "$kept/kernel/modules" ]; then
-		mkdir -p "$cache"
-		work=$(mktemp -d "$cache/copy.XXXXXX")
-		cp -a "$kept/kernel" "$work/kernel"
-		mv "$work/kernel" "$cache/kernel"
-		rmdir "$work"
-		return 0
-	fi
+	take_kept kernel vmlinuz && return 0
 	is_debian || die "no kernel for the guest: set RSCCTL_VM_KERNEL (a bzImage with the virtio PCI drivers)" \
 		"and RSCCTL_VM_MODULES (its lib/modules/VERSION folder)"
 	# Ubuntu has no cloud flavour under this name; its nearest is linux-image-virtual, whose modules are a package apart.
@@ -116,25 +111,42 @@ need_kernel() {
 		(cd "$work" && apt -o APT::Sandbox::User=root download ${package:-linux-image-virtual} $extra) >&2
 	}
 	for deb in "$work"/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
-	image=$(find "$work/root/boot" -name 'vmlinuz-*' | head -n 1)
-	modules=$(find "$work/root" -type d -path '*/lib/modules/*' -prune | head -n 1)
-	[ -n "$image" ] && [ -n "$modules" ] || die "$package holds no kernel image or no modules"
-	mkdir "$work/kernel"
-	cp "$image" "$work/kernel/vmlinuz"
-	mv "$modules" "$work/kernel/modules"
-	basename "$modules" >"$work/kernel/release"
+	take_kernel "$work/root" "$work/kernel" || die "$package holds no kernel image or no modules"
 	rm -rf "$cache/kernel"
 	mv "$work/kernel" "$cache/kernel"
+	rm -rf "$work"
+	trap - EXIT INT TERM
 	say "guest kernel $(cat "$cache/kernel/release") is in $cache/kernel"
-	keep_kernel
+	keep kernel
 }
 
-# keep_kernel leaves a copy for the next clone, which then downloads nothing.
-keep_kernel() {
+# take_kernel ROOT TO moves the kernel of an unpacked package to the folder TO.
+take_kernel() {
+	image=$(find "$1/boot" -name 'vmlinuz-*' | head -n 1)
+	modules=$(find "$1" -type d -path '*/lib/modules/*' -prune | head -n 1)
+	[ -n "$image" ] && [ -n "$modules" ] || return 1
+	mkdir "$2"
+	cp "$image" "$2/vmlinuz"
+	mv "$modules" "$2/modules"
+	basename "$modules" >"$2/release"
+}
+
+# keep NAME leaves a copy of .cache/NAME for the next clone, which then downloads nothing.
+keep() {
 	mkdir -p "$kept" 2>/dev/null || return 0
 	work2=$(mktemp -d "$kept/copy.XXXXXX") || return 0
-	cp -a "$cache/kernel" "$work2/kernel" && rm -rf "$kept/kernel" && mv "$work2/kernel" "$kept/kernel"
+	cp -a "$cache/$1" "$work2/$1" && rm -rf "${kept:?}/$1" && mv "$work2/$1" "$kept/$1"
 	rm -rf "$work2"
+}
+
+# take_kept NAME FILE makes .cache/NAME of the copy that an earlier clone kept, if that has FILE.
+take_kept() {
+	[ -r "$kept/$1/$2" ] || return 1
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/copy.XXXXXX")
+	cp -a "$kept/$1" "$work/$1"
+	mv "$work/$1" "$cache/$1"
+	rmdir "$work"
 }
 
 need_net() {
@@ -239,6 +251,71 @@ need_systemd() {
 	mkdir -p "$kept" 2>/dev/null && cp --sparse=always "$image" "$old.new" && mv "$old.new" "$old" || true
 }
 
+# debian_mirror prints where apt has Debian's packages from, which has its other releases as well.
+debian_mirror() {
+	# shellcheck disable=SC2016
+	apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian Debian //p' | head -n 1
+}
+
+# need_newer leaves .cache/newer: bin/qemu-system-x86_64, which runs with the libraries beside it, and kernel/ as in .cache/kernel. apt
+# works with lists, sources and an empty list of what is installed of its own here, so it downloads the libraries too and changes nothing.
+need_newer() {
+	[ -r "$cache/newer/kernel/release" ] && return 0
+	take_kept newer kernel/release && return 0
+	mirror=
+	if is_debian; then
+		mirror=$(debian_mirror)
+		if [ -z "$mirror" ] && [ "$(id -u)" = 0 ]; then
+			update
+			mirror=$(debian_mirror)
+		fi
+	fi
+	without="what needs QEMU 10 is skipped, unless the QEMU in the path and RSCCTL_VM_KERNEL are new enough"
+	if [ -z "$mirror" ]; then
+		say "newer: apt has no mirror of Debian here: $without"
+		return 0
+	fi
+	mkdir -p "$cache"
+	work=$(mktemp -d "$cache/unpack.XXXXXX")
+	trap 'rm -rf "$work"' EXIT INT TERM
+	chmod 755 "$work"
+	mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/root" "$work/newer/bin"
+	: >"$work/status"
+	keys=/usr/share/keyrings/debian-archive-keyring.gpg
+	if [ -r $keys ]; then keys="[signed-by=$keys] "; else keys=; fi
+	echo "deb ${keys}$mirror trixie main" >"$work/sources.list"
+	set -- -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$work/lists" \
+		-o Dir::State::status="$work/status" -o Dir::State::extended_states="$work/states" -o Dir::Cache="$work/cache" \
+		-o Debug::NoLocking=1 -o APT::Sandbox::User=root
+	say "downloading QEMU with its libraries and a kernel of Debian trixie"
+	apt "$@" update >&2 && apt "$@" -y --no-install-recommends --download-only install qemu-system-x86 >&2 &&
+		package=$(kernel_package linux-image-cloud-amd64 "$@") && (cd "$work" && apt "$@" download "$package") >&2 || {
+		say "newer: Debian trixie cannot be had from apt's mirror: $without"
+		rm -rf "$work"
+		trap - EXIT INT TERM
+		return 0
+	}
+	for deb in "$work"/*.deb "$work"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+	take_kernel "$work/root" "$work/newer/kernel" || die "$package holds no kernel image or no modules"
+	for part in bin/qemu-system-x86_64 lib/x86_64-linux-gnu share/qemu share/seabios; do
+		mkdir -p "$work/newer/usr/$(dirname $part)"
+		mv "$work/root/usr/$part" "$work/newer/usr/$part"
+	done
+	cat >"$work/newer/bin/qemu-system-x86_64" <<'END'
+#!/bin/sh
+usr=$(CDPATH='' cd -- "$(dirname -- "$0")/../usr" && pwd)
+lib=$usr/lib/x86_64-linux-gnu
+QEMU_MODULE_DIR=$lib/qemu exec "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$usr/bin/qemu-system-x86_64" -L "$usr/share/qemu" -L "$usr/share/seabios" "$@"
+END
+	chmod 755 "$work/newer/bin/qemu-system-x86_64"
+	"$work/newer/bin/qemu-system-x86_64" --version >&2 || die "newer: this QEMU does not run here"
+	rm -rf "$cache/newer"
+	mv "$work/newer" "$cache/newer"
+	rm -rf "$work"
+	trap - EXIT INT TERM
+	keep newer
+}
+
 [ $# -gt 0 ] || set -- vm
 for what in "$@"; do
 	case $what in
@@ -253,6 +330,7 @@ for what in "$@"; do
 	dpdk) need_dpdk ;;
 	package) need_package ;;
 	systemd) need_systemd ;;
-	*) die "what is \"$what\"? vm, net, race, prom, generate, dpdk, package or systemd" ;;
+	newer) need_newer ;;
+	*) die "what is \"$what\"? vm, net, race, prom, generate, dpdk, package, systemd or newer" ;;
 	esac
 done

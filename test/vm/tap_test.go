@@ -9,21 +9,22 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/rscctl/rscctl/test/netnstest"
+	"github.com/rscctl/rscctl/test/vm/control"
 )
 
 const (
 	guestTap = "vnet0"
 	tapMean  = 15000 // bytes: the least mean frame of a guest that takes superframes on this machine
+	tapSome  = 4000  // the same of a short transfer, of which a worker that gets no time for a moment leaves a part to the kernel's path
 )
 
 // bootOnTap boots a VM on an ordinary tap that is in a bridge with the uplink, as libvirt does it, and attaches it as it runs.
-func (l *lab) bootOnTap(vhost string) *VM {
+func (l *lab) bootOnTap(vhost string, o Options) (*VM, control.Hello) {
 	l.t.Helper()
 	netnstest.Need(l.t, netnstest.TAP)
-	v, _ := boot(l.t, Options{
-		Name: "tap", NS: l.b.NS, MAC: guestMAC,
-		Netdev: fmt.Sprintf("tap,ifname=%s,script=no,downscript=no,vhost=%s", guestTap, vhost),
-	})
+	o.Name, o.NS, o.MAC = "tap", l.b.NS, guestMAC
+	o.Netdev = fmt.Sprintf("tap,ifname=%s,script=no,downscript=no,vhost=%s", guestTap, vhost)
+	v, hello := boot(l.t, o)
 	l.b.Do(l.t, func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
 		if err := netlink.LinkAdd(br); err != nil {
@@ -34,6 +35,9 @@ func (l *lab) bootOnTap(vhost string) *VM {
 			return err
 		}
 		if err := netlink.LinkSetHardwareAddr(tap, tapAddress(guestMAC)); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetMTU(tap, l.mtu); err != nil {
 			return err
 		}
 		for _, name := range []string{l.b.Dev, guestTap} {
@@ -52,7 +56,7 @@ func (l *lab) bootOnTap(vhost string) *VM {
 	})
 	l.configure(v)
 	l.must("attach", l.b.Dev, "--vm", guestName, "--mac", guestMAC, "--tap", guestTap)
-	return v
+	return v, hello
 }
 
 // tapAddress is the address that libvirt gives the tap of a VM.
@@ -74,7 +78,7 @@ func TestARealGuestOnItsOwnTap(t *testing.T) {
 		vhost, feed = "on", "vhost-net"
 	}
 	l := emptyLab(t)
-	v := l.bootOnTap(vhost)
+	v, _ := l.bootOnTap(vhost, Options{})
 	families := l.families()
 	if os.Getenv("RSCCTL_INSIDE") != "" {
 		bytes, least, families = 20e6, 2000, families[:1]

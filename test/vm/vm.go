@@ -15,7 +15,7 @@ import (
 	"github.com/rscctl/rscctl/test/vm/control"
 )
 
-// QEMU is the program that Start runs; it must be in the path.
+// QEMU is the program that Start runs unless told another; it must be in the path.
 const QEMU = "qemu-system-x86_64"
 
 // VM is a running guest. Its methods may be called from several goroutines.
@@ -32,7 +32,7 @@ type VM struct {
 func Start(o Options) (*VM, error) {
 	o.defaults()
 	v := &VM{opts: o, console: filepath.Join(o.Dir, o.Name+"-console.log"), errors: &tail{}, read: make(chan struct{})}
-	cmd := exec.Command(QEMU, o.args(v.console)...)
+	cmd := exec.Command(o.QEMU, o.args(v.console)...)
 	cmd.Stderr = v.errors
 	in, err := cmd.StdinPipe()
 	if err != nil {

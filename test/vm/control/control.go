@@ -21,9 +21,10 @@ const (
 	OpAddr     = "addr"     // Addr -> nothing: the NIC goes up with these addresses
 	OpNIC      = "nic"      // nothing -> NIC
 	OpOffload  = "offload"  // Offload -> nothing
-	OpListen   = "listen"   // Listen -> nothing: from here on a peer can connect
+	OpListen   = "listen"   // Listen -> nothing: from here on a peer can connect, or send datagrams
 	OpReceive  = "receive"  // Receive -> Transfer: accepts one connection and reads to its end
 	OpSend     = "send"     // Send -> Transfer
+	OpTrains   = "trains"   // Trains -> Reception: takes the datagrams of one stream
 	OpEcho     = "echo"     // Echo -> nothing: answers UDP datagrams on a port until power off
 	OpPing     = "ping"     // Probe -> ProbeResult: ICMP echo
 	OpUDP      = "udp"      // Probe -> ProbeResult: UDP datagrams to an echo server
@@ -64,6 +65,7 @@ type Addr struct {
 // NIC is what the guest's kernel knows of its virtio NIC.
 type NIC struct {
 	MAC      string            `json:"mac"`
+	MTU      uint64            `json:"mtu"` // bytes of a packet
 	Carrier  bool              `json:"carrier"`
 	Losses   uint64            `json:"losses"` // of the carrier, since the driver took the device
 	RxQueues int               `json:"rx_queues"`
@@ -87,9 +89,10 @@ type Offload struct {
 	On      bool   `json:"on"`
 }
 
-// Listen opens a TCP port on all addresses.
+// Listen opens a port on all addresses: of TCP, or of UDP with UDP_GRO, whose socket takes trains of datagrams whole.
 type Listen struct {
-	Port int `json:"port"`
+	Port int  `json:"port"`
+	UDP  bool `json:"udp,omitempty"`
 }
 
 // Receive accepts on a port that was opened by Listen. Timeout bounds the whole of it. With Count nothing is hashed: an
@@ -122,6 +125,25 @@ func (t *Transfer) BitsPerSecond() float64 {
 		return 0
 	}
 	return float64(t.Bytes) * 8 / t.Duration.Seconds()
+}
+
+// Trains is a stream of Count numbered datagrams as QUIC sends them: in trains of Train, each datagram of Size bytes but the last
+// of each train, which is 100 shorter. Count is a multiple of Train.
+type Trains struct {
+	Port    int           `json:"port"` // where they are received: one that Listen opened
+	Count   int           `json:"count"`
+	Train   int           `json:"train"`
+	Size    int           `json:"size"`
+	Timeout time.Duration `json:"timeout"` // of silence
+}
+
+// Reception is what came of such a stream. All that is counted was right to the last byte.
+type Reception struct {
+	Datagrams int    `json:"datagrams"`
+	Late      int    `json:"late"`  // of them, that came behind one with a higher number
+	Calls     int    `json:"calls"` // of recvmsg(2), which brought them
+	Most      int    `json:"most"`  // datagrams that one of these brought
+	Error     string `json:"error"` // what cut it short
 }
 
 // Echo names the UDP port to answer on.

@@ -86,6 +86,9 @@ func (g *guest) nic() (*control.NIC, error) {
 	if n.Losses, err = readNumber(dir + "/carrier_down_count"); err != nil {
 		return nil, err
 	}
+	if n.MTU, err = readNumber(dir + "/mtu"); err != nil {
+		return nil, err
+	}
 	queues, _ := filepath.Glob(dir + "/queues/rx-*")
 	n.RxQueues = len(queues)
 	stats, err := os.ReadDir(dir + "/statistics")

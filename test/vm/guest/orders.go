@@ -18,12 +18,13 @@ import (
 type guest struct {
 	mu        sync.Mutex
 	listeners map[int]*net.TCPListener
+	datagrams map[int]*net.UDPConn
 	echoes    map[int]bool
 	out       *replies
 }
 
 func newGuest(out *replies) *guest {
-	return &guest{listeners: map[int]*net.TCPListener{}, echoes: map[int]bool{}, out: out}
+	return &guest{listeners: map[int]*net.TCPListener{}, datagrams: map[int]*net.UDPConn{}, echoes: map[int]bool{}, out: out}
 }
 
 // do carries out one order.
@@ -42,6 +43,8 @@ func (g *guest) do(req control.Request) (any, error) {
 		return ask(args, g.receive)
 	case control.OpSend:
 		return ask(args, g.send)
+	case control.OpTrains:
+		return ask(args, g.trains)
 	case control.OpEcho:
 		return nothing(with(args, g.echo))
 	case control.OpPing:
@@ -89,6 +92,9 @@ func nothing(err error) (any, error) { return nil, err }
 func (g *guest) listen(l control.Listen) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if l.UDP {
+		return g.listenUDP(l.Port)
+	}
 	if g.listeners[l.Port] != nil {
 		return nil
 	}
@@ -98,6 +104,30 @@ func (g *guest) listen(l control.Listen) error {
 	}
 	g.listeners[l.Port] = ln
 	return nil
+}
+
+func (g *guest) listenUDP(port int) error {
+	if g.datagrams[port] != nil {
+		return nil
+	}
+	c, err := peer.ListenTrains(fmt.Sprintf(":%d", port))
+	if err != nil {
+		return err
+	}
+	g.datagrams[port] = c
+	return nil
+}
+
+// trains takes one stream of datagrams. What cut it short travels in the Reception, with what came before.
+func (g *guest) trains(t control.Trains) (*control.Reception, error) {
+	g.mu.Lock()
+	c := g.datagrams[t.Port]
+	g.mu.Unlock()
+	if c == nil {
+		return nil, fmt.Errorf("trains: port %d is not open", t.Port)
+	}
+	r, _ := peer.ReceiveTrains(c, t)
+	return r, nil
 }
 
 // receive hashes what one connection brings. What came before an error is in the Transfer too, so the error travels there.
