@@ -169,6 +169,10 @@ func (b *bench) row(p planned, repeat int) error {
 	}
 	b.samples[p.id()][repeat] = v
 	b.say("%s", describe(p.id(), v))
+	if p.way.restless() {
+		delete(b.stages, p.way)
+		return s.Close()
+	}
 	return nil
 }
 

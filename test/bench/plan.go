@@ -29,6 +29,10 @@ var (
 	kernelTuned = way{name: "kernel-tuned", host: &hostWay{FlushNS: 50_000, Defer: 2}}
 )
 
+// restless reports whether a way takes a processor also while nothing goes through it. It is ended behind each of its rows, or it would be
+// measured in all that follow.
+func (w way) restless() bool { return w.gc || w.host != nil && w.host.DPDK }
+
 // planned is one row to measure.
 type planned struct {
 	way  way
