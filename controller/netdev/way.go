@@ -105,15 +105,23 @@ func (w *Way) configure() error {
 	if err := netlink.LinkSetMTU(l, wayMTU); err != nil {
 		return fmt.Errorf("mtu: %w", err)
 	}
-	if err := netlink.LinkSetTxQLen(l, wayQueue); err != nil {
+	if err := w.noQueue(l); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	// Nothing is to wait for a reader that there is not, or be dropped in front of it.
-	none := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: w.Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "noqueue"}
-	if err := netlink.QdiscReplace(none); err != nil {
-		return fmt.Errorf("queueing discipline: %w", err)
-	}
 	return netlink.LinkSetUp(l)
+}
+
+// noQueue sees to it that nothing waits for a reader that there is not, or is dropped in front of it. A kernel without queueing disciplines to choose
+// (CONFIG_NET_SCHED) keeps its own, whose queue must not be short.
+func (w *Way) noQueue(l netlink.Link) error {
+	none := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: w.Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "noqueue"}
+	switch err := netlink.QdiscReplace(none); {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return nil
+	case err != nil:
+		return err
+	}
+	return netlink.LinkSetTxQLen(l, wayQueue)
 }
 
 // AdoptWay goes on with the device of another process, which must be of the calling thread's network namespace. The descriptor is taken over,
