@@ -116,6 +116,27 @@ func TestJumboPacketsThatAreNoTCPPass(t *testing.T) {
 	r.groupFrame(g)
 }
 
+// On a bond jumbo segments come in by the member that is active, before and behind a fail-over, and what is no TCP goes by the bond.
+func TestJumboFramesOverABond(t *testing.T) {
+	netnstest.Need(t, multiBuffer)
+	r := bondRig(t, "active-backup", "type bridge", 1, 1)
+	setMTU(t, r.net.B, jumboMTU) // and with it its members'
+	for _, port := range []string{"p0", "p1", "lan"} {
+		r.net.A.Output(t, "ip", "link", "set", "dev", port, "mtu", fmt.Sprint(jumboMTU))
+	}
+	g := r.bootJumbo(r.attach("vm0", macA), macA, "10.77.0.10/24")
+	for out, members := range []string{"eth0 active, eth1 backup", "eth0 down, eth1 active"} {
+		r.pull(0, out == 1)
+		r.membersAre(members)
+		r.mustMergeJumbo(g, 16<<20)
+		netnstest.Bulk(t, g.side, r.net.A, 8<<20, false, time.Minute)
+	}
+	r.groupFrame(g)
+	var st api.Stats
+	r.json(&st, "stats")
+	explain(t, st)
+}
+
 // groupFrame has a guest send a multicast frame of the MTU, which arrives on the wire whole: by AF_XDP in several chunks, or by a bond.
 func (r *rig) groupFrame(g *guest) {
 	r.t.Helper()
