@@ -7,21 +7,13 @@
  * reads it, and what the controller sends by the device is turned into the interface's ingress, where the host sees it as come in from the wire.
  */
 
+#define RSC_SKB
 #include "abi.h"
+#include "parse.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
 #define VLAN_ID 0x0fff
-#define ETH_P_8021Q 0x8100
-#define ETH_P_8021AD 0x88a8
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define IPV4_PROTO 9 /* RFC 791, 3.1: where the protocol is */
-#define IPV6_NEXT 6  /* RFC 8200, 3: where the next header is */
-#define IPV6_LEN 40
-#define UDP_DPORT 2 /* RFC 768 */
 
 /* Constants, because they hold for the programs' whole life. */
 const volatile u32 uplink = 0; /* ifindex of the interface that VMs are attached to */
@@ -61,11 +53,6 @@ struct head {
 	u8 inner[2];
 };
 
-static __always_inline u16 be(const u8 *b)
-{
-	return (u16)(b[0] << 8 | b[1]);
-}
-
 static __always_inline int is_tag(u16 type)
 {
 	return type == ETH_P_8021Q || type == ETH_P_8021AD;
@@ -74,7 +61,7 @@ static __always_inline int is_tag(u16 type)
 /* The VLAN of a frame that the host sends, or -1 when no VM can be in it. */
 static __always_inline int vlan_of(const struct __sk_buff *skb, const struct head *h)
 {
-	u16 type = be(h->type);
+	u16 type = be16(h->type);
 
 	if (skb->vlan_present) {
 		if (skb->vlan_proto != bpf_htons(ETH_P_8021Q) || is_tag(type))
@@ -83,9 +70,9 @@ static __always_inline int vlan_of(const struct __sk_buff *skb, const struct hea
 	}
 	if (!is_tag(type))
 		return 0;
-	if (type != ETH_P_8021Q || is_tag(be(h->inner)))
+	if (type != ETH_P_8021Q || is_tag(be16(h->inner)))
 		return -1;
-	return be(h->tci) & VLAN_ID;
+	return be16(h->tci) & VLAN_ID;
 }
 
 /* 01:80:c2:00:00:00 to 2f: what switches and their neighbours say to one another (IEEE 802.1Q, 8.6.3), which no VM hears. */
@@ -104,34 +91,19 @@ static __always_inline int is_tunnel(u16 port)
  * Tells whether a packet socket can say what a superframe stands for (virtio_net_hdr_from_skb: TCP right behind the IP header, and UDP by newer
  * kernels). A frame of another kind would be lost in front of the socket (UDP, SCTP, IP fragments), or be taken for the TCP of its inside (tunnels).
  */
-static __always_inline int has_words(struct __sk_buff *skb, const struct head *h)
+static __always_inline int has_words(struct __sk_buff *skb)
 {
-	u16 type = be(h->type);
-	u32 l3 = 14, l4;
-	u8 b[2] = {};
+	word buf[1 + IPV6_LEN / 8] = {};
+	struct frame f = { skb, (u8 *)buf + 4, skb->len };
+	struct info i = {};
+	struct flow_key k = {};
 
-	if (is_tag(type)) {
-		type = be(h->inner);
-		l3 = 18;
-	}
-	if (type == ETH_P_IP) {
-		if (bpf_skb_load_bytes(skb, l3, b, 1))
-			return 0;
-		l4 = l3 + (b[0] & 0xf) * 4;
-		if (bpf_skb_load_bytes(skb, l3 + IPV4_PROTO, b, 1))
-			return 0;
-	} else if (type == ETH_P_IPV6) {
-		l4 = l3 + IPV6_LEN;
-		if (bpf_skb_load_bytes(skb, l3 + IPV6_NEXT, b, 1))
-			return 0;
-	} else {
+	if (!take_ether(&f, &i))
 		return 0;
-	}
-	if (b[0] == IPPROTO_TCP)
-		return 1;
-	if (b[0] != IPPROTO_UDP || !takes_uso || bpf_skb_load_bytes(skb, l4 + UDP_DPORT, b, 2))
-		return 0;
-	return !is_tunnel(be(b));
+	take_ip(&f, &i, &k);
+	if (i.keyed)
+		return i.family == 4 || i.l4 == i.l3 + IPV6_LEN;
+	return takes_uso && is_datagram(&f, &i, &k) && !is_tunnel(k.dst_port);
 }
 
 /* On the interface's egress, where the host's frames still are whole. */
@@ -161,7 +133,7 @@ int rsc_host_out(struct __sk_buff *skb)
 	if (is_link_local(h.dst))
 		return TC_ACT_UNSPEC;
 	mark = skb->mark;
-	if (skb->gso_size && !has_words(skb, &h)) { /* by the egress, behind which a device without offloads has it cut */
+	if (skb->gso_size && !has_words(skb)) { /* by the egress, behind which a device without offloads has it cut */
 		skb->mark = HOST_CUT_MARK;
 		flags = 0;
 	}
