@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,7 +123,7 @@ func isSummed(f *tap.HostFrame) bool {
 // The way waits for no reader and keeps no frame for one: whatever goes out by it has been seen.
 func TestTheWayKeepsNoFrames(t *testing.T) {
 	r := newHostRig(t, (*bpf.HostProgram).Attach)
-	if out := r.B.Output(t, "ip", "-o", "link", "show", r.way.Name); !bytes.Contains([]byte(out), []byte("qdisc noqueue")) || !bytes.Contains([]byte(out), []byte("qlen 1")) {
+	if out := r.B.Output(t, "ip", "-o", "link", "show", r.way.Name); !strings.Contains(out, "qdisc noqueue") || !strings.Contains(out, "qlen 1") {
 		t.Error(out)
 	}
 }

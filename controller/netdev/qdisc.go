@@ -12,12 +12,15 @@ import (
 func QueueInFront(name string) error {
 	l, err := netlink.LinkByName(name)
 	if err == nil {
-		err = netlink.QdiscReplace(&netlink.GenericQdisc{
-			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "pfifo_fast",
-		})
+		err = setQdisc(l.Attrs().Index, "pfifo_fast")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: queueing discipline: %w", name, linkErrno(err))
 	}
 	return nil
+}
+
+// setQdisc puts a queueing discipline without settings in place of the one that an interface has.
+func setQdisc(ifindex int, kind string) error {
+	return netlink.QdiscReplace(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Parent: netlink.HANDLE_ROOT}, QdiscType: kind})
 }

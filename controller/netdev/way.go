@@ -114,8 +114,7 @@ func (w *Way) configure() error {
 // noQueue sees to it that nothing waits for a reader that there is not, or is dropped in front of it. A kernel without queueing disciplines to choose
 // (CONFIG_NET_SCHED) keeps its own, whose queue must not be short.
 func (w *Way) noQueue(l netlink.Link) error {
-	none := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: w.Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "noqueue"}
-	switch err := netlink.QdiscReplace(none); {
+	switch err := setQdisc(w.Index, "noqueue"); {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return nil
 	case err != nil:

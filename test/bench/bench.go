@@ -130,11 +130,20 @@ func (b *bench) stage(w way) (*demo.Stage, error) {
 	return s, nil
 }
 
+// end ends the stage of a way, if there is one: a next row makes a new one.
+func (b *bench) end(w way) error {
+	s := b.stages[w]
+	if s == nil {
+		return nil
+	}
+	delete(b.stages, w)
+	return s.Close()
+}
+
 func (b *bench) closeStages() error {
 	var errs []error
-	for w, s := range b.stages {
-		errs = append(errs, s.Close())
-		delete(b.stages, w)
+	for w := range b.stages {
+		errs = append(errs, b.end(w))
 	}
 	return errors.Join(errs...)
 }
@@ -161,17 +170,13 @@ func (b *bench) row(p planned, repeat int) error {
 			return err // without the product there is nothing to measure
 		}
 		b.note("%s: %v", p.id(), err)
-		if s != nil { // whatever state it is in, the next row gets a new one
-			delete(b.stages, p.way)
-			_ = s.Close()
-		}
+		_ = b.end(p.way) // whatever state it is in
 		return nil
 	}
 	b.samples[p.id()][repeat] = v
 	b.say("%s", describe(p.id(), v))
 	if p.way.restless() {
-		delete(b.stages, p.way)
-		return s.Close()
+		return b.end(p.way)
 	}
 	return nil
 }

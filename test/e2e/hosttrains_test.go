@@ -2,15 +2,12 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/test/netnstest"
 )
@@ -20,24 +17,8 @@ func TestDatagramTrainsCrossBetweenTheHostAndAVM(t *testing.T) {
 	const datagrams = 4000
 	r, g := hostRig(t, netnstest.Options{NoIPv6: true})
 	netnstest.Bulk(t, g.side, r.net.B, 1<<10, false, time.Minute) // neighbours know each other
-	wait := unix.NsecToTimeval(netnstest.Patience(time.Second).Nanoseconds())
 	for _, c := range []struct{ from, to *netnstest.Side }{{r.net.B, g.side}, {g.side, r.net.B}} {
-		in, to := udpSocket(t, c.to, c.to.IPv4.Addr(), func(fd int) error {
-			return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20),
-				unix.Bind(fd, &unix.SockaddrInet4{Port: quicPort}))
-		})
-		out, _ := udpSocket(t, c.from, c.to.IPv4.Addr(), func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, datagramLen)
-		})
-		d := newDatagramStream(t)
-		done := make(chan struct{})
-		go func() { defer close(done); d.send(t, out, to, datagrams) }()
-		n, _ := d.receive(t, in, 0, datagrams)
-		<-done
-		unix.Close(in)
-		if n != datagrams {
-			t.Errorf("%d of %d datagrams came to %s", n, datagrams, c.to.NS.Name())
-		}
+		passDatagrams(t, c.from, c.to, stream{datagrams: datagrams}, nil)
 	}
 	if s := r.statsOf("vm1"); s.ToHost < datagrams || s.FromHost < datagrams {
 		t.Errorf("%d packets to the host, %d from it", s.ToHost, s.FromHost)

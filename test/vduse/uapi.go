@@ -24,8 +24,7 @@ const (
 	messageLen  = 152
 	messageBody = 24
 
-	resultOK     = 0
-	resultFailed = 1
+	resultFailed = 1 // of an answer; 0: done
 )
 
 // Bits of the device status (virtio 1.2, section 2.1). 0 is a reset.
