@@ -20,7 +20,7 @@ func TestSizesFollowTheMachine(t *testing.T) {
 			t.Errorf("%d queues, chunks of %d, %d MiB: %d chunks, want %d", c.queues, c.chunk, c.memory>>20, got, c.want)
 		}
 	}
-	for chunks, want := range map[int]int{8192: 2048, 10_000: 2048, 16_383: 2048, 16_384: 4096, 32_768: 4096, MostChunks: 4096} {
+	for chunks, want := range map[int]int{8192: 2048, 10_000: 2048, 16_383: 2048, 16_384: 4096, 32_767: 4096, 32_768: 8192, MostChunks: 8192} {
 		if r := (Sizes{Chunks: chunks}).rings(1, frameRoom{chunk: 2048}, 0); r.Rx != want || r.Fill != want {
 			t.Errorf("%d chunks: rings of %d and %d, want %d", chunks, r.Rx, r.Fill, want)
 		}

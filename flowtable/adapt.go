@@ -15,11 +15,14 @@ import (
 //	something came late in the hold, and the frame was large enough           as long
 //	nothing came late in the hold: with the level below it would be the same  that level
 //	nothing came at all                                                       a few of these, and it is not held
-//	small, and its successor came soon behind it                              tried now and then with a hold in which both would have
-//	                                                                          met. Where that was in vain, as with a sender that waits
-//	                                                                          for an answer, the next try waits twice as long
+//	small, and its successor came soon behind it                              from now on a hold in which both would have met, until one
+//	                                                                          shows whether that was worth it. Where it was in vain, as
+//	                                                                          with a sender that waits for an answer, the next try waits
+//	                                                                          twice as long
 //
-// A superframe that is full, or that a rule ended, says nothing of time. Short segments (leastBulk) are no bulk and not held.
+// A superframe that is full, or that a rule ended, says that something came late, or, many times in a row, that the level below would do as well. It
+// does not say that a hold was in vain: of a train of a sender that marks its end with PSH, as Linux does, time can only end the first part, which
+// a worker took before the rest had come. Short segments (leastBulk) are no bulk and not held.
 //
 // Per port, a lap: raise the longest hold that flows may have to what they asked for, compare the lap behind that with the one before, and
 // keep it unless packets came more slowly or in smaller frames, as a sender does whose window is used up by waiting. The longest
@@ -34,6 +37,8 @@ const (
 
 	firstHold = 50 * time.Microsecond // at most, of a flow of which nothing is known
 	enough    = 40                    // segments: about what senders hand to their NICs at once
+	mostCalm  = 16                    // superframes
+	tryLate   = 3                     // part of a try's hold behind which what comes is worth it
 	few       = 24                    // of fewer, others are worth a try
 	leastBulk = 536                   // bytes of payload (the segments of RFC 9293, 3.7.1, where nothing else was agreed)
 	maxPause  = 8                     // log2 of the superframes between two tries that were in vain
@@ -54,8 +59,9 @@ type habit struct {
 	tag    uint32 // of the flow: its bucket may be another's too
 	rest   uint16 // superframes until the next try
 	level  uint8  // of its next superframe
-	before uint8  // the same, before the try
+	before uint8  // the try
 	pause  uint8  // log2 of rest after a try in vain
+	calm   uint8  // superframes in a row that ended before anything came late
 	state  uint8
 }
 
@@ -63,7 +69,7 @@ type habit struct {
 const (
 	habitKnown  = 1 << iota
 	habitCut    // time ended its last superframe, and that was small
-	habitTrying // its superframe has a longer hold than its habit
+	habitTrying // its level is a try
 	habitRaised // its last superframe made its hold longer: the next one may be the rest of a train that was cut
 )
 
@@ -191,22 +197,15 @@ func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
 	if h.state == 0 || gap > forget {
 		*h = habit{tag: tag, born: s.born, level: p.first}
 	}
-	level := min(h.level, p.top)
 	p.lap.grown = max(p.lap.grown, h.level)
-	try := h.state&habitCut != 0
-	h.state = habitKnown | h.state&habitRaised
-	switch {
-	case payload < leastBulk:
-		level = 0
-	case !try:
-	case h.rest > 0:
-		h.rest--
-	default:
-		want := p.levelFor(gap + gap/2)
-		p.lap.tries = max(p.lap.tries, want)
-		if want = min(want, p.top); want > level && p.holds[want] > gap {
-			h.before, level = level, want
-			h.state |= habitTrying
+	cut := h.state&(habitCut|habitTrying) == habitCut
+	h.state = habitKnown | h.state&(habitRaised|habitTrying)
+	var level uint8
+	if payload >= leastBulk {
+		if cut {
+			p.try(h, gap)
+		}
+		if level = min(h.level, p.top); h.state&habitTrying != 0 {
 			s.level = levelTry
 		}
 	}
@@ -221,14 +220,29 @@ func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
 	}
 }
 
+// try has a flow's superframes held for long enough, from this one on, that the one before and this one, which began so many ns behind it,
+// would have been one.
+func (p *port) try(h *habit, gap int64) {
+	if h.rest > 0 {
+		h.rest--
+		return
+	}
+	want := p.levelFor(gap + gap/2)
+	p.lap.tries = max(p.lap.tries, want)
+	if want = min(want, p.top); want > h.level && p.holds[want] > gap {
+		h.before, h.level = h.level, want
+		h.state |= habitTrying
+	}
+}
+
 // came notes when a packet joined a slot.
 func (p *port) came(s *slot, now int64) {
 	if !p.adaptive {
 		return
 	}
 	late := p.lates[s.level&levelMask]
-	if s.level&levelTry != 0 { // of a try the gap between two trains is known, and where that falls is no matter
-		late = p.holdOf(s) / 2
+	if s.level&levelTry != 0 { // where in the hold the gap falls is no matter
+		late = p.holdOf(s) / tryLate
 	}
 	if now-s.born > late {
 		s.level |= levelLate
@@ -256,8 +270,8 @@ func (t *Table) judgeHold(p *port, n uint32, s *slot, r Reason) {
 		switch r {
 		case ReasonDeadline, ReasonBurstEnd:
 			h.learn(level, s)
-		case ReasonMaxBytes, ReasonMaxSegments:
-			h.level, h.pause = max(h.level, level), 0
+		default:
+			h.ended(level, s)
 		}
 	}
 	p.lap.segs += uint64(s.segs)
@@ -276,14 +290,14 @@ func (h *habit) learn(level uint8, s *slot) {
 	late := s.level&levelLate != 0
 	switch {
 	case late:
-		h.level, h.pause, h.rest = level, 0, 0
-		h.state &^= habitRaised
+		h.worth(level)
 		if s.segs < enough && level < holdLevels-1 {
 			h.level = min(level+doubled, holdLevels-1)
 			h.state |= habitRaised
 		}
-	case h.state&habitTrying != 0:
+	case s.level&levelTry != 0:
 		h.level, h.rest = h.before, 1<<h.pause
+		h.state &^= habitTrying
 		h.pause = min(h.pause+1, maxPause)
 	case h.state&habitRaised != 0:
 		h.state &^= habitRaised
@@ -291,8 +305,26 @@ func (h *habit) learn(level uint8, s *slot) {
 		if h.level = level - 1; s.segs == 1 {
 			h.level = level / 2
 		}
-		h.rest = 1 << h.pause
 	}
+}
+
+// ended is what a superframe says that was over before its time.
+func (h *habit) ended(level uint8, s *slot) {
+	switch {
+	case level == 0:
+	case s.level&levelLate != 0:
+		h.worth(level)
+	default:
+		if h.calm++; h.calm >= mostCalm {
+			h.calm, h.level = 0, min(h.level, level-1)
+		}
+	}
+}
+
+// worth is what a superframe says whose hold brought something.
+func (h *habit) worth(level uint8) {
+	h.level, h.pause, h.rest, h.calm = level, 0, 0, 0
+	h.state &^= habitRaised | habitTrying
 }
 
 // endLap compares the lap that is over with the one before, and may take a step.

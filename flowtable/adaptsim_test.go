@@ -40,11 +40,15 @@ type holdFlow struct {
 	train    int
 	spacing  int64 // ns, within a train
 	period   int64
-	answer   int64 // ns from the delivery of a train's last packet to the next train; 0: period
-	psh      bool  // on the last of a train
+	answer   int64                           // ns from the delivery of a train's last packet to the next train; 0: period
+	psh      bool                            // on the last of a train
+	cut      func() (packets int, gap int64) // trains come at once, but in two pieces: so many packets, and the rest so long behind them; nil: see spacing
 
 	left  int
-	out   int // packets that have not been delivered
+	began int64 // its train
+	rest  int   // of left: the second piece
+	gap   int64 // in front of that
+	out   int   // packets that have not been delivered
 	trips int
 	next  uint32 // sequence number that is to be delivered next
 }
@@ -116,7 +120,8 @@ func (s *holdSim) run(d time.Duration) {
 		}
 		a := heap.Pop(&s.due).(simEvent)
 		s.now = a.at
-		s.send(a.flow)
+		for s.send(a.flow) {
+		}
 		s.tab.EndBurst(s.now)
 	}
 	s.now = end
@@ -133,9 +138,15 @@ func (s *holdSim) expire(until int64) bool {
 	return true
 }
 
-// send gives one packet of a flow to the table.
-func (s *holdSim) send(i int) {
+// send gives one packet of a flow to the table. True: the next one comes with it.
+func (s *holdSim) send(i int) (next bool) {
 	f := &s.flows[i]
+	if f.left == f.train {
+		f.began, f.gap = s.now, f.spacing
+		if f.cut != nil {
+			f.rest, f.gap = f.cut()
+		}
+	}
 	var ref uint64
 	if n := len(s.refs); n > 0 {
 		ref, s.refs = s.refs[n-1], s.refs[:n-1]
@@ -153,8 +164,10 @@ func (s *holdSim) send(i int) {
 	f.left--
 	f.out++
 	switch {
+	case f.left > 0 && f.cut != nil && f.left != f.rest:
+		next = true
 	case f.left > 0:
-		heap.Push(&s.due, simEvent{s.now + f.spacing, i})
+		heap.Push(&s.due, simEvent{s.now + f.gap, i})
 	default:
 		f.left = f.train
 		if f.psh {
@@ -162,10 +175,11 @@ func (s *holdSim) send(i int) {
 			p.Info.TCPFlags |= pt.PSH
 		}
 		if f.answer == 0 {
-			heap.Push(&s.due, simEvent{s.now - int64(f.train-1)*f.spacing + f.period, i})
+			heap.Push(&s.due, simEvent{f.began + f.period, i})
 		}
 	}
 	s.tab.Add(&p, s.now)
+	return next
 }
 
 // Deliver counts a frame, and lets its sender go on.

@@ -27,7 +27,7 @@ const (
 	hungryRetry  = time.Millisecond       // a guest without room that has no sign of it is looked at this often
 	txRetry      = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
 	errorBackoff = 100 * time.Millisecond // sleep while the NIC reports an error (interface down)
-	maxDrain     = 4096                   // frames that Drain takes: an RX ring, that of jumbo frames
+	maxDrain     = 8192                   // frames that Drain takes: an RX ring, that of jumbo frames
 )
 
 // Config describes a Worker. The worker owns nothing of it: whoever made the descriptors closes them, after Stop.
