@@ -65,6 +65,7 @@ func TestAVMWithoutItsHost(t *testing.T) {
 // A change of hands and a crash of the process that works are nothing to a transfer between the host and a VM, and a controller that is
 // killed for good leaves nothing on the host.
 func TestTheHostStaysANeighbourThroughChangesOfHands(t *testing.T) {
+	netnstest.Need(t, netnstest.TCX) // filters, which older kernels have in its place, stay where a process and its keeper are killed (`doctor`: tap.leftover)
 	r, g := hostRig(t, netnstest.Options{NoIPv6: true, Queues: 2})
 	during := func(what string, fn func()) {
 		t.Helper()
