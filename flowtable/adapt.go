@@ -284,6 +284,7 @@ func (t *Table) judgeHold(p *port, n uint32, s *slot, r Reason) {
 
 // learn is what a superframe says that time ended.
 func (h *habit) learn(level uint8, s *slot) {
+	h.calm = 0
 	if s.segs < few {
 		h.state |= habitCut
 	}
