@@ -79,6 +79,7 @@ func TestAttachedAgainAVMIsWhatItIsToBe(t *testing.T) {
 		return nil
 	}
 	r.eventually("the guest runs", running)
+	r.logs(`msg="guest running"`)
 	if n := strings.Count(r.log.String(), `msg="guest running"`); n != 1 {
 		t.Errorf("the log says %d times that the guest runs", n)
 	}
@@ -279,9 +280,8 @@ func TestTheSocketsGroupLooksAndChangesNothing(t *testing.T) {
 		if write {
 			want = `verb="policy set" vm=a`
 		}
-		if !strings.Contains(r.log.String(), want) || !strings.Contains(r.log.String(), "uid=0") {
-			t.Errorf("no %q in\n%s", want, r.log)
-		}
+		r.logs(want)
+		r.logs("uid=0")
 	}
 }
 
