@@ -107,11 +107,7 @@ func headerGood(ip []byte) bool {
 	s := uint64(binary.LittleEndian.Uint32(ip)) + uint64(binary.LittleEndian.Uint32(ip[4:])) +
 		uint64(binary.LittleEndian.Uint32(ip[8:])) + uint64(binary.LittleEndian.Uint32(ip[12:])) +
 		uint64(binary.LittleEndian.Uint32(ip[16:]))
-	// Five words of 32 bits need three folds. A carry comes back in at the bottom, which is what ones' complement means (RFC 1071).
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return s == 0xffff || s == 0x1fffe // 0x1fffe folds to 0xffff
+	return checksum.Fold(s) == 0xffff
 }
 
 // empty tells what a segment without payload is to its flow. It is never held: an acknowledgement that waits delays its
