@@ -26,26 +26,30 @@ func (w *Worker) receive() int {
 }
 
 // ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core. It asks for what
-// the table reads, the headers, heads bytes. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
+// the table reads, the headers. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
 // that are awaited, and be out of the first cache again until a burst's end.
 const (
 	ahead = 4
-	heads = 128
 )
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
+	var next [ahead]struct{ frame, before []byte } // those that follow, by their numbers
 	for i := range descs[:min(ahead, len(descs))] {
-		w.expect(descs[i])
+		n := &next[i%ahead]
+		n.frame, n.before = w.expect(descs[i])
 	}
-	for i := range descs {
+	for i, d := range descs {
+		n := &next[i%ahead]
+		frame, before := n.frame, n.before
 		if i+ahead < len(descs) {
-			w.expect(descs[i+ahead])
+			n.frame, n.before = w.expect(descs[i+ahead])
 		}
-		d := descs[i]
-		frame, before := w.nic.Received(d)
 		if w.cfg.Foreign {
 			w.takeForeign(frame, d.Addr)
+			continue
+		}
+		if w.follow(frame, before, d.Addr) {
 			continue
 		}
 		if w.isTorn(frame, before) {
@@ -65,11 +69,33 @@ func (w *Worker) take(descs []xsk.Desc) {
 	}
 }
 
-// expect asks the cache for a frame's headers, and for the metadata in front of them.
-func (w *Worker) expect(d xsk.Desc) {
-	frame, before := w.nic.Received(d)
-	prefetch(before)
-	prefetch(frame[:min(heads, len(frame))])
+// expect asks the cache for a frame's headers, and for the metadata in front of them, and returns what Received says.
+func (w *Worker) expect(d xsk.Desc) (frame, before []byte) {
+	frame, before = w.nic.Received(d)
+	if len(frame) > 0 {
+		prefetchHead(&frame[0])
+	}
+	return frame, before
+}
+
+// follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
+// for a VM of which nothing is to be asked. Of any other it says false and has done nothing.
+func (w *Worker) follow(frame, before []byte, ref uint64) bool {
+	port, payload, length, vm, queue, plain := meta.ParsePlain(before, len(frame))
+	if !plain || w.overtaken != 0 {
+		return false
+	}
+	p := w.portByID(port)
+	if p == nil || p.guest == nil || p.late || p.senders != nil || p.probes != nil || tooLong(p, frame, false) ||
+		!w.table.Follow(p.Index, frame, ref, payload, length, w.now) {
+		return false
+	}
+	if w.cfg.Shares != nil {
+		w.cfg.Shares.Took(port, vm, queue)
+	}
+	w.cnt.WithMeta++
+	w.fromWire(p, frame)
+	return true
 }
 
 // expectPayload asks the cache for the first half of a payload while the one before it is copied: what is behind follows by itself.
