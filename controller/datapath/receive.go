@@ -98,8 +98,15 @@ func (w *Worker) follow(frame, before []byte, ref uint64) bool {
 	return true
 }
 
-// expectPayload asks the cache for the first half of a payload while the one before it is copied: what is behind follows by itself.
-func expectPayload(b []byte) { prefetch(b[:min(768, len(b))]) }
+// payloadAhead is how much of a payload is asked for while the one before it is copied: what is behind follows by itself.
+const payloadAhead = 768
+
+// expectPayload asks the cache for the first half of a payload. Of a shorter one there is little to wait for.
+func expectPayload(b []byte) {
+	if len(b) >= payloadAhead {
+		prefetchPayload(&b[0])
+	}
+}
 
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
 // ones of its flow.
