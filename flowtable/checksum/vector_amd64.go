@@ -48,7 +48,9 @@ func copyVector(dst, src []byte) (acc uint64, done int) {
 }
 
 // hasAVX512 tells whether the processor has all that copySumAVX512 is made of.
-func hasAVX512() bool { return cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasBMI2 }
+func hasAVX512() bool {
+	return cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasBMI2
+}
 
 // copiesWhole tells whether copyWhole copies n bytes.
 func copiesWhole(n int) bool { return n >= vectorMin && n <= maxVector && hasAVX512() }
