@@ -15,63 +15,43 @@ const (
 	followTimes = followPlain + 12
 )
 
-// Follow is Add for a frame of which the caller knows that it is sound TCP in IPv4, in one fragment, without a tag, fragments, IP options or
-// anything to be said in Packet beside that: payload bytes of headers and length bytes behind them, with flags ACK and perhaps PSH. If the frame is the next segment of a
-// superframe that is open, it is taken in, as Add would. Otherwise false, nothing has happened, and Add is to be asked.
+// Follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro, TCP in IPv4
+// without a tag, with timestamps or without options. The caller knows that it is sound TCP in IPv4, in one fragment, without a tag, IP options or anything that is
+// to be said in Packet beside that, with payload bytes of headers, length bytes behind them, and flags ACK and perhaps PSH.
+//
+// It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are constants, and where anything is not as it
+// is in the middle of a train it says false and has changed nothing. Then Add is to be asked, and does what it would have done.
 func (t *Table) Follow(port uint32, frame []byte, ref uint64, payload, length uint32, now int64) bool {
 	t.tick(now)
-	if uint64(port) >= uint64(len(t.ports)) {
+	end := payload + length
+	if uint64(port) >= uint64(len(t.ports)) || t.held >= t.maxHeld || length-1 >= MaxIPLength || uint64(end) > uint64(len(frame)) {
 		return false
 	}
 	pt := &t.ports[port]
-	if !t.follow4(pt, port, frame, ref, payload, length) {
-		return false
-	}
-	pt.ledger.In++
-	pt.ledger.InBytes += uint64(len(frame))
-	return true
-}
-
-// follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro,
-// without a tag, with timestamps or without options. It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are
-// constants, and where anything is not as it is in the middle of a train it says false and has changed nothing. Then Add goes its way.
-func (t *Table) follow(pt *port, p *Packet) bool {
-	in := &p.Info
-	if p.GSOInput || p.CsumStart != 0 || len(p.Tail) > 0 || in.Verdict != packet.OK || in.Tagged || in.TCI != 0 || !in.Keyed ||
-		in.TCPFlags&^packet.PSH != packet.ACK || in.L3 != followL4-20 {
-		return false
-	}
-	if in.Family == 6 {
-		return t.follow6(pt, p)
-	}
-	return in.Family == 4 && in.L4 == followL4 && t.follow4(pt, p.Port, p.Data, p.Ref, in.Payload, in.PayloadLen)
-}
-
-// follow4 is follow for IPv4, of what Follow is told. Each field is taken out of a word that is loaded once: this is what a segment costs.
-func (t *Table) follow4(pt *port, index uint32, frame []byte, ref uint64, payload, length uint32) bool {
-	end := payload + length
-	if !pt.plain4 || t.held >= t.maxHeld || length-1 >= MaxIPLength || uint64(end) > uint64(len(frame)) {
+	if !pt.plain4 {
 		return false
 	}
 	le := binary.LittleEndian
 	var options, rest uint64 // as in words
 	switch payload {
 	case followTimes:
-		options, rest = le.Uint64(frame[followPlain:]), uint64(le.Uint32(frame[followPlain+8:]))
+		h := (*[followTimes]byte)(frame)
+		options, rest = le.Uint64(h[followPlain:]), uint64(le.Uint32(h[followPlain+8:]))
 	case followPlain:
 	default:
 		return false
 	}
+	// Each field is taken out of a word that is loaded once: this is what a segment costs.
 	h := (*[followPlain]byte)(frame)
 	first, last := le.Uint64(h[14:]), uint64(le.Uint32(h[22:])) // of IP, without its addresses
 	addr, ports, tcp, check := le.Uint64(h[26:]), le.Uint64(h[followL4:]), le.Uint64(h[followL4+8:]), uint64(le.Uint32(h[followL4+16:]))
 	flags := uint8(tcp >> 40)
-	if uint32(bits.ReverseBytes16(uint16(first>>16)))+14 != end || uint32(tcp>>36)&15*4 != payload-followL4 || flags&^packet.PSH != packet.ACK { // as in sound
+	if uint32(bits.ReverseBytes16(uint16(first>>16)))+14 != end || uint32(tcp>>34)&60 != payload-followL4 || flags&^packet.PSH != packet.ACK { // as in sound
 		return false
 	}
 	// As find does.
-	meta := ports<<metaTCP | uint64(index)<<metaPort
-	n := t.buckets[mix(addr^t.seed[0], meta^t.seed[1])>>t.shift]
+	meta := ports<<metaTCP | uint64(port)<<metaPort
+	n := t.buckets[mix(addr^t.seed[0], meta^t.seed[1])>>(t.shift&63)]
 	for n != 0 && (t.slots[n].addr != addr || t.slots[n].meta != meta) {
 		n = t.slots[n].hashNext
 	}
@@ -119,10 +99,12 @@ func (t *Table) follow4(pt *port, index uint32, frame []byte, ref uint64, payloa
 			sum = 0
 		}
 	}
-	// As append and grow do.
-	t.blocks.add(s, frame[payload:end:len(frame)], lateRef(ref, sum))
-	t.held++
+	// As Add, append and grow do.
+	pt.ledger.In++
+	pt.ledger.InBytes += uint64(len(frame))
 	pt.ledger.Held++
+	t.held++
+	t.blocks.add(s, frame[payload:end:len(frame)], lateRef(ref, sum))
 	s.ipLen += length
 	s.segs++
 	if pt.adaptive {
@@ -137,6 +119,19 @@ func (t *Table) follow4(pt *port, index uint32, frame []byte, ref uint64, payloa
 		t.shutSlot(pt, n, r)
 	}
 	return true
+}
+
+// follow is Follow for a packet of which the caller of Add may say more, and for IPv6.
+func (t *Table) follow(pt *port, p *Packet) bool {
+	in := &p.Info
+	if p.GSOInput || p.CsumStart != 0 || len(p.Tail) > 0 || in.Verdict != packet.OK || in.Tagged || in.TCI != 0 || !in.Keyed ||
+		in.TCPFlags&^packet.PSH != packet.ACK || in.L3 != followL4-20 {
+		return false
+	}
+	if in.Family == 6 {
+		return t.follow6(pt, p)
+	}
+	return in.Family == 4 && in.L4 == followL4 && t.Follow(p.Port, p.Data, p.Ref, in.Payload, in.PayloadLen, t.now)
 }
 
 // follow6 is follow for IPv6, with what the rules are made of.
@@ -169,6 +164,8 @@ func (t *Table) follow6(pt *port, p *Packet) bool {
 	if why != open || sum != 0 && s.trust != late {
 		return false
 	}
+	pt.ledger.In++
+	pt.ledger.InBytes += uint64(len(p.Data))
 	t.append(pt, n, s, p, rules, sum)
 	return true
 }

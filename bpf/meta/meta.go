@@ -77,7 +77,7 @@ func Parse(before []byte, frameLen int, m *Meta) bool {
 	return true
 }
 
-// Words of the metadata that ParsePlain knows: L3 and L4 are behind Ethernet and IPv4 without options; the family is 4, the verdict is that of a sound
+// Words of the metadata that Plain knows: L3 and L4 are behind Ethernet and IPv4 without options; the family is 4, the verdict is that of a sound
 // TCP segment, of whose flags ACK is set and PSH may be. A tag that was taken out of the frame on its way says nothing of the frame.
 const (
 	plainOffsets = 14 | 34<<16
@@ -88,21 +88,29 @@ const (
 	tcpACK = 1 << 4
 )
 
-// ParsePlain is Parse for what nearly all frames are, a segment with data of TCP in IPv4, and returns what is not the same for all of them, as in
-// Meta. ok is false for any other frame, which Parse may know all the same. The results are no Meta, as one that is written in parts and copied as a
-// whole costs more than all else here.
-func ParsePlain(before []byte, frameLen int) (port, payload, payloadLen uint32, vmTicket, queueTicket uint16, ok bool) {
-	if len(before) < Size {
-		return 0, 0, 0, 0, 0, false
-	}
+// Block is what stands in front of a frame.
+type Block [Size]byte
+
+// Plain reports whether the metadata is the program's, of a frame of frameLen bytes, and says what it says of nearly all frames: a segment of TCP in
+// IPv4. Then the other methods have what is not the same for all of them, as in Meta. It is false of any other frame, which Parse may know all the same.
+func (b *Block) Plain(frameLen int) bool {
 	le := binary.LittleEndian
-	b := before[:Size]
-	size := le.Uint32(b[8:]) // and the queue's ticket
-	where, kind := le.Uint64(b[12:]), le.Uint64(b[20:])
-	if le.Uint32(b) != magic || int(uint16(size)) != frameLen || uint32(where) != plainOffsets || kind&plainMask != plainKind {
-		return 0, 0, 0, 0, 0, false
-	}
-	return le.Uint32(b[4:]), uint32(uint16(where >> 32)), uint32(where >> 48), uint16(kind >> 48), uint16(size >> 16), true
+	return le.Uint32(b[:]) == magic && int(le.Uint16(b[8:])) == frameLen &&
+		le.Uint32(b[12:]) == plainOffsets && le.Uint64(b[20:])&plainMask == plainKind
+}
+
+// Port is Meta.Port.
+func (b *Block) Port() uint32 { return binary.LittleEndian.Uint32(b[4:]) }
+
+// Payload is Meta.Payload.
+func (b *Block) Payload() uint32 { return uint32(binary.LittleEndian.Uint16(b[16:])) }
+
+// PayloadLen is Meta.PayloadLen.
+func (b *Block) PayloadLen() uint32 { return uint32(binary.LittleEndian.Uint16(b[18:])) }
+
+// Tickets are Meta.VMTicket and Meta.QueueTicket.
+func (b *Block) Tickets() (vm, queue uint16) {
+	return binary.LittleEndian.Uint16(b[26:]), binary.LittleEndian.Uint16(b[10:])
 }
 
 // Contradicts reports whether the Size bytes in front of a frame are the program's and describe a frame of another length. Where the

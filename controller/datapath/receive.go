@@ -34,67 +34,63 @@ const (
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
-	var next [ahead]struct{ frame, before []byte } // those that follow, by their numbers
-	for i := range descs[:min(ahead, len(descs))] {
-		n := &next[i%ahead]
-		n.frame, n.before = w.expect(descs[i])
-	}
-	for i, d := range descs {
-		n := &next[i%ahead]
-		frame, before := n.frame, n.before
+	var ring [ahead]struct{ frame, before []byte } // those that were asked for, by their numbers
+	for i := -ahead; i < len(descs); i++ {
+		c := &ring[uint(i+ahead)%ahead]
+		frame, before := c.frame, c.before
 		if i+ahead < len(descs) {
-			n.frame, n.before = w.expect(descs[i+ahead])
+			c.frame, c.before = w.nic.Received(descs[i+ahead])
+			if len(c.frame) > 0 {
+				prefetchHead(&c.frame[0])
+			}
 		}
-		if w.cfg.Foreign {
-			w.takeForeign(frame, d.Addr)
+		if i < 0 {
 			continue
 		}
-		if w.follow(frame, before, d.Addr) {
+		ref := descs[i].Addr
+		if w.cfg.Foreign {
+			w.takeForeign(frame, ref)
+			continue
+		}
+		if len(before) == meta.Size && w.follow(frame, (*meta.Block)(before), ref) {
 			continue
 		}
 		if w.isTorn(frame, before) {
 			w.torn++
-			w.nic.Free(d.Addr)
+			w.nic.Free(ref)
 			continue
 		}
 		p := w.classify(frame, before)
 		w.noteOvertaken(p)
 		if p == nil { // detached between XDP's look and ours
 			w.cnt.Unknown++
-			w.nic.Free(d.Addr)
+			w.nic.Free(ref)
 			continue
 		}
 		w.fromWire(p, frame)
-		w.accept(p, frame, d.Addr)
+		w.accept(p, frame, ref)
 	}
-}
-
-// expect asks the cache for a frame's headers, and for the metadata in front of them, and returns what Received says.
-func (w *Worker) expect(d xsk.Desc) (frame, before []byte) {
-	frame, before = w.nic.Received(d)
-	if len(frame) > 0 {
-		prefetchHead(&frame[0])
-	}
-	return frame, before
 }
 
 // follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
 // for a VM of which nothing is to be asked. Of any other it says false and has done nothing.
-func (w *Worker) follow(frame, before []byte, ref uint64) bool {
-	port, payload, length, vm, queue, plain := meta.ParsePlain(before, len(frame))
-	if !plain || w.overtaken != 0 {
+func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
+	if !m.Plain(len(frame)) || w.overtaken != 0 {
 		return false
 	}
-	p := w.portByID(port)
+	p := w.portByID(m.Port())
 	if p == nil || p.guest == nil || p.late || p.senders != nil || p.probes != nil || tooLong(p, frame, false) ||
-		!w.table.Follow(p.Index, frame, ref, payload, length, w.now) {
+		!w.table.Follow(p.Index, frame, ref, m.Payload(), m.PayloadLen(), w.now) {
 		return false
 	}
 	if w.cfg.Shares != nil {
-		w.cfg.Shares.Took(port, vm, queue)
+		vm, queue := m.Tickets()
+		w.cfg.Shares.Took(p.id, vm, queue)
 	}
 	w.cnt.WithMeta++
-	w.fromWire(p, frame)
+	if w.host.Stations != nil {
+		w.fromWire(p, frame)
+	}
 	return true
 }
 
