@@ -79,7 +79,7 @@ func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
 		return false
 	}
 	p := w.portByID(m.Port())
-	if p == nil || p.guest == nil || p.late || p.senders != nil || p.probes != nil || tooLong(p, frame, false) ||
+	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) ||
 		!w.table.Follow(p.Index, frame, ref, m.Payload(), m.PayloadLen(), w.now) {
 		return false
 	}
@@ -90,6 +90,9 @@ func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
 	w.cnt.WithMeta++
 	if w.host.Stations != nil {
 		w.fromWire(p, frame)
+	}
+	if p.senders != nil {
+		p.senders.note(frame)
 	}
 	return true
 }
