@@ -21,15 +21,15 @@ func (t *Table) Add(p *Packet, now int64) {
 		return
 	}
 	pt := &t.ports[p.Port]
+	if t.follow(pt, p) {
+		return
+	}
 	size := len(p.Data)
 	if len(p.Tail) > 0 {
 		size = p.size()
 	}
 	pt.ledger.In++
 	pt.ledger.InBytes += uint64(size)
-	if t.follow(pt, p) {
-		return
-	}
 	if !sound(p.Data, size, &p.Info) {
 		packet.ParseHead(p.Data, size, &p.Info)
 	}

@@ -53,11 +53,11 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 // single fills t.sf with one frame as it came.
 func (t *Table) single(port uint32, r Reason, data []byte, ref uint64) *Superframe {
 	t.frags[0], t.refs[0] = data, ref
-	t.sf = Superframe{
-		Entry: Entry{Packets: 1, Segments: 1, Len: len(data), Reason: r},
-		Port:  port, Frags: t.frags[:1], Refs: t.refs[:1],
-	}
-	return &t.sf
+	sf := &t.sf // field by field: a literal would be built elsewhere and copied
+	*sf = Superframe{}
+	sf.Packets, sf.Segments, sf.Len, sf.Reason = 1, 1, len(data), r
+	sf.Port, sf.Frags, sf.Refs = port, t.frags[:1], t.refs[:1]
+	return sf
 }
 
 // spread puts a lone packet's further fragments into t.sf. It is never held, so it may have more than the table's lists have

@@ -47,11 +47,12 @@ func (t *Table) gatherLate(sf *Superframe, s *slot, o *origin, end uint32) {
 	n := uint32(1)
 	for b := s.firstBlock; n <= s.extra; b = t.blocks.next[b] {
 		list := t.blocks.list[b][:min(s.extra+1-n, blockLen)]
+		frags, refs, sums := t.frags[n+1:][:len(list)], t.refs[n:][:len(list)], t.sums[n:][:len(list)]
 		for i := range list {
 			e := &list[i]
-			t.frags[n+1], t.refs[n], t.sums[n] = e.Data, e.Ref&lateRefs, uint16(e.Ref>>lateShift)
-			n++
+			frags[i], refs[i], sums[i] = e.Data, e.Ref&lateRefs, uint16(e.Ref>>lateShift)
 		}
+		n += uint32(len(list))
 	}
 	sf.Frags, sf.Refs, sf.Sums = t.frags[:n+1], t.refs[:n], t.sums[:n]
 	o.head = hdr

@@ -24,8 +24,9 @@ type port struct {
 	newest uint32
 	active uint32 // 1 + index in Table.active, 0: no slots
 
-	rules ruleSet
-	udp   *udpRules // nil: UDP passes as what is not TCP
+	rules  ruleSet
+	plain4 bool      // nothing but the rules gro says what becomes of TCP in IPv4
+	udp    *udpRules // nil: UDP passes as what is not TCP
 
 	csum, ecn, rscInfo, fixedID, tagged, pshClose, noVerify bool
 
@@ -70,11 +71,11 @@ func (p *port) configure(c *PortConfig) error {
 	if p.udp = nil; c.UDP && (p.may[2] == open || p.may[3] == open) {
 		p.udp = &udpRules{}
 	}
+	p.exclude = slices.Sorted(slices.Values(c.ExcludePorts))
 	p.shutAll(p.single)
 	p.csum, p.ecn, p.rscInfo = c.GuestCsum, c.ECN, c.RSCExt
 	p.fixedID, p.pshClose = c.FixedID, c.PSHClose
 	p.tagged = p.rules.tags(c)
-	p.exclude = slices.Sorted(slices.Values(c.ExcludePorts))
 	return nil
 }
 
@@ -94,6 +95,8 @@ func (p *port) shutAll(single bool) {
 			p.gate[i] = ReasonGuestRefuses
 		}
 	}
+	_, gro := p.rules.(*groRules)
+	p.plain4 = gro && len(p.exclude) == 0 && p.gate[0] == open
 }
 
 // longest is the IP length that a superframe may have into which a packet is to join.

@@ -119,20 +119,25 @@ func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
 // grow needs to keep only what moves on along a train: sequence and ID. All else is equal to the first packet's.
 func (*groRules) grow(_ *port, s *slot, p *Packet, w *words) Reason {
 	in := &p.Info
-	s.nxt += in.PayloadLen
-	// Only the last packet can have them, as the superframe ends with it.
-	s.flags |= in.TCPFlags & (packet.PSH | packet.FIN)
 	// A train of two shows whether its IDs count: followsID has let this one in, so from here on it must go on that way.
 	if in.Family == 4 {
 		s.nextID(binary.BigEndian.Uint16(p.Data[in.L3+4:]))
 	}
+	return advance(s, in.TCPFlags, in.PayloadLen)
+}
+
+// advance moves a train on by a segment with these flags and so many bytes, and tells why nothing can follow it, or open.
+func advance(s *slot, flags uint8, length uint32) Reason {
+	s.nxt += length
+	// Only the last packet can have them, as the superframe ends with it.
+	s.flags |= flags & (packet.PSH | packet.FIN)
 	// Rows short, psh, fin: what can stand on the last packet of a cut only ends the superframe.
 	switch {
-	case in.PayloadLen < uint32(s.gso):
+	case length < uint32(s.gso):
 		return ReasonShort
-	case in.TCPFlags&packet.PSH != 0:
+	case flags&packet.PSH != 0:
 		return ReasonPSH
-	case in.TCPFlags&packet.FIN != 0:
+	case flags&packet.FIN != 0:
 		return ReasonFIN
 	}
 	return open

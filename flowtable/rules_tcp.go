@@ -56,7 +56,7 @@ func (*tcpRules) verify(pt *port, p *Packet, mayBeLate bool) (why Reason, late u
 	// TCP's sum covers what belongs to the IP packet, without Ethernet's filler behind it (row padding).
 	end := in.Payload + in.PayloadLen
 	field := binary.BigEndian.Uint16(p.Data[in.L4+16:])
-	partial := field == checksum.Sum(nil, pseudo)
+	partial := field == checksum.Fold(uint64(pseudo))
 	// Row late_checksum: only of data that may be merged, and where the field does not say by itself that the rest matters at once.
 	if mayBeLate && canonical && !partial && field != 0xffff && in.PayloadLen > 0 && len(p.Tail) == 0 && in.TCPFlags&lateFlags == packet.ACK {
 		return open, checksum.Sum(p.Data[in.L4:in.Payload], pseudo)
@@ -107,11 +107,7 @@ func headerGood(ip []byte) bool {
 	s := uint64(binary.LittleEndian.Uint32(ip)) + uint64(binary.LittleEndian.Uint32(ip[4:])) +
 		uint64(binary.LittleEndian.Uint32(ip[8:])) + uint64(binary.LittleEndian.Uint32(ip[12:])) +
 		uint64(binary.LittleEndian.Uint32(ip[16:]))
-	// Five words of 32 bits need three folds. A carry comes back in at the bottom, which is what ones' complement means (RFC 1071).
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return s == 0xffff || s == 0x1fffe // 0x1fffe folds to 0xffff
+	return checksum.Fold(s) == 0xffff
 }
 
 // empty tells what a segment without payload is to its flow. It is never held: an acknowledgement that waits delays its
@@ -202,7 +198,7 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	if sf.GSOType = gsoTCPv4; s.meta&metaIPv6 != 0 {
 		sf.GSOType = gsoTCPv6
 		ip[7] = s.hop
-	} else {
+	} else if ip[8] != s.hop {
 		ip[8] = s.hop
 	}
 	pseudo := s.lengthen(ip, 6, l4len)
@@ -210,7 +206,7 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	binary.BigEndian.PutUint32(tcp[8:], s.ack)
 	tcp[13] |= s.flags
 	binary.BigEndian.PutUint16(tcp[14:], s.win)
-	binary.BigEndian.PutUint16(tcp[16:], checksum.Sum(nil, pseudo))
+	binary.BigEndian.PutUint16(tcp[16:], checksum.Fold(uint64(pseudo)))
 	// Row cwr: only rsc with GUEST_ECN merges it, and then the type has to say so (virtio 1.2, 5.1.6.4.1).
 	if tcp[13]&packet.CWR != 0 {
 		sf.GSOType |= gsoECN
@@ -231,9 +227,12 @@ func (s *slot) lengthen(ip []byte, proto uint8, l4len uint32) (pseudo uint32) {
 		binary.BigEndian.PutUint16(ip[4:], uint16(s.ipLen-40))
 		return checksum.Pseudo6(ip[8:24], ip[24:40], proto, l4len)
 	}
-	binary.BigEndian.PutUint16(ip[2:], uint16(s.ipLen))
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], ^checksum.Sum(ip, 0))
+	// What is read whole before its parts are written needs not wait for them: of the old sum the length and the checksum are taken out.
+	be := binary.BigEndian
+	sum := uint64(be.Uint32(ip)) + uint64(be.Uint32(ip[4:])) + uint64(be.Uint32(ip[8:])) + uint64(be.Uint32(ip[12:])) + uint64(be.Uint32(ip[16:]))
+	sum += uint64(^be.Uint16(ip[2:])) + uint64(uint16(s.ipLen)) + uint64(^be.Uint16(ip[10:]))
+	be.PutUint16(ip[2:], uint16(s.ipLen))
+	be.PutUint16(ip[10:], ^checksum.Fold(sum))
 	return checksum.Pseudo4(ip[12:16], ip[16:20], proto, l4len)
 }
 

@@ -74,7 +74,7 @@ func (*udpRules) verify(pt *port, p *Packet) Reason {
 		return ReasonBadIPChecksum
 	}
 	switch whole := p.CsumStart != 0 || p.sum(pseudo) == 0xffff; { // row left_checksum
-	case !whole && field == checksum.Sum(nil, pseudo):
+	case !whole && field == checksum.Fold(uint64(pseudo)):
 		return ReasonPartialChecksum
 	case !whole:
 		return ReasonBadUDPChecksum
@@ -132,7 +132,7 @@ func (*udpRules) write(_ *port, sf *Superframe, s *slot, o *origin) {
 	l4len := s.ipLen - uint32(o.l4-o.l3)
 	pseudo := s.lengthen(ip, 17, l4len)
 	binary.BigEndian.PutUint16(udp[4:], uint16(l4len))
-	binary.BigEndian.PutUint16(udp[6:], checksum.Sum(nil, pseudo))
+	binary.BigEndian.PutUint16(udp[6:], checksum.Fold(uint64(pseudo)))
 	sf.GSOType, sf.CsumOffset = gsoUDPL4, 6
 	sf.FixedID = s.idMode == idFixed
 }

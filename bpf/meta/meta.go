@@ -77,6 +77,42 @@ func Parse(before []byte, frameLen int, m *Meta) bool {
 	return true
 }
 
+// Words of the metadata that Plain knows: L3 and L4 are behind Ethernet and IPv4 without options; the family is 4, the verdict is that of a sound
+// TCP segment, of whose flags ACK is set and PSH may be. A tag that was taken out of the frame on its way says nothing of the frame.
+const (
+	plainOffsets = 14 | 34<<16
+	plainKind    = 4<<16 | Keyed<<32 | tcpACK<<40
+	plainMask    = 0xffff<<16 | (0xff-Accelerated)<<32 | (0xff-tcpPSH)<<40
+
+	tcpPSH = 1 << 3
+	tcpACK = 1 << 4
+)
+
+// Block is what stands in front of a frame.
+type Block [Size]byte
+
+// Plain reports whether the metadata is the program's, of a frame of frameLen bytes, and says what it says of nearly all frames: a segment of TCP in
+// IPv4. Then the other methods have what is not the same for all of them, as in Meta. It is false of any other frame, which Parse may know all the same.
+func (b *Block) Plain(frameLen int) bool {
+	le := binary.LittleEndian
+	return le.Uint32(b[:]) == magic && int(le.Uint16(b[8:])) == frameLen &&
+		le.Uint32(b[12:]) == plainOffsets && le.Uint64(b[20:])&plainMask == plainKind
+}
+
+// Port is Meta.Port.
+func (b *Block) Port() uint32 { return binary.LittleEndian.Uint32(b[4:]) }
+
+// Payload is Meta.Payload.
+func (b *Block) Payload() uint32 { return uint32(binary.LittleEndian.Uint16(b[16:])) }
+
+// PayloadLen is Meta.PayloadLen.
+func (b *Block) PayloadLen() uint32 { return uint32(binary.LittleEndian.Uint16(b[18:])) }
+
+// Tickets are Meta.VMTicket and Meta.QueueTicket.
+func (b *Block) Tickets() (vm, queue uint16) {
+	return binary.LittleEndian.Uint16(b[26:]), binary.LittleEndian.Uint16(b[10:])
+}
+
 // Contradicts reports whether the Size bytes in front of a frame are the program's and describe a frame of another length. Where the
 // caller clears the magic word as Parse says, pieces of the frame are missing then, or there are pieces of another one.
 func Contradicts(before []byte, frameLen int) bool {

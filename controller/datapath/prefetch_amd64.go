@@ -1,6 +1,11 @@
 package datapath
 
-// prefetch asks for the cache lines of b, and waits for none.
+// prefetchPayload asks for the first payloadAhead bytes of a payload, and waits for none.
 //
 //go:noescape
-func prefetch(b []byte)
+func prefetchPayload(b *byte)
+
+// prefetchHead asks for the line before a frame, which has metadata, and the two lines of its headers, and waits for none.
+//
+//go:noescape
+func prefetchHead(frame *byte)

@@ -1,18 +1,26 @@
 #include "textflag.h"
 
-// func prefetch(b []byte)
-TEXT ·prefetch(SB), NOSPLIT, $0-24
-	MOVQ b_base+0(FP), SI
-	MOVQ b_len+8(FP), CX
-	ADDQ SI, CX
-	ANDQ $~63, SI
-
-next:
-	CMPQ SI, CX
-	JAE done
+// func prefetchPayload(b *byte)
+TEXT ·prefetchPayload(SB), NOSPLIT, $0-8
+	MOVQ b+0(FP), SI
 	PREFETCHT0 (SI)
-	ADDQ $64, SI
-	JMP next
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	PREFETCHT0 256(SI)
+	PREFETCHT0 320(SI)
+	PREFETCHT0 384(SI)
+	PREFETCHT0 448(SI)
+	PREFETCHT0 512(SI)
+	PREFETCHT0 576(SI)
+	PREFETCHT0 640(SI)
+	PREFETCHT0 704(SI)
+	RET
 
-done:
+// func prefetchHead(frame *byte)
+TEXT ·prefetchHead(SB), NOSPLIT, $0-8
+	MOVQ frame+0(FP), SI
+	PREFETCHT0 -32(SI)
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 	RET

@@ -2,4 +2,6 @@
 
 package datapath
 
-func prefetch([]byte) {}
+func prefetchPayload(*byte) {}
+
+func prefetchHead(*byte) {}

@@ -140,6 +140,9 @@ func (q *outQueue) leave(f *outFrame) {
 	q.n--
 	q.chunks -= len(f.Refs)
 	q.ledger.Dequeue(&f.entry)
+	if q.n == 0 { // the next ones in the same entries: all of the ring in turn would never be in the cache
+		q.head = 0
+	}
 	if f.lent { // nothing of a guest's memory is kept
 		clear(f.Frags)
 	}

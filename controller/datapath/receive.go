@@ -26,54 +26,86 @@ func (w *Worker) receive() int {
 }
 
 // ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core. It asks for what
-// the table reads, the headers, heads bytes. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
+// the table reads, the headers. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
 // that are awaited, and be out of the first cache again until a burst's end.
 const (
 	ahead = 4
-	heads = 128
 )
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
-	for i := range descs[:min(ahead, len(descs))] {
-		w.expect(descs[i])
-	}
-	for i := range descs {
+	var ring [ahead]struct{ frame, before []byte } // those that were asked for, by their numbers
+	for i := -ahead; i < len(descs); i++ {
+		c := &ring[uint(i+ahead)%ahead]
+		frame, before := c.frame, c.before
 		if i+ahead < len(descs) {
-			w.expect(descs[i+ahead])
+			c.frame, c.before = w.nic.Received(descs[i+ahead])
+			if len(c.frame) > 0 {
+				prefetchHead(&c.frame[0])
+			}
 		}
-		d := descs[i]
-		frame, before := w.nic.Received(d)
+		if i < 0 {
+			continue
+		}
+		ref := descs[i].Addr
 		if w.cfg.Foreign {
-			w.takeForeign(frame, d.Addr)
+			w.takeForeign(frame, ref)
+			continue
+		}
+		if len(before) == meta.Size && w.follow(frame, (*meta.Block)(before), ref) {
 			continue
 		}
 		if w.isTorn(frame, before) {
 			w.torn++
-			w.nic.Free(d.Addr)
+			w.nic.Free(ref)
 			continue
 		}
 		p := w.classify(frame, before)
 		w.noteOvertaken(p)
 		if p == nil { // detached between XDP's look and ours
 			w.cnt.Unknown++
-			w.nic.Free(d.Addr)
+			w.nic.Free(ref)
 			continue
 		}
 		w.fromWire(p, frame)
-		w.accept(p, frame, d.Addr)
+		w.accept(p, frame, ref)
 	}
 }
 
-// expect asks the cache for a frame's headers, and for the metadata in front of them.
-func (w *Worker) expect(d xsk.Desc) {
-	frame, before := w.nic.Received(d)
-	prefetch(before)
-	prefetch(frame[:min(heads, len(frame))])
+// follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
+// for a VM of which nothing is to be asked. Of any other it says false and has done nothing.
+func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
+	if !m.Plain(len(frame)) || w.overtaken != 0 {
+		return false
+	}
+	p := w.portByID(m.Port())
+	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) ||
+		!w.table.Follow(p.Index, frame, ref, m.Payload(), m.PayloadLen(), w.now) {
+		return false
+	}
+	if w.cfg.Shares != nil {
+		vm, queue := m.Tickets()
+		w.cfg.Shares.Took(p.id, vm, queue)
+	}
+	w.cnt.WithMeta++
+	if w.host.Stations != nil {
+		w.fromWire(p, frame)
+	}
+	if p.senders != nil {
+		p.senders.note(frame)
+	}
+	return true
 }
 
-// expectPayload asks the cache for the first half of a payload while the one before it is copied: what is behind follows by itself.
-func expectPayload(b []byte) { prefetch(b[:min(768, len(b))]) }
+// payloadAhead is how much of a payload is asked for while the one before it is copied: what is behind follows by itself.
+const payloadAhead = 768
+
+// expectPayload asks the cache for the first half of a payload. Of a shorter one there is little to wait for.
+func expectPayload(b []byte) {
+	if len(b) >= payloadAhead {
+		prefetchPayload(&b[0])
+	}
+}
 
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
 // ones of its flow.

@@ -78,109 +78,142 @@ done:
 
 // func copySumAVX512(dst, src *byte, n int) uint64
 //
-// The same with VPDPWSSD, which multiplies, adds neighbours and accumulates in one. What comes before the first line of dst, and what
-// is left at the end, are vectors under a mask; masked words count as 0 and get their 0x8000 as all others do. R8 counts the bytes
+// The same with VPDPWSSD, which multiplies, adds neighbours and accumulates in one. What comes before the first 32 bytes of dst that are aligned,
+// and what is left at the end, are vectors under a mask; masked words count as 0 and get their 0x8000 as all others do. R8 counts the bytes
 // of all vectors.
+//
+// The vectors have 32 bytes, though there are some of 64: those slow the processor's clock down for a while, for all that it does, and
+// the copy waits for memory, not for them. Registers from 16 on have no upper half that others would have to wait for: no VZEROUPPER.
 TEXT ·copySumAVX512(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), DX
-	VPTERNLOGD $0xff, Z15, Z15, Z15
-	VPSLLW $15, Z15, Z14 // 0x8000 in each word
-	VPSRLW $15, Z15, Z15 // 1 in each word
-	VPXORQ Z0, Z0, Z0
-	VPXORQ Z1, Z1, Z1
-	VPXORQ Z2, Z2, Z2
-	VPXORQ Z3, Z3, Z3
+	VPTERNLOGD $0xff, Y31, Y31, Y31
+	VPSLLW $15, Y31, Y30 // 0x8000 in each word
+	VPSRLW $15, Y31, Y31 // 1 in each word
+	VPXORQ Y16, Y16, Y16
+	VPXORQ Y17, Y17, Y17
+	VPXORQ Y18, Y18, Y18
+	VPXORQ Y19, Y19, Y19
 	XORQ R8, R8
 	MOVQ $-1, R9
 	MOVQ DI, CX
 	NEGQ CX
-	ANDQ $63, CX // bytes to the next line of dst
+	ANDQ $31, CX // bytes to where dst is aligned
 	JZ aligned
 	TESTQ $1, CX
-	JNZ aligned // a word would be torn: then the lines are
+	JNZ aligned // a word would be torn: then lines are
 	SHLXQ CX, R9, R10
 	NOTQ R10
-	KMOVQ R10, K1
-	VMOVDQU8.Z (SI), K1, Z4
-	VMOVDQU8 Z4, K1, (DI)
-	VPXORQ Z4, Z14, Z4
-	VPDPWSSD Z15, Z4, Z3
+	KMOVD R10, K1
+	VMOVDQU8.Z (SI), K1, Y20
+	VMOVDQU8 Y20, K1, (DI)
+	VPXORQ Y20, Y30, Y20
+	VPDPWSSD Y31, Y20, Y19
 	ADDQ CX, SI
 	ADDQ CX, DI
 	SUBQ CX, DX
-	ADDQ $64, R8
+	ADDQ $32, R8
 
 aligned:
 	SUBQ $256, DX
 	JB lines
 
-loop512:
-	VMOVDQU64 (SI), Z4
-	VMOVDQU64 64(SI), Z5
-	VMOVDQU64 128(SI), Z6
-	VMOVDQU64 192(SI), Z7
-	VMOVDQU64 Z4, (DI)
-	VMOVDQU64 Z5, 64(DI)
-	VMOVDQU64 Z6, 128(DI)
-	VMOVDQU64 Z7, 192(DI)
-	VPXORQ Z4, Z14, Z4
-	VPXORQ Z5, Z14, Z5
-	VPXORQ Z6, Z14, Z6
-	VPXORQ Z7, Z14, Z7
-	VPDPWSSD Z15, Z4, Z0
-	VPDPWSSD Z15, Z5, Z1
-	VPDPWSSD Z15, Z6, Z2
-	VPDPWSSD Z15, Z7, Z3
+loop256:
+	VMOVDQU64 (SI), Y20
+	VMOVDQU64 32(SI), Y21
+	VMOVDQU64 64(SI), Y22
+	VMOVDQU64 96(SI), Y23
+	VMOVDQU64 128(SI), Y24
+	VMOVDQU64 160(SI), Y25
+	VMOVDQU64 192(SI), Y26
+	VMOVDQU64 224(SI), Y27
+	VMOVDQU64 Y20, (DI)
+	VMOVDQU64 Y21, 32(DI)
+	VMOVDQU64 Y22, 64(DI)
+	VMOVDQU64 Y23, 96(DI)
+	VMOVDQU64 Y24, 128(DI)
+	VMOVDQU64 Y25, 160(DI)
+	VMOVDQU64 Y26, 192(DI)
+	VMOVDQU64 Y27, 224(DI)
+	VPXORQ Y20, Y30, Y20
+	VPXORQ Y21, Y30, Y21
+	VPXORQ Y22, Y30, Y22
+	VPXORQ Y23, Y30, Y23
+	VPXORQ Y24, Y30, Y24
+	VPXORQ Y25, Y30, Y25
+	VPXORQ Y26, Y30, Y26
+	VPXORQ Y27, Y30, Y27
+	VPDPWSSD Y31, Y20, Y16
+	VPDPWSSD Y31, Y21, Y17
+	VPDPWSSD Y31, Y22, Y18
+	VPDPWSSD Y31, Y23, Y19
+	VPDPWSSD Y31, Y24, Y16
+	VPDPWSSD Y31, Y25, Y17
+	VPDPWSSD Y31, Y26, Y18
+	VPDPWSSD Y31, Y27, Y19
 	ADDQ $256, SI
 	ADDQ $256, DI
 	ADDQ $256, R8
 	SUBQ $256, DX
-	JAE loop512
+	JAE loop256
 
 lines:
 	ADDQ $256, DX
 	SUBQ $64, DX
-	JB rest
+	JB half
 
 line:
-	VMOVDQU64 (SI), Z4
-	VMOVDQU64 Z4, (DI)
-	VPXORQ Z4, Z14, Z4
-	VPDPWSSD Z15, Z4, Z0
+	VMOVDQU64 (SI), Y20
+	VMOVDQU64 32(SI), Y21
+	VMOVDQU64 Y20, (DI)
+	VMOVDQU64 Y21, 32(DI)
+	VPXORQ Y20, Y30, Y20
+	VPXORQ Y21, Y30, Y21
+	VPDPWSSD Y31, Y20, Y16
+	VPDPWSSD Y31, Y21, Y17
 	ADDQ $64, SI
 	ADDQ $64, DI
 	ADDQ $64, R8
 	SUBQ $64, DX
 	JAE line
 
-rest:
+half:
 	ADDQ $64, DX
+	SUBQ $32, DX
+	JB rest
+	VMOVDQU64 (SI), Y20
+	VMOVDQU64 Y20, (DI)
+	VPXORQ Y20, Y30, Y20
+	VPDPWSSD Y31, Y20, Y18
+	ADDQ $32, SI
+	ADDQ $32, DI
+	ADDQ $32, R8
+	SUBQ $32, DX
+
+rest:
+	ADDQ $32, DX
 	JZ sum
 	SHLXQ DX, R9, R10
 	NOTQ R10
-	KMOVQ R10, K1
-	VMOVDQU8.Z (SI), K1, Z4
-	VMOVDQU8 Z4, K1, (DI)
-	VPXORQ Z4, Z14, Z4
-	VPDPWSSD Z15, Z4, Z1
-	ADDQ $64, R8
+	KMOVD R10, K1
+	VMOVDQU8.Z (SI), K1, Y20
+	VMOVDQU8 Y20, K1, (DI)
+	VPXORQ Y20, Y30, Y20
+	VPDPWSSD Y31, Y20, Y17
+	ADDQ $32, R8
 
 sum:
-	VPADDD Z1, Z0, Z0
-	VPADDD Z3, Z2, Z2
-	VPADDD Z2, Z0, Z0
-	VEXTRACTI64X4 $1, Z0, Y1
-	VPADDD Y1, Y0, Y0
-	VEXTRACTI128 $1, Y0, X1
-	VPADDD X1, X0, X0
-	VPSHUFD $0x4e, X0, X1
-	VPADDD X1, X0, X0
-	VPSHUFD $0xb1, X0, X1
-	VPADDD X1, X0, X0
-	VMOVD X0, AX
-	VZEROUPPER
+	VPADDD Y17, Y16, Y16
+	VPADDD Y19, Y18, Y18
+	VPADDD Y18, Y16, Y16
+	VEXTRACTI32X4 $1, Y16, X17
+	VPADDD X17, X16, X16
+	VPSHUFD $0x4e, X16, X17
+	VPADDD X17, X16, X16
+	VPSHUFD $0xb1, X16, X17
+	VPADDD X17, X16, X16
+	VMOVD X16, AX
 	MOVLQSX AX, AX
 	SHLQ $14, R8 // 0x8000 for each word
 	ADDQ R8, AX

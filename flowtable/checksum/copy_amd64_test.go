@@ -13,7 +13,7 @@ func TestEveryVectorCodeCopiesAndSums(t *testing.T) {
 	if cpu.X86.HasAVX2 {
 		codes["AVX2"] = copyAVX2
 	}
-	if cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasBMI2 {
+	if hasAVX512() {
 		codes["AVX-512"] = copyAVX512
 	}
 	for name, code := range codes {

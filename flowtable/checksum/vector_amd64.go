@@ -41,13 +41,22 @@ func copyVector(dst, src []byte) (acc uint64, done int) {
 	switch {
 	case len(dst) != len(src) || !cpu.X86.HasAVX2:
 		return 0, 0
-	case !cpu.X86.HasAVX512VNNI || !cpu.X86.HasAVX512BW || !cpu.X86.HasBMI2:
+	case !hasAVX512():
 		return copyAVX2(dst, src)
-	case len(src) <= maxVector: // nearly always
-		return copySumAVX512(&dst[0], &src[0], len(src)), len(src)
 	}
 	return copyAVX512(dst, src)
 }
+
+// hasAVX512 tells whether the processor has all that copySumAVX512 is made of.
+func hasAVX512() bool {
+	return cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasBMI2
+}
+
+// copiesWhole tells whether copyWhole copies n bytes.
+func copiesWhole(n int) bool { return n >= vectorMin && n <= maxVector && hasAVX512() }
+
+// copyWhole copies n bytes from src to dst and returns their sum.
+func copyWhole(dst, src *byte, n int) uint64 { return copySumAVX512(dst, src, n) }
 
 func copyAVX2(dst, src []byte) (acc uint64, done int) {
 	for len(src)-done >= 32 {
