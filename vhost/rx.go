@@ -183,7 +183,7 @@ func (q *RxQueue) put(f *virtio.Frame) (err error) {
 	var sum *summing
 	if len(f.Sums) > 0 {
 		sum = &q.sum
-		sum.sums, sum.copy, sum.ahead = f.Sums, f.Copy, f.Ahead
+		sum.sums, sum.copy = f.Sums, f.Copy
 	}
 	switch err = q.writer.put(q.hdr[:q.hdrLen], f.Frags, f.Len, budget, pieces, sum); err {
 	case nil:

@@ -8,9 +8,8 @@ import (
 
 // summing copies a frame and verifies it in the same pass.
 type summing struct {
-	sums  []uint16
-	copy  virtio.Copier
-	ahead func(fragment []byte)
+	sums []uint16
+	copy virtio.Copier
 }
 
 // scatter is the function scatter, and reports whether every fragment behind the first is what its sum says. It stops at the first that is not.
@@ -20,26 +19,27 @@ func (s *summing) scatter(segs [][]byte, hdr []byte, payload [][]byte) bool {
 	at.write(payload[0])
 	for i, src := range payload[1:] {
 		want := uint32(s.sums[i])
-		if s.ahead != nil && i+2 < len(payload) { // src is payload[i+1]
-			s.ahead(payload[i+2])
+		var read *byte
+		if i+2 < len(payload) && len(payload[i+2]) > 0 { // src is payload[i+1]
+			read = &payload[i+2][0]
 		}
 		switch {
 		case want == 0:
 			at.write(src)
 		case len(src) <= len(at.room): // of nearly all segments
-			if s.copy(at.room[:len(src)], src, want) != 0xffff {
+			if s.copy(at.room[:len(src)], src, want, read, at.later(len(src))) != 0xffff {
 				return false
 			}
 			at.room = at.room[len(src):]
-		case s.pieces(&at, src, want) != 0xffff:
+		case s.pieces(&at, src, want, read) != 0xffff:
 			return false
 		}
 	}
 	return true
 }
 
-// pieces copies a fragment that does not fit into one piece of memory, and returns its sum.
-func (s *summing) pieces(at *spot, src []byte, sum uint32) uint16 {
+// pieces copies a fragment that does not fit into one piece of memory, and returns its sum. read is where the next one begins.
+func (s *summing) pieces(at *spot, src []byte, sum uint32, read *byte) uint16 {
 	odd := false
 	for len(src) > 0 {
 		if len(at.room) == 0 {
@@ -47,7 +47,7 @@ func (s *summing) pieces(at *spot, src []byte, sum uint32) uint16 {
 			continue
 		}
 		n := min(len(src), len(at.room))
-		part := s.copy(at.room[:n], src[:n], 0)
+		part := s.copy(at.room[:n], src[:n], 0, read, at.later(n))
 		if odd { // its first byte is the second of a word
 			part = bits.ReverseBytes16(part)
 		}
@@ -65,6 +65,20 @@ func (s *summing) pieces(at *spot, src []byte, sum uint32) uint16 {
 type spot struct {
 	room []byte
 	segs [][]byte // behind room
+}
+
+// writeAhead is how far in front of what is written the cache is asked for memory.
+const writeAhead = 512
+
+// later is where n bytes will be written a little later than the n that are written now; nil where that is not known.
+func (p *spot) later(n int) *byte {
+	if len(p.room) >= writeAhead+n {
+		return &p.room[writeAhead]
+	}
+	if len(p.segs) > 0 && len(p.segs[0]) >= n {
+		return &p.segs[0][0]
+	}
+	return nil
 }
 
 func (p *spot) next() { p.room, p.segs = p.segs[0], p.segs[1:] }

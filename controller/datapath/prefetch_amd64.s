@@ -1,22 +1,5 @@
 #include "textflag.h"
 
-// func prefetchPayload(b *byte)
-TEXT ·prefetchPayload(SB), NOSPLIT, $0-8
-	MOVQ b+0(FP), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	PREFETCHT0 256(SI)
-	PREFETCHT0 320(SI)
-	PREFETCHT0 384(SI)
-	PREFETCHT0 448(SI)
-	PREFETCHT0 512(SI)
-	PREFETCHT0 576(SI)
-	PREFETCHT0 640(SI)
-	PREFETCHT0 704(SI)
-	RET
-
 // func prefetchHead(frame *byte)
 TEXT ·prefetchHead(SB), NOSPLIT, $0-8
 	MOVQ frame+0(FP), SI

@@ -2,6 +2,4 @@
 
 package datapath
 
-func prefetchPayload(*byte) {}
-
 func prefetchHead(*byte) {}

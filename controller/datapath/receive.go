@@ -97,16 +97,6 @@ func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
 	return true
 }
 
-// payloadAhead is how much of a payload is asked for while the one before it is copied: what is behind follows by itself.
-const payloadAhead = 768
-
-// expectPayload asks the cache for the first half of a payload. Of a shorter one there is little to wait for.
-func expectPayload(b []byte) {
-	if len(b) >= payloadAhead {
-		prefetchPayload(&b[0])
-	}
-}
-
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later
 // ones of its flow.
 func (w *Worker) noteOvertaken(p *port) {

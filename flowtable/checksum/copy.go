@@ -8,15 +8,26 @@ import (
 // Copy copies src over the beginning of dst and returns Sum(src, initial), in one pass over the bytes: where both are at hand anyway
 // the sum costs hardly more than the copy. dst must be as long as src, and the two must not overlap. Either may be memory that
 // vanishes: the fault is one of Copy's, as with the built-in copy.
-func Copy(dst, src []byte, initial uint32) uint16 {
+//
+// read and write, unless nil, are where reading and writing will go on: of as many bytes from there on as src has the cache may be asked for while
+// these are copied. That never faults.
+func Copy(dst, src []byte, initial uint32, read, write *byte) uint16 {
 	dst = dst[:len(src)]
+	if len(src) >= vectorMin {
+		if read == nil {
+			read = &src[0]
+		}
+		if write == nil {
+			write = &dst[0]
+		}
+	}
 	if copiesWhole(len(src)) { // of nearly all segments: a call less, in what is paid for each
-		return Fold(uint64(bits.ReverseBytes16(Fold(copyWhole(&dst[0], &src[0], len(src))))) + uint64(initial))
+		return Fold(uint64(bits.ReverseBytes16(Fold(copyWhole(&dst[0], &src[0], len(src), read, write)))) + uint64(initial))
 	}
 	var acc uint64
 	if len(src) >= vectorMin {
 		var n int
-		acc, n = copyVector(dst, src)
+		acc, n = copyVector(dst, src, read, write)
 		dst, src = dst[n:], src[n:]
 	}
 	if len(src) > 0 {

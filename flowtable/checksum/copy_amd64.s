@@ -1,12 +1,18 @@
 #include "textflag.h"
 
-// func copySumAVX2(dst, src *byte, n int) uint64
+// What is read and written next is asked for step by step while this is copied: asked for at once it would fill the few places for lines that are
+// awaited, and the copy wait for its own. Go's assembler has no PREFETCHW: PREFETCHW_R9 is one for the line at an offset from R9.
+#define PREFETCHW_R9(off) BYTE $0x41; BYTE $0x0f; BYTE $0x0d; BYTE $0x89; LONG $off
+
+// func copySumAVX2(dst, src *byte, n int, read, write *byte) uint64
 //
 // As sumAVX2, and every word is stored as it was read.
-TEXT ·copySumAVX2(SB), NOSPLIT, $0-32
+TEXT ·copySumAVX2(SB), NOSPLIT, $0-48
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), CX
+	MOVQ read+24(FP), R8
+	MOVQ write+32(FP), R9
 	MOVQ CX, DX
 	VPCMPEQW Y15, Y15, Y15
 	VPSLLW $15, Y15, Y14 // 0x8000 in each word
@@ -19,6 +25,10 @@ TEXT ·copySumAVX2(SB), NOSPLIT, $0-32
 	JB tail
 
 loop:
+	PREFETCHW_R9(0)
+	PREFETCHW_R9(64)
+	PREFETCHT0 (R8)
+	PREFETCHT0 64(R8)
 	VMOVDQU (SI), Y4
 	VMOVDQU 32(SI), Y5
 	VMOVDQU 64(SI), Y6
@@ -41,6 +51,8 @@ loop:
 	VPADDD Y7, Y3, Y3
 	ADDQ $128, SI
 	ADDQ $128, DI
+	ADDQ $128, R8
+	ADDQ $128, R9
 	SUBQ $128, CX
 	CMPQ CX, $128
 	JAE loop
@@ -73,10 +85,10 @@ done:
 	MOVLQSX AX, AX
 	SHLQ $14, DX // n/2 words, 0x8000 each
 	ADDQ DX, AX
-	MOVQ AX, ret+24(FP)
+	MOVQ AX, ret+40(FP)
 	RET
 
-// func copySumAVX512(dst, src *byte, n int) uint64
+// func copySumAVX512(dst, src *byte, n int, read, write *byte) uint64
 //
 // The same with VPDPWSSD, which multiplies, adds neighbours and accumulates in one. What comes before the first 32 bytes of dst that are aligned,
 // and what is left at the end, are vectors under a mask; masked words count as 0 and get their 0x8000 as all others do. R8 counts the bytes
@@ -84,10 +96,12 @@ done:
 //
 // The vectors have 32 bytes, though there are some of 64: those slow the processor's clock down for a while, for all that it does, and
 // the copy waits for memory, not for them. Registers from 16 on have no upper half that others would have to wait for: no VZEROUPPER.
-TEXT ·copySumAVX512(SB), NOSPLIT, $0-32
+TEXT ·copySumAVX512(SB), NOSPLIT, $0-48
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), DX
+	MOVQ read+24(FP), R11
+	MOVQ write+32(FP), R9
 	VPTERNLOGD $0xff, Y31, Y31, Y31
 	VPSLLW $15, Y31, Y30 // 0x8000 in each word
 	VPSRLW $15, Y31, Y31 // 1 in each word
@@ -96,14 +110,14 @@ TEXT ·copySumAVX512(SB), NOSPLIT, $0-32
 	VPXORQ Y18, Y18, Y18
 	VPXORQ Y19, Y19, Y19
 	XORQ R8, R8
-	MOVQ $-1, R9
+	MOVQ $-1, R12
 	MOVQ DI, CX
 	NEGQ CX
 	ANDQ $31, CX // bytes to where dst is aligned
 	JZ aligned
 	TESTQ $1, CX
 	JNZ aligned // a word would be torn: then lines are
-	SHLXQ CX, R9, R10
+	SHLXQ CX, R12, R10
 	NOTQ R10
 	KMOVD R10, K1
 	VMOVDQU8.Z (SI), K1, Y20
@@ -120,6 +134,14 @@ aligned:
 	JB lines
 
 loop256:
+	PREFETCHW_R9(0)
+	PREFETCHW_R9(64)
+	PREFETCHW_R9(128)
+	PREFETCHW_R9(192)
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
 	VMOVDQU64 (SI), Y20
 	VMOVDQU64 32(SI), Y21
 	VMOVDQU64 64(SI), Y22
@@ -155,6 +177,8 @@ loop256:
 	ADDQ $256, SI
 	ADDQ $256, DI
 	ADDQ $256, R8
+	ADDQ $256, R9
+	ADDQ $256, R11
 	SUBQ $256, DX
 	JAE loop256
 
@@ -194,7 +218,7 @@ half:
 rest:
 	ADDQ $32, DX
 	JZ sum
-	SHLXQ DX, R9, R10
+	SHLXQ DX, R12, R10
 	NOTQ R10
 	KMOVD R10, K1
 	VMOVDQU8.Z (SI), K1, Y20
@@ -217,5 +241,5 @@ sum:
 	MOVLQSX AX, AX
 	SHLQ $14, R8 // 0x8000 for each word
 	ADDQ R8, AX
-	MOVQ AX, ret+24(FP)
+	MOVQ AX, ret+40(FP)
 	RET

@@ -9,7 +9,7 @@ import (
 
 // Whichever of them this processor takes by itself, each of the vector codes that it has is held against the reference.
 func TestEveryVectorCodeCopiesAndSums(t *testing.T) {
-	codes := map[string]func(dst, src []byte) (uint64, int){}
+	codes := map[string]func(dst, src []byte, read, write *byte) (uint64, int){}
 	if cpu.X86.HasAVX2 {
 		codes["AVX2"] = copyAVX2
 	}
@@ -21,7 +21,7 @@ func TestEveryVectorCodeCopiesAndSums(t *testing.T) {
 			for n := vectorMin; n < 1<<17; n += 1 + n/7 {
 				for at := range 66 {
 					src, dst := data[at:min(at+n, len(data))], bytes.Repeat([]byte{0xa5}, n+140)
-					acc, done := code(dst[at:at+len(src)], src)
+					acc, done := code(dst[at:at+len(src)], src, &src[0], &dst[0])
 					if got, want := Fold(copyWords(acc, make([]byte, len(src)-done), src[done:])), Fold(addWords(0, src)); got != want {
 						t.Fatalf("%s: %d bytes to offset %d sum up to %#04x, want %#04x", name, len(src), at, got, want)
 					}

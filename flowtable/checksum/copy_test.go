@@ -11,7 +11,14 @@ import (
 func checkCopy(t *testing.T, src []byte, at int, initial uint32) {
 	t.Helper()
 	want := reference(src, initial)
-	for name, fn := range map[string]func(dst, src []byte, initial uint32) uint16{"vector": Copy, "portable": copyPortable} {
+	for name, fn := range map[string]func(dst, src []byte, initial uint32) uint16{
+		"vector":   func(dst, src []byte, initial uint32) uint16 { return Copy(dst, src, initial, nil, nil) },
+		"portable": copyPortable,
+		"ahead": func(dst, src []byte, initial uint32) uint16 { // what is asked for may end before that, and lie beside what is copied
+			end := len(dst) - 1
+			return Copy(dst, src, initial, &dst[end], &dst[end])
+		},
+	} {
 		mem := bytes.Repeat([]byte{0xa5}, at+len(src)+70)
 		if got := fn(mem[at:], src, initial); got != want {
 			t.Fatalf("%s: the sum of %d bytes from %#x copied to offset %d = %#04x, want %#04x", name, len(src), initial, at, got, want)
@@ -59,7 +66,7 @@ func TestCopyIntoTooLittleWritesNothing(t *testing.T) {
 					t.Errorf("200 bytes were copied into %d", n)
 				}
 			}()
-			Copy(dst[:n:n], ones(200), 0)
+			Copy(dst[:n:n], ones(200), 0, nil, nil)
 		}()
 		if !bytes.Equal(dst[:cap(dst)], make([]byte, 400)) {
 			t.Errorf("something of 200 bytes was written into %d", n)
@@ -74,7 +81,7 @@ func FuzzCopy(f *testing.F) {
 	f.Add(noise(14, 4096), uint32(1), uint8(14))
 	f.Fuzz(func(t *testing.T, src []byte, initial uint32, at uint8) {
 		checkCopy(t, src, int(at), initial)
-		if got, want := Copy(make([]byte, len(src)), src, initial), Sum(src, initial); got != want {
+		if got, want := Copy(make([]byte, len(src)), src, initial, nil, nil), Sum(src, initial); got != want {
 			t.Fatalf("Copy = %#04x, Sum = %#04x", got, want)
 		}
 	})
@@ -82,7 +89,7 @@ func FuzzCopy(f *testing.F) {
 
 func TestCopyDoesNotAllocate(t *testing.T) {
 	src, dst := noise(15, 1448), make([]byte, 1448)
-	if n := testing.AllocsPerRun(100, func() { Copy(dst, src, 1) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { Copy(dst, src, 1, nil, nil) }); n != 0 {
 		t.Errorf("Copy allocates %v times", n)
 	}
 }
@@ -94,7 +101,7 @@ func BenchmarkCopy(b *testing.B) {
 		src, dst := noise(16, size), make([]byte, size)
 		for name, fn := range map[string]func(dst, src []byte) uint16{
 			"copy":     func(dst, src []byte) uint16 { copy(dst, src); return 0 },
-			"copysum":  func(dst, src []byte) uint16 { return Copy(dst, src, 0) },
+			"copysum":  func(dst, src []byte) uint16 { return Copy(dst, src, 0, nil, nil) },
 			"sumcopy":  func(dst, src []byte) uint16 { s := Sum(src, 0); copy(dst, src); return s },
 			"portable": func(dst, src []byte) uint16 { return copyPortable(dst, src, 0) },
 		} {

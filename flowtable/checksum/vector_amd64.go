@@ -25,26 +25,27 @@ func sumVector(b []byte) (acc uint64, rest []byte) {
 	return acc, b
 }
 
-// copySumAVX2 copies n bytes from src to dst and adds them as sumAVX2 does. n is a multiple of 32 and at most maxVector.
+// copySumAVX2 copies n bytes from src to dst and adds them as sumAVX2 does. n is a multiple of 32 and at most maxVector. The cache is asked for
+// up to n bytes from read on, to be read, and from write on, to be written.
 //
 //go:noescape
-func copySumAVX2(dst, src *byte, n int) uint64
+func copySumAVX2(dst, src *byte, n int, read, write *byte) uint64
 
 // copySumAVX512 is copySumAVX2 for any n of at least 64.
 //
 //go:noescape
-func copySumAVX512(dst, src *byte, n int) uint64
+func copySumAVX512(dst, src *byte, n int, read, write *byte) uint64
 
 // copyVector copies as much of src as vector code can over dst, which is as long, and returns the sum and the length of that, which
-// is even unless it is all. src has at least vectorMin bytes.
-func copyVector(dst, src []byte) (acc uint64, done int) {
+// is even unless it is all. src has at least vectorMin bytes. read and write are what they are for copySumAVX2.
+func copyVector(dst, src []byte, read, write *byte) (acc uint64, done int) {
 	switch {
 	case len(dst) != len(src) || !cpu.X86.HasAVX2:
 		return 0, 0
 	case !hasAVX512():
-		return copyAVX2(dst, src)
+		return copyAVX2(dst, src, read, write)
 	}
-	return copyAVX512(dst, src)
+	return copyAVX512(dst, src, read, write)
 }
 
 // hasAVX512 tells whether the processor has all that copySumAVX512 is made of.
@@ -55,22 +56,24 @@ func hasAVX512() bool {
 // copiesWhole tells whether copyWhole copies n bytes.
 func copiesWhole(n int) bool { return n >= vectorMin && n <= maxVector && hasAVX512() }
 
-// copyWhole copies n bytes from src to dst and returns their sum.
-func copyWhole(dst, src *byte, n int) uint64 { return copySumAVX512(dst, src, n) }
+// copyWhole copies n bytes from src to dst and returns their sum. read and write are what they are for copySumAVX2.
+func copyWhole(dst, src *byte, n int, read, write *byte) uint64 {
+	return copySumAVX512(dst, src, n, read, write)
+}
 
-func copyAVX2(dst, src []byte) (acc uint64, done int) {
+func copyAVX2(dst, src []byte, read, write *byte) (acc uint64, done int) {
 	for len(src)-done >= 32 {
 		n := min((len(src)-done)&^31, maxVector)
-		acc += copySumAVX2(&dst[done], &src[done], n)
+		acc += copySumAVX2(&dst[done], &src[done], n, read, write)
 		done += n
 	}
 	return acc, done
 }
 
-func copyAVX512(dst, src []byte) (acc uint64, done int) {
+func copyAVX512(dst, src []byte, read, write *byte) (acc uint64, done int) {
 	for len(src)-done >= 64 {
 		n := min(len(src)-done, maxVector)
-		acc += copySumAVX512(&dst[done], &src[done], n)
+		acc += copySumAVX512(&dst[done], &src[done], n, read, write)
 		done += n
 	}
 	return acc, done

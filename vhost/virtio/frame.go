@@ -9,9 +9,8 @@ type Frame struct {
 	// of it and the fragment is 0xffff, or the fragment is damaged. Then whoever copies the frame shows nothing of it to anybody.
 	Sums []uint16
 	Copy Copier
-	// Ahead, if not nil, hears of the fragment with a sum that is next while one is copied, and may ask the cache for it.
-	Ahead func(fragment []byte)
 }
 
-// Copier copies src over the beginning of dst, which is as long, and returns the ones' complement sum (RFC 1071) of initial and src.
-type Copier func(dst, src []byte, initial uint32) uint16
+// Copier copies src over the beginning of dst, which is as long, and returns the ones' complement sum (RFC 1071) of initial and src. read and write,
+// unless nil, are where reading and writing will go on a little later: of as many bytes from there on as src has the cache may be asked for.
+type Copier func(dst, src []byte, initial uint32, read, write *byte) uint16
