@@ -28,9 +28,7 @@ func (w *Worker) receive() int {
 // ahead is how many frames the worker asks the cache for before it looks at one: the kernel wrote them, mostly on another core. It asks for what
 // the table reads, the headers. The payload is left to whoever copies it: line by line asked for here, it would fill the few places for lines
 // that are awaited, and be out of the first cache again until a burst's end.
-const (
-	ahead = 4
-)
+const ahead = 4
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
