@@ -349,10 +349,14 @@ func (w *Worker) carryOut() {
 	}
 }
 
-// singleFor is how long the guest gets no superframes from now on at least, 0 where it gets them. One that is being tried gets hardly any.
+// singleFor is how long the guest gets no superframes from now on, but for those of a trial: 0 only where it gets them. With what comes behind a
+// pause it is tried, so until it has stood that nobody knows, and a nanosecond says so.
 func (r *refusal) singleFor(now int64) time.Duration {
-	if !r.single() {
+	switch r.mode {
+	case superframes:
 		return 0
+	case trying:
+		return 1
 	}
-	return time.Duration(max(r.until-now, 0)) // then it is tried with what comes next
+	return time.Duration(max(r.until-now, 1))
 }

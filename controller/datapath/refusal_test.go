@@ -70,6 +70,9 @@ func TestARefusalIsTriedAgain(t *testing.T) {
 		if took := n.run(pause+time.Second, is(trying)); took < pause-time.Second || took > pause+simRTO {
 			t.Fatalf("tried again after %v, want %v", took, pause)
 		}
+		if n.r.w.ports[1].refusal.singleFor(n.r.w.now) == 0 {
+			t.Error("a guest that has not stood its trial is called a good one")
+		}
 		before := n.arrived()
 		took := n.run(10*time.Second, is(refused))
 		if n.refusals() == 0 || took > 2*refusalRounds*refusalAnswer {
@@ -83,7 +86,7 @@ func TestARefusalIsTriedAgain(t *testing.T) {
 	n.run(4*refusalPause+10*time.Second, is(superframes))
 	refusals, supers := n.refusals(), n.r.ledger(1).Superframes
 	n.run(4*time.Second, nil)
-	if !is(superframes)() || n.refusals() != refusals || n.r.ledger(1).Superframes < supers+100 {
+	if !is(superframes)() || n.r.w.ports[1].refusal.singleFor(n.r.w.now) != 0 || n.refusals() != refusals || n.r.ledger(1).Superframes < supers+100 {
 		t.Errorf("a guest that takes superframes again: %d superframes", n.r.ledger(1).Superframes-supers)
 	}
 }

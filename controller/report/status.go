@@ -43,7 +43,11 @@ func (u *Uplink) status() api.Interface {
 			p.Warnings = append(p.Warnings, u.PartialWarning(vm, n))
 		}
 		if d := u.single(vm); d > 0 {
-			p.Warnings = append(p.Warnings, fmt.Sprintf("the guest seems to drop superframes: it gets its packets one by one, and is tried again in %s: see 'rscctl why %s'", d.Round(time.Second), p.VM))
+			when := "with what comes next"
+			if d >= time.Second {
+				when = "in " + d.Round(time.Second).String()
+			}
+			p.Warnings = append(p.Warnings, fmt.Sprintf("the guest seems to drop superframes: it gets its packets one by one, and is tried again %s: see 'rscctl why %s'", when, p.VM))
 		}
 		p.HoldNowNS = HoldNow(u.Queues, vm.Index).Nanoseconds()
 		if p.Feed == api.FeedVhostUser {
