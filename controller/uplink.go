@@ -30,7 +30,7 @@ import (
 // for hung when half of the ring waits for it (bpf/hang.h), which it would never see in a shorter one.
 const (
 	leastRing      = 2048 // RX and fill ring
-	mostRing       = 8192
+	mostRing       = datapath.MaxRing
 	ringShare      = 4 // part of the chunks that each of the two may have, if that is more than leastRing
 	txRingSize     = 1024
 	completionRing = 1024

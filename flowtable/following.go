@@ -107,9 +107,7 @@ func (t *Table) Follow(port uint32, frame []byte, ref uint64, payload, length ui
 	t.blocks.add(s, frame[payload:end:len(frame)], lateRef(ref, sum))
 	s.ipLen += length
 	s.segs++
-	if pt.adaptive {
-		pt.came(s, t.now)
-	}
+	pt.came(s, t.now)
 	s.nextID(id)
 	r := advance(s, flags, length)
 	if r == open && uint32(s.segs) >= pt.maxSeg {

@@ -102,12 +102,13 @@ func verifyIP(p *Packet, proto uint8) (pseudo uint32, canonical, good bool) {
 	return checksum.Pseudo4(ip[12:16], ip[16:20], proto, l4len), ip[10]&ip[11] != 0xff, true
 }
 
-// headerGood checks the 20 bytes of an IPv4 header. Whether a sum is all ones does not depend on the order of bytes.
-func headerGood(ip []byte) bool {
-	s := uint64(binary.LittleEndian.Uint32(ip)) + uint64(binary.LittleEndian.Uint32(ip[4:])) +
-		uint64(binary.LittleEndian.Uint32(ip[8:])) + uint64(binary.LittleEndian.Uint32(ip[12:])) +
-		uint64(binary.LittleEndian.Uint32(ip[16:]))
-	return checksum.Fold(s) == 0xffff
+// headerGood checks the 20 bytes of an IPv4 header.
+func headerGood(ip []byte) bool { return checksum.Fold(headerSum(ip)) == 0xffff }
+
+// headerSum adds the words of an IPv4 header of 20 bytes; checksum.Fold makes their sum of it.
+func headerSum(ip []byte) uint64 {
+	be := binary.BigEndian
+	return uint64(be.Uint32(ip)) + uint64(be.Uint32(ip[4:])) + uint64(be.Uint32(ip[8:])) + uint64(be.Uint32(ip[12:])) + uint64(be.Uint32(ip[16:]))
 }
 
 // empty tells what a segment without payload is to its flow. It is never held: an acknowledgement that waits delays its
@@ -198,7 +199,7 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	if sf.GSOType = gsoTCPv4; s.meta&metaIPv6 != 0 {
 		sf.GSOType = gsoTCPv6
 		ip[7] = s.hop
-	} else if ip[8] != s.hop {
+	} else if ip[8] != s.hop { // mostly it is: see lengthen
 		ip[8] = s.hop
 	}
 	pseudo := s.lengthen(ip, 6, l4len)
@@ -229,8 +230,7 @@ func (s *slot) lengthen(ip []byte, proto uint8, l4len uint32) (pseudo uint32) {
 	}
 	// What is read whole before its parts are written needs not wait for them: of the old sum the length and the checksum are taken out.
 	be := binary.BigEndian
-	sum := uint64(be.Uint32(ip)) + uint64(be.Uint32(ip[4:])) + uint64(be.Uint32(ip[8:])) + uint64(be.Uint32(ip[12:])) + uint64(be.Uint32(ip[16:]))
-	sum += uint64(^be.Uint16(ip[2:])) + uint64(uint16(s.ipLen)) + uint64(^be.Uint16(ip[10:]))
+	sum := headerSum(ip) + uint64(^be.Uint16(ip[2:])) + uint64(uint16(s.ipLen)) + uint64(^be.Uint16(ip[10:]))
 	be.PutUint16(ip[2:], uint16(s.ipLen))
 	be.PutUint16(ip[10:], ^checksum.Fold(sum))
 	return checksum.Pseudo4(ip[12:16], ip[16:20], proto, l4len)

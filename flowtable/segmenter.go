@@ -216,7 +216,7 @@ func (s *Segmenter) Offsets() (l3, l4 int) { return s.l3, s.l4 }
 // PartialChecksum is what stands in the TCP checksum of a frame that is to be cut: the sum of the pseudo header over all of it, which
 // whoever cuts goes on with.
 func (s *Segmenter) PartialChecksum() uint16 {
-	return checksum.Sum(nil, s.pseudo+uint32(s.hdrLen-s.l4+s.total))
+	return checksum.Fold(uint64(s.pseudo + uint32(s.hdrLen-s.l4+s.total)))
 }
 
 // Next writes the next packet into dst and returns its length. ok is false when there is none left. After ErrShort the same

@@ -131,7 +131,7 @@ func (p *Packet) sum(initial uint32) uint16 {
 		if odd { // its first byte is the second of a word
 			part = bits.ReverseBytes16(part)
 		}
-		sum = checksum.Sum(nil, uint32(sum)+uint32(part))
+		sum = checksum.Fold(uint64(sum) + uint64(part))
 		odd = odd != (n&1 != 0)
 	}
 	return sum

@@ -58,22 +58,21 @@ func Parse(before []byte, frameLen int, m *Meta) bool {
 		return false
 	}
 	le := binary.LittleEndian
-	b := before[:Size]
-	if le.Uint32(b) != magic || int(le.Uint16(b[8:])) != frameLen {
+	b := (*Block)(before)
+	if !b.ours() || b.frameLen() != frameLen {
 		return false
 	}
-	m.Port = le.Uint32(b[4:])
-	m.QueueTicket = le.Uint16(b[10:])
+	m.Port = b.Port()
 	m.L3 = le.Uint16(b[12:])
 	m.L4 = le.Uint16(b[14:])
-	m.Payload = le.Uint16(b[16:])
-	m.PayloadLen = le.Uint16(b[18:])
+	m.Payload = b.Payload()
+	m.PayloadLen = b.PayloadLen()
 	m.TCI = le.Uint16(b[20:])
 	m.Family = b[22]
 	m.Verdict = b[23]
 	m.Flags = b[24]
 	m.TCPFlags = b[25]
-	m.VMTicket = le.Uint16(b[26:])
+	m.VMTicket, m.QueueTicket = b.Tickets()
 	return true
 }
 
@@ -95,18 +94,21 @@ type Block [Size]byte
 // IPv4. Then the other methods have what is not the same for all of them, as in Meta. It is false of any other frame, which Parse may know all the same.
 func (b *Block) Plain(frameLen int) bool {
 	le := binary.LittleEndian
-	return le.Uint32(b[:]) == magic && int(le.Uint16(b[8:])) == frameLen &&
+	return b.ours() && b.frameLen() == frameLen &&
 		le.Uint32(b[12:]) == plainOffsets && le.Uint64(b[20:])&plainMask == plainKind
 }
+
+func (b *Block) ours() bool    { return binary.LittleEndian.Uint32(b[:]) == magic }
+func (b *Block) frameLen() int { return int(binary.LittleEndian.Uint16(b[8:])) }
 
 // Port is Meta.Port.
 func (b *Block) Port() uint32 { return binary.LittleEndian.Uint32(b[4:]) }
 
 // Payload is Meta.Payload.
-func (b *Block) Payload() uint32 { return uint32(binary.LittleEndian.Uint16(b[16:])) }
+func (b *Block) Payload() uint16 { return binary.LittleEndian.Uint16(b[16:]) }
 
 // PayloadLen is Meta.PayloadLen.
-func (b *Block) PayloadLen() uint32 { return uint32(binary.LittleEndian.Uint16(b[18:])) }
+func (b *Block) PayloadLen() uint16 { return binary.LittleEndian.Uint16(b[18:]) }
 
 // Tickets are Meta.VMTicket and Meta.QueueTicket.
 func (b *Block) Tickets() (vm, queue uint16) {
@@ -116,5 +118,9 @@ func (b *Block) Tickets() (vm, queue uint16) {
 // Contradicts reports whether the Size bytes in front of a frame are the program's and describe a frame of another length. Where the
 // caller clears the magic word as Parse says, pieces of the frame are missing then, or there are pieces of another one.
 func Contradicts(before []byte, frameLen int) bool {
-	return len(before) >= Size && binary.LittleEndian.Uint32(before) == magic && int(binary.LittleEndian.Uint16(before[8:])) != frameLen
+	if len(before) < Size {
+		return false
+	}
+	b := (*Block)(before)
+	return b.ours() && b.frameLen() != frameLen
 }

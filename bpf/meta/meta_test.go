@@ -37,7 +37,7 @@ func TestPlainIsWhatParseSaysOfNearlyAllFrames(t *testing.T) {
 				}
 				plain++
 				vm, queue := b.Tickets()
-				if b.Port() != m.Port || b.Payload() != uint32(m.Payload) || b.PayloadLen() != uint32(m.PayloadLen) || vm != m.VMTicket || queue != m.QueueTicket {
+				if b.Port() != m.Port || b.Payload() != m.Payload || b.PayloadLen() != m.PayloadLen || vm != m.VMTicket || queue != m.QueueTicket {
 					t.Fatalf("byte %d is %#x: port %d, payload %d+%d, tickets %d, %d; %+v", at, v, b.Port(), b.Payload(), b.PayloadLen(), vm, queue, m)
 				}
 			}

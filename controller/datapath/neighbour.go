@@ -222,7 +222,7 @@ func (w *Worker) takesPartial(q *port, frame []byte, start, at int) bool {
 		}
 		pseudo = checksum.Pseudo6(ip[8:24], ip[24:40], proto, uint32(len(frame)-l4))
 	}
-	return binary.BigEndian.Uint16(frame[at:]) == checksum.Sum(nil, pseudo)
+	return binary.BigEndian.Uint16(frame[at:]) == checksum.Fold(uint64(pseudo))
 }
 
 // isTSO says whether a guest's frame stands for several packets.

@@ -78,7 +78,7 @@ func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
 	}
 	p := w.portByID(m.Port())
 	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) ||
-		!w.table.Follow(p.Index, frame, ref, m.Payload(), m.PayloadLen(), w.now) {
+		!w.table.Follow(p.Index, frame, ref, uint32(m.Payload()), uint32(m.PayloadLen()), w.now) {
 		return false
 	}
 	if w.cfg.Shares != nil {
@@ -286,7 +286,7 @@ func (w *Worker) copyChunk(n int) (buf []byte, d xsk.Desc, ok bool) {
 
 // drain moves what the NIC has received into the guests.
 func (w *Worker) drain() {
-	for n := 0; n < maxDrain; {
+	for n := 0; n < MaxRing; {
 		w.turn++
 		k := w.receiveBurst()
 		if k == 0 {

@@ -215,22 +215,22 @@ func TestASuperframeLeavesAtItsDeadline(t *testing.T) {
 }
 
 func TestDrainDeliversWhatTheNICHadReceived(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Chunks = 2 * maxDrain })
+	r := newRig(t, func(c *Config) { c.Chunks = 2 * MaxRing })
 	g := r.vm(1)
 	p := to(1, 60)
 	p.Flags = pt.ACK | pt.PSH
-	want := train(p, maxDrain+200)
+	want := train(p, MaxRing+200)
 	r.inject(want...)
 	r.now.Store(77)
 	r.w.drain()
 	r.check()
-	packets(t, g.take(), want[:maxDrain]...) // an RX ring, and no more
-	if r.w.now != 77 || len(r.nic.fill) < 2*maxDrain-296 {
+	packets(t, g.take(), want[:MaxRing]...) // an RX ring, and no more
+	if r.w.now != 77 || len(r.nic.fill) < 2*MaxRing-296 {
 		t.Errorf("at %d, %d chunks to receive into", r.w.now, len(r.nic.fill))
 	}
 	r.w.drain()
 	r.check()
-	packets(t, g.take(), want[maxDrain:]...)
+	packets(t, g.take(), want[MaxRing:]...)
 }
 
 // The table may hold a quarter of the UMEM; what is older leaves first.

@@ -21,13 +21,13 @@ import (
 const (
 	BurstFrames  = 64                     // RX descriptors taken at once
 	MaxPorts     = meta.MaxPorts          // VMs of one interface
+	MaxRing      = 8192                   // frames of an RX ring, and so what Drain takes; rings of jumbo frames have more entries, and no more frames
 	txBudget     = 64                     // chains taken from one source at once
 	groupBudget  = 32                     // group frames taken at once
 	lookEvery    = 16                     // busy steps between two looks at the other descriptors
 	hungryRetry  = time.Millisecond       // a guest without room that has no sign of it is looked at this often
 	txRetry      = 100 * time.Microsecond // frames the kernel had no room for are offered again this often
 	errorBackoff = 100 * time.Millisecond // sleep while the NIC reports an error (interface down)
-	maxDrain     = 8192                   // frames that Drain takes: an RX ring, that of jumbo frames
 )
 
 // Config describes a Worker. The worker owns nothing of it: whoever made the descriptors closes them, after Stop.

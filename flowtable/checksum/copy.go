@@ -13,6 +13,7 @@ import (
 // these are copied. That never faults.
 func Copy(dst, src []byte, initial uint32, read, write *byte) uint16 {
 	dst = dst[:len(src)]
+	var acc uint64
 	if len(src) >= vectorMin {
 		if read == nil {
 			read = &src[0]
@@ -20,12 +21,9 @@ func Copy(dst, src []byte, initial uint32, read, write *byte) uint16 {
 		if write == nil {
 			write = &dst[0]
 		}
-	}
-	if copiesWhole(len(src)) { // of nearly all segments: a call less, in what is paid for each
-		return Fold(uint64(bits.ReverseBytes16(Fold(copyWhole(&dst[0], &src[0], len(src), read, write)))) + uint64(initial))
-	}
-	var acc uint64
-	if len(src) >= vectorMin {
+		if copiesWhole(len(src)) { // of nearly all segments: a call less, in what is paid for each
+			return Fold(uint64(bits.ReverseBytes16(Fold(copyWhole(&dst[0], &src[0], len(src), read, write)))) + uint64(initial))
+		}
 		var n int
 		acc, n = copyVector(dst, src, read, write)
 		dst, src = dst[n:], src[n:]

@@ -53,8 +53,8 @@ func hasAVX512() bool {
 	return cpu.X86.HasAVX512VNNI && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasBMI2
 }
 
-// copiesWhole tells whether copyWhole copies n bytes.
-func copiesWhole(n int) bool { return n >= vectorMin && n <= maxVector && hasAVX512() }
+// copiesWhole tells whether copyWhole copies n bytes, at least vectorMin.
+func copiesWhole(n int) bool { return n <= maxVector && hasAVX512() }
 
 // copyWhole copies n bytes from src to dst and returns their sum. read and write are what they are for copySumAVX2.
 func copyWhole(dst, src *byte, n int, read, write *byte) uint64 {
