@@ -73,9 +73,13 @@ const (
 	habitRaised // its last superframe made its hold longer: the next one may be the rest of a train that was cut
 )
 
-// place is where a slot of an adaptive port stands among those of its level, under the same index as the slot.
+// place is where a slot stands, under the same index: what only opening and closing it touch.
 type place struct {
-	prev, next uint32
+	bucket           uint32
+	agePrev, ageNext uint32 // of the same port
+
+	// Of an adaptive port.
+	prev, next uint32 // of the same level
 	tag        uint32 // of its habit
 }
 
@@ -191,7 +195,7 @@ func (t *Table) habitOf(bucket, tag uint32, create bool) *habit {
 func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
 	x := (k.fold ^ bits.RotateLeft64(k.meta, 29)) * 0x9e3779b97f4a7c15
 	tag := uint32(x >> 32)
-	h := t.habitOf(s.bucket, tag, true)
+	h := t.habitOf(t.places[n].bucket, tag, true)
 	gap := s.born - h.born
 	h.born = s.born
 	if h.state == 0 || gap > forget {
@@ -210,7 +214,8 @@ func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
 		}
 	}
 	s.level |= level
-	t.places[n] = place{prev: p.lines[level].newest, tag: tag}
+	at := &t.places[n]
+	at.prev, at.next, at.tag = p.lines[level].newest, 0, tag
 	if l := &p.lines[level]; l.newest != 0 {
 		t.places[l.newest].next = n
 		l.newest = n
@@ -266,7 +271,7 @@ func (t *Table) judgeHold(p *port, n uint32, s *slot, r Reason) {
 	if l.oldest == 0 {
 		p.used &^= 1 << level
 	}
-	if h := t.habitOf(s.bucket, at.tag, false); h != nil {
+	if h := t.habitOf(at.bucket, at.tag, false); h != nil {
 		switch r {
 		case ReasonDeadline, ReasonBurstEnd:
 			h.learn(level, s)

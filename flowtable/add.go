@@ -143,7 +143,8 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, rules ruleSet,
 	n, s := t.take(pt, p.Port)
 	s.addr, s.meta = k.addr, k.meta
 	s.w = t.w
-	s.bucket = bucket
+	t.places[n].bucket = bucket
+	t.slots[t.last].then, t.last = n, n
 	s.hashNext, t.buckets[bucket] = t.buckets[bucket], n
 	if t.pairs.kept {
 		t.listPair(n, k)

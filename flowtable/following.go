@@ -15,85 +15,99 @@ const (
 	followTimes = followPlain + 12
 )
 
+// followType is what bytes 12 to 14 of a frame are for Follow, the type of IPv4 and the length of its header, in the word of bytes 8 to 15, of
+// which word 1 has the others.
+const followType = 0x0008<<32 | 0x45<<48
+
+// of sums up the headers of a train's first packet, of whose options the words have enough for Follow. The sum of words whose bytes are swapped is the sum with
+// its bytes swapped.
+func (f *fixedSums) of(s *slot, first []byte) {
+	addr := s.addr&0xffffffff + s.addr>>32
+	f.ip = bits.ReverseBytes16(checksum.Fold(addr + s.w[2]&0xffffffff + uint64(binary.LittleEndian.Uint16(first))))
+	f.pseudo = bits.ReverseBytes16(checksum.Fold(addr + 6<<8))
+	sum, carry := bits.Add64(s.w[3], s.w[4], 0)
+	sum, carry = bits.Add64(sum, s.w[5], carry)
+	sum, carry = bits.Add64(sum, s.meta>>metaTCP+s.w[2]>>32, carry)
+	f.tcp = bits.ReverseBytes16(checksum.Fold(sum + carry))
+}
+
 // Follow lets a packet join its flow's superframe if it is what nearly all packets are: the next segment of a train of the profile gro, TCP in IPv4
 // without a tag, with timestamps or without options. The caller knows that it is sound TCP in IPv4, in one fragment, without a tag, IP options or anything that is
-// to be said in Packet beside that, with payload bytes of headers, length bytes behind them, and flags ACK and perhaps PSH.
+// to be said in Packet beside that, and with flags ACK and perhaps PSH.
 //
 // It has no rule of its own: it asks for all that Add asks for, in one pass over headers whose offsets are constants, and where anything is not as it
 // is in the middle of a train it says false and has changed nothing. Then Add is to be asked, and does what it would have done.
-func (t *Table) Follow(port uint32, frame []byte, ref uint64, payload, length uint32, now int64) bool {
-	t.tick(now)
-	end := payload + length
-	if uint64(port) >= uint64(len(t.ports)) || t.held >= t.maxHeld || length-1 >= MaxIPLength || uint64(end) > uint64(len(frame)) {
+func (t *Table) Follow(port uint32, frame []byte, ref uint64, now int64) bool {
+	if now != t.now {
+		t.tick(now)
+	}
+	if uint64(port) >= uint64(len(t.ports)) || t.held >= t.maxHeld || len(frame) < followTimes {
 		return false
 	}
 	pt := &t.ports[port]
 	if !pt.plain4 {
 		return false
 	}
+	// As find does, for whom the flow is that came behind the last packet's the time before: often packets come in the same order again.
 	le := binary.LittleEndian
-	var options, rest uint64 // as in words
-	switch payload {
-	case followTimes:
-		h := (*[followTimes]byte)(frame)
-		options, rest = le.Uint64(h[followPlain:]), uint64(le.Uint32(h[followPlain+8:]))
-	case followPlain:
+	h := (*[followTimes]byte)(frame)
+	addr, ports := le.Uint64(h[26:]), le.Uint64(h[followL4:])
+	meta := ports<<metaTCP | uint64(port)<<metaPort
+	before := &t.slots[t.last]
+	n := before.then
+	s := &t.slots[n]
+	if s.addr != addr || s.meta != meta || s.state != slotOpen {
+		n = t.buckets[mix(addr^t.seed[0], meta^t.seed[1])>>(t.shift&63)]
+		for n != 0 && (t.slots[n].addr != addr || t.slots[n].meta != meta) {
+			n = t.slots[n].hashNext
+		}
+		if n == 0 {
+			return false
+		}
+		before.then = n
+		s = &t.slots[n]
+	}
+	if t.now > t.due && pt.hold != 0 && t.now > s.born+pt.holdOf(s) {
+		return false
+	}
+	// As sound and fits do, with what readWords would read. Each field is taken out of a word that is loaded once: this is what a segment costs. The
+	// first packet was sound, so where the offset of the data is equal it is right.
+	first, tcp, check := le.Uint64(h[16:]), le.Uint64(h[followL4+8:]), le.Uint32(h[followL4+16:])
+	w := &s.w
+	differs := le.Uint64(h[:]) ^ w[0]
+	differs |= le.Uint64(h[8:]) ^ followType ^ w[1]
+	differs |= (first>>32 | uint64(check>>16)<<32) ^ w[2]
+	differs |= tcp&^ended ^ w[3]
+	payload := uint32(followTimes)
+	switch tcp & maskDoff {
+	case (followTimes - followL4) / 4 << 36:
+		differs |= le.Uint64(h[followPlain:]) ^ w[4]
+		differs |= uint64(le.Uint32(h[followPlain+8:])) ^ w[5]
+	case (followPlain - followL4) / 4 << 36:
+		payload = followPlain
 	default:
 		return false
 	}
-	// Each field is taken out of a word that is loaded once: this is what a segment costs.
-	h := (*[followPlain]byte)(frame)
-	first, last := le.Uint64(h[14:]), uint64(le.Uint32(h[22:])) // of IP, without its addresses
-	addr, ports, tcp, check := le.Uint64(h[26:]), le.Uint64(h[followL4:]), le.Uint64(h[followL4+8:]), uint64(le.Uint32(h[followL4+16:]))
 	flags := uint8(tcp >> 40)
-	if uint32(bits.ReverseBytes16(uint16(first>>16)))+14 != end || uint32(tcp>>34)&60 != payload-followL4 || flags&^packet.PSH != packet.ACK { // as in sound
+	total := uint32(bits.ReverseBytes16(uint16(first)))
+	length := total + 14 - payload
+	id, seq := bits.ReverseBytes16(uint16(first>>16)), bits.ReverseBytes32(uint32(ports>>32))
+	if differs != 0 || seq != s.nxt || flags&^packet.PSH != packet.ACK || uint64(total)+14 != uint64(len(frame)) || length-1 >= uint32(s.gso) ||
+		s.ipLen+length > pt.maxIP[0] || !followsID(pt, s, id, w.df()) {
 		return false
 	}
-	// As find does.
-	meta := ports<<metaTCP | uint64(port)<<metaPort
-	n := t.buckets[mix(addr^t.seed[0], meta^t.seed[1])>>(t.shift&63)]
-	for n != 0 && (t.slots[n].addr != addr || t.slots[n].meta != meta) {
-		n = t.slots[n].hashNext
-	}
-	if n == 0 {
-		return false
-	}
-	s := &t.slots[n]
-	if pt.hold != 0 && t.now > s.born+pt.holdOf(s) {
-		return false
-	}
-	// As fits does, with what readWords would read.
-	w := &s.w
-	df := uint64(bits.ReverseBytes16(uint16(first >> 48)))
-	id := bits.ReverseBytes16(uint16(first >> 32))
-	differs := le.Uint64(h[:]) ^ w[0]
-	differs |= (uint64(le.Uint32(h[8:])) | first>>8&0xff<<48 | last<<56) ^ w[1]
-	differs |= (df | check>>16<<32) ^ w[2]
-	differs |= tcp&^ended ^ w[3]
-	differs |= options ^ w[4]
-	differs |= rest ^ w[5]
-	if differs != 0 || bits.ReverseBytes32(uint32(ports>>32)) != s.nxt || length > uint32(s.gso) || s.ipLen+length > pt.maxIP[0] ||
-		!followsID(pt, s, id, df&0x4000 != 0) {
-		return false
-	}
-	// As verify and fitsLate do. The sum of words whose bytes are swapped is the sum with its bytes swapped.
+	// As verify and fitsLate do, with what the train's packets have in common summed up once.
 	sum := uint16(0)
 	if !pt.noVerify {
-		ip, carry := bits.Add64(first, addr, 0)
-		ip, carry = bits.Add64(ip, last, carry)
-		pseudo, over := bits.Add64(addr, 6<<8+uint64(bits.ReverseBytes16(uint16(end-followL4))), 0)
-		pseudo += over
-		field := uint16(check)
-		if checksum.Fold(ip+carry) != 0xffff || last>>16 == 0xffff || field == 0xffff || field == checksum.Fold(pseudo) {
+		ip, field := uint32(bits.ReverseBytes16(le.Uint16(h[24:]))), uint32(bits.ReverseBytes16(uint16(check)))
+		pseudo := uint32(s.fixed.pseudo) + total - 20
+		if checksum.Fold32(uint32(s.fixed.ip)+total+uint32(id)+ip) != 0xffff || ip == 0xffff ||
+			field == 0xffff || field == uint32(checksum.Fold32(pseudo)) {
 			return false
 		}
-		all, over := bits.Add64(pseudo, ports, 0)
-		all, over = bits.Add64(all, tcp, over)
-		all, over = bits.Add64(all, options, over)
-		all, over = bits.Add64(all, check+rest, over)
-		sum = bits.ReverseBytes16(checksum.Fold(all + over))
+		sum = checksum.Fold32(pseudo + uint32(s.fixed.tcp) + seq>>16 + seq&0xffff + uint32(flags&packet.PSH) + field)
 		if !pt.late || s.trust != late {
-			if checksum.Sum(frame[payload:end], uint32(sum)) != 0xffff {
+			if checksum.Sum(frame[payload:], uint32(sum)) != 0xffff {
 				return false
 			}
 			sum = 0
@@ -104,7 +118,8 @@ func (t *Table) Follow(port uint32, frame []byte, ref uint64, payload, length ui
 	pt.ledger.InBytes += uint64(len(frame))
 	pt.ledger.Held++
 	t.held++
-	t.blocks.add(s, frame[payload:end:len(frame)], lateRef(ref, sum))
+	t.last = n
+	t.blocks.add(s, frame[payload:len(frame):len(frame)], lateRef(ref, sum))
 	s.ipLen += length
 	s.segs++
 	pt.came(s, t.now)
@@ -129,7 +144,7 @@ func (t *Table) follow(pt *port, p *Packet) bool {
 	if in.Family == 6 {
 		return t.follow6(pt, p)
 	}
-	return in.Family == 4 && in.L4 == followL4 && t.Follow(p.Port, p.Data, p.Ref, in.Payload, in.PayloadLen, t.now)
+	return in.Family == 4 && in.L4 == followL4 && t.Follow(p.Port, p.Data, p.Ref, t.now)
 }
 
 // follow6 is follow for IPv6, with what the rules are made of.

@@ -1,6 +1,7 @@
 package flowtable_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"reflect"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/rscctl/rscctl/flowtable"
 	"github.com/rscctl/rscctl/flowtable/checksum"
+	"github.com/rscctl/rscctl/flowtable/packet"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
 )
 
@@ -17,10 +19,80 @@ func TestTheShortWayThroughAddChangesNothing(t *testing.T) {
 	for name, opts := range map[string][]byte{"timestamps": pt.Timestamps(7, 8), "no options": nil, "other options": pt.SACK(1, 2)} {
 		for _, v6 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/v6=%t", name, v6), func(t *testing.T) {
-				testShortWay(t, pt.TCP{V6: v6, Len: 100, Opts: opts, Seq: 1<<32 - 150, ID: 0xffff})
+				testShortWay(t, pt.TCP{V6: v6, Len: 100, Opts: opts, Seq: 1<<32 - 150, ID: 0xffff, TOS: 0x48, Urgent: 9})
 			})
 		}
 	}
+}
+
+// Follow takes its caller's word that a packet is sound, but sees for itself what would make a wrong frame: where the headers say anything else, or the
+// frame ends too early, it takes nothing that Add would not merge.
+func TestFollowTakesNothingOnTrust(t *testing.T) {
+	for _, opts := range [][]byte{pt.Timestamps(7, 8), nil} {
+		train := pt.TCP{Len: 100, Opts: opts, Seq: 1000, ID: 7}
+		payload := 54 + len(opts)
+		next := train
+		next.Seq, next.ID = next.Seq+100, next.ID+1
+		good := next.Frame()
+		taken := 0
+		try := func(what string, f []byte) {
+			t.Helper()
+			first := train.Frame()
+			table, err := flowtable.New(flowtable.Config{Slots: 8, Ports: 1}, &lateOutput{t: t, chunks: [][]byte{first, f}})
+			if err == nil {
+				err = table.SetPort(0, negotiated(flowtable.GRO), 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			table.LeaveSums(0, true)
+			p := flowtable.Packet{Data: first}
+			packet.Parse(p.Data, &p.Info)
+			table.Add(&p, 0)
+			if !table.Follow(0, f, 1, 0) {
+				return
+			}
+			taken++
+			_, want := lateRun(t, negotiated(flowtable.GRO), true, [][]byte{train.Frame(), f})
+			if want.Decided.Packets != 2 {
+				t.Errorf("%s: Follow merges what Add does not", what)
+			}
+		}
+		try("the next packet", good)
+		for bit := range 8 * payload {
+			f := bytes.Clone(good)
+			f[bit/8] ^= 1 << (bit % 8)
+			try(fmt.Sprintf("bit %d of byte %d", bit%8, bit/8), f)
+			resum(f, false)
+			try(fmt.Sprintf("bit %d of byte %d, under right checksums", bit%8, bit/8), f)
+		}
+		for n := range good {
+			try(fmt.Sprintf("%d bytes", n), good[:n:n])
+		}
+		if taken < 2 { // PSH may be there
+			t.Errorf("%d packets followed", taken)
+		}
+	}
+}
+
+// pseudoSum is the pseudo header's sum of an untagged TCP frame without padding.
+func pseudoSum(f []byte, v6 bool) uint32 {
+	if v6 {
+		return checksum.Pseudo6(f[22:38], f[38:54], 6, uint32(len(f)-54))
+	}
+	return checksum.Pseudo4(f[26:30], f[30:34], 6, uint32(len(f)-34))
+}
+
+// resum makes the checksums of such a frame right, if of IPv4 with a header of 20 bytes.
+func resum(f []byte, v6 bool) {
+	l4 := 54
+	if !v6 {
+		l4 = 34
+		f[24], f[25] = 0, 0
+		binary.BigEndian.PutUint16(f[24:], ^checksum.Sum(f[14:l4], 0))
+	}
+	f[l4+16], f[l4+17] = 0, 0
+	binary.BigEndian.PutUint16(f[l4+16:], ^checksum.Sum(f[l4:], pseudoSum(f, v6)))
 }
 
 func testShortWay(t *testing.T, train pt.TCP) {
@@ -34,20 +106,8 @@ func testShortWay(t *testing.T, train pt.TCP) {
 		p.Seq, p.ID = p.Seq+by*100, p.ID+uint16(by)
 		return p
 	}
-	pseudo := func(f []byte) uint32 {
-		if train.V6 {
-			return checksum.Pseudo6(f[l3+8:l3+24], f[l3+24:l3+40], 6, uint32(len(f)-l4))
-		}
-		return checksum.Pseudo4(f[l3+12:l3+16], f[l3+16:l3+20], 6, uint32(len(f)-l4))
-	}
-	resum := func(f []byte) {
-		if !train.V6 {
-			f[l3+10], f[l3+11] = 0, 0
-			binary.BigEndian.PutUint16(f[l3+10:], ^checksum.Sum(f[l3:l4], 0))
-		}
-		f[l4+16], f[l4+17] = 0, 0
-		binary.BigEndian.PutUint16(f[l4+16:], ^checksum.Sum(f[l4:], pseudo(f)))
-	}
+	pseudo := func(f []byte) uint32 { return pseudoSum(f, train.V6) }
+	resum := func(f []byte) { resum(f, train.V6) }
 	joined := 0
 	same := func(what string, frames [][]byte) {
 		t.Helper()

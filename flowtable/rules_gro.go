@@ -78,7 +78,7 @@ func (r *groRules) fits(pt *port, s *slot, o *origin, p *Packet, w *words) Reaso
 		return why
 	}
 	// Row ip_id. IPv6 has no ID.
-	if in.Family == 4 && !followsID(pt, s, binary.BigEndian.Uint16(p.Data[in.L3+4:]), w[2]&0x4000 != 0) {
+	if in.Family == 4 && !followsID(pt, s, binary.BigEndian.Uint16(p.Data[in.L3+4:]), w.df()) {
 		return ReasonIPID
 	}
 	// Row larger: gso_size is the first packet's payload, and cutting makes no packet larger than that.
@@ -113,6 +113,9 @@ func (s *slot) nextID(id uint16) {
 // start never closes: a packet that nothing may follow is not let in as the first.
 func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
 	r.tcpRules.start(s, p, w)
+	if p.Info.Family == 4 {
+		s.fixed.of(s, p.Data[p.Info.L3:])
+	}
 	return open
 }
 

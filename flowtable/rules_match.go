@@ -11,8 +11,9 @@ import (
 // six words compares them all:
 //
 //	0  destination MAC, first two bytes of the source MAC
-//	1  rest of the source MAC | TCI << 32 | TOS or traffic class << 48 | TTL or hop limit << 56
-//	2  IPv4 flags, or IPv6 flow label | urgent pointer << 32
+//	1  rest of the source MAC | TCI << 32 | TOS or traffic class << 56
+//	2  IPv4's bytes 6 to 9 as they stand there: flags and fragment | TTL << 16 | protocol << 24. IPv6: flow label, but for its upper 4
+//	   bits | hop limit << 16 | these bits << 24. Both: urgent pointer << 32
 //	3  TCP's bytes 8 to 15 as they stand there: acknowledgement | reserved bits, NS << 32 | data offset << 36 | flags without
 //	   PSH and FIN << 40 | window << 48
 //	4  TCP options, first 8 bytes
@@ -33,7 +34,11 @@ type mismatch struct {
 // Masks of single fields in their words. TCP's word is read as the bytes lie, little-endian, so its first byte is the lowest: a flag is
 // tested where it lies, and only ack and window turn their bytes round.
 const (
-	maskTTL    = 0xff << 56
+	maskTOS    = 0xff << 56
+	maskECN    = 0x03 << 56
+	maskTTL    = 0xff << 16
+	maskLabel  = 0x0f00ffff
+	maskDF     = 0xffff // IPv4: all flags, and the fragment
 	maskUrgent = 0xffff << 32
 	maskACK    = 0xffffffff
 	maskFlags  = 0xff0f << 32
@@ -51,10 +56,10 @@ var mismatches = [...]mismatch{
 	// Of the tag only priority and DEI can differ: the VLAN id is in the key.
 	{1, 0xffff << 32, ReasonVLANPriority},
 	// In IPv4 these bits are DF, which comes behind the TTL: see mismatchOf.
-	{2, 0x000fffff, ReasonFlowLabel},
-	{1, 0xfc << 48, ReasonDSCPChange},
-	{1, 0x03 << 48, ReasonECNChange},
-	{1, maskTTL, ReasonTTLChange},
+	{2, maskLabel, ReasonFlowLabel},
+	{1, maskTOS - maskECN, ReasonDSCPChange},
+	{1, maskECN, ReasonECNChange},
+	{2, maskTTL, ReasonTTLChange},
 	{3, maskFlags, ReasonTCPFlagsChange},
 	{2, maskUrgent, ReasonUrgentPointer},
 	{3, maskACK, ReasonACKChange},
@@ -69,7 +74,7 @@ var mismatches = [...]mismatch{
 // which means nothing without URG (row urgent_pointer).
 var (
 	groMask = words{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
-	rscMask = words{^uint64(0), ^uint64(maskTTL), ^uint64(maskUrgent), ^uint64(maskACK | maskWindow), ^uint64(0), ^uint64(0)}
+	rscMask = words{^uint64(0), ^uint64(0), ^uint64(maskTTL | maskUrgent), ^uint64(maskACK | maskWindow), ^uint64(0), ^uint64(0)}
 )
 
 // readIPWords fills the words below TCP from a frame whose Info is sound and OK.
@@ -79,13 +84,13 @@ func readIPWords(data []byte, in *packet.Info, w *words) {
 	w[1] = uint64(binary.LittleEndian.Uint32(data[8:])) | uint64(in.TCI)<<32
 	if in.Family == 4 {
 		ip := data[in.L3 : in.L3+20 : in.L3+20]
-		w[1] |= uint64(ip[1])<<48 | uint64(ip[8])<<56
-		w[2] = uint64(binary.BigEndian.Uint16(ip[6:]))
+		w[1] |= uint64(ip[1]) << 56
+		w[2] = uint64(binary.LittleEndian.Uint32(ip[6:]))
 	} else {
 		ip := data[in.L3 : in.L3+40 : in.L3+40]
 		first := binary.BigEndian.Uint32(ip)
-		w[1] |= uint64(first>>20&0xff)<<48 | uint64(ip[7])<<56
-		w[2] = uint64(first & 0xfffff)
+		w[1] |= uint64(first>>20&0xff) << 56
+		w[2] = uint64(first&0xffff | uint32(ip[7])<<16 | first>>16&0xf<<24)
 	}
 }
 
@@ -115,9 +120,11 @@ func readWords(data []byte, in *packet.Info, w *words) {
 	}
 }
 
-// ack is the acknowledgement in a packet's words, window its window as in the header.
+// ack is the acknowledgement in a packet's words, window its window as in the header, hop its TTL or hop limit; df is of IPv4.
 func (w *words) ack() uint32    { return bits.ReverseBytes32(uint32(w[3])) }
 func (w *words) window() uint16 { return bits.ReverseBytes16(uint16(w[3] >> 48)) }
+func (w *words) hop() uint8     { return uint8(w[2] >> 16) }
+func (w *words) df() bool       { return w[2]&0x40 != 0 }
 
 // equals tells whether all fields of two packets are equal. It has no branch per field: in a train they are equal nearly always.
 func (w *words) equals(v *words) bool {
@@ -141,7 +148,7 @@ func (w *words) mismatchOf(v, mask *words, ipv6 bool) Reason {
 		if m.reason == ReasonFlowLabel && !ipv6 {
 			continue // DF: behind TTL, below
 		}
-		if !ipv6 && i > rowTTL && (w[2]^v[2])&0xffff != 0 {
+		if !ipv6 && i > rowTTL && (w[2]^v[2])&maskDF != 0 {
 			return ReasonDFChange
 		}
 		return m.reason

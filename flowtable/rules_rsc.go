@@ -101,7 +101,7 @@ func (r *rscRules) grow(pt *port, s *slot, p *Packet, w *words) Reason {
 	// fits has let in no acknowledgement that goes back, so the newest is the largest.
 	s.ack, s.win = w.ack(), w.window()
 	s.flags |= p.Info.TCPFlags & packet.PSH
-	s.hop = min(s.hop, uint8(w[1]>>56))
+	s.hop = min(s.hop, w.hop())
 	s.gso = max(s.gso, uint16(p.Info.PayloadLen))
 	return r.push(pt, p)
 }

@@ -174,7 +174,7 @@ func (*tcpRules) start(s *slot, p *Packet, w *words) {
 	// rsc moves these on with every packet; with gro they stay what they are.
 	s.ack, s.win = w.ack(), w.window()
 	// Only the flags that may come with a later packet. All others are among the words.
-	s.flags, s.hop = in.TCPFlags&(packet.PSH|packet.FIN), uint8(w[1]>>56)
+	s.flags, s.hop = in.TCPFlags&(packet.PSH|packet.FIN), w.hop()
 	s.gso = uint16(in.PayloadLen)
 	// How the IDs of this train go on is for the second packet to show (row ip_id).
 	s.id, s.idMode = 0, idUnknown

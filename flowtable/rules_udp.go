@@ -90,7 +90,7 @@ func (*udpRules) fits(pt *port, s *slot, _ *origin, p *Packet, w *words) Reason 
 	switch {
 	case !w.equals(&s.w):
 		return w.mismatchOf(&s.w, &groMask, in.Family == 6)
-	case in.Family == 4 && !followsID(pt, s, binary.BigEndian.Uint16(p.Data[in.L3+4:]), w[2]&0x4000 != 0):
+	case in.Family == 4 && !followsID(pt, s, binary.BigEndian.Uint16(p.Data[in.L3+4:]), w.df()):
 		return ReasonIPID
 	case in.PayloadLen > uint32(s.gso):
 		return ReasonLarger

@@ -45,10 +45,13 @@ type slot struct {
 	firstBlock uint32
 	lastBlock  uint32
 	hashNext   uint32
-	agePrev    uint32 // of the same port
-	ageNext    uint32
-	bucket     uint32
+	then       uint32 // the slot whose packet came behind the last one of this: a guess at the next
+	fixed      fixedSums
 }
+
+// fixedSums are, for IPv4 and the profile gro, the sums of what all packets of a train have in common: of their IPv4 headers without length, ID and
+// checksum, of their pseudo headers without a length, and of their TCP headers and 16 bytes of options without sequence number, PSH, FIN and checksum.
+type fixedSums struct{ ip, pseudo, tcp uint16 }
 
 // trust is what is known of the checksums of a slot's packets.
 type trust uint8

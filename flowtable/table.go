@@ -24,7 +24,8 @@ type Table struct {
 	shift   uint8
 	seed    seed
 
-	held    int // Refs in slots
+	last    uint32 // slot of the last packet that joined or opened one; it may be free again
+	held    int    // Refs in slots
 	maxHeld int
 	opened  int // slots in use
 
@@ -249,9 +250,9 @@ func (t *Table) take(p *port, index uint32) (uint32, *slot) {
 	t.free = s.hashNext
 	t.opened++
 	s.born = t.now
-	s.agePrev, s.ageNext = p.newest, 0
+	t.places[n].agePrev, t.places[n].ageNext = p.newest, 0
 	if p.newest != 0 {
-		t.slots[p.newest].ageNext = n
+		t.places[p.newest].ageNext = n
 	} else {
 		p.oldest = n
 		t.active = append(t.active, index)
@@ -263,15 +264,16 @@ func (t *Table) take(p *port, index uint32) (uint32, *slot) {
 
 // drop takes a slot whose frame is gone out of its port's list.
 func (t *Table) drop(p *port, n uint32, s *slot) {
-	if s.agePrev != 0 {
-		t.slots[s.agePrev].ageNext = s.ageNext
+	prev, next := t.places[n].agePrev, t.places[n].ageNext
+	if prev != 0 {
+		t.places[prev].ageNext = next
 	} else {
-		p.oldest = s.ageNext
+		p.oldest = next
 	}
-	if s.ageNext != 0 {
-		t.slots[s.ageNext].agePrev = s.agePrev
+	if next != 0 {
+		t.places[next].agePrev = prev
 	} else {
-		p.newest = s.agePrev
+		p.newest = prev
 	}
 	if p.oldest == 0 {
 		last := t.active[len(t.active)-1]
@@ -308,7 +310,7 @@ func (t *Table) unhash(n uint32, s *slot) {
 	if t.pairs.kept {
 		t.pairs.remove(n)
 	}
-	at := &t.buckets[s.bucket]
+	at := &t.buckets[t.places[n].bucket]
 	for *at != n {
 		at = &t.slots[*at].hashNext
 	}

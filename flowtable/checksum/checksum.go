@@ -63,9 +63,11 @@ func addWords(acc uint64, b []byte) uint64 {
 // Fold adds the 16-bit words of a sum of words, of any byte order, until one is left: 0 only if all were 0. The upper half of a number plus
 // itself with its halves exchanged is the sum of both halves, their carry brought round.
 func Fold(acc uint64) uint16 {
-	s := uint32((acc + bits.RotateLeft64(acc, 32)) >> 32)
-	return uint16((s + bits.RotateLeft32(s, 16)) >> 16)
+	return Fold32(uint32((acc + bits.RotateLeft64(acc, 32)) >> 32))
 }
+
+// Fold32 is Fold of a smaller sum.
+func Fold32(acc uint32) uint16 { return uint16((acc + bits.RotateLeft32(acc, 16)) >> 16) }
 
 // Pseudo4 is the partial sum of an IPv4 pseudo header: src and dst have 4 bytes, l4len is the length of the transport
 // header and its payload (RFC 9293 section 3.1).
