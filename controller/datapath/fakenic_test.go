@@ -153,6 +153,8 @@ func (n *fakeNIC) frame(d xsk.Desc) []byte {
 	return n.mem[d.Addr:end:end]
 }
 
+func (n *fakeNIC) Memory() []byte { return n.mem }
+
 func (n *fakeNIC) Received(d xsk.Desc) (frame, meta []byte) {
 	if n.large.has(d.Addr) {
 		meta = n.large.frame(xsk.Desc{Addr: d.Addr - xsk.MetaSize, Len: xsk.MetaSize})

@@ -78,6 +78,8 @@ func (n *lanNIC) FreeAll(refs []uint64) {
 	}
 }
 
+func (n *lanNIC) Memory() []byte { return n.mem }
+
 func (n *lanNIC) Received(d xsk.Desc) (frame, meta []byte) {
 	return n.mem[d.Addr : d.Addr+uint64(d.Len)], nil
 }

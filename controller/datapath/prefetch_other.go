@@ -2,4 +2,4 @@
 
 package datapath
 
-func prefetchHead(*byte) {}
+func prefetchHead(*byte, uint64) {}

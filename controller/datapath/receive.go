@@ -32,53 +32,53 @@ const ahead = 4
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
-	var ring [ahead]struct{ frame, before []byte } // those that were asked for, by their numbers
-	for i := -ahead; i < len(descs); i++ {
-		c := &ring[uint(i+ahead)%ahead]
-		frame, before := c.frame, c.before
+	for i := range min(ahead, len(descs)) {
+		prefetchHead(w.memory, descs[i].Addr)
+	}
+	for i := range descs {
 		if i+ahead < len(descs) {
-			c.frame, c.before = w.nic.Received(descs[i+ahead])
-			if len(c.frame) > 0 {
-				prefetchHead(&c.frame[0])
-			}
-		}
-		if i < 0 {
-			continue
+			prefetchHead(w.memory, descs[i+ahead].Addr)
 		}
 		ref := descs[i].Addr
-		if w.cfg.Foreign {
-			w.takeForeign(frame, ref)
-			continue
-		}
+		frame, before := w.nic.Received(descs[i])
 		if len(before) == meta.Size && w.follow(frame, (*meta.Block)(before), ref) {
 			continue
 		}
-		if w.isTorn(frame, before) {
-			w.torn++
-			w.nic.Free(ref)
-			continue
-		}
-		p := w.classify(frame, before)
-		w.noteOvertaken(p)
-		if p == nil { // detached between XDP's look and ours
-			w.cnt.Unknown++
-			w.nic.Free(ref)
-			continue
-		}
-		w.fromWire(p, frame)
-		w.accept(p, frame, ref)
+		w.takeOne(frame, before, ref)
 	}
+}
+
+// takeOne gives any frame to the flow table.
+func (w *Worker) takeOne(frame, before []byte, ref uint64) {
+	if w.cfg.Foreign {
+		w.takeForeign(frame, ref)
+		return
+	}
+	if w.isTorn(frame, before) {
+		w.torn++
+		w.nic.Free(ref)
+		return
+	}
+	p := w.classify(frame, before)
+	w.noteOvertaken(p)
+	if p == nil { // detached between XDP's look and ours
+		w.cnt.Unknown++
+		w.nic.Free(ref)
+		return
+	}
+	w.fromWire(p, frame)
+	w.accept(p, frame, ref)
 }
 
 // follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
 // for a VM of which nothing is to be asked. Of any other it says false and has done nothing.
 func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
-	if !m.Plain(len(frame)) || w.overtaken != 0 {
+	if !m.Plain(len(frame)) || w.overtaken != 0 || w.cfg.Foreign {
 		return false
 	}
 	p := w.portByID(m.Port())
 	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) ||
-		!w.table.Follow(p.Index, frame, ref, uint32(m.Payload()), uint32(m.PayloadLen()), w.now) {
+		!w.table.Follow(p.Index, frame, ref, w.now) {
 		return false
 	}
 	if w.cfg.Shares != nil {

@@ -94,6 +94,7 @@ type Worker struct {
 	clock   func() int64
 	now     int64 // by clock, read once per burst
 	descs   [BurstFrames]xsk.Desc
+	memory  *byte // what the NIC's descriptors count in; only the cache is asked for it
 	pkt     flowtable.Packet
 	cutter  flowtable.Segmenter // superframes that a guest does not take whole
 	txCut   flowtable.Segmenter // a guest's own TSO frames
@@ -173,6 +174,9 @@ func New(cfg Config) (*Worker, error) {
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
+	}
+	if m := cfg.NIC.Memory(); len(m) > 0 {
+		w.memory = &m[0]
 	}
 	w.publishTx = w.beforeUsed
 	var err error
