@@ -7,12 +7,11 @@ import "math/bits"
 // stops behind one for which it is not. dst must have room for all, and overlap none of src. Either may be memory that vanishes: the
 // fault is one of Scatter's, as with the built-in copy.
 func Scatter(dst, src [][]byte, sums []uint16) bool {
-	to := place{segs: dst}
+	to := place{segs: dst, whole: copiesWhole()}
 	sums = sums[:len(src)]
-	whole := copiesWhole()
 	for i, from := range src {
-		sum := uint32(bits.ReverseBytes16(sums[i]))                              // the codes add little-endian words
-		if n := len(from); whole && n > 0 && n <= min(len(to.room), maxVector) { // of nearly all: a call less, in what is paid for each
+		sum := uint32(bits.ReverseBytes16(sums[i]))                                 // the codes add little-endian words
+		if n := len(from); to.whole && n > 0 && n <= min(len(to.room), maxVector) { // of nearly all: a call less, in what is paid for each
 			sum = copyWhole(&to.room[0], &from[0], n, next(src, i), to.later(n), sum)
 			to.room = to.room[n:]
 		} else {
@@ -44,8 +43,9 @@ func first(b []byte) *byte {
 
 // place is where in the memory of dst the next byte belongs.
 type place struct {
-	room []byte
-	segs [][]byte // behind room
+	room  []byte
+	segs  [][]byte // behind room
+	whole bool     // there is a copyWhole: known once for all fragments
 }
 
 // writeAhead is how far in front of what is written the cache is asked for memory.
@@ -71,7 +71,11 @@ func (p *place) pieces(src []byte, read *byte, sum uint32) uint32 {
 			continue
 		}
 		n := min(len(src), len(p.room), maxVector)
-		sum = copyPiece(p.room[:n], src[:n], read, p.later(n), sum)
+		if p.whole {
+			sum = copyWhole(&p.room[0], &src[0], n, read, p.later(n), sum)
+		} else {
+			sum = copyPiece(p.room[:n], src[:n], read, p.later(n), sum)
+		}
 		if n&1 != 0 { // what follows begins with the second byte of a word: from here on all are swapped
 			sum = uint32(bits.ReverseBytes16(uint16(sum)))
 		}

@@ -78,23 +78,16 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 		return ErrHeadRange
 	}
 	x := readDescriptor(d.desc, int(head))
-	if x.flags&(DescNext|DescIndirect|DescWrite) == DescWrite && !d.log && d.single(c, head, x) {
-		return nil
+	if x.flags&(DescNext|DescIndirect|DescWrite) == DescWrite && !d.log && x.len > 0 {
+		// One descriptor, which the device writes: of nearly all drivers what a receive queue is made of.
+		if buf, err := d.mem.Slice(x.addr, uint64(x.len)); err == nil {
+			c.segs[0] = buf
+			c.Head, c.Readable, c.Writable, c.WritableGPA = Head(head), nil, c.segs[:1], nil
+			c.ReadLen, c.WriteLen, c.Table = 0, len(buf), 0
+			return nil
+		}
 	}
 	return d.walk(c, head, x)
-}
-
-// single fills c with a chain of one descriptor, which the device writes: of nearly all drivers what a receive queue is made of. false where walk
-// has to look, which knows what is wrong.
-func (d *splitDevice) single(c *Chain, head uint16, x descriptor) bool {
-	buf, err := d.mem.Slice(x.addr, uint64(x.len))
-	if err != nil || x.len == 0 {
-		return false
-	}
-	c.segs[0] = buf
-	c.Head, c.Readable, c.Writable, c.WritableGPA = Head(head), nil, c.segs[:1], nil
-	c.ReadLen, c.WriteLen, c.Table = 0, len(buf), 0
-	return true
 }
 
 // walk fills c with the chain that begins with the descriptor x at head.
