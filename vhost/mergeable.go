@@ -151,10 +151,9 @@ func (m *mergeable) undo() {
 
 // scatter copies hdr and payload into segs, which hold enough.
 func scatter(segs [][]byte, hdr []byte, payload [][]byte) {
-	at := spot{segs[0], segs[1:]}
-	at.write(hdr)
+	segs = write(segs, hdr)
 	for _, src := range payload {
-		at.write(src)
+		segs = write(segs, src)
 	}
 }
 

@@ -49,7 +49,7 @@ func (g *userGuest) Begin(int) bool {
 }
 
 func (g *userGuest) Put(f *Frame) error {
-	f.Copy = checksum.Copy
+	f.Copy = checksum.Scatter
 	for try := 0; ; try++ {
 		switch err := g.rx.Put(&f.Frame); err {
 		case nil:

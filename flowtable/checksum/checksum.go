@@ -13,6 +13,9 @@ var ErrRange = errors.New("checksum: field outside the frame")
 // vectorMin is the length from which vector code pays.
 const vectorMin = 64
 
+// maxVector bounds what one call of vector code may add up: 2,048 steps of at most 2^16 in each of 8 lanes stay below 2^31.
+const maxVector = 1 << 16
+
 // Sum returns the folded ones-complement sum of b and initial, not complemented. initial is a partial sum, folded or not:
 // a pseudo header's, or an earlier Sum of an even number of bytes.
 func Sum(b []byte, initial uint32) uint16 {

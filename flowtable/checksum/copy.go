@@ -5,40 +5,6 @@ import (
 	"math/bits"
 )
 
-// Copy copies src over the beginning of dst and returns Sum(src, initial), in one pass over the bytes: where both are at hand anyway
-// the sum costs hardly more than the copy. dst must be as long as src, and the two must not overlap. Either may be memory that
-// vanishes: the fault is one of Copy's, as with the built-in copy.
-//
-// read and write, unless nil, are where reading and writing will go on: of as many bytes from there on as src has the cache may be asked for while
-// these are copied. That never faults.
-func Copy(dst, src []byte, initial uint32, read, write *byte) uint16 {
-	dst = dst[:len(src)]
-	var acc uint64
-	if len(src) >= vectorMin {
-		if read == nil {
-			read = &src[0]
-		}
-		if write == nil {
-			write = &dst[0]
-		}
-		if copiesWhole(len(src)) { // of nearly all segments: a call less, in what is paid for each
-			return Fold(uint64(bits.ReverseBytes16(Fold(copyWhole(&dst[0], &src[0], len(src), read, write)))) + uint64(initial))
-		}
-		var n int
-		acc, n = copyVector(dst, src, read, write)
-		dst, src = dst[n:], src[n:]
-	}
-	if len(src) > 0 {
-		acc = copyWords(acc, dst, src)
-	}
-	return Fold(uint64(bits.ReverseBytes16(Fold(acc))) + uint64(initial))
-}
-
-// copyPortable is Copy without vector code.
-func copyPortable(dst, src []byte, initial uint32) uint16 {
-	return Fold(uint64(bits.ReverseBytes16(Fold(copyWords(0, dst[:len(src)], src)))) + uint64(initial))
-}
-
 // copyWords copies src over dst, which is as long, and adds it as addWords does.
 func copyWords(acc uint64, dst, src []byte) uint64 {
 	var carry uint64

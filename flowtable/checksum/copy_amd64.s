@@ -88,7 +88,7 @@ done:
 	MOVQ AX, ret+40(FP)
 	RET
 
-// func copySumAVX512(dst, src *byte, n int, read, write *byte) uint64
+// func copySumAVX512(dst, src *byte, n int, read, write *byte, sum uint32) uint32
 //
 // The same with VPDPWSSD, which multiplies, adds neighbours and accumulates in one. What comes before the first 32 bytes of dst that are aligned,
 // and what is left at the end, are vectors under a mask; masked words count as 0 and get their 0x8000 as all others do. R8 counts the bytes
@@ -96,7 +96,7 @@ done:
 //
 // The vectors have 32 bytes, though there are some of 64: those slow the processor's clock down for a while, for all that it does, and
 // the copy waits for memory, not for them. Registers from 16 on have no upper half that others would have to wait for: no VZEROUPPER.
-TEXT ·copySumAVX512(SB), NOSPLIT, $0-48
+TEXT ·copySumAVX512(SB), NOSPLIT, $0-52
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), DX
@@ -109,16 +109,17 @@ TEXT ·copySumAVX512(SB), NOSPLIT, $0-48
 	VPXORQ Y17, Y17, Y17
 	VPXORQ Y18, Y18, Y18
 	VPXORQ Y19, Y19, Y19
-	XORQ R8, R8
-	MOVQ $-1, R12
+	XORL R8, R8
+	MOVL $-1, R12
+	CMPQ DX, $64
+	JB half
 	MOVQ DI, CX
 	NEGQ CX
 	ANDQ $31, CX // bytes to where dst is aligned
 	JZ aligned
 	TESTQ $1, CX
 	JNZ aligned // a word would be torn: then lines are
-	SHLXQ CX, R12, R10
-	NOTQ R10
+	BZHIL CX, R12, R10
 	KMOVD R10, K1
 	VMOVDQU8.Z (SI), K1, Y20
 	VMOVDQU8 Y20, K1, (DI)
@@ -185,7 +186,7 @@ loop256:
 lines:
 	ADDQ $256, DX
 	SUBQ $64, DX
-	JB half
+	JB odd
 
 line:
 	VMOVDQU64 (SI), Y20
@@ -202,9 +203,11 @@ line:
 	SUBQ $64, DX
 	JAE line
 
-half:
+odd:
 	ADDQ $64, DX
-	SUBQ $32, DX
+
+half:
+	CMPQ DX, $32
 	JB rest
 	VMOVDQU64 (SI), Y20
 	VMOVDQU64 Y20, (DI)
@@ -216,10 +219,9 @@ half:
 	SUBQ $32, DX
 
 rest:
-	ADDQ $32, DX
+	TESTQ DX, DX
 	JZ sum
-	SHLXQ DX, R12, R10
-	NOTQ R10
+	BZHIL DX, R12, R10
 	KMOVD R10, K1
 	VMOVDQU8.Z (SI), K1, Y20
 	VMOVDQU8 Y20, K1, (DI)
@@ -238,8 +240,11 @@ sum:
 	VPSHUFD $0xb1, X16, X17
 	VPADDD X17, X16, X16
 	VMOVD X16, AX
-	MOVLQSX AX, AX
-	SHLQ $14, R8 // 0x8000 for each word
-	ADDQ R8, AX
-	MOVQ AX, ret+40(FP)
+	SHLL $14, R8 // 0x8000 for each word
+	ADDL R8, AX
+	ADDL sum+40(FP), AX // of at most 2^15 words and one: no carry
+	RORXL $16, AX, CX
+	ADDL CX, AX
+	SHRL $16, AX
+	MOVL AX, ret+48(FP)
 	RET

@@ -4,8 +4,10 @@ package checksum
 
 func sumVector(b []byte) (acc uint64, rest []byte) { return 0, b }
 
-func copyVector(_, _ []byte, _, _ *byte) (acc uint64, done int) { return 0, 0 }
+func copiesWhole() bool { return false }
 
-func copiesWhole(int) bool { return false }
+func copyWhole(_, _ *byte, _ int, _, _ *byte, _ uint32) uint32 { return 0 }
 
-func copyWhole(_, _ *byte, _ int, _, _ *byte) uint64 { return 0 }
+func copyPiece(dst, src []byte, _, _ *byte, sum uint32) uint32 {
+	return plus(copyWords(0, dst, src), sum)
+}

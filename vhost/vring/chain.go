@@ -77,11 +77,26 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 	if int(head) >= d.num {
 		return ErrHeadRange
 	}
+	x := readDescriptor(d.desc, int(head))
+	if x.flags&(DescNext|DescIndirect|DescWrite) == DescWrite && !d.log && x.len > 0 {
+		// One descriptor, which the device writes: of nearly all drivers what a receive queue is made of.
+		if buf, err := d.mem.Slice(x.addr, uint64(x.len)); err == nil {
+			c.segs[0] = buf
+			c.Head, c.Readable, c.Writable, c.WritableGPA = Head(head), nil, c.segs[:1], nil
+			c.ReadLen, c.WriteLen, c.Table = 0, len(buf), 0
+			return nil
+		}
+	}
+	return d.walk(c, head, x)
+}
+
+// walk fills c with the chain that begins with the descriptor x at head.
+func (d *splitDevice) walk(c *Chain, head uint16, x descriptor) error {
 	var (
 		table    = d.desc
 		size     = d.num
 		indirect = false
-		i        = int(head)
+		visited  = 0 // descriptors of table, with x
 		segs     = c.segs[:0]
 		readable = -1 // pieces before the first writable one; -1 while none is
 		bytes    [2]uint64
@@ -90,11 +105,8 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 	if d.log {
 		c.startLog()
 	}
-	for visited := 0; ; visited++ {
-		if visited == size {
-			return ErrLoop // a chain of distinct descriptors cannot be longer than its table
-		}
-		x := readDescriptor(table, i)
+	for {
+		visited++
 		if x.flags&DescIndirect != 0 {
 			// A chain may end in an indirect table (section 2.7.5.3.2), and there it ends.
 			if indirect {
@@ -104,8 +116,9 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 			if err != nil {
 				return err
 			}
-			table, size, indirect, i, visited = d.table, n, true, 0, -1
+			table, size, indirect, visited = d.table, n, true, 0
 			c.Table = n
+			x = readDescriptor(table, 0)
 			continue
 		}
 		if x.len == 0 {
@@ -134,12 +147,16 @@ func (d *splitDevice) collect(c *Chain, head uint16) error {
 		if x.flags&DescNext == 0 {
 			break
 		}
-		if i = int(x.next); i >= size {
+		if int(x.next) >= size {
 			return ErrNextRange
 		}
 		if len(segs) == MaxSegments {
 			return ErrTooManySegments // here and not after Append, so that not even a hostile chain allocates much
 		}
+		if visited == size {
+			return ErrLoop // a chain of distinct descriptors cannot be longer than its table
+		}
+		x = readDescriptor(table, int(x.next))
 	}
 	if readable < 0 {
 		readable = len(segs)

@@ -144,12 +144,13 @@ func (d *splitDevice) Mark() Position { return Position{next: d.next, used: d.us
 func (d *splitDevice) Rewind(m Position) { d.next, d.used = m.next, m.used }
 
 func (d *splitDevice) Push(used []Used) {
+	ring, at, mask := d.usedRing, d.used, d.mask
 	for _, u := range used {
-		e := d.usedRing[usedElem*int(d.used&d.mask):]
-		binary.LittleEndian.PutUint32(e[0:4], uint32(u.Head))
-		binary.LittleEndian.PutUint32(e[4:8], u.Written)
-		d.used++
+		i := usedElem * int(at&mask)
+		binary.LittleEndian.PutUint64(ring[i:i+usedElem], uint64(uint32(u.Head))|uint64(u.Written)<<32) // id, len
+		at++
 	}
+	d.used = at
 }
 
 // Publish is one store of used.idx, and the decision about a call behind it.
