@@ -73,13 +73,10 @@ const (
 	habitRaised // its last superframe made its hold longer: the next one may be the rest of a train that was cut
 )
 
-// place is where a slot stands, under the same index: what only opening and closing it touch.
+// place is where a slot of an adaptive port stands among those of its level, and where its flow's habit is, under the same index as the slot.
 type place struct {
-	bucket           uint32
-	agePrev, ageNext uint32 // of the same port
-
-	// Of an adaptive port.
-	prev, next uint32 // of the same level
+	prev, next uint32
+	bucket     uint32
 	tag        uint32 // of its habit
 }
 
@@ -191,11 +188,11 @@ func (t *Table) habitOf(bucket, tag uint32, create bool) *habit {
 	return a
 }
 
-// chooseHold gives a slot that has just been opened its hold, and its place.
-func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
+// chooseHold gives a slot that has just been opened, in a bucket, its hold, and its place.
+func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, bucket, payload uint32) {
 	x := (k.fold ^ bits.RotateLeft64(k.meta, 29)) * 0x9e3779b97f4a7c15
 	tag := uint32(x >> 32)
-	h := t.habitOf(t.places[n].bucket, tag, true)
+	h := t.habitOf(bucket, tag, true)
 	gap := s.born - h.born
 	h.born = s.born
 	if h.state == 0 || gap > forget {
@@ -214,8 +211,7 @@ func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, payload uint32) {
 		}
 	}
 	s.level |= level
-	at := &t.places[n]
-	at.prev, at.next, at.tag = p.lines[level].newest, 0, tag
+	t.places[n] = place{prev: p.lines[level].newest, bucket: bucket, tag: tag}
 	if l := &p.lines[level]; l.newest != 0 {
 		t.places[l.newest].next = n
 		l.newest = n

@@ -143,7 +143,6 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, rules ruleSet,
 	n, s := t.take(pt, p.Port)
 	s.addr, s.meta = k.addr, k.meta
 	s.w = t.w
-	t.places[n].bucket = bucket
 	t.slots[t.last].then, t.last = n, n
 	s.hashNext, t.buckets[bucket] = t.buckets[bucket], n
 	if t.pairs.kept {
@@ -159,7 +158,7 @@ func (t *Table) start(pt *port, k *key, bucket uint32, p *Packet, rules ruleSet,
 	t.hold(pt, n, s, p.Tail)
 	s.level = 0
 	if pt.adaptive {
-		t.chooseHold(pt, n, s, k, in.PayloadLen)
+		t.chooseHold(pt, n, s, k, bucket, in.PayloadLen)
 	}
 	if pt.hold != 0 {
 		t.due = min(t.due, s.born+pt.holdOf(s))

@@ -77,7 +77,7 @@ func (t *Table) needPairs() {
 	p.kept = true
 	clear(p.heads)
 	for _, i := range t.active {
-		for n := t.ports[i].oldest; n != 0; n = t.places[n].ageNext {
+		for n := t.ports[i].oldest; n != 0; n = t.slots[n].ageNext {
 			s := &t.slots[n]
 			if s.state != slotOpen {
 				continue

@@ -112,7 +112,7 @@ func (s *slot) nextID(id uint16) {
 
 // start never closes: a packet that nothing may follow is not let in as the first.
 func (r *groRules) start(_ *port, s *slot, p *Packet, w *words) Reason {
-	r.tcpRules.start(s, p, w)
+	r.tcpRules.start(s, p)
 	if p.Info.Family == 4 {
 		s.fixed.of(s, p.Data[p.Info.L3:])
 	}

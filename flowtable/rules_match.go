@@ -8,7 +8,7 @@ import (
 )
 
 // words are a packet's header fields that must equal those of the superframe's first packet, packed so that one pass over
-// six words compares them all:
+// six words compares them all. A slot's are the first packet's; what the profile rsc does not compare is the newest packet's there (moveOn):
 //
 //	0  destination MAC, first two bytes of the source MAC
 //	1  rest of the source MAC | TCI << 32 | TOS or traffic class << 56
@@ -125,6 +125,14 @@ func (w *words) ack() uint32    { return bits.ReverseBytes32(uint32(w[3])) }
 func (w *words) window() uint16 { return bits.ReverseBytes16(uint16(w[3] >> 48)) }
 func (w *words) hop() uint8     { return uint8(w[2] >> 16) }
 func (w *words) df() bool       { return w[2]&0x40 != 0 }
+
+// moveOn takes over from a packet's words what the profile rsc does not compare: the acknowledgement, the window, and the TTL if that is smaller.
+func (w *words) moveOn(v *words) {
+	w[3] ^= (w[3] ^ v[3]) & (maskACK | maskWindow)
+	if v.hop() < w.hop() {
+		w[2] ^= (w[2] ^ v[2]) & maskTTL
+	}
+}
 
 // equals tells whether all fields of two packets are equal. It has no branch per field: in a train they are equal nearly always.
 func (w *words) equals(v *words) bool {

@@ -81,7 +81,7 @@ func (r *rscRules) fits(_ *port, s *slot, o *origin, p *Packet, w *words) Reason
 		return ReasonOptionsChange
 	}
 	// Row ack_change: the superframe has the last acknowledgement, and that must not go back.
-	if int32(w.ack()-s.ack) < 0 {
+	if int32(w.ack()-s.w.ack()) < 0 {
 		return ReasonACKChange
 	}
 	return r.follows(s, p)
@@ -89,7 +89,7 @@ func (r *rscRules) fits(_ *port, s *slot, o *origin, p *Packet, w *words) Reason
 
 // start closes at once only with the knob for PSH.
 func (r *rscRules) start(pt *port, s *slot, p *Packet, w *words) Reason {
-	r.tcpRules.start(s, p, w)
+	r.tcpRules.start(s, p)
 	return r.push(pt, p)
 }
 
@@ -99,9 +99,8 @@ func (r *rscRules) start(pt *port, s *slot, p *Packet, w *words) Reason {
 func (r *rscRules) grow(pt *port, s *slot, p *Packet, w *words) Reason {
 	s.nxt += p.Info.PayloadLen
 	// fits has let in no acknowledgement that goes back, so the newest is the largest.
-	s.ack, s.win = w.ack(), w.window()
+	s.w.moveOn(w)
 	s.flags |= p.Info.TCPFlags & packet.PSH
-	s.hop = min(s.hop, w.hop())
 	s.gso = max(s.gso, uint16(p.Info.PayloadLen))
 	return r.push(pt, p)
 }

@@ -132,12 +132,12 @@ func (*tcpRules) empty(s *slot, p *Packet) Reason {
 		return ReasonEmpty
 	}
 	// The same acknowledgement with the same window counts for fast retransmit. With another window it counts for nothing.
-	switch d := int32(binary.BigEndian.Uint32(tcp[8:]) - s.ack); {
+	switch d := int32(binary.BigEndian.Uint32(tcp[8:]) - s.w.ack()); {
 	case d < 0:
 		return ReasonEmpty
 	case d > 0:
 		return ReasonPureACK
-	case binary.BigEndian.Uint16(tcp[14:]) == s.win:
+	case binary.BigEndian.Uint16(tcp[14:]) == s.w.window():
 		return ReasonDupACK
 	}
 	return ReasonWindowUpdate
@@ -166,15 +166,12 @@ func (*tcpRules) follows(s *slot, p *Packet) Reason {
 	return open
 }
 
-// start notes where the train goes on: the sequence number that is due, and what the newest packet or the smallest value decides.
-// The engine has put the words, which stay the first packet's, into the slot.
-func (*tcpRules) start(s *slot, p *Packet, w *words) {
+// start notes where the train goes on: the sequence number that is due, and what a later packet may bring. The engine has put the words into the slot.
+func (*tcpRules) start(s *slot, p *Packet) {
 	in := &p.Info
 	s.nxt = binary.BigEndian.Uint32(p.Data[in.L4+4:]) + in.PayloadLen
-	// rsc moves these on with every packet; with gro they stay what they are.
-	s.ack, s.win = w.ack(), w.window()
 	// Only the flags that may come with a later packet. All others are among the words.
-	s.flags, s.hop = in.TCPFlags&(packet.PSH|packet.FIN), w.hop()
+	s.flags = in.TCPFlags & (packet.PSH | packet.FIN)
 	s.gso = uint16(in.PayloadLen)
 	// How the IDs of this train go on is for the second packet to show (row ip_id).
 	s.id, s.idMode = 0, idUnknown
@@ -198,15 +195,15 @@ func (*tcpRules) write(pt *port, sf *Superframe, s *slot, o *origin) {
 	l4len := s.ipLen - uint32(o.l4-o.l3)
 	if sf.GSOType = gsoTCPv4; s.meta&metaIPv6 != 0 {
 		sf.GSOType = gsoTCPv6
-		ip[7] = s.hop
-	} else if ip[8] != s.hop { // mostly it is: see lengthen
-		ip[8] = s.hop
+		ip[7] = s.w.hop()
+	} else if ip[8] != s.w.hop() { // mostly it is: see lengthen
+		ip[8] = s.w.hop()
 	}
 	pseudo := s.lengthen(ip, 6, l4len)
 	// The last acknowledgement and window (gro: equal ones). PSH and FIN came with a later packet.
-	binary.BigEndian.PutUint32(tcp[8:], s.ack)
+	binary.BigEndian.PutUint32(tcp[8:], s.w.ack())
 	tcp[13] |= s.flags
-	binary.BigEndian.PutUint16(tcp[14:], s.win)
+	binary.BigEndian.PutUint16(tcp[14:], s.w.window())
 	binary.BigEndian.PutUint16(tcp[16:], checksum.Fold(uint64(pseudo)))
 	// Row cwr: only rsc with GUEST_ECN merges it, and then the type has to say so (virtio 1.2, 5.1.6.4.1).
 	if tcp[13]&packet.CWR != 0 {
@@ -242,17 +239,17 @@ func (s *slot) lengthen(ip []byte, proto uint8, l4len uint32) (pseudo uint32) {
 func updateSingle(s *slot, o *origin) {
 	ip, tcp := o.head[o.l3:o.l4], o.head[o.l4:o.payload]
 	check := binary.BigEndian.Uint16(tcp[16:])
-	check = checksum.Update16(check, binary.BigEndian.Uint16(tcp[14:]), s.win)
+	check = checksum.Update16(check, binary.BigEndian.Uint16(tcp[14:]), s.w.window())
 	binary.BigEndian.PutUint16(tcp[16:], check)
-	binary.BigEndian.PutUint16(tcp[14:], s.win)
+	binary.BigEndian.PutUint16(tcp[14:], s.w.window())
 	if s.meta&metaIPv6 != 0 {
 		// No sum has the hop limit in it: it changes at every router.
-		ip[7] = s.hop
+		ip[7] = s.w.hop()
 		return
 	}
 	// The TTL is half of a summed word; the protocol is the other half.
 	from := binary.BigEndian.Uint16(ip[8:])
-	ip[8] = s.hop
+	ip[8] = s.w.hop()
 	check = checksum.Update16(binary.BigEndian.Uint16(ip[10:]), from, binary.BigEndian.Uint16(ip[8:]))
 	binary.BigEndian.PutUint16(ip[10:], check)
 }

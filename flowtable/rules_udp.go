@@ -101,7 +101,7 @@ func (*udpRules) fits(pt *port, s *slot, _ *origin, p *Packet, w *words) Reason 
 // start notes the size of the train's datagrams and its IPv4 ID.
 func (*udpRules) start(_ *port, s *slot, p *Packet, _ *words) Reason {
 	in := &p.Info
-	s.nxt, s.ack, s.win, s.flags = 0, 0, 0, 0
+	s.nxt, s.flags = 0, 0
 	s.gso = uint16(in.PayloadLen)
 	s.id, s.idMode = 0, idUnknown
 	if in.Family == 4 {

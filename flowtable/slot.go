@@ -27,16 +27,14 @@ type slot struct {
 	// Line 1: what grows.
 	born       int64
 	nxt        uint32 // sequence number that is due
-	ack        uint32 // of the last packet
 	ipLen      uint32 // of the superframe
 	segs       uint16 // with data
 	gso        uint16 // payload of the first (gro) or largest (rsc) segment
 	id         uint16 // IPv4 ID of the last packet
-	win        uint16 // of the last packet, as in the header
+	fixed      fixedSums
 	idMode     uint8
 	state      uint8
 	flags      uint8 // PSH and FIN seen
-	hop        uint8 // smallest TTL or hop limit
 	reason     Reason
 	trust      trust
 	fill       uint8  // fragments in lastBlock
@@ -45,8 +43,9 @@ type slot struct {
 	firstBlock uint32
 	lastBlock  uint32
 	hashNext   uint32
+	agePrev    uint32 // of the same port
+	ageNext    uint32
 	then       uint32 // the slot whose packet came behind the last one of this: a guess at the next
-	fixed      fixedSums
 }
 
 // fixedSums are, for IPv4 and the profile gro, the sums of what all packets of a train have in common: of their IPv4 headers without length, ID and

@@ -250,9 +250,9 @@ func (t *Table) take(p *port, index uint32) (uint32, *slot) {
 	t.free = s.hashNext
 	t.opened++
 	s.born = t.now
-	t.places[n].agePrev, t.places[n].ageNext = p.newest, 0
+	s.agePrev, s.ageNext = p.newest, 0
 	if p.newest != 0 {
-		t.places[p.newest].ageNext = n
+		t.slots[p.newest].ageNext = n
 	} else {
 		p.oldest = n
 		t.active = append(t.active, index)
@@ -264,16 +264,15 @@ func (t *Table) take(p *port, index uint32) (uint32, *slot) {
 
 // drop takes a slot whose frame is gone out of its port's list.
 func (t *Table) drop(p *port, n uint32, s *slot) {
-	prev, next := t.places[n].agePrev, t.places[n].ageNext
-	if prev != 0 {
-		t.places[prev].ageNext = next
+	if s.agePrev != 0 {
+		t.slots[s.agePrev].ageNext = s.ageNext
 	} else {
-		p.oldest = next
+		p.oldest = s.ageNext
 	}
-	if next != 0 {
-		t.places[next].agePrev = prev
+	if s.ageNext != 0 {
+		t.slots[s.ageNext].agePrev = s.agePrev
 	} else {
-		p.newest = prev
+		p.newest = s.agePrev
 	}
 	if p.oldest == 0 {
 		last := t.active[len(t.active)-1]
@@ -310,7 +309,12 @@ func (t *Table) unhash(n uint32, s *slot) {
 	if t.pairs.kept {
 		t.pairs.remove(n)
 	}
-	at := &t.buckets[t.places[n].bucket]
+	fold := s.addr
+	if s.meta&metaIPv6 != 0 {
+		k := key{addr: s.addr, rest: t.origins[n].rest}
+		fold = k.fold6(&t.seed)
+	}
+	at := &t.buckets[mix(fold^t.seed[0], s.meta^t.seed[1])>>t.shift] // as find does: to keep it would cost a slot a third line
 	for *at != n {
 		at = &t.slots[*at].hashNext
 	}
