@@ -7,6 +7,9 @@
 //	go run ./test/hostvm [FLAG...] systemd              the tests of the package and its service, under a real systemd
 //	go run ./test/hostvm [FLAG...] exec PROGRAM [ARG...]
 //
+// With -count the VM has one processor, and its clock goes by the instructions that it executes, a nanosecond for each: what programs there
+// measure of processor time and of speed is a count, which is the same again on a busy machine, and no time of a real one.
+//
 // The VM has /dev/vhost-net; of a package named as PACKAGE@packet the tests named after taps run without it. ./test/vm runs as
 // far as it needs no compiler there, with a QEMU of its own: a real guest on a tap with vhost=on.
 //
@@ -60,7 +63,8 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	f.StringVar(&s.pattern, "run", "", "run the tests that match this `PATTERN` only")
 	f.BoolVar(&s.all, "all", false, "all tests of ./controller/demo and ./test/e2e, not only those that see what the kernel decides, and those of taps once more without /dev/vhost-net")
 	f.BoolVar(&s.json, "json", false, "print the tests' events as 'go test -json' does")
-	f.IntVar(&s.vm.CPUs, "cpus", 2, "processors of the VM")
+	f.IntVar(&s.vm.CPUs, "cpus", 0, "processors of the VM; 0: 2, or with -count 1")
+	f.BoolVar(&s.vm.Count, "count", false, "count instructions: the VM's clock goes by what it executes, so that CPU times there can be compared and repeated. For one processor; it takes several times as long")
 	f.StringVar(&s.vm.Memory, "memory", "4096M", "memory of the VM, programs and files included")
 	f.DurationVar(&s.timeout, "timeout", 70*time.Minute, "end the VM after this long")
 	f.StringVar(&s.modules, "modules", "", "more kernel `MODULES` to load, with commas between; those the kernel lacks are an error")
@@ -70,6 +74,9 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	f.Var(&s.env, "env", "exec: `NAME=VALUE` for the program; may be repeated")
 	if err := f.Parse(args); err != nil {
 		return 2, nil // Parse has said what is wrong
+	}
+	if err := s.processors(); err != nil {
+		return 2, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -95,6 +102,22 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		return 1, err
 	}
 	return 0, nil
+}
+
+// errCounted is a mistake in the flags.
+var errCounted = errors.New("-count: one processor at most: several would be charged for each other's instructions")
+
+// processors completes the flags that say what the VM runs on.
+func (s *settings) processors() error {
+	switch {
+	case s.vm.CPUs != 0 && s.vm.Count && s.vm.CPUs != 1:
+		return errCounted
+	case s.vm.CPUs == 0 && s.vm.Count:
+		s.vm.CPUs = 1
+	case s.vm.CPUs == 0:
+		s.vm.CPUs = 2
+	}
+	return nil
 }
 
 // exec runs a program of this machine.

@@ -23,6 +23,8 @@ type engine interface {
 	receive(fn func(packet []byte)) (int, error)
 	// send moves up to budget frames from the guest's tap to the host's.
 	send(from *Tap, s *sent) (int, error)
+	// full says that nothing the guest sends can be taken now; one of fds tells when it can.
+	full() bool
 	// fds are what to wait for, besides the guest's tap; arm says that there is something already.
 	fds() []int
 	arm() bool
@@ -75,6 +77,7 @@ func (s *sent) count(packet int) {
 	s.bytes += uint64(packet - virtio.HdrSize)
 }
 
+func (u *userspace) full() bool { return false }
 func (u *userspace) fds() []int { return []int{u.tap.FD} }
 func (u *userspace) arm() bool  { return false }
 func (u *userspace) ack()       {}
@@ -111,7 +114,8 @@ func (v *vhost) fds() []int {
 	rx, tx := v.guest.CallFDs()
 	return []int{rx, tx}
 }
-func (v *vhost) arm() bool    { return v.guest.Arm(v.guest.Buffer() == nil) }
+func (v *vhost) full() bool   { return v.guest.Buffer() == nil }
+func (v *vhost) arm() bool    { return v.guest.Arm(v.full()) }
 func (v *vhost) ack()         { v.guest.Ack() }
 func (v *vhost) close() error { return v.guest.Close() }
 
@@ -189,6 +193,9 @@ func (vm *VM) send() (int, error) {
 // sleep waits for either side.
 func (vm *VM) sleep() (stop bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(vm.stop), Events: unix.POLLIN}, {Fd: int32(vm.inner.FD), Events: unix.POLLIN}}
+	if vm.engine.full() {
+		fds[1].Events = 0 // what waits there would make the sleep a spin
+	}
 	for _, fd := range vm.engine.fds() {
 		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}

@@ -17,6 +17,7 @@ type Options struct {
 	NS     *netnstest.NS // where QEMU runs; nil: the namespace of the test. A vhost-user NIC does not care
 
 	CPUs   int    // 1
+	Count  bool   // the guest's clock goes by the instructions that it executes: see clock. For one CPU
 	Memory string // "512M", shared with the back-end
 	Append string // more kernel arguments
 	Disk   string // a raw image, the guest's /dev/vda; what is written to it is forgotten with the VM
@@ -63,7 +64,6 @@ func (o *Options) args(console string) []string {
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", o.machine() + ",memory-backend=ram,usb=off,vmport=off,hpet=off",
-		"-accel", "tcg,thread=multi",
 		// TCG executes `rep movsb` byte by byte; without erms and fsrm the guest copies by words. With cx16 Linux 6.12 died in two runs of three
 		// under QEMU 7.2, behind a cmpxchg16b in its allocator that left wrong flags.
 		"-cpu", "max,-erms,-fsrm,-cx16",
@@ -75,6 +75,7 @@ func (o *Options) args(console string) []string {
 		"-chardev", "file,id=console,path=" + console, "-serial", "chardev:console",
 		"-chardev", "stdio,id=control,signal=off", "-serial", "chardev:control",
 	}
+	a = append(a, o.clock()...)
 	if o.Disk != "" {
 		a = append(a, "-drive", "if=none,id=disk,format=raw,snapshot=on,file="+o.Disk, "-device", "virtio-blk-pci,drive=disk")
 	}
@@ -98,6 +99,18 @@ func (o *Options) args(console string) []string {
 		return a
 	}
 	return append(a, "-netdev", netdev+",id=net0", "-device", o.device())
+}
+
+// clock is what runs the guest's processors, and what its clocks go by: this machine's, unless instructions are counted.
+//
+// Then an instruction takes a nanosecond, and an idle guest's clock goes to its next timer at once. The time stamp counter and the timers
+// follow that clock, and so do Linux's clocks and what it says of processor time: a second of that is 10^9 instructions, however
+// busy this machine is. Several processors have one count, so each would be charged for what the others execute.
+func (o *Options) clock() []string {
+	if !o.Count {
+		return []string{"-accel", "tcg,thread=multi"}
+	}
+	return []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"}
 }
 
 // machine is a PC, with PCI Express where a model of a real NIC needs it.
