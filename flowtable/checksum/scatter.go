@@ -49,7 +49,7 @@ type place struct {
 }
 
 // writeAhead is how far in front of what is written the cache is asked for memory.
-const writeAhead = 512
+const writeAhead = 1024
 
 // later is where n bytes will be written a little later than the n that are written now; where that is not known, where they are. There is room
 // for some.
