@@ -102,7 +102,7 @@ func (s *Stage) Idle(d time.Duration) (cpu time.Duration, wakeups uint64, err er
 
 // Stream lets data flow to the guest over connections of a setting until the function that it returns is called.
 func (s *Stage) Stream(set Setting) (stop func() error, err error) {
-	t := transferPlan{from: s.d.sender, to: s.d.guest, address: s.d.guestAddress, sum: sumCRC, flows: set.flows()}
+	t := transferPlan{from: s.d.sender, to: s.d.guest, address: s.d.guestAddress, sum: sumCRC, flows: set.flows(), pace: set.pace()}
 	if err := s.d.begin(s.ctx, t); err != nil {
 		return nil, err
 	}

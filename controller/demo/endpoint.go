@@ -161,12 +161,31 @@ func (e *endpoint) send(q *request) error {
 				return fmt.Errorf("send buffer: %w", err)
 			}
 		}
+		if q.Pace > 0 {
+			if err := pace(tcp, q.Pace); err != nil {
+				return err
+			}
+		}
 		// Each flow begins elsewhere in the pattern: bytes that ended up in the wrong flow differ.
 		pos := i * (patternLen / 16) % patternLen
 		start = append(start, func() { t.finish(e.write(t, tcp, h, pos, q.Bytes)) })
 	}
 	for _, f := range start { // a handshake among streams that fill every queue would wait for its own loss
 		t.wg.Go(f)
+	}
+	return nil
+}
+
+// pace bounds what a connection sends, in bytes a second. TCP keeps to it by a timer of its own, as it does with the discipline fq.
+func pace(tcp *net.TCPConn, rate int) error {
+	raw, err := tcp.SyscallConn()
+	if err == nil {
+		err = errors.Join(raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate)
+		}), err)
+	}
+	if err != nil {
+		return fmt.Errorf("pace: %w", err)
 	}
 	return nil
 }

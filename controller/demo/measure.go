@@ -20,9 +20,13 @@ type Setting struct {
 	GuestGRO    bool    // the guest's own stack merges, too
 	Quota       float64 // processors that the guest may use, 0: what it can get
 	Flows       int     // connections at once, 0: one
+	Gbps        float64 // that all connections together send at most; 0: as TCP makes of it
 	Transmit    bool    // the guest sends
 	MaxSegments int     // of a superframe, 0: as many as fit
 }
+
+// pace is how many bytes a second each connection sends at most; 0: no bound.
+func (s Setting) pace() int { return int(s.Gbps * 1e9 / 8 / float64(s.flows())) }
 
 // flows is the number of connections.
 func (s Setting) flows() int { return max(1, s.Flows) }
@@ -96,7 +100,7 @@ func (d *demo) round(ctx context.Context, s Setting) (Mode, error) {
 	if err := d.apply(ctx, s); err != nil {
 		return Mode{}, err
 	}
-	t := transferPlan{from: d.sender, to: d.guest, address: d.guestAddress, sum: sumCRC, flows: s.flows()}
+	t := transferPlan{from: d.sender, to: d.guest, address: d.guestAddress, sum: sumCRC, flows: s.flows(), pace: s.pace()}
 	if s.Transmit {
 		t.from, t.to, t.address = d.guest, d.sender, d.senderAddress
 	}
@@ -202,6 +206,7 @@ type transferPlan struct {
 	address  string
 	sum      string
 	flows    int
+	pace     int // bytes a second of each connection, 0: no bound
 	bytes    int64
 }
 
@@ -210,7 +215,7 @@ func (d *demo) begin(ctx context.Context, t transferPlan) error {
 		return err
 	}
 	_, err := t.from.ask(ctx, request{
-		Op: "send", Flows: t.flows, Sum: t.sum, Bytes: t.bytes, Address: t.address, Seed: d.seed,
+		Op: "send", Flows: t.flows, Pace: t.pace, Sum: t.sum, Bytes: t.bytes, Address: t.address, Seed: d.seed,
 	})
 	return err
 }

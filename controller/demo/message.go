@@ -38,6 +38,7 @@ type request struct {
 	// transfer
 	Sum     string `json:"sum,omitempty"`   // checksum of the stream: sumCRC or sumSHA
 	Flows   int    `json:"flows,omitempty"` // connections at once
+	Pace    int    `json:"pace,omitempty"`  // bytes a second of each connection, 0: no bound
 	Bytes   int64  `json:"bytes,omitempty"` // per connection, 0: until "finish"
 	Address string `json:"address,omitempty"`
 	Seed    uint64 `json:"seed,omitempty"`

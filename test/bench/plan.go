@@ -49,7 +49,7 @@ type pinging struct {
 // pingTime is how long a series lasts.
 const pingTime = time.Second
 
-// id names the row: direction/family/gro of the guest/flows/quota or segments where there are/way or coalescing.
+// id names the row: direction/family/gro of the guest/flows/quota, rate or segments where there are/way or coalescing.
 func (p planned) id() string {
 	direction, family, gro := "receive", "ipv4", "off"
 	if p.set.Transmit {
@@ -71,6 +71,9 @@ func (p planned) id() string {
 	id := fmt.Sprintf("%s/%s/gro=%s/flows=%d%s", direction, family, gro, max(1, p.set.Flows), p.way.differs())
 	if p.set.Quota > 0 {
 		id += fmt.Sprintf("/quota=%.1f", p.set.Quota)
+	}
+	if p.set.Gbps > 0 {
+		id += fmt.Sprintf("/rate=%.0f", p.set.Gbps)
 	}
 	if p.set.MaxSegments > 0 {
 		return fmt.Sprintf("%s/segments=%d", id, p.set.MaxSegments)
@@ -101,6 +104,9 @@ func (p planned) kind() string {
 	}
 	return "off"
 }
+
+// moderate is a rate in Gb/s that every way brings to the guest: what is lost there is not what the guest is too slow for.
+const moderate = 2
 
 // quota is the part of a processor that the guest is held to.
 const quota = 0.3
@@ -142,6 +148,10 @@ func allRows(o options) (rows []planned) {
 		add(kernelTuned, demo.Setting{Flows: flows, Quota: quota})
 		add(ours, demo.Setting{Flows: flows, Transmit: true, Coalesce: true})
 		add(kernel, demo.Setting{Flows: flows, Transmit: true})
+	}
+	for _, flows := range []int{1, 8, 64} {
+		both(ours, demo.Setting{Flows: flows, Gbps: moderate})
+		add(kernel, demo.Setting{Flows: flows, Gbps: moderate})
 	}
 	for _, n := range segmentSteps {
 		add(ours, demo.Setting{Flows: 8, Coalesce: true, MaxSegments: n})

@@ -53,7 +53,7 @@ func quoted(text string, r *Result) (string, error) {
 func blocksOf(r *Result) map[string]string {
 	return map[string]string{
 		"readme": readmeBlock(r), "machine": machineText(r) + "\n", "stages": stagesBlock(r), "micro": microTable(r, ""),
-		"receive": receiveBlock(r, "off"), "receive-guest-gro": receiveBlock(r, "on"), "quota": quotaBlock(r), "curve": curveBlock(r),
+		"receive": receiveBlock(r, "off"), "receive-guest-gro": receiveBlock(r, "on"), "quota": quotaBlock(r), "moderate": moderateBlock(r), "curve": curveBlock(r),
 		"transmit": transmitBlock(r), "requests": requestsBlock(r), "idle": idleBlock(r), "memory": memoryBlock(r), "capacity": capacityBlock(r),
 		"goals": goalsBlock(r), "slower": slowerBlock(r), "peers": peersBlock(r),
 	}
@@ -117,6 +117,28 @@ func quotaBlock(r *Result) string {
 		base := fmt.Sprintf("receive/ipv4/gro=%s/flows=%d/quota=%.1f", x.gro, x.flows, quota)
 		off, on, k := values(r, base+"/off"), values(r, base+"/on"), values(r, base+"/kernel-tuned")
 		fmt.Fprintf(&b, "| %d, %s | %s | %s | %s | %s |\n", x.flows, x.gro, both(off["gbps"]), both(on["gbps"]), both(r.ratio("rate/"+base)), both(k["gbps"]))
+	}
+	return b.String()
+}
+
+// moderateBlock is what is lost, and what it costs, at a rate that the guest can take.
+func moderateBlock(r *Result) string {
+	var b strings.Builder
+	b.WriteString("| flows | Gb/s, on | kernel | retransmits a GB, off | on | kernel | all s/GB, off | on | kernel | segments a frame |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, flows := range []int{1, 8, 64} {
+		base := fmt.Sprintf("receive/ipv4/gro=off/flows=%d/rate=%d", flows, moderate)
+		off, on, k := values(r, base+"/off"), values(r, base+"/on"), values(r, base+"/kernel")
+		fmt.Fprintf(&b, "| %d |", flows)
+		for _, x := range []struct {
+			v    map[string]Spread
+			name string
+		}{
+			{on, "gbps"}, {k, "gbps"}, {off, "retransmits_per_gb"}, {on, "retransmits_per_gb"}, {k, "retransmits_per_gb"},
+			{off, "cpu_all"}, {on, "cpu_all"}, {k, "cpu_all"}, {on, "segments"},
+		} {
+			fmt.Fprintf(&b, " %s |", both(x.v[x.name]))
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
