@@ -86,7 +86,7 @@ func TestScatterNeedsASumForEach(t *testing.T) {
 			t.Error("two fragments were copied with one sum")
 		}
 	}()
-	Scatter([][]byte{make([]byte, 9)}, [][]byte{{1}, {2}}, make([]uint16, 1, 1))
+	Scatter([][]byte{make([]byte, 9)}, [][]byte{{1}, {2}}, make([]uint16, 1))
 }
 
 // What the cache is asked for, to be written, are places that are written later or are free in the same piece of memory, none outside of it; also
