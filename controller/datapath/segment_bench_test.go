@@ -345,6 +345,7 @@ func newSegRig(b testing.TB, flows int, meta bool) *segRig {
 	}); err != nil {
 		b.Fatal(err)
 	}
+	r.w.begin()
 	r.connect(b)
 	return r
 }

@@ -175,9 +175,6 @@ func New(cfg Config) (*Worker, error) {
 		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
-	if m := cfg.NIC.Memory(); len(m) > 0 {
-		w.memory = &m[0]
-	}
 	w.publishTx = w.beforeUsed
 	var err error
 	if w.table, err = flowtable.New(flowtable.Config{Slots: cfg.Slots, MaxHeld: heldMost(cfg.Chunks), Ports: MaxPorts}, w); err != nil {
@@ -207,6 +204,9 @@ func (w *Worker) Start() {
 
 // begin reads what of the NIC and of Wire was another's to change so far. What the guests sent by then may be on its way.
 func (w *Worker) begin() {
+	if m := w.nic.Memory(); len(m) > 0 {
+		w.memory = &m[0]
+	}
 	w.sent = uint64(w.nic.TxPending())
 	for _, e := range w.egress {
 		e.mark = w.sent
