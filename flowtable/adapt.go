@@ -73,10 +73,9 @@ const (
 	habitRaised // its last superframe made its hold longer: the next one may be the rest of a train that was cut
 )
 
-// place is where a slot of an adaptive port stands among those of its level, and where its flow's habit is, under the same index as the slot.
+// place is where a slot of an adaptive port stands among those of its level, under the same index as the slot.
 type place struct {
 	prev, next uint32
-	bucket     uint32
 	tag        uint32 // of its habit
 }
 
@@ -211,7 +210,7 @@ func (t *Table) chooseHold(p *port, n uint32, s *slot, k *key, bucket, payload u
 		}
 	}
 	s.level |= level
-	t.places[n] = place{prev: p.lines[level].newest, bucket: bucket, tag: tag}
+	t.places[n] = place{prev: p.lines[level].newest, tag: tag}
 	if l := &p.lines[level]; l.newest != 0 {
 		t.places[l.newest].next = n
 		l.newest = n
@@ -250,8 +249,8 @@ func (p *port) came(s *slot, now int64) {
 	}
 }
 
-// judgeHold learns from a slot that is closed for a reason, and takes it out of its place.
-func (t *Table) judgeHold(p *port, n uint32, s *slot, r Reason) {
+// judgeHold learns from a slot of a bucket that is closed for a reason, and takes it out of its place.
+func (t *Table) judgeHold(p *port, n uint32, s *slot, bucket uint32, r Reason) {
 	level := s.level & levelMask
 	l, at := &p.lines[level], &t.places[n]
 	if at.prev != 0 {
@@ -267,7 +266,7 @@ func (t *Table) judgeHold(p *port, n uint32, s *slot, r Reason) {
 	if l.oldest == 0 {
 		p.used &^= 1 << level
 	}
-	if h := t.habitOf(at.bucket, at.tag, false); h != nil {
+	if h := t.habitOf(bucket, at.tag, false); h != nil {
 		switch r {
 		case ReasonDeadline, ReasonBurstEnd:
 			h.learn(level, s)

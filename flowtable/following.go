@@ -57,7 +57,7 @@ func (t *Table) Follow(port uint32, frame []byte, ref uint64, now int64) bool {
 	n := before.then
 	s := &t.slots[n]
 	if s.addr != addr || s.meta != meta || s.state != slotOpen {
-		n = t.buckets[mix(addr^t.seed[0], meta^t.seed[1])>>(t.shift&63)]
+		n = t.buckets[t.bucketOf(addr, meta)]
 		for n != 0 && (t.slots[n].addr != addr || t.slots[n].meta != meta) {
 			n = t.slots[n].hashNext
 		}

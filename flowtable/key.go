@@ -76,9 +76,14 @@ func (t *Table) fold(k *key) {
 
 // A flow's hash multiplies halves of its key by secret numbers and keeps both ends of the product. As long as the seed is
 // secret and random, nobody can choose flows that fall into one bucket more often than chance has it (multiply-shift hashing).
-// find has the last step; this is what IPv6 needs before it.
+// bucketOf has the last step; this is what IPv6 needs before it.
 func (k *key) fold6(s *seed) uint64 {
 	return mix(k.addr^s[2], k.rest[0]^s[3]) ^ mix(k.rest[1]^s[4], k.rest[2]^s[5])
+}
+
+// bucketOf is where a flow of an IPv4 pair's addresses, or of what fold made of an IPv6 pair's, and of a key's meta has its place.
+func (t *Table) bucketOf(fold, meta uint64) uint32 {
+	return uint32(mix(fold^t.seed[0], meta^t.seed[1]) >> (t.shift & 63))
 }
 
 func mix(a, b uint64) uint64 {

@@ -294,7 +294,7 @@ func (t *Table) find(k *key) (bucket, n uint32) {
 	if k.meta&metaIPv6 != 0 {
 		k.fold = k.fold6(&t.seed)
 	}
-	bucket = uint32(mix(k.fold^t.seed[0], k.meta^t.seed[1]) >> t.shift)
+	bucket = t.bucketOf(k.fold, k.meta)
 	for n = t.buckets[bucket]; n != 0; n = t.slots[n].hashNext {
 		s := &t.slots[n]
 		if s.addr == k.addr && s.meta == k.meta && (k.meta&metaIPv6 == 0 || t.origins[n].rest == k.rest) {
@@ -304,8 +304,8 @@ func (t *Table) find(k *key) (bucket, n uint32) {
 	return bucket, n
 }
 
-// unhash takes an open slot out of its bucket and out of its pair's list. As a rule a bucket holds one flow, so the walk is short.
-func (t *Table) unhash(n uint32, s *slot) {
+// unhash takes an open slot out of its bucket, which it returns, and out of its pair's list. As a rule a bucket holds one flow, so the walk is short.
+func (t *Table) unhash(n uint32, s *slot) (bucket uint32) {
 	if t.pairs.kept {
 		t.pairs.remove(n)
 	}
@@ -314,21 +314,23 @@ func (t *Table) unhash(n uint32, s *slot) {
 		k := key{addr: s.addr, rest: t.origins[n].rest}
 		fold = k.fold6(&t.seed)
 	}
-	at := &t.buckets[mix(fold^t.seed[0], s.meta^t.seed[1])>>t.shift] // as find does: to keep it would cost a slot a third line
+	bucket = t.bucketOf(fold, s.meta) // to keep it would cost a slot a third line
+	at := &t.buckets[bucket]
 	for *at != n {
 		at = &t.slots[*at].hashNext
 	}
 	*at = s.hashNext
+	return bucket
 }
 
 // shutSlot closes a slot. With a hold its frame leaves at once; with hold 0 when nothing older of its port is held.
 func (t *Table) shutSlot(p *port, n uint32, r Reason) {
 	s := &t.slots[n]
 	if s.state == slotOpen {
-		t.unhash(n, s)
+		bucket := t.unhash(n, s)
 		s.state, s.reason = slotWaiting, r
 		if p.adaptive {
-			t.judgeHold(p, n, s, r)
+			t.judgeHold(p, n, s, bucket, r)
 		}
 	}
 	if p.hold != 0 {

@@ -47,12 +47,9 @@ func copyWhole(dst, src *byte, n int, read, write *byte, sum uint32) uint32 {
 	return copySumAVX512(dst, src, n, read, write, sum)
 }
 
-// copyPiece is copyWhole by whatever code there is. dst is as long as src.
+// copyPiece is copyWhole by what code there is where that is not. dst is as long as src.
 func copyPiece(dst, src []byte, read, write *byte, sum uint32) uint32 {
-	switch {
-	case hasAVX512():
-		return copySumAVX512(&dst[0], &src[0], len(src), read, write, sum)
-	case cpu.X86.HasAVX2:
+	if cpu.X86.HasAVX2 {
 		return copyAVX2(dst, src, read, write, sum)
 	}
 	return plus(copyWords(0, dst, src), sum)
