@@ -147,7 +147,7 @@ func (e *endpoint) send(q *request) error {
 	e.out = t
 	var start []func()
 	for i := range q.Flows {
-		tcp, err := dial(q.Address)
+		tcp, err := dial(q.Address, q.Pace)
 		if err != nil {
 			return err
 		}
@@ -161,31 +161,12 @@ func (e *endpoint) send(q *request) error {
 				return fmt.Errorf("send buffer: %w", err)
 			}
 		}
-		if q.Pace > 0 {
-			if err := pace(tcp, q.Pace); err != nil {
-				return err
-			}
-		}
 		// Each flow begins elsewhere in the pattern: bytes that ended up in the wrong flow differ.
 		pos := i * (patternLen / 16) % patternLen
 		start = append(start, func() { t.finish(e.write(t, tcp, h, pos, q.Bytes)) })
 	}
 	for _, f := range start { // a handshake among streams that fill every queue would wait for its own loss
 		t.wg.Go(f)
-	}
-	return nil
-}
-
-// pace bounds what a connection sends, in bytes a second. TCP keeps to it by a timer of its own, as it does with the discipline fq.
-func pace(tcp *net.TCPConn, rate int) error {
-	raw, err := tcp.SyscallConn()
-	if err == nil {
-		err = errors.Join(raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate)
-		}), err)
-	}
-	if err != nil {
-		return fmt.Errorf("pace: %w", err)
 	}
 	return nil
 }
@@ -201,12 +182,18 @@ const connectTimeout = 5 * time.Second
 // slower than it.
 const usualCongestion = "cubic"
 
-// dial connects, with the usual congestion control where this kernel has it.
-func dial(address string) (*net.TCPConn, error) {
+// dial connects, with the usual congestion control where this kernel has it. pace is how many bytes a second are sent at most, 0 without a bound; TCP
+// keeps to it by a timer of its own.
+func dial(address string, pace int) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: connectTimeout, Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) {
+		var paced error
+		err := c.Control(func(fd uintptr) {
 			_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, usualCongestion) // snapshot tells what it is
+			if pace > 0 {
+				paced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace)
+			}
 		})
+		return errors.Join(err, paced)
 	}}
 	conn, err := d.Dial("tcp", address)
 	if err != nil {

@@ -108,6 +108,9 @@ func (p planned) kind() string {
 // moderate is a rate in Gb/s that every way brings to the guest: what is lost there is not what the guest is too slow for.
 const moderate = 2
 
+// moderateFlows are the flow counts at that rate.
+var moderateFlows = []int{1, 8, 64}
+
 // quota is the part of a processor that the guest is held to.
 const quota = 0.3
 
@@ -149,7 +152,7 @@ func allRows(o options) (rows []planned) {
 		add(ours, demo.Setting{Flows: flows, Transmit: true, Coalesce: true})
 		add(kernel, demo.Setting{Flows: flows, Transmit: true})
 	}
-	for _, flows := range []int{1, 8, 64} {
+	for _, flows := range moderateFlows {
 		both(ours, demo.Setting{Flows: flows, Gbps: moderate})
 		add(kernel, demo.Setting{Flows: flows, Gbps: moderate})
 	}

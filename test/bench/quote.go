@@ -125,7 +125,7 @@ func quotaBlock(r *Result) string {
 func moderateBlock(r *Result) string {
 	var b strings.Builder
 	b.WriteString("| flows | Gb/s, on | kernel | retransmits a GB, off | on | kernel | all s/GB, off | on | kernel | segments a frame |\n|---|---|---|---|---|---|---|---|---|---|\n")
-	for _, flows := range []int{1, 8, 64} {
+	for _, flows := range moderateFlows {
 		base := fmt.Sprintf("receive/ipv4/gro=off/flows=%d/rate=%d", flows, moderate)
 		off, on, k := values(r, base+"/off"), values(r, base+"/on"), values(r, base+"/kernel")
 		fmt.Fprintf(&b, "| %d |", flows)
