@@ -1,6 +1,9 @@
 package flowtable
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // alone lets a packet leave by itself, as it came. With hold 0 it waits in a slot if something older of its port is held.
 // pt is nil for a packet of no known port, which is in no account. sum is what admit calls late.
@@ -52,11 +55,11 @@ func (t *Table) alone(pt *port, p *Packet, r Reason, good bool, sum uint16) {
 
 // single fills t.sf with one frame as it came.
 func (t *Table) single(port uint32, r Reason, data []byte, ref uint64) *Superframe {
-	t.frags[0], t.refs[0] = data, ref
 	sf := &t.sf // field by field: a literal would be built elsewhere and copied
+	frags, refs, sums := sf.Frags[:0], sf.Refs[:0], sf.Sums[:0]
 	*sf = Superframe{}
 	sf.Packets, sf.Segments, sf.Len, sf.Reason = 1, 1, len(data), r
-	sf.Port, sf.Frags, sf.Refs = port, t.frags[:1], t.refs[:1]
+	sf.Port, sf.Frags, sf.Refs, sf.Sums = port, append(frags, data), append(refs, ref), sums
 	return sf
 }
 
@@ -83,7 +86,7 @@ func (t *Table) emit(pt *port, n uint32, s *slot) {
 		sf.Flags = hdrDataValid
 	}
 	if s.trust == late {
-		t.refs[0] &= lateRefs
+		sf.Refs[0] &= lateRefs
 	}
 	if o.plain != 0 || s.segs == 1 && o.updates == 0 {
 		if o.plain != 0 {
@@ -115,7 +118,7 @@ func (t *Table) merge(pt *port, sf *Superframe, s *slot, o *origin) {
 	if s.trust == late {
 		t.gatherLate(sf, s, o, end)
 	} else if t.gather(sf, s); o.tail == 0 {
-		t.frags[0] = o.head[:end:end] // without padding
+		sf.Frags[0] = o.head[:end:end] // without padding
 	} else {
 		t.trim(sf, o, end)
 	}
@@ -152,23 +155,29 @@ func (t *Table) trim(sf *Superframe, o *origin, end uint32) {
 
 // gather puts what stands behind the first packet's first fragment into t.sf.
 func (t *Table) gather(sf *Superframe, s *slot) {
+	sf.lengthen(s.extra + 1)
 	frags, refs := 1, 1
 	left := s.extra
 	for b := s.firstBlock; left > 0; b = t.blocks.next[b] {
-		n := min(left, blockLen)
-		left -= n
-		list := &t.blocks.list[b]
-		for i := range list[:n] {
+		list := t.blocks.of(b, left)
+		left -= uint32(len(list))
+		for i := range list {
 			e := &list[i]
-			t.refs[refs] = e.Ref
+			sf.Refs[refs] = e.Ref
 			refs++
 			if e.Data != nil {
-				t.frags[frags] = e.Data
+				sf.Frags[frags] = e.Data
 				frags++
 			}
 		}
 	}
-	sf.Frags, sf.Refs = t.frags[:frags], t.refs[:refs]
+	sf.Frags, sf.Refs = sf.Frags[:frags], sf.Refs[:refs]
+}
+
+// lengthen makes t.sf, a single packet, have room for n Refs, and for a fragment more.
+func (sf *Superframe) lengthen(n uint32) {
+	sf.Frags = slices.Grow(sf.Frags, int(n))[:n+1]
+	sf.Refs = slices.Grow(sf.Refs, int(n-1))[:n]
 }
 
 // end is where the first packet ends, without padding.

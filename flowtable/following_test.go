@@ -49,7 +49,7 @@ func TestFollowTakesNothingOnTrust(t *testing.T) {
 			p := flowtable.Packet{Data: first}
 			packet.Parse(p.Data, &p.Info)
 			table.Add(&p, 0)
-			if !table.Follow(0, f, 1, 0) {
+			if !table.Follow(0, f, 1) {
 				return
 			}
 			taken++
@@ -116,6 +116,9 @@ func testShortWay(t *testing.T, train pt.TCP) {
 				c := negotiated(flowtable.GRO)
 				c.FixedID = still
 				short, a := lateRun(t, c, leave, frames)
+				if asked, b := lateRunAsked(t, c, leave, true, frames); !reflect.DeepEqual(short.frames, asked.frames) || !reflect.DeepEqual(*a, *b) {
+					t.Fatalf("%s, late %v: asked before it gives %+v\nnot asked %+v", what, leave, *b, *a)
+				}
 				c.ExcludePorts = []uint16{9}
 				long, b := lateRun(t, c, leave, frames)
 				if !reflect.DeepEqual(short.frames, long.frames) || !reflect.DeepEqual(short.good, long.good) || !reflect.DeepEqual(*a, *b) {

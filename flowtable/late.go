@@ -1,6 +1,10 @@
 package flowtable
 
-import "github.com/rscctl/rscctl/flowtable/checksum"
+import (
+	"slices"
+
+	"github.com/rscctl/rscctl/flowtable/checksum"
+)
 
 // Who copies a payload can sum it up in the same pass, so for ports that LeaveSums names the Output does that, and the table merges by
 // headers. What it needs to go on is little: of each packet 16 bits, and the packets as they came.
@@ -32,7 +36,7 @@ func (t *Table) fitsLate(s *slot, p *Packet, j *judgement) bool {
 func (t *Table) partLate(sf *Superframe, payload, end uint32, sum uint16) {
 	whole := sf.Frags[0]
 	sf.Frags = append(sf.Frags[:0], whole[:payload:payload], whole[payload:end:len(whole)])
-	sf.Sums = append(t.sums[:0], sum)
+	sf.Sums = append(sf.Sums[:0], sum)
 	if uint32(len(whole)) > end {
 		sf.Frags, sf.Sums = append(sf.Frags, whole[end:]), append(sf.Sums, 0)
 	}
@@ -42,19 +46,20 @@ func (t *Table) partLate(sf *Superframe, payload, end uint32, sum uint16) {
 // packet stays what it was, and every payload with its sum.
 func (t *Table) gatherLate(sf *Superframe, s *slot, o *origin, end uint32) {
 	hdr := t.hdr[:copy(t.hdr[:], o.head[:o.payload])]
-	t.frags[0], t.frags[1] = hdr, o.head[o.payload:end:len(o.head)]
-	t.sums[0] = uint16(o.ref >> lateShift)
+	sf.lengthen(s.extra + 1)
+	sf.Sums = slices.Grow(sf.Sums, int(s.extra+1))[:s.extra+1]
+	sf.Frags[0], sf.Frags[1] = hdr, o.head[o.payload:end:len(o.head)]
+	sf.Sums[0] = uint16(o.ref >> lateShift)
 	n := uint32(1)
 	for b := s.firstBlock; n <= s.extra; b = t.blocks.next[b] {
-		list := t.blocks.list[b][:min(s.extra+1-n, blockLen)]
-		frags, refs, sums := t.frags[n+1:][:len(list)], t.refs[n:][:len(list)], t.sums[n:][:len(list)]
+		list := t.blocks.of(b, s.extra+1-n)
+		frags, refs, sums := sf.Frags[n+1:][:len(list)], sf.Refs[n:][:len(list)], sf.Sums[n:][:len(list)]
 		for i := range list {
 			e := &list[i]
 			frags[i], refs[i], sums[i] = e.Data, e.Ref&lateRefs, uint16(e.Ref>>lateShift)
 		}
 		n += uint32(len(list))
 	}
-	sf.Frags, sf.Refs, sf.Sums = t.frags[:n+1], t.refs[:n], t.sums[:n]
 	o.head = hdr
 }
 

@@ -40,10 +40,17 @@ func (o *lateOutput) Deliver(sf *flowtable.Superframe) {
 		}
 	}
 	o.frames, o.good, o.sf = append(o.frames, slices.Concat(sf.Frags...)), append(o.good, good), append(o.sf, *sf)
+	sf.Frags, sf.Refs, sf.Sums = nil, nil, nil // it keeps the lists
 }
 
 // lateRun gives packets to a table, in one burst, and returns what it gave out. Their memory is not written to.
 func lateRun(t *testing.T, c flowtable.PortConfig, leave bool, frames [][]byte) (*lateOutput, *flowtable.Ledger) {
+	t.Helper()
+	return lateRunAsked(t, c, leave, false, frames)
+}
+
+// lateRunAsked is lateRun of packets for which Follow has been asked, or not.
+func lateRunAsked(t *testing.T, c flowtable.PortConfig, leave, asked bool, frames [][]byte) (*lateOutput, *flowtable.Ledger) {
 	t.Helper()
 	o := &lateOutput{t: t}
 	for _, f := range frames {
@@ -58,7 +65,7 @@ func lateRun(t *testing.T, c flowtable.PortConfig, leave bool, frames [][]byte) 
 	}
 	table.LeaveSums(0, leave)
 	for i, f := range o.chunks {
-		p := flowtable.Packet{Data: f, Ref: uint64(i)}
+		p := flowtable.Packet{Data: f, Ref: uint64(i), Asked: asked}
 		packet.Parse(f, &p.Info)
 		table.Add(&p, 0)
 	}

@@ -49,7 +49,8 @@ type slot struct {
 }
 
 // fixedSums are, for IPv4 and the profile gro, the sums of what all packets of a train have in common: of their IPv4 headers without length, ID and
-// checksum, of their pseudo headers without a length, and of their TCP headers and 16 bytes of options without sequence number, PSH, FIN and checksum.
+// checksum, of their pseudo headers without a length, and of their TCP headers and 16 bytes of options without sequence number, PSH, FIN and checksum. They
+// are sums of words as they lie, with the lower byte first.
 type fixedSums struct{ ip, pseudo, tcp uint16 }
 
 // trust is what is known of the checksums of a slot's packets.
@@ -103,18 +104,21 @@ const blockLen = 15
 // blocks holds what every slot has behind its first packet's first fragment, in lists of blocks. Two fragments share a cache
 // line. Data is nil where there is only memory to be given back: of a window update, of padding.
 type blocks struct {
-	list [][blockLen]Fragment
-	next []uint32 // block 0 is not used
+	list []Fragment // of all blocks, one behind the other
+	next []uint32   // block 0 is not used
 	free uint32
 }
 
 func newBlocks(n int) blocks {
-	b := blocks{list: make([][blockLen]Fragment, n+1), next: make([]uint32, n+1)}
+	b := blocks{list: make([]Fragment, (n+1)*blockLen), next: make([]uint32, n+1)}
 	for i := n; i > 0; i-- {
 		b.next[i], b.free = b.free, uint32(i)
 	}
 	return b
 }
+
+// of returns the fragments that stand in a block, of which it may have n.
+func (b *blocks) of(block, n uint32) []Fragment { return b.list[block*blockLen:][:min(n, blockLen)] }
 
 // add appends a fragment to a slot. There is always a block: see New.
 func (b *blocks) add(s *slot, frag []byte, ref uint64) {
@@ -129,7 +133,7 @@ func (b *blocks) add(s *slot, frag []byte, ref uint64) {
 		}
 		s.lastBlock, s.fill = n, 0
 	}
-	e := &b.list[s.lastBlock][s.fill]
+	e := &b.list[s.lastBlock*blockLen+uint32(s.fill)]
 	e.Data, e.Ref = frag, ref
 	s.fill++
 	s.extra++

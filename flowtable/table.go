@@ -34,12 +34,9 @@ type Table struct {
 	ports  []port
 	active []uint32 // ports with slots, in no order
 
-	w     words // of the packet in hand: here, as a rule set's arguments would be allocated
-	sf    Superframe
-	frags [][]byte
-	refs  []uint64
-	sums  []uint16
-	hdr   [maxHeader]byte
+	w   words      // of the packet in hand: here, as a rule set's arguments would be allocated
+	sf  Superframe // the one that is given out: its lists are used again
+	hdr [maxHeader]byte
 }
 
 // New returns a table whose ports pass everything until SetPort.
@@ -70,10 +67,12 @@ func New(cfg Config, out Output) (*Table, error) {
 		due:    math.MaxInt64,
 		ports:  make([]port, cfg.Ports),
 		active: make([]uint32, 0, cfg.Ports),
+	}
+	t.sf = Superframe{
 		// No superframe has more fragments than bytes: those without bytes are held, but not listed.
-		frags: make([][]byte, min(cfg.MaxHeld, MaxIPLength)+2), // one more where the headers lie apart
-		refs:  make([]uint64, cfg.MaxHeld+1),
-		sums:  make([]uint16, min(cfg.MaxHeld, MaxIPLength)+1),
+		Frags: make([][]byte, 0, min(cfg.MaxHeld, MaxIPLength)+2), // one more where the headers lie apart
+		Refs:  make([]uint64, 0, cfg.MaxHeld+1),
+		Sums:  make([]uint16, 0, min(cfg.MaxHeld, MaxIPLength)+1),
 	}
 	for i := cfg.Slots; i > 0; i-- {
 		t.slots[i].hashNext, t.free = t.free, uint32(i)

@@ -92,6 +92,7 @@ type Packet struct {
 	Port     uint32
 	Info     packet.Info // what packet.Parse or ParseHead says; of a cut frame the caller may set Verdict to Truncated
 	GSOInput bool        // more than one segment, or a partial checksum, by the caller's knowledge: passed with flags 0
+	Asked    bool        // Follow has said no to it: Add does not ask again
 	Tail     []Fragment  // what follows Data in other memory (AF_XDP multi-buffer), usually nothing; read during Add only
 	// CsumStart, if not 0, says that the two bytes CsumOffset behind it hold the pseudo header's sum, and that the sum is to be completed from
 	// there on: a VM of this machine has left it so, and nothing can have damaged the packet since. Such a packet is in one fragment, and is as
@@ -162,7 +163,8 @@ type Superframe struct {
 }
 
 // Output takes what the table gives out, in order of delivery. It books each frame's Entry in the port's Ledger once, when it
-// has delivered or dropped the frame. Deliver must not call the table, but for Ledger.
+// has delivered or dropped the frame. Deliver must not call the table, but for Ledger. It may keep the frame's lists, Frags, Refs and Sums, if it leaves
+// other ones in their place, of any length: the table uses those then.
 type Output interface {
 	Deliver(sf *Superframe)
 }

@@ -80,6 +80,7 @@ func Parse(before []byte, frameLen int, m *Meta) bool {
 // TCP segment, of whose flags ACK is set and PSH may be. A tag that was taken out of the frame on its way says nothing of the frame.
 const (
 	plainOffsets = 14 | 34<<16
+	plainLength  = 1<<64 - 1 - 0xffff<<16 // the length and the offsets, without the ticket that stands between them
 	plainKind    = 4<<16 | Keyed<<32 | tcpACK<<40
 	plainMask    = 0xffff<<16 | (0xff-Accelerated)<<32 | (0xff-tcpPSH)<<40
 
@@ -93,9 +94,11 @@ type Block [Size]byte
 // Plain reports whether the metadata is the program's, of a frame of frameLen bytes, and says what it says of nearly all frames: a segment of TCP in
 // IPv4. Then the other methods have what is not the same for all of them, as in Meta. It is false of any other frame, which Parse may know all the same.
 func (b *Block) Plain(frameLen int) bool {
-	le := binary.LittleEndian
-	return b.ours() && b.frameLen() == frameLen &&
-		le.Uint32(b[12:]) == plainOffsets && le.Uint64(b[20:])&plainMask == plainKind
+	le := binary.LittleEndian // all at once: it is asked of every frame, and the answer is yes
+	differs := uint64(le.Uint32(b[:])) ^ magic
+	differs |= le.Uint64(b[8:])&plainLength ^ (uint64(frameLen) | plainOffsets<<32)
+	differs |= le.Uint64(b[20:])&plainMask ^ plainKind
+	return differs == 0
 }
 
 func (b *Block) ours() bool    { return binary.LittleEndian.Uint32(b[:]) == magic }

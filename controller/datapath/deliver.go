@@ -37,7 +37,8 @@ func (w *Worker) Deliver(sf *flowtable.Superframe) {
 		w.nic.FreeAll(sf.Refs)
 		return
 	}
-	q.push(sf).seq = w.sequenceOf(p, sf.GSOType, &sf.Entry, sf.Frags)
+	f := q.push(sf, sf == &w.staging.sf)
+	f.seq = w.sequenceOf(p, sf.GSOType, &f.entry, f.Frags)
 	w.touch(p)
 }
 

@@ -258,7 +258,7 @@ func (n *simNIC) take() uint64 {
 // pool is how many chunks nobody has: those of the fill ring are counted, not moved.
 func (n *simNIC) pool() int { return len(n.free) - n.fill }
 
-func (n *simNIC) Memory() []byte { return n.mem }
+func (n *simNIC) Chunks() xsk.Chunks { return xsk.NewChunks(n.mem, fakeChunk) }
 
 func (n *simNIC) Received(d xsk.Desc) (frame, meta []byte) {
 	return n.mem[d.Addr : d.Addr+uint64(d.Len)], n.mem[d.Addr-xsk.MetaSize : d.Addr]

@@ -153,7 +153,7 @@ func (n *fakeNIC) frame(d xsk.Desc) []byte {
 	return n.mem[d.Addr:end:end]
 }
 
-func (n *fakeNIC) Memory() []byte { return n.mem }
+func (n *fakeNIC) Chunks() xsk.Chunks { return xsk.NewChunks(n.mem, fakeChunk) }
 
 func (n *fakeNIC) Received(d xsk.Desc) (frame, meta []byte) {
 	if n.large.has(d.Addr) {

@@ -12,8 +12,9 @@ type NIC interface {
 	// Received returns a frame's bytes, nil for a descriptor outside the UMEM, and what XDP may have written in front of them:
 	// xsk.MetaSize bytes, or nil. Writing to them touches no other chunk.
 	Received(d xsk.Desc) (frame, meta []byte)
-	// Memory is the memory that descriptors' addresses count in; nil where it is in several pieces.
-	Memory() []byte
+	// Chunks are where most frames lie, with what XDP has written in front of them: of those the worker does not ask Received. It may be the zero
+	// Chunks. It is asked for once, when the worker starts.
+	Chunks() xsk.Chunks
 	// Free gives the chunk that ref lies in back. A ref that is not out is ignored.
 	Free(ref uint64)
 	// FreeAll is Free for the chunks of a frame.

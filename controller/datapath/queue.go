@@ -50,30 +50,46 @@ func (q *outQueue) at(i int) *outFrame {
 	return &q.frames[(q.head+uint32(i))&uint32(len(q.frames)-1)]
 }
 
-// push appends a copy of what the table gives out, and returns it. The caller has checked full.
-func (q *outQueue) push(sf *flowtable.Superframe) *outFrame {
+// push appends what the table gives out, and returns it. The table gets the lists that the entry had, unless kept is set: then they are another's,
+// and stay as they are. The caller has checked full.
+func (q *outQueue) push(sf *flowtable.Superframe, kept bool) *outFrame {
 	f := q.at(q.n)
 	q.n++
-	f.fill(sf)
+	if kept {
+		f.fill(sf)
+	} else {
+		f.take(sf)
+	}
 	q.chunks += len(f.Refs)
 	q.ledger.Enqueue(&f.entry)
 	return f
 }
 
-// fill makes an entry a copy of what the table gives out.
+// fill makes an entry a copy of what a table gives out.
 func (f *outFrame) fill(sf *flowtable.Superframe) {
+	f.Frags, f.Refs, f.Sums = append(f.Frags[:0], sf.Frags...), append(f.Refs[:0], sf.Refs...), append(f.Sums[:0], sf.Sums...)
+	f.describe(sf)
+}
+
+// take makes an entry what a table gives out, and leaves the table its own lists.
+func (f *outFrame) take(sf *flowtable.Superframe) {
+	f.Frags, sf.Frags = sf.Frags, f.Frags
+	f.Refs, sf.Refs = sf.Refs, f.Refs
+	f.Sums, sf.Sums = sf.Sums, f.Sums
+	f.describe(sf)
+}
+
+// describe makes all of an entry but the lists, which it has already, what a table gives out.
+func (f *outFrame) describe(sf *flowtable.Superframe) {
 	h := &f.Hdr
 	h.Flags, h.GSOType, h.HdrLen, h.GSOSize = sf.Flags, sf.GSOType, sf.HdrLen, sf.GSOSize
 	h.CsumStart, h.CsumOffset = sf.CsumStart, sf.CsumOffset
-	f.Frags = append(f.Frags[:0], sf.Frags...)
 	f.Len = sf.Len
-	f.Refs = append(f.Refs[:0], sf.Refs...)
 	f.entry, f.fixed = sf.Entry, sf.FixedID
 	f.cut, f.done, f.puts, f.all, f.paid = false, 0, 0, false, false
-	f.lent = len(sf.Refs) == 0
-	f.Sums = append(f.Sums[:0], sf.Sums...)
-	if len(sf.Sums) > 0 && sf.Merged {
-		f.Frags[0] = f.hdr[:copy(f.hdr[:], sf.Frags[0])]
+	f.lent = len(f.Refs) == 0
+	if len(f.Sums) > 0 && sf.Merged { // its headers are in the table's memory
+		f.Frags[0] = f.hdr[:copy(f.hdr[:], f.Frags[0])]
 	}
 }
 

@@ -32,6 +32,7 @@ const ahead = 4
 
 // take gives frames to the flow table.
 func (w *Worker) take(descs []xsk.Desc) {
+	w.table.Tick(w.now)
 	for i := range min(ahead, len(descs)) {
 		prefetchHead(w.memory, descs[i].Addr)
 	}
@@ -39,12 +40,39 @@ func (w *Worker) take(descs []xsk.Desc) {
 		if i+ahead < len(descs) {
 			prefetchHead(w.memory, descs[i+ahead].Addr)
 		}
-		ref := descs[i].Addr
-		frame, before := w.nic.Received(descs[i])
-		if len(before) == meta.Size && w.follow(frame, (*meta.Block)(before), ref) {
-			continue
+		ref, asked := descs[i].Addr, false
+		if frame, before := w.chunks.Frame(descs[i]); before != nil {
+			// The short way, on which nearly all frames go: the next segment of a train that the table holds, for a VM of which nothing is
+			// to be asked. A call for this part would be a tenth of what it costs.
+			m := (*meta.Block)(before)
+			if m.Plain(len(frame)) && w.overtaken == 0 && !w.cfg.Foreign {
+				if p := w.portByID(m.Port()); p != nil && p.guest != nil && !p.late && p.probes == nil && !tooLong(p, frame, false) {
+					if w.table.Follow(p.Index, frame, ref) {
+						w.followed(p, m, frame)
+						continue
+					}
+					asked = true
+				}
+			}
 		}
+		frame, before := w.nic.Received(descs[i])
+		w.pkt.Asked = asked
 		w.takeOne(frame, before, ref)
+	}
+}
+
+// followed notes what the table has taken by Follow, as takeOne does.
+func (w *Worker) followed(p *port, m *meta.Block, frame []byte) {
+	if w.cfg.Shares != nil {
+		vm, queue := m.Tickets()
+		w.cfg.Shares.Took(p.id, vm, queue)
+	}
+	w.cnt.WithMeta++
+	if w.host.Stations != nil {
+		w.fromWire(p, frame)
+	}
+	if p.senders != nil {
+		p.senders.note(frame)
 	}
 }
 
@@ -68,31 +96,6 @@ func (w *Worker) takeOne(frame, before []byte, ref uint64) {
 	}
 	w.fromWire(p, frame)
 	w.accept(p, frame, ref)
-}
-
-// follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
-// for a VM of which nothing is to be asked. Of any other it says false and has done nothing.
-func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) bool {
-	if !m.Plain(len(frame)) || w.overtaken != 0 || w.cfg.Foreign {
-		return false
-	}
-	p := w.portByID(m.Port())
-	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) ||
-		!w.table.Follow(p.Index, frame, ref, w.now) {
-		return false
-	}
-	if w.cfg.Shares != nil {
-		vm, queue := m.Tickets()
-		w.cfg.Shares.Took(p.id, vm, queue)
-	}
-	w.cnt.WithMeta++
-	if w.host.Stations != nil {
-		w.fromWire(p, frame)
-	}
-	if p.senders != nil {
-		p.senders.note(frame)
-	}
-	return true
 }
 
 // noteOvertaken counts a frame, for p or for nobody, as late if it waited while the worker hung: the kernel may have brought the VM later

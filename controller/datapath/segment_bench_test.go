@@ -296,7 +296,7 @@ func (u *umemNIC) FreeAll(refs []uint64) {
 	}
 }
 
-func (u *umemNIC) Memory() []byte                           { return u.mem }
+func (u *umemNIC) Chunks() xsk.Chunks                       { return xsk.NewChunks(u.mem, segChunk) }
 func (u *umemNIC) Received(d xsk.Desc) (frame, meta []byte) { return u.frame(d), u.meta(d) }
 
 func (u *umemNIC) AllocTx() ([]byte, xsk.Desc, bool) {

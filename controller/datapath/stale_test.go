@@ -31,7 +31,7 @@ func (n *ringNIC) Recv(d []xsk.Desc) int {
 	}
 	return k
 }
-func (n *ringNIC) Memory() []byte { return nil }
+func (n *ringNIC) Chunks() xsk.Chunks { return xsk.Chunks{} }
 func (n *ringNIC) Received(d xsk.Desc) (frame, meta []byte) {
 	return n.frames[d.Addr], n.metas[d.Addr]
 }

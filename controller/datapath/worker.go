@@ -94,7 +94,8 @@ type Worker struct {
 	clock   func() int64
 	now     int64 // by clock, read once per burst
 	descs   [BurstFrames]xsk.Desc
-	memory  *byte // what the NIC's descriptors count in; only the cache is asked for it
+	chunks  xsk.Chunks // the NIC's
+	memory  *byte      // what its descriptors count in; only the cache is asked for it
 	pkt     flowtable.Packet
 	cutter  flowtable.Segmenter // superframes that a guest does not take whole
 	txCut   flowtable.Segmenter // a guest's own TSO frames
@@ -204,7 +205,8 @@ func (w *Worker) Start() {
 
 // begin reads what of the NIC and of Wire was another's to change so far. What the guests sent by then may be on its way.
 func (w *Worker) begin() {
-	if m := w.nic.Memory(); len(m) > 0 {
+	w.chunks = w.nic.Chunks()
+	if m := w.chunks.Memory(); len(m) > 0 {
 		w.memory = &m[0]
 	}
 	w.sent = uint64(w.nic.TxPending())

@@ -43,6 +43,45 @@ func TestAChunkIsNeverInThePoolTwice(t *testing.T) {
 	}
 }
 
+// Chunks say of a frame what the pool says, or nothing: the two bounds are one promise.
+func TestChunksHaveTheFramesThatThePoolHas(t *testing.T) {
+	const chunk, chunks = 2048, 4
+	u := newUmem(make([]byte, chunks*chunk+8192), chunk, 4096, make(owners, chunks)) // two buffers behind the chunks
+	c := NewChunks(u.mem[:u.end], chunk)
+	has := 0
+	try := func(d Desc) {
+		frame, meta := c.Frame(d)
+		wantFrame, wantMeta := u.frame(d), u.meta(d)
+		switch {
+		case frame == nil && meta == nil:
+			if wantFrame != nil && wantMeta != nil && d.Addr < u.end {
+				t.Fatalf("%+v: nothing", d)
+			}
+		case frame == nil || meta == nil || len(wantFrame) != len(frame) || cap(frame) != cap(wantFrame) || &frame[0] != &wantFrame[0] || &meta[0] != &wantMeta[0]:
+			t.Fatalf("%+v: a frame of %d bytes, the pool has %d", d, len(frame), len(wantFrame))
+		default:
+			has++
+		}
+	}
+	lens := []uint32{0, 1, 66, 1500, chunk - MetaSize, chunk - MetaSize + 1, chunk, chunk + 1, 1<<32 - 1}
+	for addr := range uint64(len(u.mem) + chunk) {
+		for _, n := range lens {
+			try(Desc{addr, n})
+		}
+	}
+	for _, addr := range []uint64{1 << 40, ^uint64(0), ^uint64(0) - 65, 1<<63 + 256, 1<<63 - 1} {
+		for _, n := range lens {
+			try(Desc{addr, n})
+		}
+	}
+	if has == 0 {
+		t.Error("no frame at all")
+	}
+	if frame, meta := new(Chunks).Frame(Desc{256, 100}); frame != nil || meta != nil {
+		t.Error("the zero Chunks have a frame")
+	}
+}
+
 func TestFrameLiesInOneChunk(t *testing.T) {
 	u := newUmem(make([]byte, 4*2048), 2048, 0, make(owners, 4))
 	for _, c := range []struct {

@@ -81,6 +81,9 @@ func (s *Socket) Received(d Desc) (frame, meta []byte) { return s.umem.frame(d),
 // Memory is the whole UMEM, and the buffers behind it, for one who shares it with the kernel by another way. It is unmapped by Close.
 func (s *Socket) Memory() []byte { return s.umem.mem }
 
+// Chunks are the UMEM's chunks, without the buffers behind them. They are unmapped by Close.
+func (s *Socket) Chunks() Chunks { return NewChunks(s.umem.mem[:s.umem.end], s.umem.chunkSize()) }
+
 // nowhere lies in no chunk: Received has nothing of it, and Free ignores it.
 const nowhere = ^uint64(0)
 
