@@ -61,8 +61,8 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 		resp.Notes = append(resp.Notes, foreignNote(req.Iface))
 	}
 	facts := at.facts
-	if a.clashes(facts) {
-		return resp, fmt.Errorf("attach: MAC %s is %s's own: %w: give the VM its own address", req.MAC, req.Iface, ErrUsage)
+	if err := checkOwn(a.addrs(), facts); err != nil {
+		return resp, fmt.Errorf("attach: %w", err)
 	}
 	todo, warnings, err := planAllOffloads(at.devs, req.FixOffloads)
 	if err != nil {

@@ -225,6 +225,11 @@ func (w *Worker) SetMTU(mtu int) error {
 	})
 }
 
+// SetOwn replaces Config.Own.
+func (w *Worker) SetOwn(mac [macLen]byte) error {
+	return w.do(func() { w.cfg.Own = mac })
+}
+
 // SetLate says whether frames that still come for a VM were on their way when its steering ended. They are counted as late.
 func (w *Worker) SetLate(index uint32, late bool) error {
 	return w.do(func() {
