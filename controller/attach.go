@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -290,7 +291,9 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 			if req.VM == "" || req.VM == a.req.VM {
 				found = true
 				resp.VMs = append(resp.VMs, a.req.VM)
-				resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", a.req.MAC, u.name))
+				for _, addr := range a.addrs() {
+					resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", net.HardwareAddr(addr.MAC[:]), u.name))
+				}
 				errs = append(errs, c.dropVM(a))
 			}
 		}

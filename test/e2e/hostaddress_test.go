@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +24,12 @@ func TestAnAddressOfTheHostIsNoVMs(t *testing.T) {
 	r.says(2, []string{own, "br0's own"}, "policy", "set", "a", "--mac", own)
 	r.says(2, []string{"veth0's own"}, "policy", "set", "a", "--mac", r.net.B.MAC.String())
 	r.must("policy", "set", "a", "--mac", macC+","+macB)
+	out := r.must("detach", r.net.B.Dev)
+	for _, mac := range []string{macA, macB, macC} {
+		if !strings.Contains(out, mac+" removed from") {
+			t.Errorf("detach does not say that %s was taken out of the filter:\n%s", mac, out)
+		}
+	}
 }
 
 // The interface gets another address while a VM is attached: that is the host's from then on, and the one before is anybody's.
