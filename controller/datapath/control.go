@@ -219,10 +219,7 @@ func (w *Worker) SetMulticast(m Multicast) error {
 
 // SetMTU replaces Config.MTU.
 func (w *Worker) SetMTU(mtu int) error {
-	return w.do(func() {
-		w.cfg.MTU = mtu
-		w.scratch = make([]byte, mtu+64)
-	})
+	return w.do(func() { w.cfg.MTU = mtu })
 }
 
 // SetOwn replaces Config.Own.
