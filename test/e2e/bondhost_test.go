@@ -16,7 +16,7 @@ import (
 // answers end though the link does not: the ARP of the host passes on all members.
 func TestABondThatIsWatchedByARPFailsOver(t *testing.T) {
 	r := bondRig(t, "active-backup", "type bridge", 1, 1)
-	r.net.B.Output(t, "sh", "-ec", "ip link set bond0 type bond miimon 0; ip link set bond0 type bond arp_interval 200 arp_ip_target 10.77.0.1 arp_validate all primary eth0")
+	r.net.B.Output(t, "sh", "-ec", "ip link set bond0 type bond miimon 0; ip link set bond0 type bond arp_interval 400 arp_missed_max 5 arp_ip_target 10.77.0.1 arp_validate all primary eth0")
 	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA, "--mac", macC), MAC: mac(t, macA)}, "10.77.0.10/24")
 	r.membersAre("eth0 active, eth1 backup")
 	failures := func() []string {
@@ -24,7 +24,7 @@ func TestABondThatIsWatchedByARPFailsOver(t *testing.T) {
 		return slices.DeleteFunc(strings.Split(out, "\n"), func(s string) bool { return !strings.HasPrefix(s, "Link Failure Count") })
 	}
 	before := failures()
-	time.Sleep(2 * time.Second) // of ten intervals three without an answer are a failure
+	time.Sleep(5 * time.Second) // without an answer for 2 s a link fails, which is long enough for an emulated machine's own pauses
 	if after := failures(); len(before) != 2 || !slices.Equal(before, after) {
 		t.Errorf("links failed while nothing was wrong: %q, then %q", before, after)
 	}
