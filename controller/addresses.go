@@ -13,7 +13,7 @@ import (
 )
 
 // A VM has the MAC address that it is attached with, and may have further ones: of VRRP, of a macvlan or a nested bridge in the guest.
-// Each is steered, is in the NIC's unicast filter, and is a source address that the VM may use; none is another VM's, or the uplink's.
+// Each is steered, is in the NIC's unicast filter, and is a source address that the VM may use; none is another VM's, or the host's.
 
 // addrs are the VM's addresses, the one that it is attached with first.
 func (a *attachment) addrs() []datapath.Addr {
@@ -43,8 +43,8 @@ func keyOf(addr datapath.Addr) bpf.PortKey { return bpf.PortKey{VLAN: addr.VLAN,
 // steered is what XDP knows of a VM all of whose frames come to us.
 func steered(a *attachment) bpf.PortValue { return bpf.PortValue{Port: a.id(), Flags: bpf.FlagSteer} }
 
-// checkFurther refuses further addresses of a VM, attached or to be, that are another's or the uplink's, and more than the uplink can
-// have. The caller holds mu.
+// checkFurther refuses further addresses of a VM, attached or to be, that are another's, and more than the uplink can have. The caller
+// holds mu.
 func (c *Controller) checkFurther(vm, iface string, vlan uint16, kept api.Addresses) error {
 	u := c.uplinks[iface]
 	if u == nil || len(kept.MACs) == 0 {
@@ -66,9 +66,20 @@ func (c *Controller) checkFurther(vm, iface string, vlan uint16, kept api.Addres
 	if all > maxPorts {
 		return fmt.Errorf("interface %s: %w: its VMs would have %d MAC addresses, and %d is the most", iface, ErrLimit, all, maxPorts)
 	}
-	next.addr.MAC = next.addrs()[1].MAC
-	if next.clashes(u.facts) {
-		return fmt.Errorf("mac: %w: one is %s's own: give the VM its own address", ErrUsage, iface)
+	return nil
+}
+
+// checkOwn refuses addresses that are the host's own, on an interface or on what is on top of it: what comes for them is the host's, and would
+// be a VM's.
+func checkOwn(addrs []datapath.Addr, uplink *netdev.Facts) error {
+	all, err := netdev.AddressesOn(uplink.Index)
+	if err != nil {
+		return fmt.Errorf("the host's addresses on %s: %w", uplink.Name, err)
+	}
+	for _, own := range all {
+		if mac := own.MAC; slices.Contains(addrs, datapath.Addr{VLAN: own.VLAN, MAC: mac}) {
+			return fmt.Errorf("MAC %s is %s's own: %w: give the VM its own address", net.HardwareAddr(mac[:]), own.Dev, ErrUsage)
+		}
 	}
 	return nil
 }

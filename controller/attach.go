@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -61,8 +62,8 @@ func (c *Controller) attach(req api.AttachRequest, again bool) (api.AttachRespon
 		resp.Notes = append(resp.Notes, foreignNote(req.Iface))
 	}
 	facts := at.facts
-	if a.clashes(facts) {
-		return resp, fmt.Errorf("attach: MAC %s is %s's own: %w: give the VM its own address", req.MAC, req.Iface, ErrUsage)
+	if err := checkOwn(a.addrs(), facts); err != nil {
+		return resp, fmt.Errorf("attach: %w", err)
 	}
 	todo, warnings, err := planAllOffloads(at.devs, req.FixOffloads)
 	if err != nil {
@@ -290,7 +291,9 @@ func (c *Controller) Detach(req api.DetachRequest) (api.DetachResponse, error) {
 			if req.VM == "" || req.VM == a.req.VM {
 				found = true
 				resp.VMs = append(resp.VMs, a.req.VM)
-				resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", a.req.MAC, u.name))
+				for _, addr := range a.addrs() {
+					resp.Restored = append(resp.Restored, fmt.Sprintf("%s removed from %s's unicast filter", net.HardwareAddr(addr.MAC[:]), u.name))
+				}
 				errs = append(errs, c.dropVM(a))
 			}
 		}

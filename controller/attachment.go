@@ -1,10 +1,8 @@
 package controller
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -52,9 +50,9 @@ func (a *attachment) key() bpf.PortKey { return keyOf(a.addr) }
 // id is what XDP knows the VM by.
 func (a *attachment) id() uint32 { return meta.PortID(a.idx, a.gen) }
 
-// clashes tells whether an address of the VM is the interface's own.
+// clashes tells whether an address of the VM is the interface's own, as it is now.
 func (a *attachment) clashes(f *netdev.Facts) bool {
-	return a.addr.VLAN == 0 && slices.ContainsFunc(a.addrs(), func(addr datapath.Addr) bool { return bytes.Equal(addr.MAC[:], f.MAC) })
+	return a.has(datapath.Addr{MAC: [macLen]byte(f.MAC)})
 }
 
 // setPolicy puts a policy and addresses in force. When it returns, all that was held under the old policy is delivered.

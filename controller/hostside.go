@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -198,16 +199,26 @@ func (u *uplink) lookForOwn() {
 		u.log.Warn("host: addresses", "err", err)
 		return
 	}
-	h.stations.SetOwn(macs(all))
+	own := make([][macLen]byte, 0, len(all))
+	for _, a := range all {
+		own = append(own, a.MAC)
+	}
+	h.stations.SetOwn(own)
 }
 
-func macs(all []net.HardwareAddr) (out [][macLen]byte) {
-	for _, mac := range all {
-		if len(mac) == macLen {
-			out = append(out, [macLen]byte(mac))
-		}
+// followAddress follows the interface's own address, which is the host's.
+func (u *uplink) followAddress(was net.HardwareAddr) {
+	if bytes.Equal(was, u.facts.MAC) {
+		return
 	}
-	return out
+	u.log.Info("the interface has another address", "was", was, "now", u.facts.MAC)
+	if err := u.each(func(q *queue) error { return q.SetOwn([macLen]byte(u.facts.MAC)) }); err != nil {
+		u.log.Warn("the interface's address: follow", "err", err)
+	}
+	if u.host != nil {
+		u.host.looked = time.Time{}
+		u.lookForOwn()
+	}
 }
 
 // allWarnings are what is to be known of the uplink.

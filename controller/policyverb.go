@@ -118,6 +118,12 @@ func (c *Controller) SetPolicy(req api.PolicyRequest) (api.PolicyResponse, error
 	if err := c.checkFurther(v.req.VM, v.up.name, v.addr.VLAN, kept); err != nil {
 		return api.PolicyResponse{}, fmt.Errorf("policy: %w", err)
 	}
+	next := attachment{addr: v.addr, kept: kept}
+	if fresh := without(next.addrs(), v.addrs()); len(fresh) > 0 {
+		if err := checkOwn(fresh, v.up.facts); err != nil {
+			return api.PolicyResponse{}, fmt.Errorf("policy: %w", err)
+		}
+	}
 	return c.putPolicy(v, policy, kept)
 }
 

@@ -56,16 +56,18 @@ func (c *Controller) checkUplink(u *uplink) {
 		u.renameDevice(d, looks[i].Name)
 		d.facts = looks[i]
 	}
+	was := u.facts.MAC
 	if u.facts = now; u.bond == nil {
 		u.facts = looks[0]
 	}
+	u.followAddress(was)
 	if err := u.each(func(q *queue) error { return q.SetDirect(u.facts.TSO, u.facts.USO) }); err != nil {
 		u.log.Warn("segmentation by the interface: follow", "tso", u.facts.TSO, "uso", u.facts.USO, "err", err)
 	}
 	c.followForeign(u)
 	for _, v := range u.sorted() {
 		if v.clashes(now) {
-			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", v.req.MAC, u.name))
+			c.sleepVM(v, fmt.Errorf("MAC %s is %s's own now", now.MAC, u.name))
 		}
 	}
 }

@@ -150,6 +150,7 @@ func sampleStatus() api.Status {
 					FeatureBits: "0x8082", Policy: pol, Effective: "gro", PolicyNote: "the guest did not negotiate RSC_EXT", Health: well},
 				{VM: "db", MAC: "52:54:00:12:34:57", VLAN: 100, Feed: "vhost-user", Socket: "/run/rscctl/db.sock", Mode: "connect",
 					State: "failed", StopReason: "bad descriptor index", AllowSpoof: true, Effective: "off",
+					MACs: []string{"00:00:5e:00:01:07"}, IPs: []string{"10.0.0.5", "2001:db8:7::/64"}, Policy: api.Policy{RateTx: 1e8, RateRx: 1e9, BurstRx: 256 << 10, Isolate: true},
 					Health:   api.Health{State: api.HealthDown, Reasons: []string{"its port is failed: bad descriptor index", "the guest asked for an absurd ring"}},
 					Warnings: []string{"the guest asked for an absurd ring"}},
 				{VM: "old", MAC: "52:54:00:12:34:58", Feed: "packet", FeedNote: "/dev/vhost-net: missing", Tap: "vnet7", Mode: "steered",

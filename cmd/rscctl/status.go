@@ -309,7 +309,7 @@ func printDetails(p *printer, st *api.Status) {
 			}
 			p.text("  features  ", features)
 			p.text("  hold      ", holdNow(port.Policy, port.HoldNowNS))
-			for _, note := range portNotes(port) {
+			for _, note := range append(portNotes(port), tenantNotes(&port)...) {
 				p.text("  note      ", note)
 			}
 		}

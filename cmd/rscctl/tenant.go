@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/rscctl/rscctl/controller/api"
@@ -33,6 +35,30 @@ func listOf[T any](words []string, parse func([]string) ([]T, error), texts func
 	}
 	list := texts(all)
 	return &list, nil
+}
+
+// tenantNotes say what a VM is kept to, of what is not as it comes.
+func tenantNotes(port *api.Port) (notes []string) {
+	if len(port.MACs) > 0 {
+		notes = append(notes, "its further addresses: "+strings.Join(port.MACs, ", "))
+	}
+	if len(port.IPs) > 0 {
+		notes = append(notes, "sends from these alone: "+strings.Join(port.IPs, ", "))
+	}
+	pol := &port.Policy
+	if pol.RateTx > 0 {
+		notes = append(notes, "sends at most "+rateWords(pol.RateTx, pol.BurstTx))
+	}
+	if pol.RateRx > 0 {
+		notes = append(notes, "gets at most "+rateWords(pol.RateRx, pol.BurstRx))
+	}
+	if pol.Isolate {
+		notes = append(notes, "apart from the VMs beside it")
+	}
+	if !pol.Host && port.Feed == api.FeedVhostUser {
+		notes = append(notes, "apart from this host")
+	}
+	return notes
 }
 
 // furtherFlag names the addresses of a VM beside the one that it is attached with.

@@ -325,6 +325,7 @@ func TestWrongFilesAreRefused(t *testing.T) {
 		"version: 1\nvms: [" + vm + ", policy: {max-bytes: 1}}]":                                "1500 to 65535",
 		"version: 1\nvms: [" + vm + ", policy: {exclude-ports: 22}}]":                           "line 2: 22: wrong value: say a list of TCP ports, such as [22, 443]",
 		"version: 1\nvms: [" + vm + ", isolated: true}]":                                        "line 2: isolated: no such name: did you mean isolate? say one of name, iface,",
+		"version: 1\nvms: [" + vm + ", nosuch: 1}]":                                             "xsk-map, queue, macs, ips, policy",
 		"version: 1\nvms:\n- {vlan: x}\n- {vlan: y}":                                            "line 3: x: wrong value: say a whole number (and 1 more)",
 		"version: 1\nvms: {a: b}":                                                               "line 2: names with values: wrong value: say a list of VMs",
 		"hello":                                                                                 "line 1: hello: wrong value: say a description, which begins with 'version: 1'",

@@ -31,8 +31,9 @@ var namesIn = map[string][]string{"File": namesOf(File{}), "VM": namesOf(VM{}), 
 func namesOf(v any) (names []string) {
 	t := reflect.TypeOf(v)
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		names = append(names, name)
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "" { // one that is in no file has none
+			names = append(names, name)
+		}
 	}
 	return names
 }

@@ -219,10 +219,12 @@ func (w *Worker) SetMulticast(m Multicast) error {
 
 // SetMTU replaces Config.MTU.
 func (w *Worker) SetMTU(mtu int) error {
-	return w.do(func() {
-		w.cfg.MTU = mtu
-		w.scratch = make([]byte, mtu+64)
-	})
+	return w.do(func() { w.cfg.MTU = mtu })
+}
+
+// SetOwn replaces Config.Own.
+func (w *Worker) SetOwn(mac [macLen]byte) error {
+	return w.do(func() { w.cfg.Own = mac })
 }
 
 // SetLate says whether frames that still come for a VM were on their way when its steering ended. They are counted as late.

@@ -31,7 +31,7 @@ const sentPiece = 1 << 60
 func (r *rig) jumbo(buffers int) *fakeLarge {
 	r.tb.Helper()
 	r.nic.large = &fakeLarge{tb: r.tb, base: uint64(len(r.nic.mem)), mem: make([]byte, buffers*fakeBuffer), taken: make([]bool, buffers)}
-	r.w.cfg.Large, r.w.cfg.MTU, r.w.scratch = r.nic.large, 9000, make([]byte, 9064)
+	r.w.cfg.Large, r.w.cfg.MTU = r.nic.large, 9000
 	return r.nic.large
 }
 

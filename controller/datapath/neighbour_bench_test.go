@@ -86,6 +86,8 @@ func BenchmarkGuestToGuest(b *testing.B) {
 			b.ReportMetric(cut.cpuPerGB(), "cut-cpu-s/GB")
 			b.ReportMetric(cut.cpuPerGB()/whole.cpuPerGB(), "cpu-cut/whole")
 			b.ReportMetric(whole.rate()/cut.rate(), "rate-whole/cut")
+			b.ReportMetric(whole.rate()*45*1448/1e6, "whole-MB/s")
+			b.ReportMetric(cut.rate()*45*1448/1e6, "cut-MB/s")
 			b.ReportMetric(float64(l.Merged)/float64(l.Superframes), "segments/frame")
 		})
 	}

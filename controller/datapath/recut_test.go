@@ -72,6 +72,18 @@ func TestASuperframeThatIsCutAgainGivesThePacketsBitForBit(t *testing.T) {
 	})
 }
 
+// So it does when its packets are longer than the MTU: one that was lowered changes nothing of what others send.
+func TestASuperframeOfAnEarlierMTUIsCutAgain(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MTU = 500 })
+	g := r.vm(1)
+	recuts["too big"].set(g)
+	want := train(to(1, 1400), 5)
+	r.inject(want...)
+	r.step()
+	packets(t, g.got, want...)
+	r.dropped(1, nil)
+}
+
 // Buffers run out in the middle, at every place.
 func TestACutSuperframeGoesOnWhereBuffersRanOut(t *testing.T) {
 	forRecuts(t, func(t *testing.T, r *rig, g *fakeGuest, why flowtable.Reason) {

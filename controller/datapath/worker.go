@@ -107,7 +107,7 @@ type Worker struct {
 	staging staging
 	lender  *port  // whose memory the frame lies in that is being put into another's
 	cutAll  bool   // benchmarks only: no frame is handed over whole
-	scratch []byte // their memory
+	scratch []byte // their memory: a packet may be longer than the MTU, which can have changed
 	mbuf    []byte // one group frame
 
 	fds       []unix.PollFd
@@ -173,7 +173,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, nic: cfg.NIC, group: cfg.Multicast, log: cfg.Log.With("worker", cfg.ID),
 		ports: make([]*port, MaxPorts), byAddr: map[Addr]*port{}, dirty: make([]*port, 0, MaxPorts),
-		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, cfg.MTU+64), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
+		turn: 1, suspended: cfg.Suspended, clock: cfg.Clock, scratch: make([]byte, 1<<16), pieces: make([][]byte, 1), mbuf: make([]byte, 1<<16),
 		seed: maphash.MakeSeed(), cmds: make(chan message, 16), dead: make(chan struct{}), fdsStale: true, waits: threadWaits,
 	}
 	w.publishTx = w.beforeUsed

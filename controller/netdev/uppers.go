@@ -2,38 +2,53 @@ package netdev
 
 import (
 	"errors"
-	"net"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
+// Own is an address of the host: a device's, and the tag that its frames have at an interface below it.
+type Own struct {
+	Station
+	Dev string
+}
+
 // AddressesOn lists the MAC addresses of an interface and of all that is on top of it in the calling thread's network namespace: the bridge
 // or bond that it is in, VLAN devices, macvlans and so on, and what is on those. What is below other ports of a bridge is not among them.
-func AddressesOn(ifindex int) (out []net.HardwareAddr, err error) {
+func AddressesOn(ifindex int) (out []Own, err error) {
 	all, err := netlink.LinkList()
 	if err != nil {
 		return nil, linkErrno(err)
 	}
-	on := map[int]bool{ifindex: true}
+	tags := map[int]uint16{ifindex: 0} // by ifindex; of two tags the outer one, which is what XDP reads
 	for more := true; more; {
 		more = false
+		on := func(index int, tag uint16) {
+			if _, known := tags[index]; !known {
+				tags[index], more = tag, true
+			}
+		}
 		for _, l := range all {
 			a := l.Attrs()
-			if on[a.Index] {
-				if a.MasterIndex != 0 && !on[a.MasterIndex] {
-					on[a.MasterIndex], more = true, true
+			if tag, known := tags[a.Index]; known {
+				if a.MasterIndex != 0 {
+					on(a.MasterIndex, tag)
 				}
 				continue
 			}
-			if isUpper(l) && on[a.ParentIndex] {
-				on[a.Index], more = true, true
+			tag, known := tags[a.ParentIndex]
+			if v, is := l.(*netlink.Vlan); is && tag == 0 {
+				tag = uint16(v.VlanId)
+			}
+			if known && isUpper(l) {
+				on(a.Index, tag)
 			}
 		}
 	}
 	for _, l := range all {
-		if a := l.Attrs(); on[a.Index] && len(a.HardwareAddr) > 0 {
-			out = append(out, a.HardwareAddr)
+		a := l.Attrs()
+		if tag, known := tags[a.Index]; known && len(a.HardwareAddr) == 6 {
+			out = append(out, Own{Station{MAC: [6]byte(a.HardwareAddr), VLAN: tag}, a.Name})
 		}
 	}
 	return out, nil

@@ -1,10 +1,10 @@
 package netdev_test
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,15 +109,43 @@ func TestWhoIsOnAnInterfaceAndBehindIt(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		has := func(all []net.HardwareAddr, mac net.HardwareAddr) bool {
-			return slices.ContainsFunc(all, func(m net.HardwareAddr) bool { return bytes.Equal(m, mac) })
+		has := func(all []netdev.Own, mac net.HardwareAddr, dev string) bool {
+			return slices.Contains(all, netdev.Own{Station: netdev.Station{MAC: [6]byte(mac)}, Dev: dev})
 		}
-		if len(on) != 2 || !has(on, n.B.MAC) || !has(on, br) {
+		if len(on) != 2 || !has(on, n.B.MAC, n.B.Dev) || !has(on, br, "br0") {
 			t.Errorf("on it: %v", on)
 		}
 		behind, err := stationsBehind(n.B.Index)
 		if len(behind) != 1 || behind[0] != (netdev.Station{MAC: [6]byte(station)}) {
 			t.Errorf("behind it: %v", behind)
+		}
+		return err
+	})
+}
+
+// A VLAN device and what is on top of it are on the interface below with the tag that their frames have there: of two the outer one.
+func TestWhoIsOnAnInterfaceInWhichVLAN(t *testing.T) {
+	netnstest.Need(t, netnstest.VLAN)
+	n := netnstest.Pair(t, netnstest.Options{NoIPv4: true, NoIPv6: true})
+	mac := func(last byte) net.HardwareAddr { return net.HardwareAddr{2, 7, 0, 0, 0, last} }
+	n.B.Do(t, func() error {
+		seven := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "seven", ParentIndex: n.B.Index, HardwareAddr: mac(1)}, VlanId: 7}
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", HardwareAddr: mac(2)}}
+		if err := errors.Join(netlink.LinkAdd(seven), netlink.LinkAdd(br), netlink.LinkSetMaster(seven, br)); err != nil {
+			return err
+		}
+		eight := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "eight", ParentIndex: br.Index, HardwareAddr: mac(3)}, VlanId: 8}
+		if err := netlink.LinkAdd(eight); err != nil {
+			return err
+		}
+		on, err := netdev.AddressesOn(n.B.Index)
+		own := func(dev string, mac net.HardwareAddr, vlan uint16) netdev.Own {
+			return netdev.Own{Station: netdev.Station{MAC: [6]byte(mac), VLAN: vlan}, Dev: dev}
+		}
+		want := []netdev.Own{own("br0", mac(2), 7), own("eight", mac(3), 7), own("seven", mac(1), 7), own(n.B.Dev, n.B.MAC, 0)}
+		slices.SortFunc(on, func(a, b netdev.Own) int { return strings.Compare(a.Dev, b.Dev) })
+		if !slices.Equal(on, want) {
+			t.Errorf("on it: %v", on)
 		}
 		return err
 	})

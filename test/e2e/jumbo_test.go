@@ -235,7 +235,7 @@ func TestJumboSegmentsReachATapInSuperframes(t *testing.T) {
 }
 
 // Ports of MTU 1500 and 9000 share an uplink: each gets what it takes. A frame of 9,014 bytes to the port of 1500 is refused and counted, from the
-// wire as from the VM beside it, and so is what that port sends beyond its MTU.
+// wire, the VM beside it and the host, to it alone and to all, and so is what that port sends beyond its MTU.
 func TestPortsOfTwoMTUsShareAnUplink(t *testing.T) {
 	r := jumboRig(t, netnstest.Options{NoIPv6: true})
 	large := r.bootJumbo(r.attach("large", macA), macA, "10.77.0.10/24")
@@ -291,6 +291,21 @@ func TestPortsOfTwoMTUsShareAnUplink(t *testing.T) {
 	}
 	inject(large, macB)
 	r.eventually("one from the VM beside it too", func() error { return atLeast(dropped("small", false), 2) })
+	copy(frame[6:], r.net.B.MAC)
+	if err := r.net.B.Injector(t).Send(frame); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("one from the host too", func() error { return atLeast(dropped("small", false), 3) })
+	for i, from := range []*netnstest.Side{r.net.A, r.net.B, large.side} { // to all: those who take it get it
+		c := third.side.Capture(t)
+		copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+		copy(frame[6:], from.MAC)
+		if err := from.Injector(t).Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		c.Until(5*time.Second, func(f netnstest.Frame) bool { return len(f.Data) == len(frame) && bytes.Equal(f.Data[:14], frame[:14]) })
+		r.eventually("one to all too", func() error { return atLeast(dropped("small", false), uint64(4+i)) })
+	}
 	setMTU(t, small.side, jumboMTU) // of which nobody has told us
 	inject(small, macA)
 	r.eventually("what it sends beyond its MTU is counted", func() error { return atLeast(dropped("small", true), 1) })

@@ -63,9 +63,17 @@ func TestATenantIsKeptToWhatIsHis(t *testing.T) {
 	}
 
 	// His rate: what he sends waits, and all of it comes.
-	r.must("policy", "set", "a", "--rate-tx", "200Mbit/64KiB", "--rate-rx", "300Mbit")
-	netnstest.Bulk(t, a.side, r.net.A, 2<<20, false, time.Minute)
-	netnstest.Bulk(t, r.net.A, a.side, 2<<20, false, time.Minute)
+	r.must("policy", "set", "a", "--rate-tx", "200Mbit/64KiB", "--rate-rx", "300Mbit/64KiB")
+	for _, c := range []struct {
+		from, to *netnstest.Side
+		rate     float64
+	}{{a.side, r.net.A, 200e6}, {a.side, b.side, 200e6}, {r.net.A, a.side, 300e6}, {b.side, a.side, 300e6}} {
+		const bytes, burst = 2 << 20, 64<<10 + 64<<10 // a frame may be larger than what is left of it
+		least := time.Duration((bytes - burst) * 8 / c.rate * 1e9)
+		if took := netnstest.Bulk(t, c.from, c.to, bytes, false, time.Minute).Elapsed; took < least {
+			t.Errorf("%d bytes at %.0f bit/s took %v, and cannot in less than %v", bytes, c.rate, took, least)
+		}
+	}
 	var st api.Stats
 	if r.json(&st, "stats", "--vm", "a"); st.VMs[0].TxPaced == 0 {
 		t.Error("2 MiB at 200 Mbit a second never waited")
