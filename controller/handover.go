@@ -201,28 +201,31 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 		return true
 	}
 	release()
-	s, bad := readPacked(p)
 	gone := h.kill() // or it might use what we are about to use
 	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
-	if bad == nil {
-		bad = gone
-	}
+	c.takeBack(p, gone)
+	return false
+}
+
+// takeBack goes on with what was packed for an heir. gone is why that one may live, and nothing that it was given be used. The caller holds mu.
+func (c *Controller) takeBack(p *parcel.Parcel, gone error) {
+	s, bad := readPacked(p)
 	if bad == nil {
 		bad = c.surviveHeir(&s)
 	}
 	if bad == nil {
-		bad = c.unpack(p, &s, eachForItself)
+		bad = gone
 	}
 	if bad == nil {
-		c.ownChanges(&s)
-		c.remember()
-		bad = c.forgetHeir(&s)
+		bad = c.unpack(p, &s, eachForItself)
 	}
 	if bad != nil {
 		c.log.Error("could not go on with what was packed: the VMs are attached anew", "err", bad)
 		c.attachAnew(&s)
 	}
-	return false
+	c.ownChanges(&s)
+	c.remember()
+	c.note(c.forgetHeir(&s))
 }
 
 // succeededBy tells the service manager which process is the service from now on. It is told by this process and not by the heir: an heir
@@ -242,10 +245,11 @@ func (c *Controller) succeededBy(h *heir) error {
 
 // attachAnew is what is left when a parcel cannot be gone on with: its VMs wait, and are attached as after a crash. The caller holds mu.
 func (c *Controller) attachAnew(s *packed) {
-	for _, u := range s.Uplinks {
-		for _, vm := range u.VMs {
-			c.wait(u.Iface, vm.VM, "it could not be handed over")
-		}
+	for i := range s.Uplinks {
+		c.leaveOut(&s.Uplinks[i], "it could not be handed over")
+	}
+	if c.survivor != nil { // as long as the store has sockets, programs and connections, nobody can have them anew
+		c.note(c.survivor.empty())
 	}
 	c.lookSoon()
 }

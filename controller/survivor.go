@@ -247,6 +247,12 @@ func (s *survivor) inherit(names []string) {
 	}
 }
 
+// empty drops all that this process has put into the store. What is still of use is put anew when the state is written next.
+func (s *survivor) empty() error {
+	clear(s.known)
+	return s.store.Empty()
+}
+
 // forget empties the store: nothing is to be gone on with.
 func (s *survivor) forget() (err error) {
 	for name := range s.known {

@@ -48,6 +48,27 @@ func newTestStore(t *testing.T) *testStore {
 	return s
 }
 
+// follow does all that is told from here on, until stop is called: before, what is kept is not to be looked at.
+func (s *testStore) follow(t *testing.T) (stop func()) {
+	t.Helper()
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			s.catchUp(t)
+			select {
+			case <-quit:
+				return
+			default:
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
 // catchUp does what was told so far.
 func (s *testStore) catchUp(t *testing.T) {
 	t.Helper()

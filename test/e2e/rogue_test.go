@@ -77,6 +77,8 @@ func rogue(how string) int {
 		switch how {
 		case "dies with the parcel":
 			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "takes an interface with it":
+			return vanish()
 		case "cannot use the parcel":
 			return say(api.ReplaceAnswer{Error: "the rogue dropped it"})
 		}
