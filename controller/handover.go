@@ -99,10 +99,18 @@ func (c *Controller) checkReplace(req api.ReplaceRequest) error {
 			req.Version, req.Parcel, c.opt.Version, parcel.Version, ErrUsage)
 	case req.State != c.opt.State || req.BPFFS != c.opt.BPFFS:
 		return fmt.Errorf("replace: the controller at this socket has --state %s --bpffs %s: %w: give the same", c.opt.State, c.opt.BPFFS, ErrUsage)
+	case req.NetNS != "" && req.NetNS != ownNetNS(): // where interfaces of the same numbers are others
+		return fmt.Errorf("replace: the controller at this socket is in another network namespace: %w: start this one there ('nsenter --net=/proc/%d/ns/net rscctl run --replace ...')", ErrUsage, os.Getpid())
 	case c.opt.Service && !req.Service:
 		return fmt.Errorf("replace: this controller is run by systemd, which would start a rival of yours: %w: use 'systemctl reload rscctl'", ErrUsage)
 	}
 	return nil
+}
+
+// ownNetNS names the network namespace of this process, "" where that is not told.
+func ownNetNS() string {
+	name, _ := os.Readlink("/proc/self/ns/net")
+	return name
 }
 
 // upgrade takes the connection out of HTTP.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/api"
 	"github.com/rscctl/rscctl/controller/fdstore"
+	"github.com/rscctl/rscctl/controller/parcel"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
@@ -99,4 +100,28 @@ func TestWhatAnHeirThatDoesNotEndHasIsMadeAnew(t *testing.T) {
 		follow()
 		return err
 	})
+}
+
+// Who cannot take over is told why, and what to do instead, before anything is done for it.
+func TestWhoMayNotTakeOverIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(r *api.ReplaceRequest)
+		want   string // in the error; "": there is none
+	}{
+		"the same":                    {func(*api.ReplaceRequest) {}, ""},
+		"an older version":            {func(r *api.ReplaceRequest) { r.Parcel = parcel.Version - 1 }, "for a downgrade stop this one and start the other"},
+		"another state":               {func(r *api.ReplaceRequest) { r.State = "/elsewhere" }, "--state /s --bpffs /b"},
+		"other pins":                  {func(r *api.ReplaceRequest) { r.BPFFS = "/elsewhere" }, "--state /s --bpffs /b"},
+		"a shell":                     {func(r *api.ReplaceRequest) { r.Service = false }, "'systemctl reload rscctl'"},
+		"another network namespace":   {func(r *api.ReplaceRequest) { r.NetNS = "net:[1]" }, "nsenter --net="},
+		"a version that says no more": {func(r *api.ReplaceRequest) { r.NetNS = "" }, ""},
+	} {
+		ctl := &Controller{opt: Options{State: "/s", BPFFS: "/b", Version: "1", Service: true}}
+		req := api.ReplaceRequest{Version: "2", Parcel: parcel.Version, State: "/s", BPFFS: "/b", Service: true, NetNS: ownNetNS()}
+		c.change(&req)
+		err := ctl.checkReplace(req)
+		if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
 }

@@ -68,7 +68,7 @@ func askFor(opt Options) (*net.UnixConn, error) {
 		return nil, err
 	}
 	conn := nc.(*net.UnixConn)
-	body, err := json.Marshal(api.ReplaceRequest{Version: opt.Version, Parcel: parcel.Version, State: opt.State, BPFFS: opt.BPFFS, Service: opt.Service})
+	body, err := json.Marshal(api.ReplaceRequest{Version: opt.Version, Parcel: parcel.Version, State: opt.State, BPFFS: opt.BPFFS, Service: opt.Service, NetNS: ownNetNS()})
 	if err == nil {
 		_ = conn.SetDeadline(time.Now().Add(2 * readyWithin))
 		var req *http.Request

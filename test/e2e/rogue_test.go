@@ -145,6 +145,7 @@ func TestAnHeirThatCannotBeOneIsRefused(t *testing.T) {
 		flags      []string
 	}{
 		{"other places", "give the same", []string{"--socket", filepath.Join(r.dir, "ctl.sock"), "--state", t.TempDir()}},
+		{"another network namespace", "network namespace", r.places()},
 		{"nobody to replace", "no controller", []string{"--socket", filepath.Join(t.TempDir(), "nobody"), "--state", t.TempDir()}},
 	} {
 		out, code := r.cli(append([]string{"run", "--replace"}, c.flags...)...)
