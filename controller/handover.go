@@ -23,6 +23,7 @@ const (
 	takesWithin = 2 * time.Second                  // from the parcel to the heir's word that it runs
 	endsWithin  = fdstore.MainWithin + takesWithin // from that word to the end of the process before, which tells the service manager
 	diesWithin  = 5 * time.Second                  // of an heir that was killed
+	leaves      = 100 * time.Millisecond           // an heir that has said that it cannot take over: it ends by itself, and says why where it was started
 )
 
 // handOver answers POST /v1/replace: it gives everything to the process that asks, or goes on. Only root may ask.
@@ -152,7 +153,7 @@ func (c *Controller) announce(h *heir) error {
 	}
 	answer, err := h.answer()
 	if err == nil && !answer.Ready {
-		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+		err = h.cannot(answer)
 	}
 	return err
 }
@@ -269,6 +270,7 @@ type heir struct {
 	pid   int
 	pidfd int // -1: it is this process, as in tests
 
+	ends      bool // it has said that it cannot take over
 	withdrawn bool // see Controller.withdraw; guarded by the controller's lock
 }
 
@@ -317,7 +319,7 @@ func (h *heir) take(p *parcel.Parcel, meanwhile func()) (moved int64, err error)
 	_ = h.conn.SetReadDeadline(time.Now().Add(takesWithin)) // its word may be there already
 	answer, err := h.answer()
 	if err == nil && !answer.Running {
-		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+		err = h.cannot(answer)
 	}
 	return answer.MovedNS, err
 }
@@ -330,6 +332,12 @@ func (h *heir) answer() (a api.ReplaceAnswer, err error) {
 	return a, nil
 }
 
+// cannot is the error of an heir's word that it cannot take over.
+func (h *heir) cannot(a api.ReplaceAnswer) error {
+	h.ends = true
+	return fmt.Errorf("the new controller cannot: %s", a.Error)
+}
+
 // refuse tells the heir that there will be no parcel.
 func (h *heir) refuse(err error) {
 	_ = json.NewEncoder(h.conn).Encode(api.ReplaceAnswer{Error: err.Error()})
@@ -338,7 +346,7 @@ func (h *heir) refuse(err error) {
 // kill ends the heir and waits until it is gone. With an error it may live, and nothing that it was given may be used.
 func (h *heir) kill() error {
 	defer h.conn.Close() // afterwards: to the heir it says that we are gone
-	if h.pidfd < 0 {
+	if h.pidfd < 0 || h.ends && fdstore.Readable(h.pidfd, leaves) == nil {
 		return nil
 	}
 	_ = unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0)

@@ -115,6 +115,9 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 	if _, err := c.flowRows(); err != nil {
 		return err
 	}
+	if err := state.Check(c.opt.State); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	err = c.rehearse(p, &s)
 	c.mu.Unlock()

@@ -73,6 +73,29 @@ func (r *rig) replaced(old *exec.Cmd, done chan error, log *syncBuffer) (took st
 	return took
 }
 
+// refusedHeir starts a controller that is to take over at a socket, and cannot, and returns what it says.
+func (r *rig) refusedHeir(socket string) (said string) {
+	r.t.Helper()
+	var out syncBuffer
+	heir := exec.Command(product, "run", "--replace", "--socket", socket, "--state", filepath.Join(r.dir, "state"), "--bpffs", filepath.Join(r.dir, "bpffs"))
+	heir.Stdout, heir.Stderr = &out, &out
+	if err := r.net.B.NS.Start(heir); err != nil {
+		r.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- heir.Wait() }()
+	select {
+	case err := <-done:
+		if err == nil {
+			r.t.Errorf("the heir ended as if all were well: %s", &out)
+		}
+	case <-time.After(netnstest.Patience(20 * time.Second)):
+		_ = heir.Process.Kill()
+		r.t.Fatalf("the heir goes on: %s\nthe controller before:\n%s", &out, r.log)
+	}
+	return out.String()
+}
+
 // calm fails the test when a guest's connection has ended.
 func (g *guest) calm(t *testing.T) {
 	t.Helper()
