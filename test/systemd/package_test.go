@@ -90,6 +90,12 @@ func TestThePackagesLife(t *testing.T) {
 			h.t.Errorf("systemd started it again %s times\n%s", n, h.journal())
 		}
 	})
+	step("who would take over from a shell is told the command that does it", func() {
+		h.refused("rscctl run --replace", "systemctl reload rscctl")
+		if now := h.serves(first, 0, "db", "web", "web2"); now != pid {
+			h.t.Errorf("process %d is the service, %d was", now, pid)
+		}
+	})
 	step("a newer package takes over while a VM receives", func() {
 		web = h.boots(t, "/run/rscctl/web.sock", webMAC)
 		var out string
@@ -128,6 +134,15 @@ func TestThePackagesLife(t *testing.T) {
 		h.must("journalctl --no-pager -u rscctl | grep -q 'Watchdog timeout'")
 		h.must("journalctl --no-pager -u rscctl | grep -q 'goroutine .*running\\|SIGABRT'") // where it stood
 	})
+	step("a crash loop gives everything up", func() {
+		h.crashLoop()
+		if kept := h.property("NFileDescriptorStore"); kept != "0" {
+			h.t.Errorf("%s descriptors are still kept", kept)
+		}
+		h.noProgram("up0", "up1")
+		h.must("systemctl reset-failed rscctl && systemctl start rscctl")
+		pid = h.serves(second, pid, "db", "web", "web2")
+	})
 	step("removal says what it ends, and leaves the state", func() {
 		out := h.must("dpkg -r rscctl")
 		for _, say := range []string{"link of these VMs goes down", "vhost-user sockets: web web2", "these VMs go on", "taps: db"} {
@@ -136,11 +151,7 @@ func TestThePackagesLife(t *testing.T) {
 			}
 		}
 		h.must("test -s /var/lib/rscctl/state.json || ls /var/lib/rscctl/* && test ! -e /usr/bin/rscctl && test ! -e /run/rscctl")
-		for _, dev := range []string{"up0", "up1"} {
-			if out := h.must("ip link show " + dev); strings.Contains(out, "xdp") {
-				h.t.Errorf("a program is left: %s", out)
-			}
-		}
+		h.noProgram("up0", "up1")
 	})
 	step("what was removed goes on after an installation", func() {
 		h.must("dpkg -i --force-confold " + h.packages + "/" + second + ".deb")
@@ -157,11 +168,7 @@ func TestThePackagesLife(t *testing.T) {
 		if log = log[max(strings.LastIndex(log, "msg=replaced"), 0):]; strings.Contains(log, "signal SIGKILL") {
 			h.t.Errorf("killed while it ended:\n%s", log)
 		}
-		for _, dev := range []string{"up0", "up1"} {
-			if out := h.must("ip link show " + dev); strings.Contains(out, "xdp") {
-				h.t.Errorf("a program is left: %s", out)
-			}
-		}
+		h.noProgram("up0", "up1")
 		h.must("systemctl start rscctl")
 	})
 	step("purge leaves nothing", func() {
