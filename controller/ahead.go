@@ -186,6 +186,6 @@ func (c *Controller) dropAhead() {
 // note logs what went wrong with something that is not used any more.
 func (c *Controller) note(err error) {
 	if err != nil {
-		c.log.Warn("hand over: what was built ahead", "err", err)
+		c.log.Warn("hand over: what was given up", "err", err)
 	}
 }

@@ -208,10 +208,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err == nil {
 		c.log.Info("ready", "socket", c.opt.Socket, "state", c.opt.State)
 		close(c.serving)
-		watching, stop := context.WithCancel(ctx)
+		working := context.WithoutCancel(ctx)
+		watching, stop := context.WithCancel(working)
 		var wg sync.WaitGroup
-		// What listens ends with Run, and not when an heir takes it over: its end would remove the file.
-		listening, deafen := context.WithCancelCause(ctx)
+		// What listens ends when Run ends by itself, and not when an heir or the next process has it: its end would remove the file.
+		listening, deafen := context.WithCancelCause(working)
 		serve := func(l *unixsock.Listener) {
 			wg.Go(func() {
 				if err := c.serve(listening, l); err != nil {
@@ -227,30 +228,29 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 		ended := make(chan error, 1)
 		go func() {
-			<-listening.Done()
-			stop()
-			wg.Wait()
 			var err error
-			if ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+				if c.opt.Again != nil && c.opt.Again() && c.leave() {
+					ended <- ErrReplaced
+					return
+				}
+				deafen(nil)
+			case <-listening.Done():
 				err = context.Cause(listening)
 			}
-			ended <- c.end(err)
+			stop()
+			wg.Wait()
+			ended <- errors.Join(err, c.shutdown())
 		}()
 		select {
 		case err = <-ended:
+			stop()
 			return err
 		case <-c.replaced: // also while it ends: the lock, which the end needs, is held for good
 			stop()
 			return ErrReplaced
 		}
-	}
-	return errors.Join(err, c.shutdown())
-}
-
-// end leaves all to the process that comes, or takes it off the host. err is why Run ends.
-func (c *Controller) end(err error) error {
-	if c.opt.Again != nil && c.opt.Again() && c.leave() {
-		return ErrReplaced
 	}
 	return errors.Join(err, c.shutdown())
 }

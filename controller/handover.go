@@ -23,6 +23,7 @@ const (
 	takesWithin = 2 * time.Second                  // from the parcel to the heir's word that it runs
 	endsWithin  = fdstore.MainWithin + takesWithin // from that word to the end of the process before, which tells the service manager
 	diesWithin  = 5 * time.Second                  // of an heir that was killed
+	leaves      = 100 * time.Millisecond           // an heir that has said that it cannot take over: it ends by itself, and says why where it was started
 )
 
 // handOver answers POST /v1/replace: it gives everything to the process that asks, or goes on. Only root may ask.
@@ -99,10 +100,18 @@ func (c *Controller) checkReplace(req api.ReplaceRequest) error {
 			req.Version, req.Parcel, c.opt.Version, parcel.Version, ErrUsage)
 	case req.State != c.opt.State || req.BPFFS != c.opt.BPFFS:
 		return fmt.Errorf("replace: the controller at this socket has --state %s --bpffs %s: %w: give the same", c.opt.State, c.opt.BPFFS, ErrUsage)
+	case req.NetNS != "" && req.NetNS != ownNetNS(): // where interfaces of the same numbers are others
+		return fmt.Errorf("replace: the controller at this socket is in another network namespace: %w: start this one there ('nsenter --net=/proc/%d/ns/net rscctl run --replace ...')", ErrUsage, os.Getpid())
 	case c.opt.Service && !req.Service:
 		return fmt.Errorf("replace: this controller is run by systemd, which would start a rival of yours: %w: use 'systemctl reload rscctl'", ErrUsage)
 	}
 	return nil
+}
+
+// ownNetNS names the network namespace of this process, "" where that is not told.
+func ownNetNS() string {
+	name, _ := os.Readlink("/proc/self/ns/net")
+	return name
 }
 
 // upgrade takes the connection out of HTTP.
@@ -144,7 +153,7 @@ func (c *Controller) announce(h *heir) error {
 	}
 	answer, err := h.answer()
 	if err == nil && !answer.Ready {
-		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+		err = h.cannot(answer)
 	}
 	return err
 }
@@ -201,28 +210,31 @@ func (c *Controller) giveTo(h *heir) (given bool) {
 		return true
 	}
 	release()
-	s, bad := readPacked(p)
 	gone := h.kill() // or it might use what we are about to use
 	c.log.Error("not replaced: this controller goes on", "by", h.pid, "err", err)
-	if bad == nil {
-		bad = gone
-	}
+	c.takeBack(p, gone)
+	return false
+}
+
+// takeBack goes on with what was packed for an heir. gone is why that one may live, and nothing that it was given be used. The caller holds mu.
+func (c *Controller) takeBack(p *parcel.Parcel, gone error) {
+	s, bad := readPacked(p)
 	if bad == nil {
 		bad = c.surviveHeir(&s)
 	}
 	if bad == nil {
-		bad = c.unpack(p, &s, eachForItself)
+		bad = gone
 	}
 	if bad == nil {
-		c.ownChanges(&s)
-		c.remember()
-		bad = c.forgetHeir(&s)
+		bad = c.unpack(p, &s, eachForItself)
 	}
 	if bad != nil {
 		c.log.Error("could not go on with what was packed: the VMs are attached anew", "err", bad)
 		c.attachAnew(&s)
 	}
-	return false
+	c.ownChanges(&s)
+	c.remember()
+	c.note(c.forgetHeir(&s))
 }
 
 // succeededBy tells the service manager which process is the service from now on. It is told by this process and not by the heir: an heir
@@ -242,10 +254,11 @@ func (c *Controller) succeededBy(h *heir) error {
 
 // attachAnew is what is left when a parcel cannot be gone on with: its VMs wait, and are attached as after a crash. The caller holds mu.
 func (c *Controller) attachAnew(s *packed) {
-	for _, u := range s.Uplinks {
-		for _, vm := range u.VMs {
-			c.wait(u.Iface, vm.VM, "it could not be handed over")
-		}
+	for i := range s.Uplinks {
+		c.leaveOut(&s.Uplinks[i], "it could not be handed over")
+	}
+	if c.survivor != nil { // as long as the store has sockets, programs and connections, nobody can have them anew
+		c.note(c.survivor.empty())
 	}
 	c.lookSoon()
 }
@@ -257,6 +270,7 @@ type heir struct {
 	pid   int
 	pidfd int // -1: it is this process, as in tests
 
+	ends      bool // it has said that it cannot take over
 	withdrawn bool // see Controller.withdraw; guarded by the controller's lock
 }
 
@@ -305,7 +319,7 @@ func (h *heir) take(p *parcel.Parcel, meanwhile func()) (moved int64, err error)
 	_ = h.conn.SetReadDeadline(time.Now().Add(takesWithin)) // its word may be there already
 	answer, err := h.answer()
 	if err == nil && !answer.Running {
-		err = fmt.Errorf("the new controller cannot: %s", answer.Error)
+		err = h.cannot(answer)
 	}
 	return answer.MovedNS, err
 }
@@ -318,6 +332,12 @@ func (h *heir) answer() (a api.ReplaceAnswer, err error) {
 	return a, nil
 }
 
+// cannot is the error of an heir's word that it cannot take over.
+func (h *heir) cannot(a api.ReplaceAnswer) error {
+	h.ends = true
+	return fmt.Errorf("the new controller cannot: %s", a.Error)
+}
+
 // refuse tells the heir that there will be no parcel.
 func (h *heir) refuse(err error) {
 	_ = json.NewEncoder(h.conn).Encode(api.ReplaceAnswer{Error: err.Error()})
@@ -326,7 +346,7 @@ func (h *heir) refuse(err error) {
 // kill ends the heir and waits until it is gone. With an error it may live, and nothing that it was given may be used.
 func (h *heir) kill() error {
 	defer h.conn.Close() // afterwards: to the heir it says that we are gone
-	if h.pidfd < 0 {
+	if h.pidfd < 0 || h.ends && fdstore.Readable(h.pidfd, leaves) == nil {
 		return nil
 	}
 	_ = unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0)

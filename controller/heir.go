@@ -68,7 +68,7 @@ func askFor(opt Options) (*net.UnixConn, error) {
 		return nil, err
 	}
 	conn := nc.(*net.UnixConn)
-	body, err := json.Marshal(api.ReplaceRequest{Version: opt.Version, Parcel: parcel.Version, State: opt.State, BPFFS: opt.BPFFS, Service: opt.Service})
+	body, err := json.Marshal(api.ReplaceRequest{Version: opt.Version, Parcel: parcel.Version, State: opt.State, BPFFS: opt.BPFFS, Service: opt.Service, NetNS: ownNetNS()})
 	if err == nil {
 		_ = conn.SetDeadline(time.Now().Add(2 * readyWithin))
 		var req *http.Request
@@ -113,6 +113,9 @@ func (c *Controller) makeReady(conn *net.UnixConn) error {
 	}
 	defer p.Close()
 	if _, err := c.flowRows(); err != nil {
+		return err
+	}
+	if err := state.Check(c.opt.State); err != nil {
 		return err
 	}
 	c.mu.Lock()

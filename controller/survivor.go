@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -136,15 +137,18 @@ func (c *Controller) moved() (sum uint64) {
 // leave ends all traffic between two bursts and leaves everything to the process that comes, which finds it in the store. It reports
 // false when that cannot be. The process must end.
 func (c *Controller) leave() bool {
+	c.hush("the controller starts anew: start it again then")
 	c.mu.Lock()
 	if c.survivor == nil {
 		c.mu.Unlock()
 		return false
 	}
+	_ = c.listener.SetDeadline(time.Now()) // who connects from here on is the next one's
 	c.remember()
 	p, left, _, err := c.pack()
 	if err != nil {
 		c.log.Error("not left to the next process", "err", err)
+		_ = c.listener.SetDeadline(time.Time{})
 		c.mu.Unlock()
 		return false
 	}
@@ -245,6 +249,12 @@ func (s *survivor) inherit(names []string) {
 			s.known[name] = false
 		}
 	}
+}
+
+// empty drops all that this process has put into the store. What is still of use is put anew when the state is written next.
+func (s *survivor) empty() error {
+	clear(s.known)
+	return s.store.Empty()
 }
 
 // forget empties the store: nothing is to be gone on with.

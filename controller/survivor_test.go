@@ -1,7 +1,12 @@
 package controller
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -16,6 +21,7 @@ import (
 
 	"github.com/rscctl/rscctl/controller/fdstore"
 	"github.com/rscctl/rscctl/controller/parcel"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // testStore is a store as systemd's: what it was told, in order.
@@ -46,6 +52,27 @@ func newTestStore(t *testing.T) *testStore {
 		_, _ = store.Close(), conn.Close()
 	})
 	return s
+}
+
+// follow does all that is told from here on, until stop is called: before, what is kept is not to be looked at.
+func (s *testStore) follow(t *testing.T) (stop func()) {
+	t.Helper()
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			s.catchUp(t)
+			select {
+			case <-quit:
+				return
+			default:
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
 }
 
 // catchUp does what was told so far.
@@ -219,5 +246,64 @@ func TestWhatCannotBeGoneOnWithIsLetGo(t *testing.T) {
 				t.Errorf("it made %v %v", left, err)
 			}
 		})
+	}
+}
+
+// A process that ends because the next one is to come leaves all to it: what listens goes on listening, and who asks in between is answered.
+func TestARestartGoesOnWhereItStood(t *testing.T) {
+	netnstest.Need(t, netnstest.BPF)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = free.Close()
+	store, dir := newTestStore(t), t.TempDir()
+	var said bytes.Buffer
+	opt := Options{State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), BPFFS: filepath.Join(dir, "bpf"), Metrics: free.Addr().String(),
+		Logger: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelError})), Store: store.Store, Again: func() bool { return true }}
+	c, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(c *Controller) (end func() error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		select {
+		case <-c.Serving():
+		case err := <-ended:
+			t.Fatal(err)
+		}
+		follow := store.follow(t)
+		return func() error {
+			cancel()
+			err := <-ended
+			follow()
+			return err
+		}
+	}
+	if err := run(c)(); !errors.Is(err, ErrReplaced) || said.Len() > 0 {
+		t.Fatalf("ended with %v: %s", err, &said)
+	}
+	between, err := net.Dial("unix", opt.Socket)
+	if err != nil {
+		t.Fatalf("nobody listens: %v", err)
+	}
+	defer between.Close()
+	opt.Again = nil
+	next, err := Recover(opt, store.files(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := run(next)
+	_ = between.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(between, "GET /v1/config HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(between).ReadString('\n'); err != nil || !strings.Contains(line, " 200 ") {
+		t.Errorf("who asked in between is told %q: %v", line, err)
+	}
+	if err := end(); err != nil {
+		t.Error(err)
 	}
 }

@@ -49,8 +49,13 @@ func (c *Controller) unpack(p *parcel.Parcel, s *packed, how unpacking) (err err
 	}()
 	c.ahead.keepFitting(c, s)
 	for i := range s.Uplinks {
-		if err := c.unpackUplink(p, &s.Uplinks[i], how); err != nil {
-			return fmt.Errorf("interface %s: %w", s.Uplinks[i].Iface, err)
+		one := &s.Uplinks[i]
+		err := c.unpackUplink(p, one, how)
+		if err != nil && how == eachForItself {
+			c.log.Error("interface not taken over: its VMs wait", "iface", one.Iface, "err", err)
+			c.leaveOut(one, err.Error())
+		} else if err != nil {
+			return fmt.Errorf("interface %s: %w", one.Iface, err)
 		}
 	}
 	for _, u := range c.uplinks {
@@ -100,6 +105,26 @@ func (c *Controller) unpackUplink(p *parcel.Parcel, s *packedUplink, how unpacki
 		u.host.anew = true
 	}
 	return nil
+}
+
+// leaveOut gives up what there is of an uplink of a parcel that cannot be gone on with: its VMs wait, and their front-ends, whose connections
+// end, come again.
+func (c *Controller) leaveOut(s *packedUplink, why string) {
+	for name, u := range c.uplinks {
+		if u.tag == s.Tag {
+			c.pulses.remove(u)
+			c.note(c.abandon(u))
+			delete(c.uplinks, name)
+		}
+	}
+	for i := range s.VMs {
+		vm := &s.VMs[i]
+		c.forgetPort(vm)
+		if !c.waits(vm.VM.Name) {
+			c.sweep(&vm.VM)
+			c.wait(s.Iface, vm.VM, why)
+		}
+	}
 }
 
 // begin puts the programs, the sockets and the workers of an interface that was built in the place of those of the process before, which
@@ -195,22 +220,28 @@ func (c *Controller) abandon(u *uplink) error {
 	return errors.Join(append(errs, u.release())...)
 }
 
-// ownChanges gives every interface what was changed on the host for it, once the undo list was read. The caller holds mu.
+// ownChanges gives every interface what was changed on the host for it, once the undo list was read, and undoes what is no interface's any
+// more. The caller holds mu.
 func (c *Controller) ownChanges(s *packed) {
 	known := map[uint64]state.Change{}
 	for _, ch := range c.state.Changes() {
 		known[ch.ID] = ch
 	}
 	for i := range s.Uplinks {
+		var changes []state.Change
+		for _, id := range s.Uplinks[i].Changes {
+			if ch, ok := known[id]; ok {
+				changes = append(changes, ch)
+			}
+		}
+		owned := false
 		for _, u := range c.uplinks {
-			if u.tag != s.Uplinks[i].Tag {
-				continue
+			if u.tag == s.Uplinks[i].Tag {
+				owned, u.changes = true, append(u.changes, changes...)
 			}
-			for _, id := range s.Uplinks[i].Changes {
-				if ch, ok := known[id]; ok {
-					u.changes = append(u.changes, ch)
-				}
-			}
+		}
+		if !owned { // it was left out
+			c.note(errors.Join(c.putBack(changes)...))
 		}
 	}
 }

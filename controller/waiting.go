@@ -70,6 +70,16 @@ func (c *Controller) wait(iface string, vm state.VM, cause string) {
 	c.waiting[iface] = append(c.waiting[iface], &waitingVM{vm: vm, since: time.Now(), cause: cause})
 }
 
+// waits tells whether a VM is on the list. The caller holds mu.
+func (c *Controller) waits(name string) bool {
+	for _, list := range c.waiting {
+		if slices.ContainsFunc(list, func(w *waitingVM) bool { return w.vm.Name == name }) {
+			return true
+		}
+	}
+	return false
+}
+
 // attachAgain attaches a VM of the list. The caller holds mu.
 func (c *Controller) attachAgain(iface string, vm state.VM) error {
 	_, err := c.attach(attachAgain(iface, vm), true)

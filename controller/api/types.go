@@ -149,7 +149,8 @@ type ReplaceRequest struct {
 	Parcel  int    `json:"parcel"`    // the newest form of parcels that it reads
 	State   string `json:"state_dir"` // its places, which must be the controller's
 	BPFFS   string `json:"bpffs"`
-	Service bool   `json:"service"` // a service manager runs it
+	Service bool   `json:"service"`          // a service manager runs it
+	NetNS   string `json:"net_ns,omitempty"` // its network namespace as proc(5) names it, which must be the controller's; "" from older versions
 }
 
 // ReplaceAnswer is the heir's word: it is ready, it runs, or it cannot.

@@ -3,7 +3,9 @@ package fdstore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -121,6 +123,17 @@ func (s *Store) Drop(name string) error {
 		s.bytes -= len(name) + 1
 	}
 	return s.sendLocked("FDSTOREREMOVE=1\nFDNAME="+name, nil)
+}
+
+// Empty drops all that this process knows to be kept, and waits until it is closed.
+func (s *Store) Empty() (err error) {
+	s.mu.Lock()
+	names := slices.Sorted(maps.Keys(s.names))
+	s.mu.Unlock()
+	for _, name := range names {
+		err = errors.Join(err, s.Drop(name))
+	}
+	return errors.Join(err, s.Wait())
 }
 
 // Has tells that something is kept under these names since a process before. A nil Store keeps nothing.

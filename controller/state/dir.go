@@ -162,6 +162,12 @@ func (d *Dir) Load() (State, error) {
 	return State{}, err
 }
 
+// Check says why the state.json of a directory, which may be another process's, could not be gone on with: the errors of Load.
+func Check(path string) error {
+	_, err := (&Dir{path: path}).Load()
+	return err
+}
+
 // Save replaces state.json, all of it. ErrNotSaved: the file is what it was before. A file that Load refused is not replaced.
 func (d *Dir) Save(s State) error {
 	d.mu.Lock()

@@ -52,7 +52,7 @@ func TestACrashIsAHiccup(t *testing.T) {
 	if netnstest.Emulated() {
 		t.Skip("allowed: 2 s from a crash to the next process are too few for an emulated machine under eight streams: the unit stage runs it on a real one, and test/systemd in a VM without them")
 	}
-	r, g, load := twoVMs(t, 8)
+	r, g, load := twoVMs(t, "", 8)
 	r.replace()
 	for range replacements() {
 		time.Sleep(2500*time.Millisecond + time.Duration(rand.IntN(300))*time.Millisecond) // slower than a crash loop

@@ -73,6 +73,29 @@ func (r *rig) replaced(old *exec.Cmd, done chan error, log *syncBuffer) (took st
 	return took
 }
 
+// refusedHeir starts a controller that is to take over at a socket, and cannot, and returns what it says.
+func (r *rig) refusedHeir(socket string) (said string) {
+	r.t.Helper()
+	var out syncBuffer
+	heir := exec.Command(product, "run", "--replace", "--socket", socket, "--state", filepath.Join(r.dir, "state"), "--bpffs", filepath.Join(r.dir, "bpffs"))
+	heir.Stdout, heir.Stderr = &out, &out
+	if err := r.net.B.NS.Start(heir); err != nil {
+		r.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- heir.Wait() }()
+	select {
+	case err := <-done:
+		if err == nil {
+			r.t.Errorf("the heir ended as if all were well: %s", &out)
+		}
+	case <-time.After(netnstest.Patience(20 * time.Second)):
+		_ = heir.Process.Kill()
+		r.t.Fatalf("the heir goes on: %s\nthe controller before:\n%s", &out, r.log)
+	}
+	return out.String()
+}
+
 // calm fails the test when a guest's connection has ended.
 func (g *guest) calm(t *testing.T) {
 	t.Helper()
@@ -83,26 +106,28 @@ func (g *guest) calm(t *testing.T) {
 	}
 }
 
-// otherVersion is the product built once more from the same tree, with another version string, or the one that is named: an older version,
-// built from its own tree.
-func otherVersion(t *testing.T) string {
+// upgrades is the binary that a test begins with, and those that take over, in turn: this one and the product built once more from the same
+// tree with another version string, to and fro. From an older version, which may be named, there is no way back but a stop and a start: it does not
+// know what a front-end has agreed on with a newer one.
+func upgrades(t *testing.T) (first string, next []string) {
 	t.Helper()
-	if named := os.Getenv("RSCCTL_OTHER"); named != "" {
-		return named
+	if older := os.Getenv("RSCCTL_OTHER"); older != "" {
+		return older, []string{product}
 	}
 	bin := filepath.Join(t.TempDir(), "rscctl-other")
 	if out, err := exec.Command("go", "build", "-o", bin, "-ldflags", "-X main.release="+otherRelease, "../../cmd/rscctl").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return bin
+	return product, []string{bin, product}
 }
 
 const otherRelease = "99.9-other"
 
 // twoVMs is a rig with a VM on a tap and a vhost-user front-end, so many streams as a load, and questions for both.
-func twoVMs(t *testing.T, streams int) (*rig, *guest, *watched) {
+func twoVMs(t *testing.T, binary string, streams int) (*rig, *guest, *watched) {
 	t.Helper()
-	r, vm := oneTapVM(t, netnstest.Options{})
+	r := newRigOf(t, binary, netnstest.Options{})
+	vm := r.firstTapVM()
 	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
 	netnstest.Bulk(t, r.net.A, g.side, 8<<20, false, time.Minute)
 	return r, g, r.watch(map[string]*netnstest.Side{"the VM on a tap": vm.Guest, "the vhost-user VM": g.side}, streams)
@@ -114,8 +139,8 @@ func TestNobodyNoticesAReplacement(t *testing.T) {
 	if netnstest.Emulated() {
 		t.Skip("allowed: 2 s for an heir are too few for an emulated machine under eight streams: the unit stage runs it on a real one, and test/systemd in a VM without them")
 	}
-	versions := []string{otherVersion(t), product}
-	r, g, load := twoVMs(t, 8)
+	first, versions := upgrades(t)
+	r, g, load := twoVMs(t, first, 8)
 	var before, after api.Stats
 	r.json(&before, "stats", "--vm", "vm1")
 	var took []string
@@ -176,7 +201,7 @@ func TestAReplacementOnAQuietMachine(t *testing.T) {
 	if netnstest.Emulated() {
 		t.Skip("allowed: what is measured is a real machine's: the unit stage runs it on one")
 	}
-	r, g, asked := twoVMs(t, 0)
+	r, g, asked := twoVMs(t, "", 0)
 	var still silences
 	for range 3 * replacements() {
 		took := r.replaceWhen(func(goes func()) {

@@ -68,8 +68,14 @@ type rig struct {
 // newRig makes the namespaces and starts the controller.
 func newRig(t *testing.T, o netnstest.Options) *rig {
 	t.Helper()
+	return newRigOf(t, "", o)
+}
+
+// newRigOf is newRig with a binary of its own.
+func newRigOf(t *testing.T, binary string, o netnstest.Options) *rig {
+	t.Helper()
 	netnstest.Need(t, netnstest.AFXDP, netnstest.BPF, netnstest.TAP)
-	r := &rig{t: t, net: netnstest.Pair(t, o), dir: t.TempDir()}
+	r := &rig{binary: binary, t: t, net: netnstest.Pair(t, o), dir: t.TempDir()}
 	r.begin()
 	return r
 }

@@ -31,6 +31,9 @@ const (
 // rogue is such an heir. It ends with code 0 when it came as far as it meant to.
 func rogue(how string) int {
 	err := func() error {
+		if part, ok := strings.CutPrefix(how, meddles); ok {
+			return meddle(part)
+		}
 		nc, err := net.Dial("unix", os.Getenv(rogueSocketEnv))
 		if err != nil {
 			return err
@@ -51,6 +54,11 @@ func rogue(how string) int {
 			return fmt.Errorf("answered %s", resp.Status)
 		}
 		say := func(a any) error { return json.NewEncoder(conn).Encode(a) }
+		cannot := func(why string) error {
+			err := say(api.ReplaceAnswer{Error: why})
+			time.Sleep(20 * time.Millisecond) // in which it says so where it was started
+			return err
+		}
 		if how == "goes before anything came" {
 			return nil
 		}
@@ -59,7 +67,7 @@ func rogue(how string) int {
 		}
 		switch how {
 		case "cannot":
-			return say(api.ReplaceAnswer{Error: "the rogue is not in the mood"})
+			return cannot("the rogue is not in the mood")
 		case "speaks nonsense":
 			_, err := conn.Write([]byte("\x00\xff}}{"))
 			return err
@@ -77,8 +85,10 @@ func rogue(how string) int {
 		switch how {
 		case "dies with the parcel":
 			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "takes an interface with it":
+			return vanish()
 		case "cannot use the parcel":
-			return say(api.ReplaceAnswer{Error: "the rogue dropped it"})
+			return cannot("the rogue dropped it")
 		}
 		time.Sleep(time.Hour) // says nothing
 		return nil
@@ -95,7 +105,7 @@ type bytewise struct{ *net.UnixConn }
 func (b bytewise) Read(p []byte) (int, error) { return b.UnixConn.Read(p[:min(1, len(p))]) }
 
 // Whatever an heir does wrong, and whenever it dies, the controller goes on as if nothing had been asked: same process, same
-// connections, traffic both ways, and every packet explained. One that says nothing is ended first.
+// connections, traffic both ways, and every packet explained. One that says nothing is ended first, one that says why it cannot ends by itself.
 func TestAnHeirThatCannotChangesNothing(t *testing.T) {
 	r, vm := oneTapVM(t, netnstest.Options{})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
@@ -110,6 +120,8 @@ func TestAnHeirThatCannotChangesNothing(t *testing.T) {
 			status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 			if killed := status.Signaled() && status.Signal() == syscall.SIGKILL; how == "says nothing" && !killed {
 				t.Errorf("it was left alive: %v", err)
+			} else if strings.HasPrefix(how, "cannot") && killed {
+				t.Error("killed while it said where it was started why it cannot")
 			} else if err != nil && !killed {
 				t.Errorf("%v: %s", err, out)
 			}
@@ -135,6 +147,38 @@ func TestAnHeirThatCannotChangesNothing(t *testing.T) {
 	g.calm(t)
 }
 
+// An heir that cannot read the state file says so before anything stops: front-ends are not even handed over and back.
+func TestAnHeirThatCannotReadTheStateIsRefused(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
+	was := r.worker()
+	file := filepath.Join(r.dir, "state", "state.json")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for body, want := range map[string]string{
+		strings.Replace(string(good), `"schema": 2`, `"schema": 99`, 1): "written by a newer version",
+		string(good[:len(good)/2]):                                      "mend the file",
+	} {
+		if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if said := r.refusedHeir(filepath.Join(r.dir, "ctl.sock")); !strings.Contains(said, want) || !strings.Contains(said, "the controller before goes on") {
+			t.Errorf("%q is not in %q", want, said)
+		}
+		g.calm(t)
+	}
+	if now := r.worker(); now != was || strings.Contains(r.log.String(), "taken over") {
+		t.Errorf("process %d works, %d did:\n%s", now, was, r.log)
+	}
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.replace()
+	g.calm(t)
+}
+
 // An heir with other places, or of a version that reads older parcels only, is refused with what to do, before anything stops.
 func TestAnHeirThatCannotBeOneIsRefused(t *testing.T) {
 	r := newRig(t, netnstest.Options{})
@@ -143,6 +187,7 @@ func TestAnHeirThatCannotBeOneIsRefused(t *testing.T) {
 		flags      []string
 	}{
 		{"other places", "give the same", []string{"--socket", filepath.Join(r.dir, "ctl.sock"), "--state", t.TempDir()}},
+		{"another network namespace", "network namespace", r.places()},
 		{"nobody to replace", "no controller", []string{"--socket", filepath.Join(t.TempDir(), "nobody"), "--state", t.TempDir()}},
 	} {
 		out, code := r.cli(append([]string{"run", "--replace"}, c.flags...)...)

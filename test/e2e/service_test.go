@@ -23,35 +23,46 @@ import (
 // manager is the socket of a service manager (sd_notify(3)).
 type manager struct {
 	t    *testing.T
-	conn *net.UnixConn
 	path string
+	told chan string // what it was sent: who is not heard holds up who tells it
 }
 
 func newManager(t *testing.T) *manager {
 	t.Helper()
-	m := &manager{t: t, path: filepath.Join(t.TempDir(), "notify")}
-	var err error
-	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"}); err != nil {
+	m := &manager{t: t, path: filepath.Join(t.TempDir(), "notify"), told: make(chan string, 1<<16)}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.conn.Close() })
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		defer close(m.told)
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			m.told <- string(buf[:n])
+		}
+	}()
 	return m
 }
 
 // wait reads messages up to the first that has the variable, and returns that one.
 func (m *manager) wait(variable string) string {
 	m.t.Helper()
-	buf := make([]byte, 4096)
-	_ = m.conn.SetReadDeadline(time.Now().Add(netnstest.Patience(20 * time.Second)))
+	late := time.After(netnstest.Patience(20 * time.Second))
 	for {
-		n, err := m.conn.Read(buf)
-		if err != nil {
-			m.t.Fatalf("%s was not sent: %v", variable, err)
-		}
-		for line := range strings.Lines(string(buf[:n])) {
-			if strings.TrimSpace(line) == variable {
-				return string(buf[:n])
+		select {
+		case text := <-m.told:
+			for line := range strings.Lines(text) {
+				if strings.TrimSpace(line) == variable {
+					return text
+				}
 			}
+		case <-late:
+			m.t.Fatalf("%s was not sent", variable)
 		}
 	}
 }

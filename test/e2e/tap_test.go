@@ -88,10 +88,16 @@ func engine() tapvm.Engine {
 func oneTapVM(t *testing.T, o netnstest.Options, flags ...string) (*rig, *tapvm.VM) {
 	t.Helper()
 	r := newRig(t, o)
+	return r, r.firstTapVM(flags...)
+}
+
+// firstTapVM is a VM on its tap, in a bridge with the uplink.
+func (r *rig) firstTapVM(flags ...string) *tapvm.VM {
+	r.t.Helper()
 	r.bridge()
-	vm := r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(t, macA), IPv4: netip.MustParsePrefix("10.77.0.10/24"), IPv6: netip.MustParsePrefix("fd77::10/64")})
+	vm := r.tapVM(tapvm.Options{Tap: "vm0", MAC: mac(r.t, macA), IPv4: netip.MustParsePrefix("10.77.0.10/24"), IPv6: netip.MustParsePrefix("fd77::10/64")})
 	r.attachTap("vm0", macA, flags...)
-	return r, vm
+	return vm
 }
 
 func (r *rig) attachTap(tap, mac string, flags ...string) {

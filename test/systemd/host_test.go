@@ -154,6 +154,37 @@ func (h *host) serves(version string, not int, vms ...string) (pid int) {
 	return pid
 }
 
+// noProgram fails the test for each interface that has an XDP program.
+func (h *host) noProgram(devs ...string) {
+	h.t.Helper()
+	for _, dev := range devs {
+		if out := h.must("ip link show " + dev); strings.Contains(out, "xdp") {
+			h.t.Errorf("a program is left: %s", out)
+		}
+	}
+}
+
+// crashLoop kills every process of the service as soon as it is there, until systemd starts none any more.
+func (h *host) crashLoop() {
+	h.t.Helper()
+	h.eventually("the service is given up", func() error {
+		for range 1000 {
+			b, _ := os.ReadFile("/sys/fs/cgroup/system.slice/rscctl.service/cgroup.procs") // it goes with the last process
+			for _, pid := range strings.Fields(string(b)) {
+				if n, err := strconv.Atoi(pid); err == nil {
+					_ = syscall.Kill(n, syscall.SIGKILL) // or it has ended
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		state, _ := h.try("systemctl is-failed rscctl")
+		if state != "failed" {
+			return errors.New(state)
+		}
+		return nil
+	})
+}
+
 // port is one VM as status shows it.
 func (h *host) port(vm string) api.Port {
 	h.t.Helper()
