@@ -19,6 +19,7 @@ type StageOptions struct {
 	Round      time.Duration // the measured time of one setting
 	BusyPoll   time.Duration // of the controller; 0: its workers sleep at once
 	Tracked    int           // flows of the VM that the controller counts at a time; 0: as many as it does by itself
+	Wire       [2]string     // two NICs of the calling thread's namespace with a wire between, the sender's and the uplink, which are given back; "": a veth pair
 	Executable string        // "" for os.Executable()
 	Version    string
 	Stderr     io.Writer // progress lines; nil: none
@@ -29,6 +30,8 @@ type Stage struct {
 	d      *demo
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+
+	xdp, xsk string
 }
 
 // OpenStage builds the topology up to a guest that listens. It ends with ctx, whose end every method then returns. Needs root.
@@ -40,7 +43,7 @@ func OpenStage(ctx context.Context, o StageOptions) (_ *Stage, err error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	d := &demo{opt: Options{IPv6: o.IPv6, Stderr: o.Stderr, Version: o.Version, Round: o.Round, Executable: o.Executable}, busyPoll: o.BusyPoll, tracked: o.Tracked, fail: cancel, seed: rand.Uint64()}
+	d := &demo{opt: Options{IPv6: o.IPv6, Stderr: o.Stderr, Version: o.Version, Round: o.Round, Executable: o.Executable}, busyPoll: o.BusyPoll, tracked: o.Tracked, wire: o.Wire, fail: cancel, seed: rand.Uint64()}
 	s := &Stage{d: d, ctx: ctx, cancel: cancel}
 	defer func() {
 		if err != nil {
@@ -57,7 +60,7 @@ func OpenStage(ctx context.Context, o StageOptions) (_ *Stage, err error) {
 		return nil, err
 	}
 	if d.client != nil {
-		if _, _, err = d.waitForPort(ctx); err != nil {
+		if s.xdp, s.xsk, err = d.waitForPort(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -77,7 +80,15 @@ func (s *Stage) Round(set Setting) (Mode, error) {
 func (s *Stage) GuestMAC() net.HardwareAddr { return guestMAC }
 
 // Wire is the name of the sender's end of the wire, in its namespace.
-func (s *Stage) Wire() string { return wireName }
+func (s *Stage) Wire() string {
+	if s.d.loan != nil {
+		return s.d.wire[0]
+	}
+	return wireName
+}
+
+// Modes are those of XDP and AF_XDP on the controller's uplink, as `rscctl status` has them; "" with another way.
+func (s *Stage) Modes() (xdp, xsk string) { return s.xdp, s.xsk }
 
 // Apply changes the setting without measuring it.
 func (s *Stage) Apply(set Setting) error { return s.d.apply(s.ctx, set) }

@@ -55,7 +55,7 @@ func surviveParent() {
 	signal.Notify(c, unix.SIGTERM)
 	go func() {
 		<-c
-		time.Sleep(2 * stopTimeout)
+		time.Sleep(2*stopTimeout + giveBackTimeout)
 		os.Exit(1)
 	}()
 }

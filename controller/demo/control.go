@@ -28,6 +28,9 @@ type control struct {
 	ended   chan error
 	extra   Extra
 	quota   *quota // nil: the guest was never held
+	uplink  string
+	loan    *loan // nil: the uplink is a veth's end
+	napi    [len(napiFiles)]string
 }
 
 func newControl(ctx context.Context, version string, x Extra) *control {
@@ -40,8 +43,12 @@ func (c *control) do(q *request) (*reply, error) {
 		if err := nameNamespace(senderNamespace, q.PeerPID); err != nil {
 			return nil, err
 		}
+		if q.Loan != nil {
+			return nil, c.borrow(q.Loan)
+		}
 		// The uplink is the end of the wire that the sender made.
-		return nil, bringUp(uplinkName, "", 0, 0)
+		c.uplink = uplinkName
+		return nil, bringUp(c.uplink, "", 0, 0)
 	case "run":
 		return nil, c.run(q)
 	case "snapshot":
@@ -51,13 +58,36 @@ func (c *control) do(q *request) (*reply, error) {
 		}
 		return &reply{Snap: &snapshot{Clock: time.Since(c.born), CPU: cpu, Sleeps: sleeps()}}, nil
 	case "host":
-		return nil, c.extra.Host(uplinkName, q.Arg)
+		return nil, c.extra.Host(c.uplink, q.Arg)
 	case "quota":
 		return nil, c.hold(q.GuestPID, q.Processors)
 	case "stop":
-		return nil, c.close()
+		return nil, c.stop()
 	}
 	return nil, fmt.Errorf("%s: %w", q.Op, errOp)
+}
+
+// borrow takes the wire that the parent has borrowed.
+func (c *control) borrow(l *loan) (err error) {
+	if err := l.adopt(); err != nil {
+		return err
+	}
+	c.loan, c.uplink = l, l.NICs[1].Name
+	if err := l.take(); err != nil {
+		return err
+	}
+	if c.napi, err = napi(c.uplink); err != nil {
+		return err
+	}
+	return bringUp(c.uplink, "", 0, 0)
+}
+
+// giveBack ends the loan, if there is one.
+func (c *control) giveBack() error {
+	if c.loan == nil {
+		return nil
+	}
+	return errors.Join(setNAPI(c.uplink, c.napi), c.loan.giveBack())
 }
 
 // senderNamespace is the name under which the controller finds the other end of its wire.
@@ -120,10 +150,15 @@ func waitForSocket(path string) error {
 	return fmt.Errorf("control socket: %w", err)
 }
 
-// close stops the controller the way a service manager would and removes its folder. The parent does the latter too; it
-// is done here for the case that the parent was killed.
+// close stops the controller and gives back what is the host's.
 func (c *control) close() error {
 	defer c.quota.close()
+	return errors.Join(c.stop(), c.giveBack())
+}
+
+// stop stops the controller the way a service manager would and removes its folder. The parent does the latter too; it
+// is done here for the case that the parent was killed.
+func (c *control) stop() error {
 	if c.cancel == nil {
 		return nil
 	}

@@ -25,11 +25,14 @@ const runVerb = "demo-run"
 
 // TestMain makes the test binary its own child, as the product's binary is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == ChildVerb || os.Args[1] == runVerb) {
+	if len(os.Args) > 1 && (os.Args[1] == ChildVerb || os.Args[1] == runVerb || os.Args[1] == stageVerb) {
 		var err error
-		if os.Args[1] == ChildVerb {
+		switch os.Args[1] {
+		case ChildVerb:
 			err = Child(context.Background(), os.Args[2], "test")
-		} else {
+		case stageVerb:
+			err = openForEver(os.Args[2], os.Args[3])
+		default:
 			err = Run(context.Background(), Options{Stdout: os.Stdout, Stderr: os.Stderr, Round: time.Minute, Rounds: 1})
 		}
 		if err != nil {

@@ -24,6 +24,8 @@ type request struct {
 	BufferLen int    `json:"buffer,omitempty"`    // guest: bytes of a receive buffer
 	Features  uint64 `json:"features,omitempty"`  // guest: 0 for all it can use
 	SysFolder string `json:"sysfolder,omitempty"` // guest, sender: empty folder to mount its own sysfs at
+	NIC       string `json:"nic,omitempty"`       // sender: its end of the wire, "": it makes one
+	Loan      *loan  `json:"loan,omitempty"`      // controller: the wire, nil: the sender makes one
 
 	// run, of the controller
 	BusyPoll time.Duration `json:"busy_poll,omitempty"`

@@ -17,7 +17,7 @@ import (
 )
 
 // The demo's network: one wire from the sender to the controller's uplink, and the guest's NIC, a tap. Addresses need
-// not be free on the host, because no interface of the host is in any of the three namespaces.
+// not be free on the host, because no interface of the host is in any of the three namespaces, two NICs that are lent (see loan) apart.
 const (
 	wireName   = "wire0"   // sender
 	uplinkName = "uplink0" // controller
@@ -60,14 +60,18 @@ func makeWire(peer int) error {
 	if err != nil {
 		return fmt.Errorf("veth pair: %w", err)
 	}
-	// A real wire carries whole frames. A veth would hand over frames whose checksum is only the pseudo-header's sum, and
-	// VLAN tags beside the frame; a program with AF_XDP is told of neither.
+	return asWire(wireName)
+}
+
+// asWire makes a veth's end carry whole frames, as a real wire does. It would hand over frames whose checksum is only the pseudo-header's
+// sum, and VLAN tags beside the frame; a program with AF_XDP is told of neither.
+func asWire(name string) error {
 	for _, feature := range []string{netdev.TxChecksum, netdev.TxVLAN} {
-		if err := netdev.SetOffload(wireName, feature, false); err != nil {
+		if err := netdev.SetOffload(name, feature, false); err != nil {
 			return fmt.Errorf("wire: %w", err)
 		}
 	}
-	if err := netdev.QueueInFront(wireName); err != nil { // or the sender's TCP never gets going
+	if err := netdev.QueueInFront(name); err != nil { // or the sender's TCP never gets going
 		return fmt.Errorf("wire: %w", err)
 	}
 	return nil

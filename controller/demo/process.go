@@ -22,6 +22,8 @@ const (
 	replyTimeout = 20 * time.Second // for one reply
 	dataTimeout  = 2 * time.Minute  // for one that waits for the end of a transfer: a machine may be an emulated one
 	stopTimeout  = 3 * time.Second  // to end by itself after its input ended
+
+	giveBackTimeout = 10 * time.Second // beside that, for two NICs
 )
 
 // ErrChild is returned when one of the demo's processes ended or stopped answering.

@@ -30,12 +30,17 @@ func (s *sender) network(q *request) error {
 	if err := socketBuffers(); err != nil {
 		return err
 	}
-	if err := makeWire(q.PeerPID); err != nil {
-		return err
+	if q.NIC == "" {
+		if err := makeWire(q.PeerPID); err != nil {
+			return err
+		}
 	}
 	address, bits := senderIP4, bits4
 	if q.IPv6 {
 		address, bits = senderIP6, bits6
+	}
+	if q.NIC != "" {
+		return bringUp(q.NIC, address, bits, 0)
 	}
 	if err := bringUp(wireName, address, bits, 0); err != nil {
 		return err

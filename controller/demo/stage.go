@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -34,6 +35,8 @@ type demo struct {
 	host      json.RawMessage // the argument of another way than the controller's, nil: the controller's
 	busyPoll  time.Duration   // of the controller
 	tracked   int             // flows that it counts, 0: its default
+	wire      [2]string       // NICs to have instead of a veth pair, "": none
+	loan      *loan           // of these, nil: none
 	quota     float64         // as set now
 	segments  int             // as set now
 	madeNames bool            // the folder of namespace names is ours
@@ -70,6 +73,11 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if d.opt.Executable == "" {
 		if d.opt.Executable, err = os.Executable(); err != nil {
 			return fmt.Errorf("demo: own binary: %w", err)
+		}
+	}
+	if d.wire != [2]string{} {
+		if d.loan, err = borrow(d.wire); err != nil {
+			return err
 		}
 	}
 	if err := d.makeDir(); err != nil {
@@ -151,17 +159,52 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
 // makeWay makes the wire and what stands at its end: the controller, as a rule.
 func (d *demo) makeWay(ctx context.Context) error {
-	if _, err := d.sender.ask(ctx, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: d.control.cmd.Process.Pid, SysFolder: d.path("sys")}); err != nil {
+	if err := d.connect(ctx); err != nil {
 		return err
 	}
-	if _, err := d.control.ask(ctx, request{Op: "network", PeerPID: d.sender.cmd.Process.Pid}); err != nil {
-		return err
-	}
+	var err error
 	if d.host != nil {
-		_, err := d.control.ask(ctx, request{Op: "host", Arg: d.host})
-		return err
+		_, err = d.control.ask(ctx, request{Op: "host", Arg: d.host})
+	} else {
+		err = d.startController(ctx)
 	}
-	return d.startController(ctx)
+	if err == nil && d.loan != nil {
+		err = d.loan.carriers(ctx) // who attaches to a NIC may reset it
+	}
+	return err
+}
+
+// connect lays the wire between the sender and the controller. The sender makes a veth pair, or the controller's process takes both NICs of
+// a loan, which it also gives back.
+func (d *demo) connect(ctx context.Context) error {
+	pids := [2]int{d.sender.cmd.Process.Pid, d.control.cmd.Process.Pid}
+	order := []struct {
+		c *child
+		q request
+	}{
+		{d.sender, request{Op: "network", IPv6: d.opt.IPv6, PeerPID: pids[1], SysFolder: d.path("sys"), NIC: d.wire[0]}},
+		{d.control, request{Op: "network", PeerPID: pids[0], Loan: d.loan}},
+	}
+	if d.loan != nil {
+		if err := d.loan.open(pids); err != nil {
+			return err
+		}
+		slices.Reverse(order)
+	}
+	for _, x := range order {
+		if _, err := x.c.ask(ctx, x.q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uplink is the controller's end of the wire.
+func (d *demo) uplink() string {
+	if d.loan != nil {
+		return d.wire[1]
+	}
+	return uplinkName
 }
 
 // startController runs the controller on its end of the wire and attaches the VM as an operator would.
@@ -172,7 +215,7 @@ func (d *demo) startController(ctx context.Context) error {
 	d.client = api.NewClient(d.path("control.sock"))
 	off := false
 	a, err := d.client.Attach(ctx, api.AttachRequest{
-		Iface: uplinkName, VM: vmName, MAC: guestMAC.String(), VhostUser: d.path("vm.sock"), Policy: api.PolicyPatch{Coalesce: &off},
+		Iface: d.uplink(), VM: vmName, MAC: guestMAC.String(), VhostUser: d.path("vm.sock"), Policy: api.PolicyPatch{Coalesce: &off},
 	})
 	if err != nil {
 		return fmt.Errorf("demo: attach: %w", err)
@@ -222,7 +265,7 @@ const portTimeout = 5 * time.Second
 func (d *demo) waitForPort(ctx context.Context) (xdp, xsk string, err error) {
 	state := ""
 	for end := time.Now().Add(portTimeout); time.Now().Before(end); {
-		s, err := d.client.Status(ctx, uplinkName)
+		s, err := d.client.Status(ctx, d.uplink())
 		if err != nil {
 			return "", "", fmt.Errorf("demo: status: %w", err)
 		}
@@ -293,7 +336,7 @@ func (d *demo) detach(ctx context.Context) error {
 	if _, err := d.guest.ask(ctx, request{Op: "stop"}); err != nil {
 		return err
 	}
-	if _, err := d.client.Detach(ctx, api.DetachRequest{Iface: uplinkName}); err != nil {
+	if _, err := d.client.Detach(ctx, api.DetachRequest{Iface: d.uplink()}); err != nil {
 		return fmt.Errorf("demo: detach: %w", err)
 	}
 	if _, err := d.control.ask(ctx, request{Op: "stop"}); err != nil {
@@ -310,18 +353,20 @@ func (d *demo) close() error {
 	}
 	// The controller leaves in order. Of the other two nothing remains but processes, and they may be deep in a transfer.
 	d.closing.Store(true)
-	d.control.stop(stopTimeout)
+	d.control.stop(stopTimeout + giveBackTimeout)
 	d.guest.stop(0)
 	d.sender.stop(0)
-	sweepQuotas() // of a controller that could not do so itself
+	// Of a controller that could not do so itself:
+	sweepQuotas()
+	left := d.loan.end()
 	if d.madeNames {
 		_ = os.Remove(netns.Dir) // somebody may have put a name there
 	}
 	if d.dir == "" {
-		return nil
+		return left
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
-		return fmt.Errorf("demo: clean up: %w", err)
+		left = errors.Join(left, fmt.Errorf("demo: clean up: %w", err))
 	}
-	return nil
+	return left
 }

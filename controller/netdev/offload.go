@@ -105,6 +105,16 @@ func (h *Handle) verify(name, feature string, on bool, changeable int) error {
 	return fmt.Errorf("interface: %s: set %s: %w", name, feature, ErrRefused)
 }
 
+// Offloads is what puts all offloads of an interface back to what is asked for now, whatever has been changed until then.
+func (h *Handle) Offloads(name string) (Change, error) {
+	c := Change{Feature: "*", Was: map[string]bool{}}
+	bits, _, err := h.features(name, c.Feature)
+	for _, b := range bits {
+		c.Was[b.name] = b.requested
+	}
+	return c, err
+}
+
 // UndoOffload puts back what ChangeOffload changed. Features that the interface no longer has are passed over.
 func (h *Handle) UndoOffload(name string, c Change) error {
 	if len(c.Was) == 0 {

@@ -3,6 +3,7 @@ package netdev_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"testing"
 
 	"github.com/rscctl/rscctl/controller/netdev"
@@ -149,5 +150,30 @@ func TestAPeerInANamelessNamespaceIsOutOfReach(t *testing.T) {
 	}
 	if _, _, err := p.Offload(netdev.TxChecksum); !errors.Is(err, netdev.ErrUnreachable) {
 		t.Errorf("its offload: %v", err)
+	}
+}
+
+// Whatever is changed, and by whomever, one look from before puts it all back.
+func TestAllOffloadsArePutBack(t *testing.T) {
+	n := netnstest.Pair(t, netnstest.Options{KeepTxChecksum: true, KeepTSO: true})
+	h := in(t, n.A)
+	before, err := h.Offloads(n.A.Dev)
+	if err != nil || len(before.Was) == 0 {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	for _, feature := range []string{"tso", netdev.TxVLAN, "gro"} {
+		on, _, err := h.Offload(n.A.Dev, feature)
+		if err == nil {
+			_, err = h.ChangeOffload(n.A.Dev, feature, !on)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.UndoOffload(n.A.Dev, before); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := h.Offloads(n.A.Dev); err != nil || !maps.Equal(now.Was, before.Was) {
+		t.Errorf("before %v\nnow    %v, %v", before.Was, now.Was, err)
 	}
 }

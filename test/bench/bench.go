@@ -21,6 +21,7 @@ type bench struct {
 	ctx     context.Context
 	opt     options
 	result  *Result
+	wire    [2]string // of every stage, so that there can be one at a time; "": each makes a wire of its own
 	began   time.Time
 	stages  map[way]*demo.Stage
 	broken  map[way]error                   // ways that this machine does not have
@@ -29,6 +30,10 @@ type bench struct {
 
 func newBench(ctx context.Context, o options) (*bench, error) {
 	b := &bench{ctx: ctx, opt: o, began: time.Now(), stages: map[way]*demo.Stage{}, broken: map[way]error{}, samples: map[string][]map[string]float64{}}
+	var err error
+	if b.wire, err = o.ends(); err != nil {
+		return nil, err
+	}
 	b.result = &Result{Schema: schema, Form: "bench", Machine: thisMachine(), Commit: "unknown"}
 	switch {
 	case o.smallest:
@@ -103,7 +108,12 @@ func (b *bench) stage(w way) (*demo.Stage, error) {
 	if err := b.broken[w]; err != nil {
 		return nil, err
 	}
-	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench", BusyPoll: w.busy}
+	if b.wire != [2]string{} {
+		if err := b.closeStages(); err != nil {
+			return nil, err
+		}
+	}
+	o := demo.StageOptions{IPv6: w.ipv6, Round: b.opt.round, Version: "bench", BusyPoll: w.busy, Wire: b.wire}
 	if w.million {
 		o.Tracked = bpf.MaxFlowEntries
 	}
@@ -127,6 +137,9 @@ func (b *bench) stage(w way) (*demo.Stage, error) {
 		return nil, err
 	}
 	b.stages[w] = s
+	if xdp, xsk := s.Modes(); b.opt.wire != "" && xdp != "" {
+		b.say("%s on %s: XDP %s, AF_XDP %s", w.name, b.opt.wire, xdp, xsk)
+	}
 	return s, nil
 }
 

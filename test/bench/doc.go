@@ -4,6 +4,7 @@
 //
 //	go run ./test/bench [-all] [-repeats N] [-round D] [-out FOLDER]
 //	go run ./test/bench -quote             the documents anew from the result that is there
+//	go run ./test/bench -wire eth0,eth1 -rows PATTERN     on two NICs with a wire between them, not on a veth pair
 //
 // Everything that is compared runs in turn, and again, so that a machine that changes its speed does so for all; a figure is
 // a minimum, a median and a maximum of the repeats. Ratios are of one repeat each.

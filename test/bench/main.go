@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rscctl/rscctl/controller/demo"
+	"github.com/rscctl/rscctl/test/netnstest"
 )
 
 // options are what the command line asks for.
@@ -23,6 +25,7 @@ type options struct {
 	round    time.Duration
 	out      string
 	quote    bool
+	wire     string // two NICs with a comma between, "": a veth pair
 	root     string // of the repository
 	user     int    // who runs it
 }
@@ -39,6 +42,7 @@ func main() {
 	flag.DurationVar(&o.round, "round", 1500*time.Millisecond, "the measured time of a row")
 	flag.StringVar(&o.out, "out", "bench", "folder of the result")
 	flag.BoolVar(&o.quote, "quote", false, "measure nothing: write the figures of the result that is there into the documents")
+	flag.StringVar(&o.wire, "wire", os.Getenv(netnstest.WireEnv), "with -rows: two network devices with a wire between them, as 'eth0,eth1', to be the sender's and the uplink instead of a veth pair. They are given back as they were")
 	flag.StringVar(&o.root, "root", ".", "the repository")
 	flag.Parse()
 	if flag.NArg() > 0 || o.repeats < 1 || o.round <= 0 {
@@ -70,6 +74,24 @@ func exit(err error) {
 
 // some says whether only a part is measured.
 func (o *options) some() bool { return o.smallest || o.rows != nil }
+
+// errWire is a mistake in the flags.
+var errWire = errors.New("what is quoted is of a veth pair")
+
+// ends are the two devices of -wire, or none.
+func (o *options) ends() (w [2]string, err error) {
+	if o.wire == "" {
+		return w, nil
+	}
+	var ok bool
+	if w[0], w[1], ok = strings.Cut(o.wire, ","); !ok {
+		return w, fmt.Errorf("-wire %s: two devices with a comma between", o.wire)
+	}
+	if !o.some() {
+		return w, fmt.Errorf("-wire %s goes with -rows: %w", o.wire, errWire)
+	}
+	return w, nil
+}
 
 // errRoot is the end of a run without root.
 var errRoot = errors.New("the whole path, and with it the result, needs root (namespaces, XDP, taps): sudo make bench. The benchmarks of the packages need none")
