@@ -3,6 +3,7 @@
 // and renews the figures that README.md and docs/performance.md quote.
 //
 //	go run ./test/bench [-all] [-repeats N] [-round D] [-out FOLDER]
+//	go run ./test/bench -rows REGEXP       the rows of these names alone, printed; one that names none is an error
 //	go run ./test/bench -quote             the documents anew from the result that is there
 //
 // Everything that is compared runs in turn, and again, so that a machine that changes its speed does so for all; a figure is
