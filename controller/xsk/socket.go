@@ -176,7 +176,7 @@ func (s *Socket) Publish() {
 func (s *Socket) Flush() error {
 	s.Publish()
 	var err error
-	if s.txPending > 0 && (s.alwaysWake || s.unwoken || s.tx.needsWakeup()) {
+	if s.txPending > 0 && (s.unwoken || s.unsent() && (s.alwaysWake || s.tx.needsWakeup())) {
 		err = s.wake()
 	}
 	if s.unwoken {
@@ -186,6 +186,10 @@ func (s *Socket) Flush() error {
 	s.reap()
 	return err
 }
+
+// unsent reports whether a call may find something to send. In copy mode the kernel wants one whenever it is asked, also while all that it has
+// taken is on its way and nothing is left; a driver may want one in order to complete.
+func (s *Socket) unsent() bool { return s.zeroCopy || !s.tx.consumed() }
 
 // TxPending returns how many frames were sent and are not completed.
 func (s *Socket) TxPending() int { return s.txPending }
