@@ -90,4 +90,11 @@ func (p *Program) Mode() string {
 }
 
 // ID is the kernel's id of the program, by which its interface shows it while it is attached; 0 when the kernel does not tell.
-func (p *Program) ID() uint32 { return progID(p.prog) }
+func (p *Program) ID() uint32 {
+	id := p.id.Load()
+	if id == 0 {
+		id = progID(p.prog)
+		p.id.Store(id)
+	}
+	return id
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"github.com/rscctl/rscctl/bpf/meta"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -30,6 +31,7 @@ type Program struct {
 	readsTag bool // relies on how veth calls it: native mode only
 	kept     bool // outcomes are a predecessor's
 	prog     *ebpf.Program
+	id       atomic.Uint32 // prog's in the kernel, 0 until somebody asks
 	ports    *ebpf.Map
 	outcomes *ebpf.Map
 	xsks     *ebpf.Map

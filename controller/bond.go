@@ -106,7 +106,7 @@ func (c *Controller) followBonds() (changed bool) {
 		if u.bond == nil {
 			continue
 		}
-		b, err := netdev.BondOf(u.facts.Index)
+		b, err := c.host.BondOf(u.facts.Index)
 		if err != nil || b == nil || !slices.Equal(b.Members, u.bond.Members) || b.Mode != u.bond.Mode {
 			c.checkUplink(u)
 			changed = true
@@ -117,7 +117,7 @@ func (c *Controller) followBonds() (changed bool) {
 
 // followBond follows a bond's members and their states. It reports false when the interface was given back.
 func (c *Controller) followBond(u *uplink) (goesOn bool) {
-	b, err := netdev.BondOf(u.facts.Index)
+	b, err := c.host.BondOf(u.facts.Index)
 	why := ""
 	switch {
 	case err != nil: // about asking; that it is gone was looked at
@@ -186,7 +186,7 @@ func (u *uplink) followFailOver(was *netdev.Bond) {
 func (c *Controller) followMembers(u *uplink) error {
 	var gone []*device
 	for _, d := range u.devs {
-		now, err := netdev.InspectIndex(d.facts.Index)
+		now, err := c.host.InspectIndex(d.facts.Index)
 		if u.bond.Find(d.facts.Index) == nil || errors.Is(err, netdev.ErrNoDevice) || err == nil && now.RxQueues != d.facts.RxQueues {
 			gone = append(gone, d) // with other queues it is opened anew
 		}

@@ -69,7 +69,7 @@ func (c *Controller) buildUplink(p *parcel.Parcel, s *packedUplink) (u *uplink, 
 		u.queues = append(u.queues, q)
 	}
 	if u.host != nil { // what takes time
-		u.lookForOwn()
+		u.lookForOwn(netdev.AddressesOn)
 		u.withoutHost(u.giveHost())
 	}
 	return u, c.watchAgain(u)

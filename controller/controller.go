@@ -62,6 +62,7 @@ type Controller struct {
 	scrapes  net.Listener // nil without Options.Metrics
 	watcher  *netdev.Watcher
 	rules    *netdev.RuleReader
+	host     netdev.Kept // by which the looks ask; guarded by mu
 	kinds    []kindOf
 	place    *placement       // of the workers
 	memory   *guestmem.Budget // of all guests' memory that is mapped
@@ -143,6 +144,7 @@ func (c *Controller) closePlaces() {
 	if c.watcher != nil {
 		c.watcher.Close()
 	}
+	_ = c.host.Close()
 	if c.scrapes != nil {
 		_ = c.scrapes.Close()
 	}

@@ -151,8 +151,7 @@ func (c *Controller) checkAll() {
 				continue
 			}
 			u.checkPartial()
-			u.checkHost()
-			u.checkSenders()
+			u.checkHost(l)
 			u.checkHangs(time.Now())
 		}
 	})
@@ -160,6 +159,7 @@ func (c *Controller) checkAll() {
 
 func (c *Controller) checkVM(a *attachment, l *look) {
 	if err := a.kind.check(a, l); err != nil {
+		l.doubt()
 		c.sleepVM(a, err)
 	}
 }

@@ -111,7 +111,7 @@ func (u *uplink) tryHost() (err error) {
 			return err
 		}
 	}
-	u.lookForOwn()
+	u.lookForOwn(netdev.AddressesOn)
 	if err := u.giveHost(); err != nil { // before frames come
 		return err
 	}
@@ -187,14 +187,14 @@ func (q *queue) closeHost() error {
 	return err
 }
 
-// lookForOwn brings the host's own addresses up to date, as often as is worth it.
-func (u *uplink) lookForOwn() {
+// lookForOwn brings the host's own addresses, which on tells, up to date, as often as is worth it.
+func (u *uplink) lookForOwn(on func(ifindex int) ([]netdev.Own, error)) {
 	h := u.host
 	if h == nil || time.Since(h.looked) < ownEvery {
 		return
 	}
 	h.looked = time.Now()
-	all, err := netdev.AddressesOn(u.facts.Index)
+	all, err := on(u.facts.Index)
 	if err != nil {
 		u.log.Warn("host: addresses", "err", err)
 		return
@@ -217,7 +217,7 @@ func (u *uplink) followAddress(was net.HardwareAddr) {
 	}
 	if u.host != nil {
 		u.host.looked = time.Time{}
-		u.lookForOwn()
+		u.lookForOwn(netdev.AddressesOn)
 	}
 }
 
@@ -252,13 +252,19 @@ func (c *Controller) hostPrograms() (out []uint32) {
 }
 
 // checkHost looks whether the host's side still is what it was, and mends it. The caller holds the controller's lock.
-func (u *uplink) checkHost() {
+func (u *uplink) checkHost(l *look) {
+	h, err := l.handle()
+	if err != nil {
+		u.log.Warn("host: look", "err", err)
+		return
+	}
 	if u.host != nil {
-		err := u.host.way.Check()
+		err := u.host.way.Check(h)
 		if err == nil && !u.host.prog.Hangs() {
 			err = errors.New("a program was taken off")
 		}
 		if err != nil { // whoever did it: all of it is made anew
+			l.doubt()
 			u.log.Warn("host: made anew", "dev", u.host.way.Name, "err", err)
 			if err := u.endHost(); err != nil {
 				u.log.Warn("host", "err", err)
@@ -269,5 +275,5 @@ func (u *uplink) checkHost() {
 	if u.hostTrouble != "" {
 		u.syncHost()
 	}
-	u.lookForOwn()
+	u.lookForOwn(h.AddressesOn)
 }

@@ -97,34 +97,33 @@ func (c *Controller) kindFor(req *api.AttachRequest) (kind, error) {
 	return found.make(req)
 }
 
-// look is one look at everything that is attached. It has one set of sockets, and what several VMs need of the host it reads
-// once.
+// look is one look at everything that is attached. It asks by the controller's own sockets, and what several VMs need of the host it
+// reads once.
 type look struct {
 	reader *netdev.RuleReader
 	read   bool
 	rules  *netdev.Rules
 	err    error
-	host   *netdev.Handle // nil until somebody asks
+	host   *netdev.Kept
+	doubts bool // an answer may be the sockets' fault
 }
 
 // lookAt runs fn with a look of its own.
 func (c *Controller) lookAt(fn func(l *look)) {
-	l := &look{reader: c.rules}
+	l := &look{reader: c.rules, host: &c.host}
 	defer func() {
-		if l.host != nil {
-			_ = l.host.Close()
+		if l.doubts {
+			c.host.Renew()
 		}
 	}()
 	fn(l)
 }
 
-// handle is the look's own way to ask the kernel.
-func (l *look) handle() (h *netdev.Handle, err error) {
-	if l.host == nil {
-		l.host, err = netdev.Open()
-	}
-	return l.host, err
-}
+// handle is the look's way to ask the kernel, until its end.
+func (l *look) handle() (h *netdev.Handle, err error) { return l.host.Handle() }
+
+// doubt is called where an answer was not what it should be: the next look asks by new sockets, as the first one did.
+func (l *look) doubt() { l.doubts = true }
 
 // hostRules are the rules of the host that frames may meet. Only who needs them pays for reading them.
 func (l *look) hostRules() (*netdev.Rules, error) {

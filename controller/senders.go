@@ -22,10 +22,11 @@ func peerWarning(p *netdev.Peer) string {
 	return fmt.Sprintf("%s sends partial checksums, which the guest will drop and we never merge: %s", p.Name, remedyFor(p))
 }
 
-// checkSenders looks now and then whether the frames to come will have partial checksums. The caller holds mu.
-func (u *uplink) checkSenders() {
+// askSenders says what is wrong with the frames to come: that they will have partial checksums. "" is nothing. It is looked for when somebody
+// wants to know, and not each time. The caller holds mu.
+func (u *uplink) askSenders() string {
 	if time.Since(u.sendersSeen) < sendersEvery {
-		return
+		return u.senders
 	}
 	u.sendersSeen, u.senders = time.Now(), ""
 	for _, d := range u.devs {
@@ -36,6 +37,7 @@ func (u *uplink) checkSenders() {
 			u.senders = cmp.Or(u.senders, peerWarning(p))
 		}
 	}
+	return u.senders
 }
 
 // partialPast tells whether no frame with a partial checksum has come to the VM of late. The caller holds the controller's mu.

@@ -72,8 +72,8 @@ func (u *uplink) snapshot() (report.Uplink, error) {
 	if s.Foreign = u.describeForeign(); s.Foreign != nil {
 		s.Warnings = append(s.Warnings, u.foreign.trouble...)
 	}
-	if u.senders != "" {
-		s.Warnings = append(slices.Clone(s.Warnings), u.senders)
+	if senders := u.askSenders(); senders != "" {
+		s.Warnings = append(slices.Clone(s.Warnings), senders)
 	}
 	for _, ch := range u.changes {
 		s.Changes = append(s.Changes, hostchange.Text(ch))

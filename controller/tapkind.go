@@ -195,6 +195,9 @@ func (t *tapKind) check(a *attachment, look *look) error {
 	if halt == "" {
 		halt = t.filtered(a, look, h)
 	}
+	if halt != "" && halt != noReader {
+		look.doubt() // it may be that it could not be asked
+	}
 	mtu, by := facts.MTU != was.MTU, t.stirred(a)
 	ask := by
 	if mtu {
@@ -214,23 +217,24 @@ func (t *tapKind) check(a *attachment, look *look) error {
 			return err
 		}
 	}
-	t.refreshSenders(a, h, by)
+	if err := t.refreshSenders(a, h, by); err != nil {
+		look.doubt()
+		a.log.Warn("bridge: forwarding entries", "err", err)
+	}
 	return nil
 }
 
 // refreshSenders tells the bridge of the senders whose frames it does not see, as those frames would have: without it their
 // entries age, and what the VM sends to them is flooded to every port.
-func (t *tapKind) refreshSenders(a *attachment, h *netdev.Handle, by []*queue) {
+func (t *tapKind) refreshSenders(a *attachment, h *netdev.Handle, by []*queue) error {
 	if t.bridge == nil {
-		return
+		return nil
 	}
 	macs := senders(a, by)
 	if len(macs) == 0 {
-		return
+		return nil
 	}
-	if err := h.RefreshFDB(t.bridge.Port.Index, t.bridge.VID, macs); err != nil {
-		a.log.Warn("bridge: forwarding entries", "err", err)
-	}
+	return h.RefreshFDB(t.bridge.Port.Index, t.bridge.VID, macs)
 }
 
 func (t *tapKind) features() virtio.Features {

@@ -19,7 +19,7 @@ func (c *Controller) checkUplink(u *uplink) {
 			return
 		}
 	}
-	now, err := netdev.InspectIndex(u.facts.Index)
+	now, err := c.host.InspectIndex(u.facts.Index)
 	switch {
 	case errors.Is(err, netdev.ErrNoDevice):
 		c.sleepUplink(u, "the interface is gone")
@@ -39,7 +39,7 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 	looks := []*netdev.Facts{now}
 	if u.bond != nil {
-		if looks = u.inspectDevices(); looks == nil {
+		if looks = c.inspectDevices(u); looks == nil {
 			return // the next event tells
 		}
 	}
@@ -49,7 +49,7 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 	for i, d := range u.devs {
 		if len(netdev.SwitchedOn(d.facts, looks[i])) > 0 { // and have been switched off again
-			if looks[i], err = netdev.InspectIndex(d.facts.Index); err != nil {
+			if looks[i], err = c.host.InspectIndex(d.facts.Index); err != nil {
 				return
 			}
 		}
@@ -72,10 +72,10 @@ func (c *Controller) checkUplink(u *uplink) {
 	}
 }
 
-// inspectDevices looks at all devices, nil when that cannot be.
-func (u *uplink) inspectDevices() (out []*netdev.Facts) {
+// inspectDevices looks at all of an uplink's devices, nil when that cannot be.
+func (c *Controller) inspectDevices(u *uplink) (out []*netdev.Facts) {
 	for _, d := range u.devs {
-		f, err := netdev.InspectIndex(d.facts.Index)
+		f, err := c.host.InspectIndex(d.facts.Index)
 		if err != nil {
 			return nil
 		}
@@ -137,7 +137,7 @@ func (c *Controller) switchOff(u *uplink, device, feature string) error {
 func (c *Controller) followNames() {
 	uplinks, moved := map[string]*uplink{}, map[string]string{}
 	for _, u := range c.uplinks {
-		now, err := netdev.InspectIndex(u.facts.Index)
+		now, err := c.host.InspectIndex(u.facts.Index)
 		if err != nil {
 			continue // gone or not to be asked: it keeps its name unless that is another's now
 		}

@@ -312,6 +312,7 @@ func (n *simNIC) Send(d xsk.Desc, k int) bool {
 func (n *simNIC) Publish()                  {}
 func (n *simNIC) BusyPoll()                 {}
 func (n *simNIC) TxPending() int            { n.reap(); return len(n.tx) }
+func (n *simNIC) TxUnsent() bool            { return n.TxPending() > 0 }
 func (n *simNIC) Flush() error              { n.spend(costLook); n.reap(); return nil }
 func (n *simNIC) FD() int                   { return -1 }
 func (n *simNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }

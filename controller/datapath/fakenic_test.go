@@ -54,6 +54,7 @@ type fakeNIC struct {
 	reserve int // chunks that Refill leaves
 	txSize  int
 	busy    bool // the wire completes nothing
+	onWay   bool // it has taken all that it has not completed
 	down    bool // Flush fails
 	fd, far int  // a pair of sockets: frames make fd readable
 	refills int
@@ -274,6 +275,8 @@ func (n *fakeNIC) TxPending() int {
 	defer n.mu.Unlock()
 	return len(n.tx)
 }
+
+func (n *fakeNIC) TxUnsent() bool { return n.TxPending() > 0 && !n.onWay }
 
 func (n *fakeNIC) Flush() error {
 	n.mu.Lock()

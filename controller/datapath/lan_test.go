@@ -107,6 +107,7 @@ func (n *lanNIC) TxRoom() int               { return min(n.room, len(n.free)) }
 func (n *lanNIC) Publish()                  {}
 func (n *lanNIC) BusyPoll()                 {}
 func (n *lanNIC) TxPending() int            { return 0 }
+func (n *lanNIC) TxUnsent() bool            { return false }
 func (n *lanNIC) Flush() error              { return nil }
 func (n *lanNIC) FD() int                   { return -1 }
 func (n *lanNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }

@@ -32,6 +32,8 @@ type NIC interface {
 	Publish()
 	// TxPending is how many frames were sent and are not completed.
 	TxPending() int
+	// TxUnsent reports whether Flush is to be called again soon: the kernel may have left some of them. What is on its way comes back by itself.
+	TxUnsent() bool
 	// Flush publishes, wakes the kernel where it wants that, and takes completed chunks back. An error means that the link is down.
 	Flush() error
 

@@ -317,6 +317,7 @@ func (u *umemNIC) Send(xsk.Desc, int) bool   { return false }
 func (u *umemNIC) Publish()                  {}
 func (u *umemNIC) BusyPoll()                 {}
 func (u *umemNIC) TxPending() int            { return 0 }
+func (u *umemNIC) TxUnsent() bool            { return false }
 func (u *umemNIC) Flush() error              { return nil }
 func (u *umemNIC) FD() int                   { return -1 }
 func (u *umemNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }

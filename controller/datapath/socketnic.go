@@ -57,6 +57,9 @@ func (s *SocketNIC) Publish() { _ = s.send() }
 // TxPending implements NIC.
 func (s *SocketNIC) TxPending() int { return s.n }
 
+// TxUnsent implements NIC.
+func (s *SocketNIC) TxUnsent() bool { return s.n > 0 }
+
 // Flush implements NIC. A kernel that has no room is no error.
 func (s *SocketNIC) Flush() error {
 	if err := s.send(); err != nil {

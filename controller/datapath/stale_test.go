@@ -42,6 +42,7 @@ func (n *ringNIC) TxRoom() int               { return 0 }
 func (n *ringNIC) Publish()                  {}
 func (n *ringNIC) BusyPoll()                 {}
 func (n *ringNIC) TxPending() int            { return 0 }
+func (n *ringNIC) TxUnsent() bool            { return false }
 func (n *ringNIC) Stats() (xsk.Stats, error) { return xsk.Stats{}, nil }
 
 // xdpMeta is what XDP writes in front of a frame for a VM: struct frame_meta in bpf/abi.h.

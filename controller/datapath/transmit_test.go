@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/rscctl/rscctl/flowtable"
 	pt "github.com/rscctl/rscctl/flowtable/packet/packettest"
@@ -242,6 +243,25 @@ func TestAGroupFrameOfAVMGoesToItsNeighboursAndTheWire(t *testing.T) {
 	}
 	f.Tags = []uint16{5}
 	r.onWire(f.Frame())
+}
+
+// What the kernel has taken and not completed is no reason to wake up, unless somebody waits for its chunks or its place.
+func TestFramesOnTheirWayAreSleptOver(t *testing.T) {
+	r := newRig(t)
+	r.nic.txSize, r.nic.busy = 3, true
+	_, s := r.sender(1)
+	for _, c := range []struct {
+		frames int
+		onWay  bool
+		want   time.Duration
+	}{{2, false, txRetry}, {0, true, -1}, {3, true, txRetry}} {
+		r.nic.onWay = c.onWay
+		s.send(noHdr, train(from(1, wire, 700), c.frames)...)
+		r.step()
+		if d := r.w.timeout(); d != c.want {
+			t.Errorf("%d more frames, on their way %t: sleeps %v, want %v", c.frames, c.onWay, d, c.want)
+		}
+	}
 }
 
 // A full TX ring slows the guest down; it loses nothing.

@@ -88,7 +88,7 @@ func (w *Worker) timeout() time.Duration {
 	switch {
 	case w.nicBroken: // whatever is pending will not go before the link is up
 		atMost(errorBackoff)
-	case w.nic.TxPending() > 0, w.txShort:
+	case w.nic.TxUnsent(), w.txStalled && w.nic.TxPending() > 0, w.txShort:
 		atMost(txRetry)
 	}
 	return t

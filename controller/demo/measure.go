@@ -50,7 +50,7 @@ type view struct {
 	stats                  *api.VMStats
 	lost                   uint64        // frames, in front of the worker
 	busy                   time.Duration // of all processors
-	kernel                 time.Duration // of the kernel's own threads
+	kernel                 threads
 }
 
 // look takes a view. The guest's counters come first and with their own clock: they are what the rate is made of.
@@ -152,7 +152,7 @@ func difference(a, b view, transmit bool) Mode {
 			Guest:      perGB(b.guest.CPU - a.guest.CPU),
 			Total:      perGB(b.busy - a.busy),
 			Sender:     perGB(b.sender.CPU - a.sender.CPU),
-			Kernel:     perGB(b.kernel - a.kernel),
+			Kernel:     perGB(b.kernel.since(a.kernel)),
 		},
 		Wakeups: b.control.Sleeps - a.control.Sleeps,
 		Drops:   b.lost - a.lost,

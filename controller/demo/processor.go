@@ -11,13 +11,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelThreads is the processor time of the kernel's own threads since boot: ksoftirqd, which takes frames when interrupts come too
-// often, vhost-net's, and what else the machine has. They are the children of process 2.
-func kernelThreads() (total time.Duration, err error) {
+// threads is the processor time that each of the kernel's own threads has used so far, by its number.
+type threads map[string]time.Duration
+
+// since is what they have used since another moment. A thread that has ended meanwhile is left out with all that it had used before, and one
+// whose number is another's by now counts as new.
+func (t threads) since(before threads) (total time.Duration) {
+	for id, now := range t {
+		if was := before[id]; was <= now {
+			now -= was
+		}
+		total += now
+	}
+	return total
+}
+
+// kernelThreads are the kernel's own threads: ksoftirqd, which takes frames when interrupts come too often, vhost-net's, and what else the machine
+// has. They are the children of process 2.
+func kernelThreads() (threads, error) {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, fmt.Errorf("demo: kernel threads: %w", err)
+		return nil, fmt.Errorf("demo: kernel threads: %w", err)
 	}
+	all := threads{}
 	for _, n := range names {
 		if _, err := strconv.Atoi(n.Name()); err != nil {
 			continue
@@ -26,9 +42,11 @@ func kernelThreads() (total time.Duration, err error) {
 		if err != nil {
 			continue // it ended
 		}
-		total += kernelThread(string(b))
+		if used := kernelThread(string(b)); used > 0 {
+			all[n.Name()] = used
+		}
 	}
-	return total, nil
+	return all, nil
 }
 
 // kernelThread is the time of a process by its line of /proc/PID/stat (proc_pid_stat(5)), 0 when it is none of the kernel's threads.

@@ -70,7 +70,7 @@ func TestRoundIsTheDifferenceOfTwoViews(t *testing.T) {
 			},
 			control: &snapshot{CPU: d * 200 * time.Millisecond, Sleeps: n * 11},
 			sender:  &snapshot{Retrans: n * 7, CPU: d * 400 * time.Millisecond},
-			busy:    d * 1500 * time.Millisecond, kernel: d * 50 * time.Millisecond, lost: n * 3,
+			busy:    d * 1500 * time.Millisecond, kernel: threads{"14": d * 50 * time.Millisecond}, lost: n * 3,
 			stats: &api.VMStats{RxPackets: n * 2600, Sealed: map[string]uint64{"psh": n * 60, "rst": 4},
 				Passed: map[string]uint64{"pure_ack": n * 5, "psh": n}, Dropped: map[string]uint64{"guest_no_buffers": n * 2}},
 		}
@@ -137,6 +137,14 @@ func TestKernelThreadsAreTheChildrenOfTwo(t *testing.T) {
 		if got := kernelThread(stat); got != want {
 			t.Errorf("%q: %v, want %v", stat, got, want)
 		}
+	}
+}
+
+// A thread that ends takes nothing from what the others used, and no part is negative.
+func TestAKernelThreadThatEndsTakesNothingWithIt(t *testing.T) {
+	before := threads{"14": 5 * time.Second, "77": 9 * time.Second, "80": 3 * time.Second}
+	if got := (threads{"14": 6 * time.Second, "78": 2 * time.Second, "80": time.Second}).since(before); got != 4*time.Second {
+		t.Errorf("%v, want 1 s of the first, 2 s of a new one and 1 s of one that has another's number", got)
 	}
 }
 

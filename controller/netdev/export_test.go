@@ -24,6 +24,16 @@ func (h *Handle) Channels(name string) (rx, tx uint32, err error) {
 	return c.rx, c.tx, err
 }
 
+// Break leaves h with a socket that answers nothing.
+func (h *Handle) Break() error {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	return unix.Dup3(null, h.raw[unix.NETLINK_ROUTE].Socket.GetFd(), unix.O_CLOEXEC)
+}
+
 // Driver is the driver's name.
 func (h *Handle) Driver(name string) string { return h.eth.driver(name) }
 

@@ -13,10 +13,19 @@ type Own struct {
 	Dev string
 }
 
-// AddressesOn lists the MAC addresses of an interface and of all that is on top of it in the calling thread's network namespace: the bridge
-// or bond that it is in, VLAN devices, macvlans and so on, and what is on those. What is below other ports of a bridge is not among them.
+// AddressesOn is Handle.AddressesOn in the calling thread's namespace.
 func AddressesOn(ifindex int) (out []Own, err error) {
-	all, err := netlink.LinkList()
+	err = With(func(h *Handle) error {
+		out, err = h.AddressesOn(ifindex)
+		return err
+	})
+	return out, err
+}
+
+// AddressesOn lists the MAC addresses of an interface and of all that is on top of it: the bridge
+// or bond that it is in, VLAN devices, macvlans and so on, and what is on those. What is below other ports of a bridge is not among them.
+func (h *Handle) AddressesOn(ifindex int) (out []Own, err error) {
+	all, err := h.nl.LinkList()
 	if err != nil {
 		return nil, linkErrno(err)
 	}

@@ -147,21 +147,21 @@ func AdoptWay(fd, index int) (*Way, error) {
 	return w, nil
 }
 
-// Check looks whether the device still is in the calling thread's network namespace, and switches it on if somebody has switched it off.
-// ErrNoDevice: it is not.
-func (w *Way) Check() error {
+// Check looks whether the device still is in h's network namespace, and switches it on if somebody has switched it off. ErrNoDevice: it
+// is not.
+func (w *Way) Check(h *Handle) error {
 	ifr, err := unix.NewIfreq("")
 	if err == nil {
 		err = unix.IoctlIfreq(w.fd, unix.TUNGETIFF, ifr)
 	}
-	l, bad := netlink.LinkByIndex(w.Index)
+	l, bad := h.nl.LinkByIndex(w.Index)
 	if err != nil || bad != nil {
 		return fmt.Errorf("tap %s: %w", w.Name, ErrNoDevice)
 	}
 	if l.Attrs().Flags&net.FlagUp != 0 {
 		return nil
 	}
-	return netlink.LinkSetUp(l)
+	return h.nl.LinkSetUp(l)
 }
 
 // FD is what keeps the device. It stays w's.

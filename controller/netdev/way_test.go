@@ -49,7 +49,7 @@ func TestTheWayIsSilentAndGoesWithItsDescriptor(t *testing.T) {
 		if err := netlink.LinkSetDown(l); err != nil {
 			return err
 		}
-		if err := w.Check(); err != nil {
+		if err := netdev.With(w.Check); err != nil {
 			return err
 		}
 		if l, _ = netlink.LinkByName(w.Name); l.Attrs().Flags&net.FlagUp == 0 {
@@ -61,7 +61,7 @@ func TestTheWayIsSilentAndGoesWithItsDescriptor(t *testing.T) {
 		if err := netlink.LinkDel(l); err != nil {
 			return err
 		}
-		if err := w.Check(); !errors.Is(err, netdev.ErrNoDevice) {
+		if err := netdev.With(w.Check); !errors.Is(err, netdev.ErrNoDevice) {
 			t.Errorf("deleted: %v", err)
 		}
 		_ = w.Close()

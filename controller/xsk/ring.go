@@ -34,6 +34,9 @@ func (x *index) publish() { atomic.StoreUint32(x.producer, x.cachedP) } // relea
 // ahead; an entry put nearly 2^32 others ago would look like that, but nobody keeps one while that many pass by.
 func (x *index) published(i uint32) bool { return i-x.cachedP >= x.size }
 
+// consumed reports whether the other side has consumed all that was produced, and said so.
+func (x *index) consumed() bool { return atomic.LoadUint32(x.consumer) == x.cachedP }
+
 // ready returns how many entries can be consumed, at least want if that many are there.
 func (x *index) ready(want uint32) uint32 {
 	if n := x.cachedP - x.cachedC; n >= want {

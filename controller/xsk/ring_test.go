@@ -136,6 +136,28 @@ func TestPublishShowsFramesAndWakesNobody(t *testing.T) {
 	}
 }
 
+// A call that sends is made while there is something to send, not while all of it is on its way; of zero-copy the driver says when. The fake
+// socket's descriptor makes a call an error.
+func TestNoCallForWhatIsOnItsWay(t *testing.T) {
+	for _, zeroCopy := range []bool{false, true} {
+		s, k := fakeSocket(16, 2048, 8, 4)
+		s.zeroCopy, s.alwaysWake = zeroCopy, true
+		_, d, _ := s.AllocTx()
+		if !s.Send(d, 60) || s.Flush() == nil {
+			t.Fatal("no call for a frame to send")
+		}
+		if n := consume(&k.tx, make([]Desc, 1)); n != 1 {
+			t.Fatalf("%d frames to send, of 1", n)
+		}
+		if err := s.Flush(); s.TxPending() != 1 || (err != nil) != zeroCopy {
+			t.Errorf("zero-copy %t: %d frames on their way: %v", zeroCopy, s.TxPending(), err)
+		}
+		if s.unwoken = true; s.Flush() == nil {
+			t.Error("no call for what somebody before has sent")
+		}
+	}
+}
+
 func TestSendRefusesLengthsBeyondTheChunk(t *testing.T) {
 	s, _ := fakeSocket(4, 2048, 4, 0)
 	_, d, _ := s.AllocTx()

@@ -175,11 +175,11 @@ func (s *Socket) Publish() {
 
 // Flush does what Publish does, wakes the kernel if it wants that, and takes completed chunks back. In copy mode that is
 // one system call per 32 frames before Linux 6.18. A kernel that is busy is no error: what is left goes with the next Flush,
-// so call it again while TxPending is not 0. Error: ErrDown.
+// so call it again while TxUnsent says so. Error: ErrDown.
 func (s *Socket) Flush() error {
 	s.Publish()
 	var err error
-	if s.txPending > 0 && (s.alwaysWake || s.unwoken || s.tx.needsWakeup()) {
+	if s.TxUnsent() && (s.unwoken || s.alwaysWake || s.tx.needsWakeup()) {
 		err = s.wake()
 	}
 	if s.unwoken {
@@ -192,6 +192,12 @@ func (s *Socket) Flush() error {
 
 // TxPending returns how many frames were sent and are not completed.
 func (s *Socket) TxPending() int { return s.txPending }
+
+// TxUnsent reports whether a call may find something to send. In copy mode the kernel wants one whenever it is asked, also while all that it has
+// taken is on its way and nothing is left; a driver may want one in order to complete.
+func (s *Socket) TxUnsent() bool {
+	return s.txPending > 0 && (s.zeroCopy || s.unwoken || !s.tx.consumed())
+}
 
 func (s *Socket) reap() {
 	for s.txPending > 0 {

@@ -74,6 +74,8 @@ func (b *bench) everything() (err error) {
 		if err := b.profile(); err != nil {
 			return err
 		}
+	}
+	if !b.opt.smallest && b.opt.wants(idleRow) {
 		if err := b.idle(); err != nil {
 			return err
 		}

@@ -162,6 +162,18 @@ func TestSmallestFormMeasures(t *testing.T) {
 	}
 }
 
+// A row that is asked for by its name is measured and shown, also one that is no stream, and a name of none is no empty table.
+func TestRowsByTheirNames(t *testing.T) {
+	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)
+	for rows, want := range map[string]string{"^idle$": "| idle | cpu_percent ", "^idel$": "-rows ^idel$: no row has such a name"} {
+		cmd, out := program(t, "-repeats", "1", "-rows", rows)
+		err := cmd.Wait()
+		if fails := strings.HasPrefix(want, "-rows"); (err != nil) != fails || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %v, want %q in\n%s", rows, err, want, out)
+		}
+	}
+}
+
 // The kernel's own way carries data to the same guest, and requests go both ways.
 func TestTheKernelsWayAndRequests(t *testing.T) {
 	netnstest.Need(t, netnstest.TAP, netnstest.BPF, netnstest.AFXDP, netnstest.Packets)

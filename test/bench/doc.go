@@ -3,6 +3,7 @@
 // and renews the figures that README.md and docs/performance.md quote.
 //
 //	go run ./test/bench [-all] [-repeats N] [-round D] [-out FOLDER]
+//	go run ./test/bench -rows REGEXP       the rows of these names alone, printed; one that names none is an error
 //	go run ./test/bench -quote             the documents anew from the result that is there
 //	go run ./test/bench -wire eth0,eth1 -rows PATTERN     on two NICs with a wire between them, not on a veth pair
 //

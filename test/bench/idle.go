@@ -13,6 +13,9 @@ import (
 	"github.com/rscctl/rscctl/controller/demo"
 )
 
+// idleRow is the name of the row of a VM to which nothing comes.
+const idleRow = "idle"
+
 // idle measures what an attached VM costs while nothing comes: the whole process, Go's own monitor in it, and the threads that move frames.
 func (b *bench) idle() error {
 	s, err := b.stage(ours)
@@ -41,7 +44,7 @@ func (b *bench) idle() error {
 			"worker_wakeups_per_s": float64(workerSleeps(s.ControllerPID())-before) / lasts.Seconds(),
 		}
 	}
-	b.result.Rows = append(b.result.Rows, Row{ID: "idle", What: "the controller's process with one VM and no traffic", Values: spreads(samples)})
+	b.result.Rows = append(b.result.Rows, Row{ID: idleRow, What: "the controller's process with one VM and no traffic", Values: spreads(samples)})
 	return nil
 }
 

@@ -37,7 +37,7 @@ func main() {
 	o := options{user: os.Geteuid()}
 	flag.BoolVar(&o.all, "all", false, "more rows: every flow count over IPv6, transmit at each, latency beside bulk, all micro benchmarks")
 	flag.BoolVar(&o.smallest, "smallest", false, "one row of a second: whether it works")
-	rows := flag.String("rows", "", "measure and print the rows of the whole path whose names match this regular expression, such as 'receive/ipv4/gro=off/flows=8/', and write nothing")
+	rows := flag.String("rows", "", "measure and print the rows of the whole path whose names match this regular expression, such as 'receive/ipv4/gro=off/flows=8/' or 'idle', and write nothing")
 	flag.IntVar(&o.repeats, "repeats", 3, "how often each row is measured")
 	flag.DurationVar(&o.round, "round", 1500*time.Millisecond, "the measured time of a row")
 	flag.StringVar(&o.out, "out", "bench", "folder of the result")
@@ -75,6 +75,9 @@ func exit(err error) {
 // some says whether only a part is measured.
 func (o *options) some() bool { return o.smallest || o.rows != nil }
 
+// wants says whether the row of that name is to be measured.
+func (o *options) wants(id string) bool { return o.rows == nil || o.rows.MatchString(id) }
+
 // errWire is a mistake in the flags.
 var errWire = errors.New("what is quoted is of a veth pair")
 
@@ -108,6 +111,9 @@ func run(ctx context.Context, o options) error {
 		}
 		return quoteAll(o.root, r)
 	}
+	if o.rows != nil && len(plan(o)) == 0 && !o.wants(idleRow) {
+		return fmt.Errorf("-rows %v: no row has such a name: bench/bench.md lists those of 'make bench', -all has more", o.rows)
+	}
 	b, err := newBench(ctx, o)
 	if err != nil {
 		return err
@@ -125,7 +131,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if o.rows != nil {
-		fmt.Print(pathTable(b.result), ratioTable(b.result))
+		fmt.Print(pathTable(b.result), "\n", otherTable(b.result), "\n", ratioTable(b.result))
 		return nil
 	}
 	if err := b.write(); err != nil {

@@ -66,6 +66,18 @@ func pathTable(r *Result) string {
 	return b.String()
 }
 
+// otherTable are the rows that are no streams.
+func otherTable(r *Result) string {
+	var b strings.Builder
+	b.WriteString("| row | what |\n|---|---|\n")
+	for _, x := range slices.Concat(r.Rows, r.Memory) {
+		if _, ok := x.Values["gbps"]; !ok && x.Note == "" || strings.HasPrefix(x.ID, "memory") && x.Note != "" {
+			fmt.Fprintf(&b, "| %s | %s%s |\n", x.ID, list(x.Values), x.Note)
+		}
+	}
+	return b.String()
+}
+
 // page is the whole result in Markdown.
 func page(r *Result) string {
 	var b strings.Builder
@@ -79,12 +91,7 @@ func page(r *Result) string {
 	b.WriteString("\nA figure is a median, with the smallest and the largest of the repeats. CPU is seconds per 10^9 application bytes: of the sender's process, of the kernel's\nown threads, of the controller's process, of the guest's.\n")
 	b.WriteString("\n## Ratios\n\n" + ratioTable(r))
 	b.WriteString("\n## The whole path\n\n" + pathTable(r))
-	b.WriteString("\n## Requests, and nothing\n\n| row | what |\n|---|---|\n")
-	for _, x := range slices.Concat(r.Rows, r.Memory) {
-		if _, ok := x.Values["gbps"]; !ok && x.Note == "" || strings.HasPrefix(x.ID, "memory") && x.Note != "" {
-			fmt.Fprintf(&b, "| %s | %s%s |\n", x.ID, list(x.Values), x.Note)
-		}
-	}
+	b.WriteString("\n## Requests, and nothing\n\n" + otherTable(r))
 	b.WriteString("\n## Benchmarks of the packages\n\n" + microTable(r, ""))
 	if len(r.Stages) > 0 {
 		b.WriteString("\n## The controller's time, by its profile\n\n" + stageTable(r))

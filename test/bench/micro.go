@@ -24,6 +24,7 @@ type microSet struct {
 var microSets = []microSet{
 	{pkg: "controller/datapath", expr: "^BenchmarkSegmentToGuest$/^flows=(1|64|4096|4096,trains|64,cross)$"},
 	{pkg: "controller/datapath", expr: "^BenchmarkCopyFloor$/^flows=(1|64|4096|4096,trains|64,cross)$"},
+	{pkg: "controller/datapath", expr: "^BenchmarkTwoWorkers$"},
 	{pkg: "flowtable", expr: "^BenchmarkCoalesce$/^flows=(1|64|1024)$"},
 	{pkg: "flowtable", expr: "^BenchmarkCoalesceNoVerify/^flows=(1|64)$"},
 	{pkg: "flowtable/checksum", expr: "^BenchmarkChecksum"},

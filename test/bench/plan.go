@@ -122,7 +122,7 @@ var (
 
 // plan lists the rows of one repeat that are wanted.
 func plan(o options) []planned {
-	return slices.DeleteFunc(allRows(o), func(p planned) bool { return o.rows != nil && !o.rows.MatchString(p.id()) })
+	return slices.DeleteFunc(allRows(o), func(p planned) bool { return !o.wants(p.id()) })
 }
 
 // allRows lists the rows of one repeat, what is compared side by side. Making the guest anew, for its own GRO, takes a moment, so all rows with it are together.

@@ -183,7 +183,7 @@ func requestsBlock(r *Result) string {
 }
 
 func idleBlock(r *Result) string {
-	v := values(r, "idle")
+	v := values(r, idleRow)
 	return fmt.Sprintf("| the controller's process, one VM, no traffic | |\n|---|---|\n| %% of a processor | %s |\n| wake-ups a second, of the thread that moves frames | %s |\n| of all its threads, Go's own monitor and a look at everything once a second included | %s |\n",
 		both(v["cpu_percent"]), both(v["worker_wakeups_per_s"]), both(v["wakeups_per_s"]))
 }

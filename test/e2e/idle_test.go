@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rscctl/rscctl/controller/netdev"
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
@@ -49,4 +50,45 @@ func TestWorkersSleepThroughTheLooks(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A look asks by what is open: a controller that cannot open another descriptor goes on looking, and mends what it finds.
+func TestALookOpensNothing(t *testing.T) {
+	r := newRig(t, netnstest.Options{NoIPv6: true})
+	r.attach("user", macA)
+	b := r.net.B
+	way := netdev.WayName(b.Dev, b.Index)
+	up := func() bool { return strings.Contains(b.Output(t, "ip", "link", "show", "dev", way), ",UP") }
+	mended := func(when string) {
+		t.Helper()
+		b.Output(t, "ip", "link", "set", "dev", way, "down")
+		r.eventually("switched on again "+when, func() error {
+			if !up() {
+				return fmt.Errorf("%s is off", way)
+			}
+			return nil
+		})
+	}
+	mended("by a first look")
+	pid := r.worker()
+	var had unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &had); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1, Max: had.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := r.log.String()
+	for range 3 {
+		mended("by a look without a descriptor to spare")
+	}
+	time.Sleep(3200 * time.Millisecond)
+	said := strings.TrimPrefix(r.log.String(), before)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &had, nil); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(said, "too many open files") || strings.Contains(said, "WARN") {
+		t.Errorf("it says\n%s", said)
+	}
+	r.must("status")
 }

@@ -123,6 +123,42 @@ func TestAChainReturnedTwiceIsRefused(t *testing.T) {
 	}
 }
 
+// A device that polls gets no kick, with EVENT_IDX neither: not for the first chain behind the wish for one.
+func TestNoKickForADeviceThatPolls(t *testing.T) {
+	for _, f := range []virtio.Features{0, virtio.Mask(virtio.FEventIdx)} {
+		g, drv := newDriver(t, vringtest.Options{Num: 8, Features: f})
+		one := []vring.Buffer{{Addr: g.DataGPA, Len: 1}}
+		dev, err := vring.NewDevice(g.Table, g.Layout, f, vringtest.At(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		round := func(want bool) {
+			t.Helper()
+			if err := drv.Add(one, 0); err != nil {
+				t.Fatal(err)
+			}
+			if kick := drv.Publish(); kick != want {
+				t.Fatalf("features %x: kick %t, want %t", uint64(f), kick, want)
+			}
+			dev.Push([]vring.Used{{Head: take(t, dev, 1)[0]}})
+			dev.Publish()
+			for _, _, ok := drv.Used(); ok; _, _, ok = drv.Used() {
+			}
+		}
+		for range 300 { // it sleeps, is woken, and polls
+			if dev.EnableNotify() {
+				t.Fatal("something is there")
+			}
+			dev.DisableNotify()
+			round(false)
+			if dev.EnableNotify() {
+				t.Fatal("something is there")
+			}
+			round(true)
+		}
+	}
+}
+
 func TestKickFollowsTheDevicesWish(t *testing.T) {
 	one := []vring.Buffer{{Addr: 1, Len: 1}}
 	g, d := newDriver(t, vringtest.Options{Num: 8})

@@ -187,9 +187,12 @@ func (d *splitDevice) EnableNotify() (more bool) {
 	return d.err != nil || d.avail != d.next
 }
 
-// DisableNotify has nothing to do with EVENT_IDX: avail.idx passes avail_event once and then for 65536 chains not again.
+// DisableNotify leaves with EVENT_IDX an avail_event that avail.idx has passed: the one that EnableNotify asked for would bring the kick all
+// the same, from a driver that answers what woke us. It passes it again with the 65536th chain, which does no harm.
 func (d *splitDevice) DisableNotify() {
-	if !d.eventIdx && d.usedFlags != noNotify {
+	if d.eventIdx {
+		store16(d.availEvent, d.next-1)
+	} else if d.usedFlags != noNotify {
 		d.usedFlags = noNotify
 		d.storeUsed()
 	}
