@@ -19,7 +19,7 @@ import (
 // of the receive filter, go to the bond, and the kernel's bond driver has them at the right members.
 
 const (
-	announceLooks = 3                // looks after a fail-over at which it is told where the VMs are
+	announceLooks = 3                // looks after a fail-over, or a bond's link coming up, at which it is told where the VMs are
 	unservedFor   = 10 * time.Second // so long a member that could not be served is not tried again
 )
 

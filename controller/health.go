@@ -101,6 +101,9 @@ func (c *Controller) follow(e netdev.Event) (look bool) {
 		u.linkSays(slog.LevelWarn, of+"link is down")
 	case netdev.Up, netdev.CarrierOn:
 		u.linkSays(slog.LevelInfo, of+"link is up")
+		if u.bond != nil && e.Index == u.facts.Index { // what was said while it was down, nobody heard
+			u.announce = announceLooks
+		}
 	}
 	c.checkUplink(u)
 	return true // what is in a bridge with it, and the VMs that were taken off

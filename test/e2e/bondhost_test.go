@@ -39,6 +39,20 @@ func TestABondThatIsWatchedByARPFailsOver(t *testing.T) {
 	g.calm(t)
 }
 
+// A bond may be without a link while it fails over, and nobody hears what is sent then: where its VMs are is told when the link has come up.
+func TestABondWhoseLinkComesUpAnnouncesItsVMs(t *testing.T) {
+	r := bondRig(t, "active-backup", "type bridge", 1, 1)
+	g := r.boot(stackguest.Config{Socket: r.attach("vm0", macA, "--mac", macC), MAC: mac(t, macA)}, "10.77.0.10/24")
+	r.membersAre("eth0 active, eth1 backup")
+	r.net.B.Output(t, "ip", "link", "set", "bond0", "down")
+	time.Sleep(4 * time.Second) // whatever was still to be announced has been
+	p0 := r.otherEnd(0).CaptureAll(t)
+	r.net.B.Output(t, "ip", "link", "set", "bond0", "up")
+	p0.Until(10*time.Second, isRARP(macC))
+	netnstest.Bulk(t, r.net.A, g.side, 1<<20, false, time.Minute)
+	g.calm(t)
+}
+
 // The usual host: a bond in a bridge, which has the host's addresses and VMs on taps, attached and not, and a VM on vhost-user. Each reaches each, and
 // does so after a fail-over.
 func TestABondInABridgeJoinsItsVMsAndTheHost(t *testing.T) {
