@@ -42,17 +42,9 @@ func (w *Worker) take(descs []xsk.Desc) {
 		}
 		ref, asked := descs[i].Addr, false
 		if frame, before := w.chunks.Frame(descs[i]); before != nil {
-			// The short way, on which nearly all frames go: the next segment of a train that the table holds, for a VM of which nothing is
-			// to be asked. A call for this part would be a tenth of what it costs.
-			m := (*meta.Block)(before)
-			if m.Plain(len(frame)) && w.overtaken == 0 && !w.cfg.Foreign {
-				if p := w.portByID(m.Port()); p != nil && p.guest != nil && !p.late && p.probes == nil && !tooLong(p, frame, false) {
-					if w.table.Follow(p.Index, frame, ref) {
-						w.followed(p, m, frame)
-						continue
-					}
-					asked = true
-				}
+			var taken bool
+			if taken, asked = w.follow(frame, (*meta.Block)(before), ref); taken {
+				continue
 			}
 		}
 		frame, before := w.nic.Received(descs[i])
@@ -61,8 +53,19 @@ func (w *Worker) take(descs []xsk.Desc) {
 	}
 }
 
-// followed notes what the table has taken by Follow, as takeOne does.
-func (w *Worker) followed(p *port, m *meta.Block, frame []byte) {
+// follow gives a frame to the flow table by the short way, on which nearly all frames go: the next segment of a train that the table holds,
+// for a VM of which nothing is to be asked. Of any other it has done nothing; asked tells whether the table has said no.
+func (w *Worker) follow(frame []byte, m *meta.Block, ref uint64) (taken, asked bool) {
+	if !m.Plain(len(frame)) || w.overtaken != 0 || w.cfg.Foreign {
+		return false, false
+	}
+	p := w.portByID(m.Port())
+	if p == nil || p.guest == nil || p.late || p.probes != nil || tooLong(p, frame, false) {
+		return false, false
+	}
+	if !w.table.Follow(p.Index, frame, ref) {
+		return false, true
+	}
 	if w.cfg.Shares != nil {
 		vm, queue := m.Tickets()
 		w.cfg.Shares.Took(p.id, vm, queue)
@@ -74,6 +77,7 @@ func (w *Worker) followed(p *port, m *meta.Block, frame []byte) {
 	if p.senders != nil {
 		p.senders.note(frame)
 	}
+	return true, true
 }
 
 // takeOne gives any frame to the flow table.
