@@ -27,14 +27,17 @@ type Keeper interface {
 }
 
 // journal tells a Keeper what it has to know, in an order in which a crash finds it with a state that is true and whose files are
-// there, or that says that a message was half done. Nil tells nobody. It belongs to the goroutine that starts, serves or ends the
+// there, or that says how far a message is. Nil tells nobody. It belongs to the goroutine that starts, serves or ends the
 // port.
 type journal struct {
 	p    *Port
 	keep Keeper
 	s    *user.Session   // whose messages are served; nil for none
 	held map[string]bool // put, and not dropped; false: perhaps
-	last []byte          // the state that was noted, without what was pending
+	last []byte          // the state that was noted, without what is pending
+
+	pending string // the message that is dealt with
+	again   bool   // the next one is what the process before did not come to the end of
 }
 
 func newJournal(p *Port, k Keeper) *journal { return &journal{p: p, keep: k, held: map[string]bool{}} }
@@ -52,17 +55,21 @@ func (j *journal) note(s *user.Session) {
 		return
 	}
 	j.s = s
+	files := j.state()
+	j.tell(j.last)
+	j.dropBut(files)
+}
+
+// state makes the state that is told next, and keeps what is in it.
+func (j *journal) state() []NamedFile {
 	st, files := j.put()
 	b, err := json.Marshal(st)
 	if err != nil { // no state that we make
 		j.p.logf("journal: %v", err)
-		return
+		return files
 	}
 	j.last = b
-	j.tell(b)
-	for _, name := range j.gone(files) {
-		j.drop(name)
-	}
+	return files
 }
 
 // put gives the keeper what it does not have.
@@ -90,15 +97,13 @@ func (j *journal) putOne(f NamedFile) {
 	j.held[f.Name] = true
 }
 
-// gone are the names that are held for nothing.
-func (j *journal) gone(files []NamedFile) (names []string) {
-	for name := range j.held {
+// dropBut drops what is kept for nothing: beside files and the listener.
+func (j *journal) dropBut(files []NamedFile) {
+	for _, name := range slices.Sorted(maps.Keys(j.held)) {
 		if name != listenerFile && !slices.ContainsFunc(files, func(f NamedFile) bool { return f.Name == name }) {
-			names = append(names, name)
+			j.drop(name)
 		}
 	}
-	slices.Sort(names)
-	return names
 }
 
 func (j *journal) drop(name string) {
@@ -116,23 +121,41 @@ func (j *journal) tell(state []byte) {
 
 // Begin is cheap: the state is what it was, and the request behind it.
 func (j *journal) Begin(r user.Request) {
-	n := len(j.last)
-	b := append(make([]byte, 0, n+64), j.last[:n-1]...)
-	b = append(b, `,"pending":"`...)
-	b = append(b, r.String()...)
-	j.tell(append(b, `"}`...))
+	step := stepBegun
+	if j.again {
+		step, j.again = stepAgain, false
+	}
+	j.pending = r.String()
+	j.step(step)
 }
 
 // Done: what the front-end may rely on is kept before it hears so.
-func (j *journal) Done() { j.put() }
-
-// End comes after the reply: a front-end that waits for one finds the message pending.
-func (j *journal) End(changed bool) {
+func (j *journal) Done(changed, reply bool) {
+	var files []NamedFile
 	if changed {
-		j.note(j.s)
-		return
+		files = j.state()
 	}
-	j.tell(j.last)
+	if reply {
+		j.step(stepDone)
+	} else {
+		j.tell(j.last)
+	}
+	if changed {
+		j.dropBut(files)
+	}
+}
+
+func (j *journal) End() { j.tell(j.last) }
+
+// step tells the state with the message that is dealt with, and how far that is.
+func (j *journal) step(step string) {
+	n := len(j.last)
+	b := append(make([]byte, 0, n+64), j.last[:n-1]...)
+	b = append(b, `,"pending":"`...)
+	b = append(b, j.pending...)
+	b = append(b, `","step":"`...)
+	b = append(b, step...)
+	j.tell(append(b, `"}`...))
 }
 
 // forget tells the keeper that there is nothing to keep.

@@ -31,10 +31,18 @@ type PortState struct {
 	Gone     bool               `json:"gone,omitempty"`     // it went by itself
 	Counters map[string]uint64  `json:"counters"`           // of the port; see Counters.Named
 	FrontEnd *user.SessionState `json:"front_end,omitempty"`
-	// Pending is the request that was being dealt with. Nobody can tell what the front-end believes of it: Unpack
-	// closes the connection, and a front-end connects again.
+	// Pending is the request that is being dealt with, and Step how far that is. The message is in the socket, but for a
+	// step that this version does not know, as "" of versions before: nobody can tell then what the front-end believes of it.
 	Pending string `json:"pending,omitempty"`
+	Step    string `json:"step,omitempty"`
 }
+
+// Steps of a message.
+const (
+	stepBegun = "begun" // the rest of the state is from before it
+	stepAgain = "again" // likewise, and the process before did not come further: perhaps the message is what ends us
+	stepDone  = "done"  // the rest is from after it; the answer may be sent, and the message be off the socket
+)
 
 // ReadPortState reads a state as JSON. The errors are ErrNewer and ErrParcel.
 func ReadPortState(b []byte) (PortState, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -323,7 +324,9 @@ func FuzzPortState(f *testing.F) {
 	slices.Reverse(here)
 	local := strings.NewReplacer(here...)
 	f.Add(seed)
-	f.Add(append(bytes.TrimSuffix(bytes.Clone(seed), []byte("}")), `,"pending":"SET_VRING_CALL"}`...))
+	for _, step := range []string{"", "begun", "again", "done"} {
+		f.Add(fmt.Appendf(bytes.TrimSuffix(bytes.Clone(seed), []byte("}")), `,"pending":"SET_VRING_CALL","step":%q}`, step))
+	}
 	f.Add([]byte(`{"schema":1}`))
 	f.Add([]byte(`{"schema":2}`))
 	cfg.Hooks, cfg.Logf = vhost.Hooks{}, nil

@@ -19,8 +19,9 @@ import (
 // order. What was taken and not completed is taken again. The guest is called once for
 // every ring that runs, and every such ring counts as kicked. Hooks.Started is called as
 // for any start, before Unpack returns unless it takes longer than 1 s: what moves
-// frames may begin then. A state with Pending, and what a
-// connection that has ended leaves, make a port without a front-end, which listens, or
+// frames may begin then. A message that was being dealt with is dealt with again, once,
+// unless it was answered. Where nobody can tell whether it was, and of what a
+// connection that has ended leaves, the port is without a front-end, and listens, or
 // dials.
 //
 // cfg is as for NewPort; its socket must be the state's, and it must offer what was
@@ -179,10 +180,32 @@ func (r *Prepared) make() (err error) {
 	if st.FrontEnd == nil {
 		return nil
 	}
-	if st.Pending != "" { // nobody takes its connection, which ends with the rest
+	known, err := r.settle()
+	if err != nil {
+		return err
+	}
+	if !known { // nobody takes its connection, which ends with the rest
 		p.last = fmt.Errorf("%.32q was half done when the process before ended: %w", st.Pending, ErrHalfDone)
 		return nil
 	}
 	r.session, err = user.PrepareSession(p.sessionConfig(p.sessions), st.FrontEnd, files)
 	return err
+}
+
+// settle says whether it is known what the front-end believes of the message that was dealt with when the process before ended.
+func (r *Prepared) settle() (known bool, err error) {
+	switch r.st.Step {
+	case stepBegun:
+		if r.p.journal != nil {
+			r.p.journal.again = true
+		}
+		return true, nil
+	case stepDone:
+		fd, err := r.files.Borrow(r.st.FrontEnd.Connection)
+		if err != nil {
+			return false, err
+		}
+		return user.Answered(fd, r.st.Pending)
+	}
+	return r.st.Pending == "", nil
 }

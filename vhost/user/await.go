@@ -14,7 +14,7 @@ import (
 // Await waits until all of the next message has arrived, and leaves it in the
 // socket: whoever stops here, however suddenly, has taken nothing of it, and who
 // comes after finds it. It returns the message's header, which is the zero value
-// where Take will refuse it. The errors are those of a connection that has ended,
+// where Look will refuse it. The errors are those of a connection that has ended,
 // ErrTimeout for a peer that stops in the middle of a message, and ErrPaused.
 func (c *Conn) Await() (Header, error) {
 	raw, err := c.c.SyscallConn()
@@ -56,7 +56,7 @@ func (c *Conn) Await() (Header, error) {
 // arrived is what of a message is in the socket.
 type arrived struct {
 	bytes  int  // of this message and those behind it
-	whole  bool // Take need not wait
+	whole  bool // Look need not wait
 	ended  bool // and nothing will follow
 	header Header
 }
@@ -129,9 +129,9 @@ func peekOn(fd int, b []byte, have int) (int, error) {
 func noPeekOffset(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1) }
 
 // recvmsg reads without waiting, descriptors into oob.
-func recvmsg(fd int, b, oob []byte) (n, oobn, flags int, err error) {
+func recvmsg(fd int, b, oob []byte, how int) (n, oobn, flags int, err error) {
 	for {
-		n, oobn, flags, _, err = unix.Recvmsg(fd, b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err = unix.Recvmsg(fd, b, oob, how|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		if !errors.Is(err, unix.EINTR) {
 			return n, oobn, flags, err
 		}

@@ -26,10 +26,10 @@ type Conn struct {
 	mu     sync.Mutex // guards what follows against Pause
 	paused bool
 
-	hdr [HeaderSize]byte
-	buf [MaxPayload]byte
-	oob []byte
-	out []byte
+	buf    [HeaderSize + MaxPayload + 1]byte // a message, and room to see that another follows
+	looked int                               // bytes of the message in buf that Drop takes off
+	oob    []byte
+	out    []byte
 }
 
 // NewConn takes over c.
@@ -68,69 +68,126 @@ func (c *Conn) PeerPID() int {
 	return pid
 }
 
-// Recv waits for the next message and takes it: Await, then Take.
+// Recv waits for the next message and takes it: Await, Look, then Drop.
 func (c *Conn) Recv(m *Message) error {
 	m.FDs, m.Payload = m.FDs[:0], nil
 	if _, err := c.Await(); err != nil {
 		return err
 	}
-	return c.Take(m)
+	err := c.Look(m)
+	if derr := c.Drop(); err == nil && derr != nil {
+		m.CloseFDs()
+		return derr
+	}
+	return err
 }
 
-// Take takes the message off the socket that Await has found there. The payload is
-// valid until the next call; the descriptors belong to m. On an error no descriptor
+// Look reads the message that Await has found, and leaves it in the socket: who comes
+// after a process that dies finds it, until Drop. The payload is valid until the next
+// call; the descriptors are duplicates, and belong to m. On an error no descriptor
 // stays open.
 //
-// The descriptors of a message arrive with its first byte, so only the header
-// is read by recvmsg with control space; descriptors that a peer hangs on the
-// payload are discarded by the kernel.
-func (c *Conn) Take(m *Message) (err error) {
+// A message has the descriptors that come with any of its bytes, in the call that ends
+// with its last byte or before. A front-end sends each message by a call of its own.
+// Of requests that have none, none is installed.
+func (c *Conn) Look(m *Message) error {
 	m.FDs, m.Payload = m.FDs[:0], nil
-	defer func() {
-		if err != nil {
-			m.CloseFDs()
-		}
-	}()
+	// Control knows no deadline: all of it is there, and what has been begun is ended whoever pauses us.
+	err := c.control(func(fd int) error { return c.look(fd, m) })
+	if err != nil {
+		m.CloseFDs()
+	}
+	return err
+}
+
+// Drop takes the message that Look has read off the socket, or what Look has read of
+// it. The payload stays valid.
+func (c *Conn) Drop() error {
+	return c.control(func(fd int) error {
+		b := c.buf[:c.looked]
+		c.looked = 0
+		return discard(fd, b) // the bytes that are there already
+	})
+}
+
+// control runs fn on the socket's descriptor, without waiting for it to be readable.
+func (c *Conn) control(fn func(fd int) error) error {
 	raw, err := c.c.SyscallConn()
 	if err != nil {
 		return peerError(err)
 	}
-	// Control knows no deadline: all of it is there, and what has been begun is ended whoever pauses us.
-	if cerr := raw.Control(func(fd uintptr) { err = c.take(int(fd), m) }); cerr != nil {
+	if cerr := raw.Control(func(fd uintptr) { err = fn(int(fd)) }); cerr != nil {
 		return peerError(cerr)
 	}
 	return err
 }
 
-func (c *Conn) take(fd int, m *Message) error {
-	for have := 0; have < HeaderSize; {
-		n, oobn, flags, err := recvmsg(fd, c.hdr[have:], c.oob)
-		if oobn > 0 { // also beside an error: what has arrived is ours to close
-			m.FDs = appendFDs(m.FDs, c.oob[:oobn])
-		}
-		switch {
-		case err != nil:
-			return peerError(err)
-		case flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > maxFDs:
-			return fmt.Errorf("message: %w", ErrTruncatedFDs)
-		case n == 0:
-			return peerError(io.EOF)
-		}
-		have += n
+func (c *Conn) look(fd int, m *Message) error {
+	c.looked = 0
+	n, err := peek(fd, c.buf[:HeaderSize])
+	if err == nil && n > 0 && n < HeaderSize { // it came in pieces
+		n, err = peekOn(fd, c.buf[:HeaderSize], n)
 	}
-	if err := m.Header.Decode(c.hdr[:]); err != nil {
+	switch {
+	case err != nil:
+		return peerError(err)
+	case n < HeaderSize:
+		return peerError(io.ErrUnexpectedEOF)
+	}
+	c.looked = HeaderSize
+	if err := m.Header.Decode(c.buf[:]); err != nil {
 		return err
 	}
-	m.Payload = c.buf[:m.Size]
-	for have := 0; have < int(m.Size); {
-		n, _, _, err := recvmsg(fd, m.Payload[have:], nil)
+	whole := HeaderSize + int(m.Size)
+	if err := c.lookWhole(fd, m, whole); err != nil {
+		return err
+	}
+	m.Payload, c.looked = c.buf[HeaderSize:whole], whole
+	return nil
+}
+
+// lookWhole reads the first bytes of the socket, and the descriptors that are theirs.
+func (c *Conn) lookWhole(fd int, m *Message, bytes int) error {
+	var oob []byte
+	if m.Request.hasFiles() {
+		oob = c.oob
+	}
+	// A look goes on from piece to piece, to the end of the first that has descriptors, or of the buffer: where that is
+	// behind the message, they are of one that follows. Linux, net/unix/af_unix.c: unix_stream_read_generic.
+	n, oobn, flags, err := recvmsg(fd, c.buf[:], oob, unix.MSG_PEEK)
+	if oobn > 0 { // also beside an error: what has arrived is ours to close
+		m.FDs = appendFDs(m.FDs, oob[:oobn])
+	}
+	switch {
+	case err != nil:
+		return peerError(err)
+	case n > bytes:
+		m.CloseFDs()
+	case oob != nil && flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > maxFDs:
+		return fmt.Errorf("message: %w", ErrTruncatedFDs)
+	case n < bytes:
+		if n, err = peekOn(fd, c.buf[:bytes], n); err != nil {
+			return peerError(err)
+		}
+		if n < bytes {
+			return peerError(io.ErrUnexpectedEOF)
+		}
+	}
+	return nil
+}
+
+// discard takes len(b) bytes off the socket, which are there, into b. The kernel closes
+// the descriptors that come with them.
+func discard(fd int, b []byte) error {
+	for len(b) > 0 {
+		n, _, _, err := recvmsg(fd, b, nil, 0)
 		switch {
 		case err != nil:
 			return peerError(err)
 		case n == 0:
 			return peerError(io.EOF)
 		}
-		have += n
+		b = b[n:]
 	}
 	return nil
 }

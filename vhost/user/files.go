@@ -96,11 +96,11 @@ func (s *Files) Borrow(name string) (int, error) {
 	return fd, nil
 }
 
-// HangUpRest ends the connections among what nobody has asked for: their peers see
+// HangUpRest ends the connections among what nobody has taken: their peers see
 // it even where somebody has duplicates.
 func (s *Files) HangUpRest() {
-	for name, fd := range s.fds {
-		if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && listening == 0 && !s.taken[name] {
+	for _, fd := range s.fds {
+		if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && listening == 0 {
 			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 		}
 	}

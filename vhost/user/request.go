@@ -67,6 +67,15 @@ func (r Request) String() string {
 	return "request " + strconv.FormatUint(uint64(r), 10)
 }
 
+// hasFiles says whether descriptors may come with the request.
+func (r Request) hasFiles() bool {
+	switch r {
+	case SetMemTable, AddMemReg, SetVringKick, SetVringCall, SetVringErr:
+		return true
+	}
+	return false
+}
+
 // ProtocolFeatures is the word of GET/SET_PROTOCOL_FEATURES.
 type ProtocolFeatures uint64
 

@@ -225,17 +225,30 @@ func (s *Session) answer() (err error) {
 		if err == nil {
 			s.begin(h.Request.String())
 			s.journal(func(j Journal) { j.Begin(h.Request) })
-			err = s.conn.Take(&m)
-		}
-		if err == nil {
-			err = s.serve(&m)
-			m.CloseFDs()
+			err = s.deal(&m)
 		}
 		if err != nil {
 			return err
 		}
-		s.journal(func(j Journal) { j.End(m.Request.changes()) })
 	}
+}
+
+// deal serves the message in the socket, and takes it off when it is answered. An error
+// ends the session.
+func (s *Session) deal(m *Message) error {
+	err := s.conn.Look(m)
+	answered := false
+	if err == nil {
+		answered, err = s.serve(m)
+		m.CloseFDs()
+	}
+	if derr := s.conn.Drop(); err == nil {
+		err = derr
+	}
+	if err == nil && answered {
+		s.journal(Journal.End)
+	}
+	return err
 }
 
 func (s *Session) journal(tell func(Journal)) {
@@ -244,41 +257,47 @@ func (s *Session) journal(tell func(Journal)) {
 	}
 }
 
-// serve answers one message. An error ends the session.
-func (s *Session) serve(m *Message) error {
+// serve answers one message, if it asks for that. An error ends the session.
+func (s *Session) serve(m *Message) (answered bool, err error) {
 	if m.Flags&FlagReply != 0 {
-		return fmt.Errorf("%s: reply where a request belongs: %w", m.Request, ErrBadHeader)
+		return false, fmt.Errorf("%s: reply where a request belongs: %w", m.Request, ErrBadHeader)
 	}
 	reply, err := s.dispatch(m)
 	s.publish()
-	if m.Request.changes() {
-		s.journal(Journal.Done)
-	}
 	ack := m.Flags&FlagNeedReply != 0 && s.protocol.Has(ProtoReplyAck) && reply == nil
-	if err == nil {
-		if ack {
-			reply = AppendU64(nil, 0)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", m.Request, err)
+		if !ack {
+			return false, err
 		}
-		if reply == nil {
-			return nil
-		}
-		return s.conn.Send(m.Request, replyFlags, reply)
+		return true, s.refuse(m, err)
 	}
-	err = fmt.Errorf("%s: %w", m.Request, err)
-	if !ack {
-		return err
+	if ack {
+		reply = AppendU64(nil, 0)
 	}
-	if serr := s.conn.Send(m.Request, replyFlags, AppendU64(nil, 1)); serr != nil {
-		return fmt.Errorf("%w; %w", err, serr)
+	s.journal(func(j Journal) { j.Done(m.Request.changes(), reply != nil) })
+	if reply == nil {
+		return false, nil
 	}
-	if !isRefusal(err) {
-		return err
+	return true, s.conn.Send(m.Request, replyFlags, reply)
+}
+
+// refuse answers that something cannot be had. An error ends the session.
+func (s *Session) refuse(m *Message, why error) error {
+	if isRefusal(why) {
+		s.refusals++
+		s.journal(func(j Journal) { j.Done(m.Request.changes(), true) })
 	}
-	if s.refusals++; s.refusals > maxRefusals {
-		return fmt.Errorf("%w, the last: %w", ErrRefusals, err)
+	if err := s.conn.Send(m.Request, replyFlags, AppendU64(nil, 1)); err != nil {
+		return fmt.Errorf("%w; %w", why, err)
 	}
-	if s.refusals <= 8 { // a peer must not fill the log
-		s.cfg.Logf("refused: %v", err)
+	switch {
+	case !isRefusal(why):
+		return why
+	case s.refusals > maxRefusals:
+		return fmt.Errorf("%w, the last: %w", ErrRefusals, why)
+	case s.refusals <= 8: // a peer must not fill the log
+		s.cfg.Logf("refused: %v", why)
 	}
 	return nil
 }
