@@ -185,7 +185,7 @@ func (p *Port) serve(run func() (packed bool)) (packed bool) {
 func (p *Port) sessionConfig(serial uint64) user.SessionConfig {
 	cfg := user.SessionConfig{
 		Features: p.cfg.Offer, MaxPairs: p.cfg.MaxPairs, MaxMTU: int(p.mtu.Load()),
-		Device: &device{p: p}, Serial: serial, Logf: p.logf,
+		Device: &device{p: p}, Serial: serial, Logf: p.logf, Before: p.driver,
 		Memory: guestmem.Options{AnyFile: p.cfg.AnyMemory, Budget: p.cfg.Memory, Touching: p.cfg.touching},
 	}
 	if p.journal != nil {
@@ -241,6 +241,8 @@ func (p *Port) runSession(s *user.Session) (packed bool) {
 	}
 	p.session, p.last = nil, err
 	p.mu.Unlock()
+	st, _ := s.State() // without what has ended with it
+	p.remember(&st)
 	p.journal.note(nil)
 	switch {
 	case err == nil:
@@ -255,4 +257,11 @@ func (p *Port) runSession(s *user.Session) (packed bool) {
 		f(p, err)
 	}
 	return false
+}
+
+// remember keeps what the next connection may have to recall.
+func (p *Port) remember(st *user.SessionState) {
+	if d := st.Driver(); d.Known() {
+		p.driver = d
+	}
 }

@@ -124,6 +124,7 @@ type Port struct {
 	wanted  chan struct{}       // received from when the control goroutine has no connection: for whoever dials
 	asked   chan struct{}       // packing was set: for the control goroutine that has no session
 	journal *journal            // nil without a Keeper
+	driver  user.Driver         // of the guest of the connection before; of the control goroutine
 	carried [numCounters]uint64 // of the process before
 	resumed chan struct{}       // closed once Hooks.Started has been told of the rings that ran when the port was unpacked
 	noted   chan struct{}       // closed once the Keeper knows what the port began with

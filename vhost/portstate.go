@@ -31,6 +31,7 @@ type PortState struct {
 	Gone     bool               `json:"gone,omitempty"`     // it went by itself
 	Counters map[string]uint64  `json:"counters"`           // of the port; see Counters.Named
 	FrontEnd *user.SessionState `json:"front_end,omitempty"`
+	Driver   *user.Driver       `json:"driver,omitempty"` // of the guest of the connection before
 	// Pending is the request that is being dealt with, and Step how far that is. The message is in the socket, but for a
 	// step that this version does not know, as "" of versions before: nobody can tell then what the front-end believes of it.
 	Pending string `json:"pending,omitempty"`
@@ -87,6 +88,9 @@ func (p *Port) state(s *user.Session) (st PortState, files []NamedFile) {
 		st.Last, st.Gone = p.last.Error(), errors.Is(p.last, ErrDisconnected)
 	}
 	p.mu.Unlock()
+	if p.driver.Known() {
+		st.Driver = &p.driver
+	}
 	if s != nil {
 		var session user.SessionState
 		session, files = s.State()

@@ -150,6 +150,9 @@ func (r *Prepared) make() (err error) {
 		return fmt.Errorf("state of the socket %.128q, dialled: %t; not of %s: %w", st.Socket, st.Connect, p.cfg.Socket, ErrParcel)
 	}
 	p.sessions = st.Sessions
+	if st.Driver != nil {
+		p.driver = *st.Driver
+	}
 	switch {
 	case st.Gone:
 		p.last = fmt.Errorf("connection: %w", ErrDisconnected)
@@ -185,6 +188,7 @@ func (r *Prepared) make() (err error) {
 		return err
 	}
 	if !known { // nobody takes its connection, which ends with the rest
+		p.remember(st.FrontEnd)
 		p.last = fmt.Errorf("%.32q was half done when the process before ended: %w", st.Pending, ErrHalfDone)
 		return nil
 	}

@@ -63,6 +63,7 @@ type SessionConfig struct {
 	MaxMTU   int // 0: any
 	Memory   guestmem.Options
 	Device   Device
+	Before   Driver                           // of the guest of the connection before
 	Journal  Journal                          // nil: nobody writes one
 	Serial   uint64                           // of this session among those whose files are kept together: a part of their names
 	Logf     func(format string, args ...any) // for refusals that do not end the session; may be nil
@@ -121,9 +122,11 @@ type ring struct {
 	frozen  bool         // it ran before Freeze
 	dev     vring.Device // while it runs
 	warning string       // of its last start
-	kick    *EventFD
-	call    *EventFD
-	err     *EventFD
+	// forgotten: the features are not those of the driver that has laid the ring out.
+	forgotten bool
+	kick      *EventFD
+	call      *EventFD
+	err       *EventFD
 }
 
 // NewSession takes over conn.

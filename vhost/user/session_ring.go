@@ -84,6 +84,7 @@ func (s *Session) ready(i int) bool {
 
 // startRing makes the ring run from where join finds its device to be.
 func (s *Session) startRing(i int, join func(i int, dev vring.Device) (rejoined bool, err error)) error {
+	s.recall(i)
 	r := &s.rings[i]
 	l, err := s.layout(r)
 	if err != nil {
@@ -129,9 +130,11 @@ func (s *Session) resume(i int, dev vring.Device) (rejoined bool, err error) {
 	return false, nil
 }
 
-// warn says what a base that left chains behind means for the guest.
+// warn says what a base that left chains behind, or a front-end that forgets, means for the guest.
 func (r *ring) warn(i int) {
 	switch {
+	case r.forgotten:
+		r.warning = fmt.Sprintf("ring %d: the front-end says that its guest has the legacy interface, and the ring is not laid out so: QEMU before 8.0 forgets what is negotiated while nobody is connected; restart the guest's driver", i)
 	case r.lost == 0:
 		r.warning = ""
 	case r.lost == r.num:

@@ -54,6 +54,19 @@ func Bytes(num int) int {
 	return roundUp(used+UsedBytes(num), cacheLine)
 }
 
+// IsLegacy says whether a split ring of num descriptors is laid out as the legacy interface has it: in one piece,
+// the used ring on the next page (section 2.7.2). Offsets are in bytes from the descriptors. Pages have 4,096 bytes,
+// or more where a guest on virtio-mmio says so.
+func IsLegacy(num int, avail, used uint64) bool {
+	end := uint64(ringStart + descSize*num + 2*num) // used_event came later and is not counted
+	for page := uint64(4096); page <= 1<<16; page *= 2 {
+		if used == (end+page-1)&^(page-1) {
+			return avail == uint64(DescBytes(num))
+		}
+	}
+	return false
+}
+
 // Split lays a ring of num descriptors out at the front of mem as [Offsets] says. mem must be aligned to 16 bytes.
 func Split(mem []byte, num int) (Layout, error) {
 	if !validSize(num) {
