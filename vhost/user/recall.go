@@ -52,7 +52,7 @@ func (d *Driver) Known() bool {
 func (s *Session) recall(i int) {
 	r := &s.rings[i]
 	shape := RingShape{Index: i, Num: r.num, Avail: r.addr.Avail - r.addr.Desc, Used: r.addr.Used - r.addr.Desc}
-	r.forgotten = !s.features.Has(virtio.FVersion1) && !vring.IsLegacy(shape.Num, shape.Avail, shape.Used)
+	r.forgotten = s.negotiated && !s.features.Has(virtio.FVersion1) && !vring.IsLegacy(shape.Num, shape.Avail, shape.Used)
 	if !r.forgotten || slices.ContainsFunc(s.rings, func(r ring) bool { return r.running }) {
 		return
 	}
