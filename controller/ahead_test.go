@@ -206,7 +206,7 @@ func (h *handedOver) end(t *testing.T) *Controller {
 	h.old.release(left)
 	s, err := readPacked(p)
 	if err == nil {
-		err = h.heir.goOn(p, &s, allOrNothing)
+		err = h.heir.goOn(p, &s, allOrNothing, func() {})
 	}
 	if err != nil {
 		t.Fatal(err)

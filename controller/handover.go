@@ -20,7 +20,8 @@ import (
 
 const (
 	readyWithin = 10 * time.Second                 // for the heir's preparations, during which nothing stops
-	takesWithin = 2 * time.Second                  // from the parcel to the heir's word that it runs
+	takesWithin = 2 * time.Second                  // from the parcel to the heir's word that frames move again
+	keepsWithin = readyWithin                      // from there to its word that it runs: it has written what outlives it; guests do not wait
 	endsWithin  = fdstore.MainWithin + takesWithin // from that word to the end of the process before, which tells the service manager
 	diesWithin  = 5 * time.Second                  // of an heir that was killed
 	leaves      = 100 * time.Millisecond           // an heir that has said that it cannot take over: it ends by itself, and says why where it was started
@@ -318,6 +319,10 @@ func (h *heir) take(p *parcel.Parcel, meanwhile func()) (moved int64, err error)
 	}
 	_ = h.conn.SetReadDeadline(time.Now().Add(takesWithin)) // its word may be there already
 	answer, err := h.answer()
+	if err == nil && answer.Moving {
+		_ = h.conn.SetReadDeadline(time.Now().Add(keepsWithin))
+		answer, err = h.answer()
+	}
 	if err == nil && !answer.Running {
 		err = h.cannot(answer)
 	}

@@ -136,7 +136,11 @@ func (c *Controller) receive(conn *net.UnixConn) error {
 	defer p.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.goOn(p, &s, allOrNothing)
+	return c.goOn(p, &s, allOrNothing, func() {
+		if s.Hears { // a failure shows with the last word
+			_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Moving: true, MovedNS: c.movedAt})
+		}
+	})
 }
 
 // receivePacked reads a parcel, which is the caller's to close, and its state.
@@ -151,8 +155,8 @@ func receivePacked(conn *net.UnixConn) (p *parcel.Parcel, s packed, err error) {
 	return p, s, nil
 }
 
-// goOn takes what is in a parcel. What guests wait for comes first. The caller holds mu.
-func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking) error {
+// goOn takes what is in a parcel. What guests wait for comes first; moving is called behind it. The caller holds mu.
+func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking, moving func()) error {
 	if !c.ahead.placesFit(s) {
 		programs := c.ahead.takePrograms()
 		c.dropAhead()
@@ -170,6 +174,7 @@ func (c *Controller) goOn(p *parcel.Parcel, s *packed, how unpacking) error {
 	if err := c.unpack(p, s, how); err != nil {
 		return err
 	}
+	moving()
 	err := c.takeState(p, s)
 	if err == nil {
 		c.dropAhead()

@@ -109,7 +109,7 @@ func (c *Controller) describe(b bag, vms map[*attachment]*packedVM) (s packed, e
 
 // describePlaces describes what stays the same while frames move, with its descriptors: all but the VMs and what is counted. The caller holds mu.
 func (c *Controller) describePlaces(b bag) (s packed, err error) {
-	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags, Watchdog: c.opt.Watchdog}
+	s = packed{State: c.opt.State, Socket: c.opt.Socket, BPFFS: c.opt.BPFFS, Started: c.started, Tags: c.tags, Watchdog: c.opt.Watchdog, Hears: true}
 	if c.survivor != nil {
 		s.Process, s.Store, s.Kept = c.survivor.process, c.opt.Store.Path(), c.keptNames()
 	}

@@ -32,6 +32,7 @@ type packed struct {
 	Process  int            `json:"process"`         // counts those that went on with one another
 	Store    string         `json:"store,omitempty"` // where descriptors outlive the process, and their names there
 	Kept     []string       `json:"kept,omitempty"`
+	Hears    bool           `json:"hears_moving,omitempty"` // wants to be told when frames move again, before the heir's last word
 	Uplinks  []packedUplink `json:"uplinks"`
 }
 

@@ -176,7 +176,7 @@ func Recover(opt Options, files map[string]int) (c *Controller, err error) {
 	if err == nil {
 		s.Process, s.Kept, s.Store = process, names, opt.Store.Path()
 		c.mu.Lock()
-		err = c.goOn(p, &s, eachForItself)
+		err = c.goOn(p, &s, eachForItself, func() {})
 		c.mu.Unlock()
 	}
 	if err != nil {

@@ -153,9 +153,10 @@ type ReplaceRequest struct {
 	NetNS   string `json:"net_ns,omitempty"` // its network namespace as proc(5) names it, which must be the controller's; "" from older versions
 }
 
-// ReplaceAnswer is the heir's word: it is ready, it runs, or it cannot.
+// ReplaceAnswer is the heir's word: it is ready, frames move, it runs, or it cannot.
 type ReplaceAnswer struct {
 	Ready   bool   `json:"ready,omitempty"`
+	Moving  bool   `json:"moving,omitempty"` // frames move again; only to a controller whose parcel says that it hears it
 	Running bool   `json:"running,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	MovedNS int64  `json:"moved_ns,omitempty"` // when the workers took up their work again, CLOCK_MONOTONIC; 0 from older versions

@@ -89,6 +89,12 @@ func rogue(how string) int {
 			return vanish()
 		case "cannot use the parcel":
 			return cannot("the rogue dropped it")
+		case "cannot write, and is slow":
+			if err := say(api.ReplaceAnswer{Moving: true}); err != nil {
+				return err
+			}
+			time.Sleep(3 * time.Second) // longer than guests may wait
+			return cannot("the rogue's disk is full")
 		}
 		time.Sleep(time.Hour) // says nothing
 		return nil
@@ -105,13 +111,14 @@ type bytewise struct{ *net.UnixConn }
 func (b bytewise) Read(p []byte) (int, error) { return b.UnixConn.Read(p[:min(1, len(p))]) }
 
 // Whatever an heir does wrong, and whenever it dies, the controller goes on as if nothing had been asked: same process, same
-// connections, traffic both ways, and every packet explained. One that says nothing is ended first, one that says why it cannot ends by itself.
+// connections, traffic both ways, and every packet explained. One that says nothing is ended first, one that says why it cannot ends by itself, and one for which no guest waits
+// has its time.
 func TestAnHeirThatCannotChangesNothing(t *testing.T) {
 	r, vm := oneTapVM(t, netnstest.Options{})
 	g := r.boot(stackguest.Config{Socket: r.attach("vm1", macB), MAC: mac(t, macB)}, "10.77.0.11/24")
 	was := r.worker()
 	for _, how := range []string{
-		"goes before anything came", "cannot", "speaks nonsense", "goes when it said that it is ready", "dies with the parcel", "cannot use the parcel", "says nothing",
+		"goes before anything came", "cannot", "speaks nonsense", "goes when it said that it is ready", "dies with the parcel", "cannot use the parcel", "cannot write, and is slow", "says nothing",
 	} {
 		t.Run(how, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])
