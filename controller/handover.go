@@ -45,6 +45,11 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	heir, err := openHeir(conn)
+	if err == nil && c.opt.Service {
+		if err = sameUnit(heir.pid); err != nil {
+			heir.close()
+		}
+	}
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "err", err)
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})

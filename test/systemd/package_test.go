@@ -92,8 +92,9 @@ func TestThePackagesLife(t *testing.T) {
 			h.t.Errorf("systemd started it again %s times\n%s", n, h.journal())
 		}
 	})
-	step("who would take over from a shell is told the command that does it", func() {
+	step("who would take over from a shell, or as another service, is told the command that does it", func() {
 		h.refused("rscctl run --replace", "systemctl reload rscctl")
+		h.refused("systemd-run --quiet --pipe --wait -p Type=notify -p NotifyAccess=all rscctl run --replace", "systemctl reload rscctl.service")
 		if now := h.serves(first, 0, "db", "web", "web2"); now != pid {
 			h.t.Errorf("process %d is the service, %d was", now, pid)
 		}
