@@ -148,7 +148,7 @@ func (m *mortals) start() {
 	}
 	_ = theirs.Close()
 	m.post, m.ended = pair[0], make(chan struct{})
-	if m.state != nil && (bytes.Contains(m.state, []byte(`"step":"done"`)) || !bytes.Contains(m.state, []byte(`"front_end"`))) {
+	if m.state != nil && (bytes.Contains(m.state, []byte(`"step":"again"`)) || !bytes.Contains(m.state, []byte(`"front_end"`))) {
 		m.lost++
 	}
 	for name, fd := range m.files {
@@ -204,7 +204,7 @@ func (m *mortals) kill() {
 }
 
 // The process is killed at random moments, while frames go both ways and the front-end talks. The front-end keeps its connection,
-// unless a message was just being answered, and comes again once then. No frame is lost; what comes twice is of one burst.
+// unless one message was killed twice at, and comes again once then. No frame is lost; what comes twice is of one burst.
 func TestAKilledProcessHasAnHeir(t *testing.T) {
 	dir, err := os.MkdirTemp("", "vhost")
 	if err != nil {
@@ -257,7 +257,7 @@ func TestAKilledProcessHasAnHeir(t *testing.T) {
 	if reconnects > m.lost {
 		t.Errorf("%d connections were made again, and %d states were lost", reconnects, m.lost)
 	}
-	t.Logf("%d kills, %d states in which nobody can tell what the front-end believes, %d connections made again; %d frames to the guest, %d of them twice; %d from it, %d of them twice",
+	t.Logf("%d kills, %d states that a front-end cannot go on with, %d connections made again; %d frames to the guest, %d of them twice; %d from it, %d of them twice",
 		rounds, m.lost, reconnects, g.received.Load(), g.twice.Load(), book.fromGuest.Load(), book.again.Load())
 }
 

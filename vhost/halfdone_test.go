@@ -2,10 +2,12 @@ package vhost_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,44 +16,68 @@ import (
 
 	"github.com/rscctl/rscctl/vhost"
 	"github.com/rscctl/rscctl/vhost/user"
+	"github.com/rscctl/rscctl/vhost/vring"
 )
 
-// A message stays in the socket until it is answered: the heir of a process that died deals with it, once. Where nobody can tell whether
-// the front-end has the answer, or the message has ended a process twice, the connection ends.
+// A message stays in the socket until it is dealt with, and its answer in a file until it is sent: the heir of a process that died does
+// the rest, once. A message that has ended a process twice ends its connection.
 func TestAnHeirDealsWithTheMessageOfTheProcessBefore(t *testing.T) {
 	question := message(user.GetFeatures, user.FlagVersion, nil)
 	answer := message(user.GetFeatures, user.FlagVersion|user.FlagReply, make([]byte, 8)) // of the process before
 	for name, tt := range map[string]struct {
-		step        string
-		waits, sent bool // the question is in the socket, the answer unread
-		ends, anew  bool // the connection; the answer is the heir's
+		step  string
+		waits bool // the question is in the socket
+		sent  int  // bytes of the answer
+		read  bool // by the front-end
+		ends  bool // the connection
+		anew  bool // the answer is the heir's
 	}{
-		"begun":                         {step: "begun", waits: true, anew: true},
-		"begun twice":                   {step: "again", waits: true, ends: true},
-		"answered, not read":            {step: "done", waits: true, sent: true},
-		"answered, not read, taken off": {step: "done", sent: true},
-		"answered, read, taken off":     {step: "done"},
-		"answered and read, or not":     {step: "done", waits: true, ends: true},
-		"of a version before":           {step: "", ends: true},
-		"of a version to come":          {step: "other", waits: true, ends: true},
+		"begun":                {step: "begun", waits: true, anew: true},
+		"begun twice":          {step: "again", waits: true, ends: true},
+		"done":                 {step: "done", waits: true},
+		"done and taken off":   {step: "done"},
+		"half sent":            {step: "done", sent: 7},
+		"half sent, read":      {step: "done", sent: 7, read: true},
+		"sent":                 {step: "done", sent: len(answer)},
+		"sent and read":        {step: "done", sent: len(answer), read: true},
+		"of a version before":  {step: "", ends: true},
+		"of a version to come": {step: "other", waits: true, ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, cfg, _ := newHeritable(t, nil)
+			p, cfg, _ := newHeritable(t, func(c *vhost.Config) { c.Keep = &notesKeeper{} })
 			c := raw(t, cfg.Socket)
+			_ = c.SetReadDeadline(time.Now().Add(patience))
 			waitFor(t, "the front-end", func() bool { return p.State().Name == vhost.StateConnected })
 			parcel := pack(t, p)
-			parcel.state = fmt.Appendf(bytes.TrimSuffix(parcel.state, []byte("}")), `,"pending":"GET_FEATURES","step":%q}`, tt.step)
+			const at = 40
+			parcel.state = fmt.Appendf(bytes.TrimSuffix(parcel.state, []byte("}")), `,"pending":"GET_FEATURES","step":%q,"at":%d,"bytes":%d}`, tt.step, at, len(answer))
 			if tt.waits {
 				if _, err := c.Write(question); err != nil {
 					t.Fatal(err)
 				}
 			}
+			files := map[string]int{}
 			for _, f := range parcel.files {
-				if f.Name == "connection-1" && tt.sent {
-					if _, err := unix.Write(f.FD, answer); err != nil {
-						t.Fatal(err)
-					}
+				files[f.Name] = f.FD
+			}
+			if _, err := unix.Pwrite(files["answers-1"], answer, at); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Seek(files["answers-1"], at, unix.SEEK_SET); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(answer))
+			if tt.sent > 0 {
+				if _, err := unix.Sendfile(files["connection-1"], files["answers-1"], nil, tt.sent); err != nil {
+					t.Fatal(err)
 				}
+			}
+			was := 0
+			if tt.read {
+				if _, err := io.ReadFull(c, got[:tt.sent]); err != nil {
+					t.Fatal(err)
+				}
+				was = tt.sent
 			}
 			notes := &notesKeeper{}
 			cfg.Keep = notes
@@ -70,11 +96,8 @@ func TestAnHeirDealsWithTheMessageOfTheProcessBefore(t *testing.T) {
 				}
 				return
 			}
-			got := make([]byte, len(answer))
-			if tt.sent || tt.anew {
-				if _, err := io.ReadFull(c, got); err != nil || bytes.Equal(got, answer) == tt.anew {
-					t.Fatalf("answer %x, %v", got, err)
-				}
+			if _, err := io.ReadFull(c, got[was:]); err != nil || bytes.Equal(got, answer) == tt.anew {
+				t.Fatalf("answer %x, %v", got, err)
 			}
 			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			if n, err := c.Read(got); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -91,7 +114,8 @@ func TestAnHeirDealsWithTheMessageOfTheProcessBefore(t *testing.T) {
 			for _, step := range []string{"begun", "again", "done"} {
 				steps[step] = notes.count(`"step":"` + step + `"`)
 			}
-			if want := map[bool]int{true: 1}[tt.anew]; steps["again"] != want || steps["begun"] != 1 || steps["done"] != 1+want {
+			// What was pending stays so until it is dealt with: this process may die as well.
+			if again := map[bool]int{true: 1}[tt.anew]; steps["again"] != again || steps["begun"] != 1+again || steps["done"] != 2 {
 				t.Errorf("notes: %v", steps)
 			}
 		})
@@ -123,4 +147,44 @@ func (k *notesKeeper) count(piece string) (n int) {
 		}
 	}
 	return n
+}
+
+// A ring that the process before started by a message that its heir finds has moved since: it goes on where it is, and not at the
+// front-end's base.
+func TestARingOfAMessageThatComesAgainGoesOnWhereItIs(t *testing.T) {
+	before, cfg, _ := newHeritable(t, func(c *vhost.Config) { c.Keep = &notesKeeper{} })
+	s := newScripted(t, cfg.Socket)
+	defer s.close()
+	script := everyHandler()
+	kick := slices.IndexFunc(script, func(st step) bool { return st.request == user.SetVringKick })
+	if n := s.play(script[:kick]); n != kick {
+		t.Fatalf("%d of %d steps", n, kick)
+	}
+	c := pack(t, before)
+	c.state = append(c.state[:len(c.state)-1], `,"pending":"SET_VRING_KICK","step":"begun"}`...)
+	p, err := c.unpack(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	avail, used := vring.Offsets(scriptNum)
+	for at, moved := range map[int]uint16{avail: 80, used: 70} {
+		if _, err := unix.Pwrite(s.a, binary.LittleEndian.AppendUint16(nil, moved), int64(at)+2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.play(script[kick : kick+1]); n != 1 {
+		t.Fatalf("thrown out: %s", p.State().Reason)
+	}
+	if _, err := s.c.Write(message(user.GetVringBase, user.FlagVersion, user.VringState{}.Append(nil))); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, user.HeaderSize+8)
+	if _, err := io.ReadFull(s.c, got); err != nil {
+		t.Fatal(err)
+	}
+	var base user.VringState
+	if err := base.Decode(got[user.HeaderSize:]); err != nil || base.Num != 70 {
+		t.Errorf("it stands at %d, %v", base.Num, err)
+	}
 }

@@ -2,6 +2,7 @@ package vhost
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -34,10 +35,11 @@ type journal struct {
 	keep Keeper
 	s    *user.Session   // whose messages are served; nil for none
 	held map[string]bool // put, and not dropped; false: perhaps
-	last []byte          // the state that was noted, without what is pending
+	last []byte          // the state, as of the last message that was dealt with
 
-	pending string // the message that is dealt with
-	again   bool   // the next one is what the process before did not come to the end of
+	step    []byte // the message that is dealt with, and how far that is, as fields behind the state; empty: none is
+	pending string // its request
+	again   bool   // it is what the process before has begun
 }
 
 func newJournal(p *Port, k Keeper) *journal { return &journal{p: p, keep: k, held: map[string]bool{}} }
@@ -55,8 +57,11 @@ func (j *journal) note(s *user.Session) {
 		return
 	}
 	j.s = s
+	if s == nil {
+		j.step, j.again = nil, false
+	}
 	files := j.state()
-	j.tell(j.last)
+	j.tell()
 	j.dropBut(files)
 }
 
@@ -113,7 +118,15 @@ func (j *journal) drop(name string) {
 	delete(j.held, name)
 }
 
-func (j *journal) tell(state []byte) {
+// tell tells the state, and behind it the message that is dealt with.
+func (j *journal) tell() {
+	n := len(j.last)
+	b := append(make([]byte, 0, n+len(j.step)), j.last[:n-1]...)
+	b = append(b, j.step...)
+	j.write(append(b, '}'))
+}
+
+func (j *journal) write(state []byte) {
 	if err := j.keep.Note(state); err != nil {
 		j.p.logf("journal: %v", err)
 	}
@@ -126,36 +139,46 @@ func (j *journal) Begin(r user.Request) {
 		step, j.again = stepAgain, false
 	}
 	j.pending = r.String()
-	j.step(step)
+	j.at(step, user.Answer{})
+	j.tell()
 }
 
 // Done: what the front-end may rely on is kept before it hears so.
-func (j *journal) Done(changed, reply bool) {
+func (j *journal) Done(changed bool, a user.Answer) {
 	var files []NamedFile
 	if changed {
 		files = j.state()
 	}
-	if reply {
-		j.step(stepDone)
-	} else {
-		j.tell(j.last)
+	j.step = nil
+	if a.Bytes > 0 {
+		j.at(stepDone, a)
 	}
+	j.tell()
 	if changed {
 		j.dropBut(files)
 	}
 }
 
-func (j *journal) End() { j.tell(j.last) }
+func (j *journal) End() {
+	j.step = nil
+	j.tell()
+}
 
-// step tells the state with the message that is dealt with, and how far that is.
-func (j *journal) step(step string) {
-	n := len(j.last)
-	b := append(make([]byte, 0, n+64), j.last[:n-1]...)
-	b = append(b, `,"pending":"`...)
-	b = append(b, j.pending...)
-	b = append(b, `","step":"`...)
-	b = append(b, step...)
-	j.tell(append(b, `"}`...))
+// goOn: the process before was dealing with a message, and this one, or one after it, comes to its end.
+func (j *journal) goOn(st *PortState) {
+	if j == nil || st.Pending == "" {
+		return
+	}
+	j.pending, j.again = st.Pending, st.Step == stepBegun
+	j.at(st.Step, user.Answer{At: st.At, Bytes: st.Bytes})
+}
+
+// at is how far the message is that is dealt with.
+func (j *journal) at(step string, a user.Answer) {
+	j.step = fmt.Appendf(nil, `,"pending":%q,"step":%q`, j.pending, step)
+	if a.Bytes > 0 {
+		j.step = fmt.Appendf(j.step, `,"at":%d,"bytes":%d`, a.At, a.Bytes)
+	}
 }
 
 // forget tells the keeper that there is nothing to keep.
@@ -163,7 +186,7 @@ func (j *journal) forget() {
 	if j == nil {
 		return
 	}
-	j.tell(nil)
+	j.write(nil)
 	for _, name := range slices.Sorted(maps.Keys(j.held)) {
 		j.drop(name)
 	}

@@ -36,13 +36,15 @@ type PortState struct {
 	// step that this version does not know, as "" of versions before: nobody can tell then what the front-end believes of it.
 	Pending string `json:"pending,omitempty"`
 	Step    string `json:"step,omitempty"`
+	At      int    `json:"at,omitempty"`    // where the answer is, if one follows, in the file of answers of FrontEnd
+	Bytes   int    `json:"bytes,omitempty"` // its length
 }
 
 // Steps of a message.
 const (
 	stepBegun = "begun" // the rest of the state is from before it
 	stepAgain = "again" // likewise, and the process before did not come further: perhaps the message is what ends us
-	stepDone  = "done"  // the rest is from after it; the answer may be sent, and the message be off the socket
+	stepDone  = "done"  // the rest is from after it; the answer may be sent, as the file's position says, and the message be off the socket
 )
 
 // ReadPortState reads a state as JSON. The errors are ErrNewer and ErrParcel.

@@ -20,9 +20,9 @@ import (
 // every ring that runs, and every such ring counts as kicked. Hooks.Started is called as
 // for any start, before Unpack returns unless it takes longer than 1 s: what moves
 // frames may begin then. A message that was being dealt with is dealt with again, once,
-// unless it was answered. Where nobody can tell whether it was, and of what a
-// connection that has ended leaves, the port is without a front-end, and listens, or
-// dials.
+// and one that was done is answered, unless it was. Of a message that has ended two
+// processes, and of a connection that has ended, comes a port without a front-end, which
+// listens, or dials.
 //
 // cfg is as for NewPort; its socket must be the state's, and it must offer what was
 // negotiated. Files that the state does not name are closed, and the Keeper is told to drop
@@ -183,33 +183,25 @@ func (r *Prepared) make() (err error) {
 	if st.FrontEnd == nil {
 		return nil
 	}
-	known, err := r.settle()
-	if err != nil {
-		return err
-	}
-	if !known { // nobody takes its connection, which ends with the rest
+	switch {
+	case st.Pending == "", st.Step == stepBegun, st.Step == stepDone && st.Bytes > 0:
+	default: // nobody takes its connection, which ends with the rest
 		p.remember(st.FrontEnd)
-		p.last = fmt.Errorf("%.32q was half done when the process before ended: %w", st.Pending, ErrHalfDone)
+		what := "was half done when the process before ended"
+		if st.Step == stepAgain {
+			what = "has ended two processes"
+		}
+		p.last = fmt.Errorf("%.32q %s: %w", st.Pending, what, ErrHalfDone)
 		return nil
 	}
 	r.session, err = user.PrepareSession(p.sessionConfig(p.sessions), st.FrontEnd, files)
-	return err
-}
-
-// settle says whether it is known what the front-end believes of the message that was dealt with when the process before ended.
-func (r *Prepared) settle() (known bool, err error) {
-	switch r.st.Step {
-	case stepBegun:
-		if r.p.journal != nil {
-			r.p.journal.again = true
-		}
-		return true, nil
-	case stepDone:
-		fd, err := r.files.Borrow(r.st.FrontEnd.Connection)
-		if err != nil {
-			return false, err
-		}
-		return user.Answered(fd, r.st.Pending)
+	if err != nil || st.Pending == "" {
+		return err
 	}
-	return r.st.Pending == "", nil
+	p.journal.goOn(st)
+	if st.Step == stepBegun {
+		r.session.Again()
+		return nil
+	}
+	return r.session.Owe(st.Pending, user.Answer{At: st.At, Bytes: st.Bytes})
 }

@@ -194,10 +194,7 @@ func discard(fd int, b []byte) error {
 
 // Send writes one message with its descriptors, which stay the caller's.
 func (c *Conn) Send(r Request, flags uint32, payload []byte, fds ...int) error {
-	h := Header{Request: r, Flags: flags, Size: uint32(len(payload))}
-	c.out = append(c.out[:0], make([]byte, HeaderSize)...)
-	h.Encode(c.out)
-	c.out = append(c.out, payload...)
+	c.out = appendMessage(c.out[:0], r, flags, payload)
 	if err := c.c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
 		return peerError(err)
 	}
@@ -213,6 +210,14 @@ func (c *Conn) Send(r Request, flags uint32, payload []byte, fds ...int) error {
 		return peerError(err)
 	}
 	return nil
+}
+
+func appendMessage(b []byte, r Request, flags uint32, payload []byte) []byte {
+	h := Header{Request: r, Flags: flags, Size: uint32(len(payload))}
+	at := len(b)
+	b = append(b, make([]byte, HeaderSize)...)
+	h.Encode(b[at:])
+	return append(b, payload...)
 }
 
 // peerError gives the ways in which a connection ends their sentinel.

@@ -99,6 +99,10 @@ type Session struct {
 	rings      []ring
 	refusals   int
 	pace       pace
+	answers    *answers // nil without a Journal
+	owed       Answer   // to the message owedTo, by the session before
+	owedTo     string
+	again      bool   // the session before had begun with the message that is next
 	serial     uint64 // of the last eventfd
 	fault      error  // ends the session with the next Run
 
@@ -139,6 +143,9 @@ func NewSession(conn *Conn, cfg SessionConfig) *Session {
 	}
 	s := &Session{cfg: cfg, conn: conn, dev: cfg.Device, mem: guestmem.NewTable(cfg.Memory), rings: make([]ring, 2*cfg.MaxPairs)}
 	s.info.PeerPID = conn.PeerPID()
+	if cfg.Journal != nil {
+		s.answers, s.fault = newAnswers()
+	}
 	return s
 }
 
@@ -219,6 +226,9 @@ func (s *Session) answer() (err error) {
 		return s.fault
 	}
 	var m Message
+	if err := s.settle(&m); err != nil {
+		return err
+	}
 	for {
 		s.work.Store(nil)
 		h, err := s.conn.Await()
@@ -227,7 +237,9 @@ func (s *Session) answer() (err error) {
 		}
 		if err == nil {
 			s.begin(h.Request.String())
-			s.journal(func(j Journal) { j.Begin(h.Request) })
+			if j := s.cfg.Journal; j != nil {
+				j.Begin(h.Request)
+			}
 			err = s.deal(&m)
 		}
 		if err != nil {
@@ -236,73 +248,94 @@ func (s *Session) answer() (err error) {
 	}
 }
 
-// deal serves the message in the socket, and takes it off when it is answered. An error
-// ends the session.
+// deal serves the message in the socket, takes it off and answers it. An error ends the
+// session.
 func (s *Session) deal(m *Message) error {
+	var reply []byte
 	err := s.conn.Look(m)
-	answered := false
 	if err == nil {
-		answered, err = s.serve(m)
+		reply, err = s.serve(m)
 		m.CloseFDs()
+		s.again = false
 	}
-	if derr := s.conn.Drop(); err == nil {
-		err = derr
+	if err != nil && !(isRefusal(err) && reply != nil) {
+		// Not taken off before: whoever goes on finds the message, and ends the session as well.
+		if reply != nil {
+			if serr := s.conn.Send(m.Request, replyFlags, reply); serr != nil {
+				err = fmt.Errorf("%w; %w", err, serr)
+			}
+		}
+		_ = s.conn.Drop()
+		return err
 	}
-	if err == nil && answered {
-		s.journal(Journal.End)
+	if serr := s.finish(m, reply); serr != nil {
+		return serr
+	}
+	switch {
+	case err == nil:
+	case s.refusals > maxRefusals:
+		return fmt.Errorf("%w, the last: %w", ErrRefusals, err)
+	case s.refusals <= 8: // a peer must not fill the log
+		s.cfg.Logf("refused: %v", err)
+	}
+	return nil
+}
+
+// finish takes a message that is dealt with off the socket, and answers it unless reply
+// is nil. With a journal, whoever goes on may come at any point of it: the answer is in
+// the file before the message goes, and the file knows whether it is sent.
+func (s *Session) finish(m *Message, reply []byte) error {
+	if s.cfg.Journal == nil {
+		err := s.conn.Drop()
+		if err == nil && reply != nil {
+			err = s.conn.Send(m.Request, replyFlags, reply)
+		}
+		return err
+	}
+	var a Answer
+	if reply != nil {
+		unread, err := s.conn.unread()
+		if err == nil {
+			a, err = s.answers.put(appendMessage(nil, m.Request, replyFlags, reply), unread > 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.cfg.Journal.Done(m.Request.changes(), a)
+	err := s.conn.Drop()
+	if err == nil && reply != nil {
+		if err = s.answers.send(s.conn, a); err == nil {
+			s.cfg.Journal.End()
+		}
 	}
 	return err
 }
 
-func (s *Session) journal(tell func(Journal)) {
-	if s.cfg.Journal != nil {
-		tell(s.cfg.Journal)
-	}
-}
-
-// serve answers one message, if it asks for that. An error ends the session.
-func (s *Session) serve(m *Message) (answered bool, err error) {
+// serve does what a message asks for. reply is the answer's payload, nil where none
+// is wanted. An error ends the session, unless it is a refusal that is answered.
+func (s *Session) serve(m *Message) (reply []byte, err error) {
 	if m.Flags&FlagReply != 0 {
-		return false, fmt.Errorf("%s: reply where a request belongs: %w", m.Request, ErrBadHeader)
+		return nil, fmt.Errorf("%s: reply where a request belongs: %w", m.Request, ErrBadHeader)
 	}
-	reply, err := s.dispatch(m)
+	reply, err = s.dispatch(m)
 	s.publish()
 	ack := m.Flags&FlagNeedReply != 0 && s.protocol.Has(ProtoReplyAck) && reply == nil
 	if err != nil {
 		err = fmt.Errorf("%s: %w", m.Request, err)
-		if !ack {
-			return false, err
+		reply = nil
+		if ack {
+			reply = AppendU64(nil, 1)
+			if isRefusal(err) {
+				s.refusals++
+			}
 		}
-		return true, s.refuse(m, err)
+		return reply, err
 	}
 	if ack {
 		reply = AppendU64(nil, 0)
 	}
-	s.journal(func(j Journal) { j.Done(m.Request.changes(), reply != nil) })
-	if reply == nil {
-		return false, nil
-	}
-	return true, s.conn.Send(m.Request, replyFlags, reply)
-}
-
-// refuse answers that something cannot be had. An error ends the session.
-func (s *Session) refuse(m *Message, why error) error {
-	if isRefusal(why) {
-		s.refusals++
-		s.journal(func(j Journal) { j.Done(m.Request.changes(), true) })
-	}
-	if err := s.conn.Send(m.Request, replyFlags, AppendU64(nil, 1)); err != nil {
-		return fmt.Errorf("%w; %w", why, err)
-	}
-	switch {
-	case !isRefusal(why):
-		return why
-	case s.refusals > maxRefusals:
-		return fmt.Errorf("%w, the last: %w", ErrRefusals, why)
-	case s.refusals <= 8: // a peer must not fill the log
-		s.cfg.Logf("refused: %v", why)
-	}
-	return nil
+	return reply, nil
 }
 
 // isRefusal says whether the front-end can live with a negative answer: it asked
@@ -361,6 +394,7 @@ func (s *Session) end() (fault error) {
 			closeEvents(&r.kick, &r.call, &r.err)
 		}
 	}
+	s.answers.close()
 	step(func() {
 		if err := s.mem.Close(); err != nil {
 			s.cfg.Logf("%v", err)

@@ -45,7 +45,7 @@ func (s *Session) changeAll(fn func() error) error {
 			return err
 		}
 		for _, i := range ran {
-			if err := s.startRing(i, s.resume); err != nil {
+			if err := s.startRing(i, s.join); err != nil {
 				return err
 			}
 		}
@@ -73,7 +73,7 @@ func (s *Session) maybeStart(i int) error {
 	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
-	return s.change(true, func() error { return s.startRing(i, s.resume) })
+	return s.change(true, func() error { return s.startRing(i, s.join) })
 }
 
 // ready says whether all that a ring needs to run is known.
@@ -110,6 +110,15 @@ func (s *Session) startRing(i int, join func(i int, dev vring.Device) (rejoined 
 		return fmt.Errorf("ring %d: %w", i, err)
 	}
 	return nil
+}
+
+// join lets dev go on where the ring is: at the front-end's base, or where a device of
+// the session before, which had begun with the same message, has left it.
+func (s *Session) join(i int, dev vring.Device) (rejoined bool, err error) {
+	if s.again {
+		return s.rejoin(i, dev)
+	}
+	return s.resume(i, dev)
 }
 
 // resume lets dev go on where the ring stands, and says what cannot be mended. A
@@ -340,7 +349,7 @@ func (s *Session) setVringKick(m *Message) ([]byte, error) {
 		}
 		closeEvents(&r.kick) // BeforeChange has returned: nobody polls it
 		r.kick = e
-		return s.startRing(i, s.resume)
+		return s.startRing(i, s.join)
 	})
 }
 

@@ -25,6 +25,7 @@ type SessionState struct {
 	Refusals   int           `json:"refusals,omitempty"`
 	Status     uint8         `json:"status"`
 	Memory     []RegionState `json:"memory,omitempty"`
+	Answers    string        `json:"answers,omitempty"` // file: what answers are sent from
 	Removed    []RegionState `json:"removed,omitempty"` // regions taken away, which the front-end may take away again
 	Rings      []RingState   `json:"rings,omitempty"`   // those of which anything was said
 }
@@ -72,6 +73,9 @@ func (s *Session) State() (st SessionState, files []NamedFile) {
 		Connection: add(fmt.Sprintf("connection-%d", s.cfg.Serial), s.conn.fd()), PeerPID: s.Info().PeerPID,
 		Negotiated: s.negotiated, Features: uint64(s.features), Protocol: uint64(s.protocol),
 		MTU: s.mtu, Refused: s.refused, Refusals: s.refusals, Status: s.status,
+	}
+	if s.answers != nil && s.answers.fd >= 0 {
+		st.Answers = add(fmt.Sprintf("answers-%d", s.cfg.Serial), s.answers.fd)
 	}
 	named := map[string]bool{}
 	for _, r := range s.mem.Regions() {
@@ -174,6 +178,7 @@ func (s *Session) Leave() {
 		r := &s.rings[i]
 		closeEvents(&r.kick, &r.call, &r.err)
 	}
+	s.answers.close()
 	if err := s.mem.Close(); err != nil {
 		s.cfg.Logf("%v", err)
 	}
@@ -289,6 +294,9 @@ func (s *Session) restore(st *SessionState, files *Files) (err error) {
 	if err := s.restoreMemory(st.Memory, files); err != nil {
 		return err
 	}
+	if err := s.restoreAnswers(st.Answers, files); err != nil {
+		return err
+	}
 	for i := range st.Rings {
 		if err := s.restoreRing(&st.Rings[i], files); err != nil {
 			return err
@@ -324,6 +332,24 @@ func (s *Session) restoreMemory(memory []RegionState, files *Files) error {
 			return fmt.Errorf("file %.64q is another file by now, %s: %w", r.File, is[r.GPA], ErrParcel)
 		}
 	}
+	return nil
+}
+
+// restoreAnswers keeps the session's own file where there is none, as of an older version.
+func (s *Session) restoreAnswers(name string, files *Files) error {
+	if name == "" || s.answers == nil {
+		return nil
+	}
+	fd, err := files.Take(name)
+	if err != nil {
+		return err
+	}
+	theirs, err := adoptAnswers(fd)
+	if err != nil {
+		return fmt.Errorf("file %.64q: %w", name, err)
+	}
+	s.answers.close()
+	s.answers = theirs
 	return nil
 }
 
