@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -145,6 +147,9 @@ func (c *Controller) receive(conn *net.UnixConn) error {
 
 // receivePacked reads a parcel, which is the caller's to close, and its state.
 func receivePacked(conn *net.UnixConn) (p *parcel.Parcel, s packed, err error) {
+	if err := refusal(conn); err != nil {
+		return nil, s, err
+	}
 	if p, err = parcel.Receive(conn); err != nil {
 		return nil, s, err
 	}
@@ -153,6 +158,27 @@ func receivePacked(conn *net.UnixConn) (p *parcel.Parcel, s packed, err error) {
 		return nil, s, err
 	}
 	return p, s, nil
+}
+
+// refusal is why the controller before sends no parcel: it sends a ReplaceAnswer then. nil: a parcel comes, or nothing that can be read.
+func refusal(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var first [1]byte
+	_ = raw.Read(func(fd uintptr) bool { // what goes wrong, Receive meets as well
+		_, _, err := unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	if first[0] != '{' {
+		return nil
+	}
+	var a api.ReplaceAnswer
+	if err := json.NewDecoder(io.LimitReader(conn, 1<<16)).Decode(&a); err != nil || a.Error == "" {
+		return fmt.Errorf("%w: an answer where a parcel belongs", parcel.ErrDamaged)
+	}
+	return errors.New(strings.TrimPrefix(a.Error, "replace: "))
 }
 
 // goOn takes what is in a parcel. What guests wait for comes first; moving is called behind it. The caller holds mu.

@@ -94,7 +94,9 @@ func TestThePackagesLife(t *testing.T) {
 	})
 	step("who would take over from a shell, or as another service, is told the command that does it", func() {
 		h.refused("rscctl run --replace", "systemctl reload rscctl")
-		h.refused("systemd-run --quiet --pipe --wait -p Type=notify -p NotifyAccess=all rscctl run --replace", "systemctl reload rscctl.service")
+		h.must(`printf '[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/rscctl run --replace\n' > /run/systemd/system/rival.service && systemctl daemon-reload`)
+		h.refused("systemctl start rival || { journalctl --no-pager -o cat -u rival; false; }", "rival.service", "systemctl reload rscctl.service")
+		h.must("rm /run/systemd/system/rival.service && systemctl reset-failed rival && systemctl daemon-reload")
 		if now := h.serves(first, 0, "db", "web", "web2"); now != pid {
 			h.t.Errorf("process %d is the service, %d was", now, pid)
 		}
