@@ -188,3 +188,19 @@ func TestARingOfAMessageThatComesAgainGoesOnWhereItIs(t *testing.T) {
 		t.Errorf("it stands at %d, %v", base.Num, err)
 	}
 }
+
+// A front-end that listens no more when it is answered is gone, and nothing else: the signal of a broken pipe, which sendfile raises, ends no
+// process.
+func TestAFrontEndThatListensNoMoreIsGone(t *testing.T) {
+	_, cfg, log := newHeritable(t, func(c *vhost.Config) { c.Keep = &notesKeeper{} })
+	c := raw(t, cfg.Socket)
+	if err := c.CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(message(user.GetFeatures, user.FlagVersion, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if reason := <-log.stopped; !errors.Is(reason, user.ErrDisconnected) {
+		t.Errorf("%v", reason)
+	}
+}

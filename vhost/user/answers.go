@@ -183,3 +183,21 @@ func (s *Session) dropOwed(m *Message) error {
 	}
 	return err
 }
+
+// restoreAnswers keeps the session's own file where there is none, as of an older version.
+func (s *Session) restoreAnswers(name string, files *Files) error {
+	if name == "" || s.answers == nil {
+		return nil
+	}
+	fd, err := files.Take(name)
+	if err != nil {
+		return err
+	}
+	theirs, err := adoptAnswers(fd)
+	if err != nil {
+		return fmt.Errorf("file %.64q: %w", name, err)
+	}
+	s.answers.close()
+	s.answers = theirs
+	return nil
+}

@@ -335,24 +335,6 @@ func (s *Session) restoreMemory(memory []RegionState, files *Files) error {
 	return nil
 }
 
-// restoreAnswers keeps the session's own file where there is none, as of an older version.
-func (s *Session) restoreAnswers(name string, files *Files) error {
-	if name == "" || s.answers == nil {
-		return nil
-	}
-	fd, err := files.Take(name)
-	if err != nil {
-		return err
-	}
-	theirs, err := adoptAnswers(fd)
-	if err != nil {
-		return fmt.Errorf("file %.64q: %w", name, err)
-	}
-	s.answers.close()
-	s.answers = theirs
-	return nil
-}
-
 func (s *Session) restoreRing(st *RingState, files *Files) error {
 	if st.Index < 0 || st.Index >= len(s.rings) {
 		return fmt.Errorf("ring %d of %d: %w", st.Index, len(s.rings), ErrParcel)
