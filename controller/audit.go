@@ -9,7 +9,7 @@ import (
 
 // audit logs who asked for a change, of what, and what became of it. What only looks, a dry run among it, leaves no line.
 func audit(log *slog.Logger, r *http.Request, req any, err error) {
-	p, _ := r.Context().Value(peerKey{}).(peer)
+	p := askedBy(r)
 	about := []any{"uid", p.uid, "pid", p.pid}
 	switch q := req.(type) {
 	case api.AttachRequest:

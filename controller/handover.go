@@ -34,7 +34,7 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 		refuse(w, fmt.Errorf("request: %w: %w", ErrUsage, err))
 		return
 	}
-	if err := c.checkReplace(req); err != nil {
+	if err := c.checkReplace(req, int(askedBy(r).pid)); err != nil {
 		refuse(w, err)
 		return
 	}
@@ -45,11 +45,6 @@ func (c *Controller) handOver(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	heir, err := openHeir(conn)
-	if err == nil && c.opt.Service {
-		if err = sameUnit(heir.pid); err != nil {
-			heir.close()
-		}
-	}
 	if err != nil {
 		c.log.Error("not replaced: this controller goes on", "err", err)
 		_ = json.NewEncoder(conn).Encode(api.ReplaceAnswer{Error: err.Error()})
@@ -98,8 +93,8 @@ func (c *Controller) withdraw() {
 	clear(c.shown)
 }
 
-// checkReplace says why an heir cannot be one, before anything is done for it.
-func (c *Controller) checkReplace(req api.ReplaceRequest) error {
+// checkReplace says why an heir, a process that asks, cannot be one, before anything is done for it.
+func (c *Controller) checkReplace(req api.ReplaceRequest, pid int) error {
 	switch {
 	case req.Parcel < parcel.Version:
 		return fmt.Errorf("replace: rscctl %s reads parcels up to form %d, and this one (%s) writes %d: %w: for a downgrade stop this one and start the other",
@@ -110,6 +105,8 @@ func (c *Controller) checkReplace(req api.ReplaceRequest) error {
 		return fmt.Errorf("replace: the controller at this socket is in another network namespace: %w: start this one there ('nsenter --net=/proc/%d/ns/net rscctl run --replace ...')", ErrUsage, os.Getpid())
 	case c.opt.Service && !req.Service:
 		return fmt.Errorf("replace: this controller is run by systemd, which would start a rival of yours: %w: use 'systemctl reload rscctl'", ErrUsage)
+	case c.opt.Service:
+		return sameUnit(pid)
 	}
 	return nil
 }

@@ -22,13 +22,13 @@ import (
 	"github.com/rscctl/rscctl/test/netnstest"
 )
 
-// A service manager that does not answer holds the process before for a while. Its heir must not say that it is in use before that one is gone.
-func TestAnHeirWaitsForTheEndOfAProcessThatWaitsForItsServiceManager(t *testing.T) {
+// unixPair are the two ends of a connection.
+func unixPair(t *testing.T) (ends [2]*net.UnixConn) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "end")
 		c, err := net.FileConn(f)
@@ -36,9 +36,15 @@ func TestAnHeirWaitsForTheEndOfAProcessThatWaitsForItsServiceManager(t *testing.
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		ends[i] = c.(*net.UnixConn)
 	}
+	return ends
+}
+
+// A service manager that does not answer holds the process before for a while. Its heir must not say that it is in use before that one is gone.
+func TestAnHeirWaitsForTheEndOfAProcessThatWaitsForItsServiceManager(t *testing.T) {
+	ends := unixPair(t)
 	var gone atomic.Bool
 	go func() {
 		time.Sleep(fdstore.MainWithin)
@@ -119,7 +125,7 @@ func TestWhoMayNotTakeOverIsTold(t *testing.T) {
 		ctl := &Controller{opt: Options{State: "/s", BPFFS: "/b", Version: "1", Service: true}}
 		req := api.ReplaceRequest{Version: "2", Parcel: parcel.Version, State: "/s", BPFFS: "/b", Service: true, NetNS: ownNetNS()}
 		c.change(&req)
-		err := ctl.checkReplace(req)
+		err := ctl.checkReplace(req, os.Getpid())
 		if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/user"
 	"slices"
@@ -25,6 +26,12 @@ type peer struct {
 	uid    uint32
 	pid    int32 // it may be somebody else's by the time it is looked up
 	access access
+}
+
+// askedBy is who sent a request; the zero value where nobody knows.
+func askedBy(r *http.Request) peer {
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	return p
 }
 
 // peerOf finds out who a peer is, and what he may do: root and the controller's own user everything, members of the socket's group look, and

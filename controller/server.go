@@ -183,7 +183,7 @@ func (f *front) serve(ctx context.Context, l net.Listener) error {
 
 // ServeHTTP implements http.Handler. Whatever changes something is no GET.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p, _ := r.Context().Value(peerKey{}).(peer)
+	p := askedBy(r)
 	var err error
 	switch {
 	case p.access == mayNothing:

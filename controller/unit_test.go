@@ -2,33 +2,15 @@ package controller
 
 import (
 	"encoding/json"
-	"net"
-	"os"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/rscctl/rscctl/controller/api"
 )
 
 // An heir that is refused when it is known who it is hears why, in the place of a parcel.
 func TestARefusedHeirHearsWhy(t *testing.T) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ends := make([]*net.UnixConn, 2)
-	for i, fd := range pair {
-		f := os.NewFile(uintptr(fd), "socket")
-		c, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		_ = f.Close()
-		ends[i] = c.(*net.UnixConn)
-	}
+	ends := unixPair(t)
 	for said, want := range map[string]string{
 		"replace: this one is of another unit: use 'systemctl reload rscctl'": "this one is of another unit: use 'systemctl reload rscctl'",
 		"": "an answer where a parcel belongs",
