@@ -80,21 +80,21 @@ func (a *answers) send(c *Conn, what Answer) error {
 	}
 	var serr error
 	err = raw.Write(func(fd uintptr) (done bool) {
-		var left int
-		if left, serr = a.left(what); serr != nil || left == 0 {
-			return true
+		for left := 0; ; {
+			if left, serr = a.left(what); serr != nil || left == 0 {
+				return true
+			}
+			var n int
+			switch n, serr = unix.Sendfile(int(fd), a.fd, nil, left); {
+			case errors.Is(serr, unix.EAGAIN):
+				return false
+			case serr == nil && n == 0:
+				serr = fmt.Errorf("answers: the file ends in front of %d bytes: %w", left, ErrParcel)
+				return true
+			case serr != nil && !errors.Is(serr, unix.EINTR):
+				return true
+			}
 		}
-		_, serr = unix.Sendfile(int(fd), a.fd, nil, left)
-		switch {
-		case errors.Is(serr, unix.EAGAIN):
-			return false
-		case errors.Is(serr, unix.EINTR):
-			serr = nil
-		case serr != nil:
-			return true
-		}
-		left, serr = a.left(what)
-		return serr != nil || left == 0
 	})
 	if err == nil {
 		err = serr

@@ -173,11 +173,12 @@ func (c *Conn) readUntil(t time.Time) error {
 }
 
 // fd is the socket's descriptor, which stays c's. Its number is good until Close.
-func (c *Conn) fd() (fd int) {
-	fd = -1
-	if raw, err := c.c.SyscallConn(); err == nil {
-		_ = raw.Control(func(n uintptr) { fd = int(n) })
-	}
+func (c *Conn) fd() int {
+	fd := -1
+	_ = c.control(func(n int) error {
+		fd = n
+		return nil
+	})
 	return fd
 }
 

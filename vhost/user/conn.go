@@ -43,27 +43,18 @@ func (c *Conn) Close() error { return c.c.Close() }
 // shutdown ends the connection in both directions without waiting for whoever
 // reads it.
 func (c *Conn) shutdown() error {
-	raw, err := c.c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	err = raw.Control(func(fd uintptr) { serr = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
-	return errors.Join(err, serr)
+	return c.control(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
 }
 
 // PeerPID returns the process at the other end when it connected or listened,
 // 0 if the kernel does not say.
-func (c *Conn) PeerPID() int {
-	raw, err := c.c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	pid := 0
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+func (c *Conn) PeerPID() (pid int) {
+	_ = c.control(func(fd int) error {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err == nil {
 			pid = int(cred.Pid)
 		}
+		return err
 	})
 	return pid
 }

@@ -58,9 +58,9 @@ func Bytes(num int) int {
 // the used ring on the next page (section 2.7.2). Offsets are in bytes from the descriptors. Pages have 4,096 bytes,
 // or more where a guest on virtio-mmio says so.
 func IsLegacy(num int, avail, used uint64) bool {
-	end := uint64(ringStart + descSize*num + 2*num) // used_event came later and is not counted
-	for page := uint64(4096); page <= 1<<16; page *= 2 {
-		if used == (end+page-1)&^(page-1) {
+	end := DescBytes(num) + AvailBytes(num) - 2 // used_event came later and is not counted
+	for page := 4096; page <= 1<<16; page *= 2 {
+		if used == uint64(roundUp(end, page)) {
 			return avail == uint64(DescBytes(num))
 		}
 	}
